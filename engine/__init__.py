@@ -1,0 +1,1 @@
+"""One accelerated run in torch alone: plan, selection, residual store, estimators, accounting."""

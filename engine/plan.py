@@ -1,0 +1,79 @@
+"""What the user asked for, frozen: schedule, budget or target, mode and cache policy. Holds no tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import BudgetError
+from ..schedules import Schedule
+from .modes import Mode, mode_named
+
+LEAST_BUDGET = 0.1
+CACHE_POLICIES = ("auto", "full", "fp8", "fp8-host", "none")
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """Where and how residuals are kept. A policy steps down in this order when memory is short:
+
+    full (model dtype on the device) → fp8 (8 bit, scale per token) → fp8-host (8 bit in host memory) →
+    none (no per-block store: token steps run in full). "auto" starts at full.
+    """
+
+    name: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.name not in CACHE_POLICIES:
+            raise BudgetError(f"Cache policy {self.name!r} is unknown; choose one of {', '.join(CACHE_POLICIES)}.")
+
+    def ladder(self) -> tuple[str, ...]:
+        """The policies to try, best first."""
+        start = "full" if self.name == "auto" else self.name
+        return CACHE_POLICIES[CACHE_POLICIES.index(start) :]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lives in the MODEL's options: small, immutable, copied by reference.
+
+    budget: mean share of tokens to compute; None takes the schedule's own mean.
+    target_speedup: if set, the budget is derived from the model's size by the cost model instead.
+    """
+
+    schedule: Schedule
+    mode: Mode
+    budget: float | None = None
+    target_speedup: float | None = None
+    cache: CachePolicy = CachePolicy()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not (math.isfinite(self.budget) and LEAST_BUDGET <= self.budget <= 1.0):
+            raise BudgetError(f"Budget {self.budget} is outside {LEAST_BUDGET}...1.0.")
+        target = self.target_speedup
+        if target is not None and not (math.isfinite(target) and 1.0 <= target <= 10.0):
+            raise BudgetError(f"Target speed-up {target} is outside 1...10.")
+
+    def __deepcopy__(self, memo: dict) -> Plan:
+        return self  # immutable; hosts deep-copy model options
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every token of every step is to be computed, so that nothing needs to be done."""
+        if self.target_speedup is not None:
+            return self.target_speedup <= 1.0
+        return (self.schedule.mean_budget if self.budget is None else self.budget) >= 1.0
+
+
+def make_plan(
+    schedule: Schedule,
+    *,
+    mode: str | None = None,
+    budget: float | None = None,
+    target_speedup: float | None = None,
+    cache: str = "auto",
+    note: str = "",
+) -> Plan:
+    """A plan from plain values; `mode` None takes the schedule's. Raises BudgetError for values out of range."""
+    return Plan(schedule, mode_named(mode or schedule.mode), budget, target_speedup, CachePolicy(cache), note)

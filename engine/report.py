@@ -1,0 +1,114 @@
+"""What a run did, step by step: plain data from which every log line, text and plot is drawn."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class CallRecord:
+    """One model call. kind: "full", "token" or "reuse"; tokens over all rows; reason: why it ran full unasked."""
+
+    step: int
+    sigma: float
+    budget: float
+    kind: str
+    computed: int
+    tokens: int
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass
+class Report:
+    """The record of one run. Serialisable with `as_dict`."""
+
+    schedule: str = ""
+    mode: str = ""
+    family: str = ""
+    steps: int = 0
+    asked_budget: float = 1.0
+    target_speedup: float | None = None
+    ideal_speedup: float = 1.0
+    calls: list[CallRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    announced_bytes: int = 0
+    cache_bytes: int = 0
+    cache_policy: str = "none"
+    seconds: float = 0.0
+    finished: bool = False
+
+    def note(self, text: str) -> None:
+        """Add a remark once."""
+        if text and text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def computed_share(self) -> float:
+        """Tokens computed over tokens that a dense run would have computed."""
+        tokens = sum(call.tokens for call in self.calls)
+        return sum(call.computed for call in self.calls) / tokens if tokens else 1.0
+
+    @property
+    def model_seconds(self) -> float:
+        return sum(call.seconds for call in self.calls)
+
+    @property
+    def dense_seconds(self) -> float | None:
+        """What the calls would have taken in full, from the run's own full calls; None if there was none.
+
+        The first call warms up (memory, kernels, compilation), so it counts only where it is alone.
+        """
+        full = [call.seconds / max(call.tokens, 1) for call in self.calls if call.kind == "full"]
+        if not full:
+            return None
+        per_token = statistics.median(full[1:] or full)
+        return per_token * sum(call.tokens for call in self.calls)
+
+    @property
+    def speedup(self) -> float | None:
+        """Measured speed-up of the model calls over full ones of the same run."""
+        dense, spent = self.dense_seconds, self.model_seconds
+        return dense / spent if dense is not None and spent > 0 else None
+
+    def counts(self) -> dict[str, int]:
+        kinds = [call.kind for call in self.calls]
+        return {kind: kinds.count(kind) for kind in ("full", "token", "reuse")}
+
+    def as_dict(self) -> dict[str, Any]:
+        derived = {"computed_share": self.computed_share, "speedup": self.speedup, "dense_seconds": self.dense_seconds}
+        return {**asdict(self), **derived}
+
+    def summary(self) -> str:
+        """One line: what was gained."""
+        if not self.calls:
+            return "no model call was made" + (f" ({self.notes[0]})" if self.notes else "")
+        gained = f", {self.speedup:.2f}x faster than its own full steps" if self.speedup is not None else ""
+        counts = self.counts()
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        cache = f", cache {self.cache_bytes / 2**20:.1f} MiB ({self.cache_policy})" if self.cache_bytes else ""
+        text = (
+            f"{self.steps} steps, {self.computed_share:.1%} of tokens computed ({kinds} calls), "
+            f"{self.model_seconds:.2f} s in the model{gained}{cache}"
+        )
+        return text + (f"; {'; '.join(self.notes)}" if self.notes else "")
+
+
+class ReportHandle:
+    """Collects the reports of the runs of one accelerated model, newest last. The graph carries it."""
+
+    def __init__(self, keep: int = 16):
+        self.reports: deque[Report] = deque(maxlen=keep)
+
+    def __deepcopy__(self, memo: dict) -> ReportHandle:
+        return self  # the node that reads it must see what the run wrote
+
+    def add(self, report: Report) -> None:
+        self.reports.append(report)
+
+    @property
+    def last(self) -> Report | None:
+        return self.reports[-1] if self.reports else None

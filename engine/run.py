@@ -1,0 +1,225 @@
+"""One sampler call, from its first sigma to its last: which call computes what, and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..schedules import budgets_for, without_fractions
+from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
+from .branch import Branch, BranchKey
+from .call import Call, FullCall, ReuseCall, TokenCall
+from .clock import Clock
+from .cost import BlockCost, budget_for_speedup
+from .paper_call import PaperFullCall, PaperTokenCall
+from .plan import Plan
+from .report import CallRecord, Report
+from .selection import selected_count
+from .store import StoreSize
+
+SIGMA_TOLERANCE = 1e-6
+FEW_STEPS = 8
+
+
+@dataclass(frozen=True)
+class CallSite:
+    """What the host knows about a model call.
+
+    why_full: a reason to run it in full whatever the schedule says, or "".
+    """
+
+    sigma: float
+    groups: tuple[RowGroup, ...]
+    layout: TokenLayout
+    runner: BlockRunner
+    attend: Attend
+    blocks: int
+    device: torch.device
+    adds_between: bool = False
+    why_full: str = ""
+
+    @property
+    def rows(self) -> int:
+        return sum(group.count for group in self.groups)
+
+
+class Run:
+    """Mutable state of one sampler call; dropped when it ends.
+
+    sigmas: the sampler's noise levels including the last one; evaluations: model calls per step, default one each.
+    cost: sizes of one block, needed for a target speed-up and for the ideal figure in the report.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sigmas: Sequence[float],
+        *,
+        evaluations: Sequence[int] | None = None,
+        cost: BlockCost | None = None,
+        family: str = "",
+        seed: int = 0,
+    ):
+        self.plan, self.sigmas = plan, [float(s) for s in sigmas]
+        self.steps = max(1, len(self.sigmas) - 1)
+        self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
+        self.random = torch.Generator().manual_seed(seed)
+        self.branches: dict[BranchKey, Branch] = {}
+        self.budgets = self._plan_budgets(cost)
+        self.report = self._new_report(cost, family)
+        self._last_step = 0
+        self._owed = 0.0
+        self._pending: list = []
+
+    def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
+        plan = self.plan
+        if plan.is_full:
+            return [1.0] * self.steps
+
+        def at(mean: float | None) -> list[float]:
+            budgets = budgets_for(plan.schedule, self.sigmas, evaluations=self.evaluations, mean=mean)
+            return budgets if plan.cache.name != "none" else without_fractions(budgets, self.evaluations)
+
+        if plan.target_speedup is not None and cost is not None:
+            return at(budget_for_speedup(plan.target_speedup, cost, at, self.evaluations))
+        return at(plan.budget)
+
+    def _new_report(self, cost: BlockCost | None, family: str) -> Report:
+        plan = self.plan
+        weighted = sum(b * w for b, w in zip(self.budgets, self.evaluations, strict=True))
+        report = Report(
+            schedule=plan.schedule.name,
+            mode=plan.mode.name,
+            family=family,
+            steps=self.steps,
+            asked_budget=weighted / max(1, sum(self.evaluations)),
+            target_speedup=plan.target_speedup,
+            ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
+        )
+        report.note(plan.note)
+        if self.steps <= FEW_STEPS and not plan.is_full:
+            report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
+        return report
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether any step needs residuals per block."""
+        return any(0.0 < b < 1.0 for b in self.budgets) or (self.plan.mode.per_block and min(self.budgets) < 1.0)
+
+    def store_bytes(self, rows: int, tokens: int, dim: int, blocks: int, dtype: torch.dtype) -> int:
+        """Bytes that the run will allocate for all its branches (`rows` in total), by its first cache policy."""
+        total = 0
+        if self.needs_store:
+            size = StoreSize(blocks * self.plan.mode.stores_per_block, rows, tokens, dim)
+            total += size.bytes(self.plan.cache.ladder()[0], dtype)
+            if self.plan.mode.per_block:
+                total += 2 * blocks * rows * tokens * 4
+            else:
+                total += rows * tokens * (dim * dtype.itemsize + 4)
+            if self.plan.mode.token_estimator == "forecast":
+                total += 2 * rows * tokens * 4
+        if min(self.budgets) == 0.0 and not self.plan.mode.per_block:
+            total += min(2, sum(b > 0.0 for b in self.budgets)) * rows * tokens * dim * dtype.itemsize
+        return total
+
+    def step_of(self, sigma: float) -> int:
+        """The step a noise level belongs to. From the sigma, never from counting calls."""
+        reached = sum(level >= sigma - SIGMA_TOLERANCE for level in self.sigmas)
+        return min(max(reached - 1, 0), self.steps - 1)
+
+    def open_call(self, site: CallSite) -> Call:
+        """Decide what a model call computes; the caller runs the model through it and then closes it."""
+        step = self.step_of(site.sigma)
+        if step < self._last_step - 1:
+            self.branches.clear()  # noise was added back: nothing kept fits any more
+        self._last_step = step
+        branches = [self.branches.setdefault(group.key, Branch(group.count)) for group in site.groups]
+        for group, branch in zip(site.groups, branches, strict=True):
+            if branch.rows != group.count:
+                branch = self.branches[group.key] = Branch(group.count)
+        pairs = [(group, self.branches[group.key]) for group in site.groups]
+        common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks, site.adds_between)
+        call, reason = self._make_call(step, site, pairs, common)
+        call.wants_total = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
+        self._record(step, site, call, reason)
+        return call
+
+    def _make_call(self, step: int, site: CallSite, pairs: list, common: tuple) -> tuple[Call, str]:
+        budget, per_block = self.budgets[step], self.plan.mode.per_block
+        if site.why_full:
+            return Call(*common), site.why_full
+        if budget >= 1.0:
+            return self._full_call(step, common), ""
+        if budget == 0.0 and not per_block:
+            if all(branch.totals for _, branch in pairs):
+                return ReuseCall(*common), ""
+            return self._full_call(step, common), "nothing kept yet"
+        if not all(branch.store_valid for _, branch in pairs):
+            return self._full_call(step, common), "nothing kept yet"
+        if any(branch.store.size.tokens != site.layout.total for _, branch in pairs):
+            return self._full_call(step, common), "the number of tokens changed"
+        if budget == 0.0:
+            return PaperTokenCall(*common, count=0), ""
+        count = selected_count(budget, site.layout.video, self._owed)
+        if count >= site.layout.video:
+            return self._full_call(step, common), ""
+        return (PaperTokenCall if per_block else TokenCall)(*common, count=count), ""
+
+    def _full_call(self, step: int, common: tuple) -> Call:
+        if self.plan.is_full:
+            return Call(*common)
+        if self.plan.mode.per_block and min(self.budgets[step:]) < 1.0:
+            return PaperFullCall(*common)
+        call = FullCall(*common)
+        call.records = not self.plan.mode.per_block and self._store_follows(step)
+        return call
+
+    def _store_follows(self, step: int) -> bool:
+        """Whether the next computed step reads what this one keeps per block."""
+        if 0.0 < self.budgets[step] < 1.0:
+            return True
+        following = next((b for b in self.budgets[step + 1 :] if b > 0.0), 1.0)
+        return following < 1.0
+
+    def _reuse_follows(self, step: int) -> bool:
+        return min(self.budgets[step:]) == 0.0
+
+    def give_up_store(self, reason: str) -> None:
+        """No residuals per block can be kept: go on with full and reuse steps at about the same mean."""
+        self.report.note(f"whole steps are reused instead of tokens: {reason}")
+        self.budgets = without_fractions(self.budgets, self.evaluations, self._last_step + 1)
+
+    def _record(self, step: int, site: CallSite, call: Call, reason: str) -> None:
+        video, rows = site.layout.video, site.rows
+        if call.kind == "token":
+            self._owed += self.budgets[step] * video - call.computed
+        record = CallRecord(step, site.sigma, self.budgets[step], call.kind, call.computed * rows, video * rows)
+        record.reason = reason
+        self.report.calls.append(record)
+        clock = Clock(site.device)
+        self._pending.append((record, clock, clock.mark()))
+
+    def close_call(self, call: Call) -> None:
+        """The model has returned."""
+        call.close()
+        record, clock, start = self._pending.pop()
+        self._pending.append((record, clock.between(start, clock.mark())))
+        kept = sum(branch.nbytes for branch in self.branches.values())
+        self.report.cache_bytes = max(self.report.cache_bytes, kept)
+        stores = [branch.store.policy for branch in self.branches.values() if branch.store is not None]
+        self.report.cache_policy = stores[-1] if stores else "whole steps" if kept else "none"
+
+    def finish(self) -> Report:
+        """Resolve the durations, drop everything kept, return the report."""
+        for entry in self._pending:
+            if len(entry) == 2:
+                entry[0].seconds = entry[1]()
+        self._pending.clear()
+        self.branches.clear()
+        for reason in dict.fromkeys(call.reason for call in self.report.calls):
+            if reason and reason != "nothing kept yet":
+                affected = sum(call.reason == reason for call in self.report.calls)
+                self.report.note(f"{affected} of {len(self.report.calls)} calls ran in full: {reason}")
+        return self.report

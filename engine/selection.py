@@ -1,0 +1,84 @@
+"""Which tokens of a call are computed. No host–device synchronisation, deterministic on ties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+AGE_WEIGHT = 0.1  # per step not selected, in standard deviations of the change score
+PAPER_AGE_WEIGHT = 0.5  # paper, §3: w_b
+MOST_AGE = 60.0  # e^60 is still finite in fp32
+
+
+def granularity(tokens: int) -> int:
+    """Selections are multiples of this many tokens, so that shapes repeat."""
+    return 128 if tokens >= 2048 else 16
+
+
+def selected_count(budget: float, tokens: int, owed: float = 0.0) -> int:
+    """M for a budget: θN plus what rounding still owes, rounded to the granularity, between one unit and N."""
+    unit = granularity(tokens)
+    wanted = round((budget * tokens + owed) / unit) * unit
+    return max(min(unit, tokens), min(tokens, wanted))
+
+
+@dataclass
+class Selection:
+    """The tokens computed in one call: `indices` int64 `[rows, M]`, ascending within each row.
+
+    `memo` holds what is derived from the indices once per call (rotary positions of the selected tokens).
+    """
+
+    indices: Tensor
+    tokens: int
+    memo: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = torch.arange(self.indices.shape[0], device=self.indices.device).unsqueeze(1)
+        self.flat = (self.indices + rows * self.tokens).flatten()
+
+    @property
+    def count(self) -> int:
+        return self.indices.shape[1]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows `[B, M, C]` of the selected tokens from `[B, N, C]`."""
+        return x.flatten(0, 1).index_select(0, self.flat).unflatten(0, self.indices.shape)
+
+    def put(self, x: Tensor, fresh: Tensor) -> Tensor:
+        """Write `[B, M, C]` into the selected rows of a contiguous `[B, N, C]`, in place."""
+        x.view(-1, x.shape[-1]).index_copy_(0, self.flat, fresh.flatten(0, 1))
+        return x
+
+
+def rms_change(x: Tensor, reference: Tensor) -> Tensor:
+    """Root mean square over channels of x − reference, fp32 `[rows, N]`."""
+    difference = (x - reference).float()
+    return torch.linalg.vecdot(difference, difference).div_(x.shape[-1]).sqrt_()
+
+
+def change_score(change: Tensor, ages: Tensor) -> Tensor:
+    """The change, z-scored over tokens, plus 0.1 per step of age; `[rows, N]`."""
+    deviation = change.std(1, keepdim=True, correction=0).clamp_min(torch.finfo(change.dtype).tiny)
+    return (change - change.mean(1, keepdim=True)) / deviation + AGE_WEIGHT * ages
+
+
+def paper_score(change: Tensor, lse: Tensor, ages: Tensor) -> Tensor:
+    """LSE · Δ + 0.5 · eⁿ (paper, §3). change, lse and ages `[rows, N]`; lse is the mean over heads."""
+    return lse * change + PAPER_AGE_WEIGHT * ages.clamp(max=MOST_AGE).exp()
+
+
+def select(score: Tensor, count: int, video: slice) -> Tensor:
+    """Indices `[rows, M]` of the `count` best video tokens and of all other tokens, ascending.
+
+    score: `[rows, N]`; video: where the video tokens lie, everything outside is always computed.
+    """
+    tokens = score.shape[1]
+    order = torch.sort(score[:, video], dim=1, descending=True, stable=True).indices[:, :count] + video.start
+    around = [*range(video.start), *range(video.stop, tokens)]
+    if around:
+        always = torch.tensor(around, device=score.device).expand(score.shape[0], -1)
+        order = torch.cat([order, always], dim=1)
+    return order.sort(dim=1).values

@@ -1,0 +1,19 @@
+"""The errors that the pack raises on purpose; each message says what was wrong and what to do."""
+
+from __future__ import annotations
+
+
+class AstraeaError(Exception):
+    """Base of every error the pack raises on purpose."""
+
+
+class ScheduleError(AstraeaError, ValueError):
+    """A schedule, or a file that should hold one, cannot be used."""
+
+
+class BudgetError(AstraeaError, ValueError):
+    """A budget, target or other setting is outside its range."""
+
+
+class UnsupportedModel(AstraeaError):
+    """A model's blocks are not ones that can run for selected rows; the message is the reason."""

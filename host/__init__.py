@@ -1,0 +1,1 @@
+"""The only code that imports comfy: wrappers on the MODEL, memory, folders."""

@@ -1,0 +1,49 @@
+"""Room for what a run keeps: announced to the host before it fills the device with weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ..engine.run import Run
+from ..models import Architecture
+
+
+def conditioning_count(guider: Any) -> int:
+    """How many conditionings the guider evaluates per step (guidance 1 leaves the negative out)."""
+    conditionings = getattr(guider, "conds", None) or getattr(guider, "original_conds", None) or {}
+    skip_negative = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not guider.model_options.get(
+        "disable_cfg1_optimization", False
+    )
+    counts = [len(conds) for role, conds in conditionings.items() if not (skip_negative and role == "negative")]
+    return max(1, sum(counts))
+
+
+def compute_dtype(base_model: Any) -> torch.dtype:
+    return getattr(base_model, "manual_cast_dtype", None) or base_model.get_dtype()
+
+
+def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
+    """Bytes the run is going to allocate for its caches, from the latent's shape and the conditionings."""
+    base_model = guider.model_patcher.model
+    rows = noise_shape[0] * conditioning_count(guider)
+    tokens = architecture.layout(noise_shape, _reference_of(guider, noise_shape)).total
+    return run.store_bytes(rows, tokens, architecture.dim, len(architecture.blocks), compute_dtype(base_model))
+
+
+def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """A stand-in for the reference frame that the conditionings bring, in the latent's size."""
+    conditionings = getattr(guider, "conds", None) or {}
+    if any("reference_latents" in cond for conds in conditionings.values() for cond in conds):
+        return {"reference_latent": torch.empty((1, 1, *noise_shape[-2:]), device="meta")}
+    return {}
+
+
+def enlarged_shape(base_model: Any, noise_shape: tuple[int, ...], extra_bytes: int) -> tuple[int, ...]:
+    """A latent shape whose memory estimate is larger by about `extra_bytes`; the host asks for twice its batch."""
+    estimate = base_model.memory_required([noise_shape[0] * 2, *noise_shape[1:]])
+    if extra_bytes <= 0 or estimate <= 0:
+        return noise_shape
+    return (math.ceil(noise_shape[0] * (1.0 + extra_bytes / estimate)), *noise_shape[1:])

@@ -1,0 +1,30 @@
+"""Rotary positions for selected tokens, from the matrices that the host has made for all of them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..engine.selection import Selection
+
+
+def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:
+    """Rows of `freqs [1 or B, N, 1, D/2, 2, 2]` for the selected tokens: `[B, M, 1, D/2, 2, 2]`.
+
+    Made once for all blocks of a call, since they share positions and selection.
+    """
+    memo = selection.memo
+    if memo.get("freqs_source") is not freqs:
+        if freqs.shape[0] == 1:
+            chosen = freqs[0].index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
+        else:
+            chosen = freqs.flatten(0, 1).index_select(0, selection.flat).unflatten(0, selection.indices.shape)
+        memo["freqs_source"], memo["freqs"] = freqs, chosen
+    return memo["freqs"]
+
+
+def rotate(x: Tensor, freqs: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs of `x [B, M, H, D]` by `freqs [.., M, 1, D/2, 2, 2]`, in freqs' precision."""
+    pairs = x.to(freqs.dtype).unflatten(-1, (-1, 2))
+    first, second = pairs[..., 0].unsqueeze(-1), pairs[..., 1].unsqueeze(-1)
+    turned = freqs[..., 0] * first
+    return turned.addcmul_(freqs[..., 1], second).flatten(-2).to(x.dtype)

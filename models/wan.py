@@ -1,0 +1,181 @@
+"""Wan 2.1 and 2.2 (T2V, I2V, 5B with one modulation per frame, camera, VACE's main blocks).
+
+A block is rebuilt from its own submodules, called as modules, so that LoRA, fp8, quantised and offloaded weights work.
+Block arguments: x `[B, N, dim]`, e `[B, 6, dim]` or `[B, T, 6, dim]`, freqs `[1, N, 1, D/2, 2, 2]`, context `[B, L, dim]`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.blocks import Attend, TokenLayout
+from ..engine.cost import BlockCost
+from ..engine.selection import Selection
+from ..errors import UnsupportedModel
+from .rotary import rotate, selected_positions
+
+MODEL_CLASSES = {"WanModel", "VaceWanModel", "CameraWanModel"}
+BLOCK_CLASS = "WanAttentionBlock"
+BLOCK_PARTS = ("norm1", "self_attn", "norm3", "cross_attn", "norm2", "ffn", "modulation")
+ATTENTION_PARTS = ("q", "k", "v", "o", "norm_q", "norm_k", "num_heads", "head_dim")
+BLOCK_ARGUMENTS = ("x", "e", "freqs", "context", "context_img_len", "transformer_options")
+INNER_PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch", "mlp_patch")
+DEFAULT_CONTEXT = 512
+
+
+def is_wan(model: nn.Module) -> bool:
+    """Whether the model is of the Wan family, supported or not."""
+    return "Wan" in type(model).__name__ and hasattr(model, "blocks")
+
+
+def check(model: nn.Module) -> None:
+    """Raise UnsupportedModel unless every block is one this file knows."""
+    name = type(model).__name__
+    if name not in MODEL_CLASSES:
+        raise UnsupportedModel(f"the Wan variant {name} is not supported yet")
+    for attribute in ("patch_size", "dim", "ffn_dim"):
+        if not hasattr(model, attribute):
+            raise UnsupportedModel(f"this {name} has no {attribute}: its code has changed")
+    if tuple(model.patch_size)[0] != 1:
+        raise UnsupportedModel(f"a patch size of {tuple(model.patch_size)} is not supported")
+    for block in model.blocks:
+        _check_block(getattr(block, "_orig_mod", block))
+
+
+def _check_block(block: nn.Module) -> None:
+    name = type(block).__name__
+    if name != BLOCK_CLASS:
+        raise UnsupportedModel(f"blocks of class {name} are not known")
+    missing = [part for part in BLOCK_PARTS if not hasattr(block, part)]
+    missing += [f"self_attn.{part}" for part in ATTENTION_PARTS if not hasattr(block.self_attn, part)]
+    if missing:
+        raise UnsupportedModel(f"{name} has changed: no {', '.join(missing)}")
+    arguments = _arguments(type(block))
+    if arguments[:4] != BLOCK_ARGUMENTS[:4]:
+        raise UnsupportedModel(f"{name}.forward has changed: it takes {', '.join(arguments)}")
+
+
+@lru_cache(maxsize=32)
+def _arguments(block_class: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(block_class.forward).parameters)[1:]
+
+
+def adds_between_blocks(model: nn.Module) -> bool:
+    """VACE's own blocks feed into the hidden state after main blocks."""
+    return hasattr(model, "vace_blocks")
+
+
+def cost(model: nn.Module, tokens: int) -> BlockCost:
+    return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=DEFAULT_CONTEXT)
+
+
+def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Tokens along t, h, w of a latent `[.., T, H, W]`; the host pads to whole patches."""
+    frames, height, width = (-(-size // step) for size, step in zip(shape[-3:], patch, strict=True))
+    return frames, height, width
+
+
+def layout(model: nn.Module, shape: tuple[int, ...], conditions: dict[str, Any]) -> TokenLayout:
+    """Reference frames stand before the video tokens, appended frames (`time_dim_concat`) behind them."""
+    frames, height, width = grid(tuple(model.patch_size), shape)
+    prefix = suffix = 0
+    reference = conditions.get("reference_latent")
+    if reference is not None and getattr(model, "ref_conv", None) is not None:
+        prefix = (reference.shape[-2] // model.patch_size[1]) * (reference.shape[-1] // model.patch_size[2])
+    appended = conditions.get("time_dim_concat")
+    if appended is not None:
+        suffix = appended.shape[2] * height * width
+    return TokenLayout(video=frames * height * width, prefix=prefix, suffix=suffix)
+
+
+def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
+    """A modulation `[B or 1, T, dim]` for tokens: unchanged for T = 1, else each token's frame, `[B, M or N, dim]`.
+
+    Frames stand for tokens // T tokens each; where that leaves a rest, for one more, and the last for fewer.
+    """
+    frames = e.shape[1]
+    if frames == 1:
+        return e
+    span = tokens // frames if tokens % frames == 0 else tokens // frames + 1
+    index = torch.arange(tokens, device=e.device) // span if selection is None else selection.indices // span
+    if selection is None:
+        return e.index_select(1, index)
+    return e.gather(1, index.unsqueeze(-1).expand(-1, -1, e.shape[-1]))
+
+
+class WanRunner:
+    """Runs a WanAttentionBlock for selected rows. cast: see `architecture.describe`."""
+
+    family = "wan"
+
+    def __init__(self, cast: Callable[[Tensor, Tensor], Tensor]):
+        self._cast = cast
+
+    def entry(self, args: tuple, kwargs: dict) -> Tensor:
+        return args[0] if args else kwargs["x"]
+
+    def why_not(self, block: nn.Module, args: tuple, kwargs: dict) -> str:
+        known = dict(zip(BLOCK_ARGUMENTS, args, strict=False)) | kwargs
+        foreign = [name for name, value in known.items() if name not in BLOCK_ARGUMENTS and value is not None]
+        if foreign or len(args) > len(BLOCK_ARGUMENTS):
+            return f"it was called with {', '.join(foreign) or 'more arguments than known'}"
+        if "forward" in vars(block.self_attn):
+            return "another node has replaced its self-attention"
+        patches = (known.get("transformer_options") or {}).get("patches", {})
+        inside = [name for name in INNER_PATCHES if patches.get(name)]
+        return f"another node patches inside it ({', '.join(inside)})" if inside else ""
+
+    def run_rows(
+        self,
+        block: nn.Module,
+        args: tuple,
+        kwargs: dict[str, Any],
+        selection: Selection,
+        attend: Attend,
+        need_lse: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        known = dict(zip(BLOCK_ARGUMENTS, args, strict=False)) | kwargs
+        x, freqs, options = known["x"], known["freqs"], known.get("transformer_options") or {}
+        tokens = x.shape[1]
+        shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(block, known["e"], x)
+
+        def every(part: Tensor) -> Tensor:
+            return token_rows(part, tokens, None)
+
+        def chosen(part: Tensor) -> Tensor:
+            return token_rows(part, tokens, selection)
+
+        attention = block.self_attn
+        heads = (attention.num_heads, attention.head_dim)
+        y = torch.addcmul(every(shift1), block.norm1(x), 1 + every(scale1))
+        k = rotate(attention.norm_k(attention.k(y)).unflatten(-1, heads), freqs)
+        v = attention.v(y).unflatten(-1, heads)
+        q = attention.norm_q(attention.q(selection.gather(y))).unflatten(-1, heads)
+        q = rotate(q, selected_positions(freqs, selection))
+        mixed, lse = attend(q, k, v, need_lse=need_lse)
+        del q, k, v, y
+
+        before = selection.gather(x)
+        rows = torch.addcmul(before, attention.o(mixed.flatten(2)), chosen(gate1))
+        rows = rows + block.cross_attn(
+            block.norm3(rows),
+            known["context"],
+            context_img_len=known.get("context_img_len"),
+            transformer_options=options,
+        )
+        y = block.ffn(torch.addcmul(chosen(shift2), block.norm2(rows), 1 + chosen(scale2)))
+        residual = torch.addcmul(rows, y, chosen(gate2)).sub_(before)
+        return residual, None if lse is None else lse.mean(1)
+
+    def _modulation(self, block: nn.Module, e: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of both branches, each `[B, T, dim]` (T = 1: one for all tokens)."""
+        own = self._cast(block.modulation, x)
+        if e.ndim < 4:
+            return (own + e).chunk(6, dim=1)
+        return (own.unsqueeze(0) + e).unbind(2)

@@ -1,0 +1,28 @@
+"""Budgets over noise levels: the schedule object, its file format, its shapes and the bundled files."""
+
+from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
+from .library import bundled_folder, list_schedules, pick
+from .resample import budgets_for, without_fractions
+from .schedule import MODE_NAMES, Schedule, check_name
+from .shapes import flow_sigmas, rhythm, uniform, whole_steps
+
+__all__ = [
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "MODE_NAMES",
+    "Schedule",
+    "budgets_for",
+    "bundled_folder",
+    "check_name",
+    "flow_sigmas",
+    "list_schedules",
+    "load",
+    "parse",
+    "pick",
+    "rhythm",
+    "save",
+    "serialise",
+    "uniform",
+    "whole_steps",
+    "without_fractions",
+]

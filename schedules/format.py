@@ -1,0 +1,127 @@
+"""Schedules as JSON text and files. Files from others are data: size-limited, fully checked, never evaluated."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScheduleError
+from .schedule import Schedule
+
+FORMAT_NAME = "astraea-schedule"
+FORMAT_VERSION = 1
+MAX_BYTES = 256 * 1024
+_KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "provenance"}
+_MAX_DEPTH = 8
+
+
+def parse(text: str, source: str = "the text") -> Schedule:
+    """The schedule in a JSON text. Raises ScheduleError with what is wrong and where."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise ScheduleError(f"{source} is larger than {MAX_BYTES // 1024} KiB: it is not a schedule.")
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ScheduleError(f"{source} is not valid JSON ({error}).") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT_NAME:
+        raise ScheduleError(f'{source} is not an Astraea schedule: it has no "format": "{FORMAT_NAME}".')
+    version = data.get("version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise ScheduleError(
+            f"{source} has schedule format version {version!r}; this pack reads version {FORMAT_VERSION}. "
+            "Update the pack, or save the schedule again with it."
+        )
+    missing, unknown = {"name", "points"} - data.keys(), data.keys() - _KEYS
+    if missing or unknown:
+        told = [f"lacks {', '.join(sorted(missing))}"] if missing else []
+        told += [f"has unknown entries {', '.join(map(repr, sorted(unknown)))}"] if unknown else []
+        raise ScheduleError(f"{source} {' and '.join(told)}.")
+    schedule = _schedule_from(data, source)
+    stated = data.get("mean_budget")
+    if stated is not None and not (_is_number(stated) and abs(stated - schedule.mean_budget) < 0.005):
+        raise ScheduleError(f"{source}: mean_budget {stated!r} does not match the points ({schedule.mean_budget:.3f}).")
+    return schedule
+
+
+def _schedule_from(data: dict[str, Any], source: str) -> Schedule:
+    points, provenance = data["points"], data.get("provenance", {})
+    if not isinstance(points, list) or not all(isinstance(point, list) for point in points):
+        raise ScheduleError(f'{source}: "points" must be a list of [sigma, budget] pairs.')
+    if not isinstance(provenance, dict):
+        raise ScheduleError(f'{source}: "provenance" must be an object.')
+    _check_json(provenance, source)
+    texts = {key: data.get(key, default) for key, default in (("name", None), ("family", "any"), ("mode", "default"))}
+    return Schedule(points=tuple(tuple(point) for point in points), provenance=provenance, **texts)
+
+
+def _check_json(value: Any, source: str, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise ScheduleError(f"{source}: provenance is nested too deeply.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ScheduleError(f"{source}: provenance holds a number that is not finite.")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_json(item, source, depth + 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not allowed")
+
+
+def serialise(schedule: Schedule) -> str:
+    """The schedule as JSON text, one point a line."""
+    head = {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "name": schedule.name,
+        "family": schedule.family,
+        "mode": schedule.mode,
+        "mean_budget": round(schedule.mean_budget, 4),
+        "provenance": dict(schedule.provenance),
+    }
+    points = ",\n    ".join(json.dumps([sigma, budget]) for sigma, budget in schedule.points)
+    body = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False)
+    return f'{body[:-2]},\n  "points": [\n    {points}\n  ]\n}}\n'
+
+
+def load(path: Path) -> Schedule:
+    """The schedule in a file. Raises ScheduleError, also when the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ScheduleError(f"Schedule file '{path.name}' cannot be read ({error.strerror}).") from None
+    try:
+        return parse(raw.decode("utf-8"), f"Schedule file '{path.name}'")
+    except UnicodeDecodeError:
+        raise ScheduleError(f"Schedule file '{path.name}' is not UTF-8 text.") from None
+
+
+def save(schedule: Schedule, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write `<name>.json` into the folder, whole or not at all; returns its path.
+
+    Raises ScheduleError when the name is taken (unless `overwrite`) or the folder cannot be written.
+    """
+    path = folder / f"{schedule.name}.json"
+    if path.exists() and not overwrite:
+        raise ScheduleError(f"A schedule named '{schedule.name}' exists. Choose another name or allow overwriting.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(serialise(schedule))
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ScheduleError(f"The schedule cannot be written to '{folder}' ({error.strerror}).") from None
+    return path

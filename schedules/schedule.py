@@ -1,0 +1,98 @@
+"""The `Schedule`: what share of the tokens is computed at each noise level. Data only, no files, no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import ScheduleError
+
+MODE_NAMES = ("default", "paper", "random", "hold", "refit", "forecast")
+MAX_POINTS = 1000
+MAX_SIGMA = 1e6
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
+
+
+def check_name(name: str) -> str:
+    """Return the name if it is a plain one; it may become a file name, so no separators and no leading dot.
+
+    Raises ScheduleError otherwise.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith((".", " ")):
+        raise ScheduleError(
+            f"{name!r} is not a usable schedule name. Use letters, digits, spaces, '.', '_', '+' or '-', "
+            "starting with a letter or digit, at most 80 characters."
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Budgets over the noise levels of one sampling run.
+
+    points: `(sigma, budget)` per step of the grid the schedule was made for, sigma strictly falling and above 0
+        (the final sigma 0 has no step), budget in 0...1; 0 is a reuse step.
+    family: the model family it was made for ("wan"), or "any".
+    mode: how tokens are chosen and the rest estimated, one of MODE_NAMES.
+    provenance: how it was found, on what, with which figures; plain JSON values.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    family: str = "any"
+    mode: str = "default"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not isinstance(self.family, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.family):
+            raise ScheduleError(f"Schedule '{self.name}': family {self.family!r} is not a short lower-case word.")
+        if self.mode not in MODE_NAMES:
+            raise ScheduleError(f"Schedule '{self.name}': mode {self.mode!r} is not one of {', '.join(MODE_NAMES)}.")
+        object.__setattr__(self, "points", _checked_points(self.name, self.points))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    def __deepcopy__(self, memo: dict) -> Schedule:
+        return self  # immutable; the host deep-copies model options
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        return tuple(sigma for sigma, _ in self.points)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(budget for _, budget in self.points)
+
+    @property
+    def mean_budget(self) -> float:
+        return sum(self.budgets) / len(self.points)
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether any step computes some tokens only; without such steps no per-block store is needed."""
+        return any(0.0 < budget < 1.0 for budget in self.budgets)
+
+    def renamed(self, name: str) -> Schedule:
+        return replace(self, name=name)
+
+
+def _checked_points(name: str, points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    if not 1 <= len(points) <= MAX_POINTS:
+        raise ScheduleError(f"Schedule '{name}' has {len(points)} points; 1 to {MAX_POINTS} are allowed.")
+    checked: list[tuple[float, float]] = []
+    for number, point in enumerate(points, start=1):
+        if len(point) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in point):
+            raise ScheduleError(f"Schedule '{name}', point {number}: expected two numbers, sigma and budget.")
+        sigma, budget = float(point[0]), float(point[1])
+        if not math.isfinite(sigma) or not 0.0 < sigma <= MAX_SIGMA:
+            raise ScheduleError(f"Schedule '{name}', point {number}: sigma {sigma} is not a number above 0.")
+        if not math.isfinite(budget) or not 0.0 <= budget <= 1.0:
+            raise ScheduleError(f"Schedule '{name}', point {number}: budget {budget} is outside 0...1.")
+        if checked and sigma >= checked[-1][0]:
+            raise ScheduleError(f"Schedule '{name}', point {number}: sigma {sigma} does not fall below the one before.")
+        checked.append((sigma, budget))
+    return tuple(checked)

@@ -1,0 +1,100 @@
+"""Procedural training clips with captions: one or two shapes that move over a shaded ground.
+
+A clip is drawn from distance functions at any size, so every clip is new; a seed gives the same clips everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .words import COLOURS, DIRECTIONS, MANNERS, SHAPES, SIZES
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One moving shape. Positions are shares of the frame, speeds shares of the frame per clip."""
+
+    shape: str
+    colour: str
+    size: str
+    manner: str
+    direction: str
+    x: float
+    y: float
+    travel: float
+    turn: float
+
+    def describe(self, rng: random.Random) -> str:
+        size = f"{self.size} " if rng.random() < 0.8 else ""
+        manner = f"moving {self.direction}" if self.manner == "moving" else self.manner
+        return f"a {size}{self.colour} {self.shape} {manner}"
+
+
+def draw_thing(rng: random.Random, colours: list[str]) -> Thing:
+    manner = rng.choices(MANNERS, weights=(6, 1, 1, 1))[0]
+    direction = rng.choice(list(DIRECTIONS))
+    travel = rng.uniform(0.35, 0.6) if manner == "moving" else 0.0
+    dx, dy = DIRECTIONS[direction]
+    x = rng.uniform(0.28, 0.72) - dx * travel / 2
+    y = rng.uniform(0.28, 0.72) - dy * travel / 2
+    size = rng.choice(list(SIZES))
+    return Thing(rng.choice(SHAPES), colours.pop(), size, manner, direction, x, y, travel, rng.uniform(0, math.tau))
+
+
+def signed_distance(thing: Thing, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
+    """Distance to the outline, negative inside, in shares of the frame."""
+    if thing.shape == "circle":
+        return torch.hypot(x, y) - radius
+    if thing.shape == "ring":
+        return (torch.hypot(x, y) - 0.75 * radius).abs() - 0.3 * radius
+    u, v = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    if thing.shape == "square":
+        return torch.maximum(u.abs(), v.abs()) - 0.85 * radius
+    sides = torch.stack([u * math.sin(k * math.tau / 3) + v * math.cos(k * math.tau / 3) for k in range(3)])
+    return sides.amax(0) - 0.6 * radius
+
+
+def paint(thing: Thing, clip: Tensor) -> Tensor:
+    """Draw the thing over the clip `[T, 3, H, W]`."""
+    frames, _, height, width = clip.shape
+    progress = torch.linspace(0, 1, frames).view(-1, 1, 1)
+    dx, dy = DIRECTIONS[thing.direction]
+    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    radius = SIZES[thing.size] * (0.4 + 0.9 * progress if thing.manner == "growing" else torch.ones_like(progress))
+    spin = math.tau / 3 * progress if thing.manner == "spinning" else torch.zeros_like(progress)
+    angle = spin + (thing.turn if thing.manner == "spinning" else 0.0)
+    distance = signed_distance(
+        thing, x - thing.x - dx * thing.travel * progress, y - thing.y - dy * thing.travel * progress, radius, angle
+    )
+    cover = (0.5 - distance * height).clamp(0, 1)[:, None]
+    shade = (1.0 + 0.6 * distance / SIZES[thing.size]).clamp(0.55, 1.0)[:, None]
+    colour = torch.tensor(COLOURS[thing.colour]).view(3, 1, 1)
+    return clip * (1 - cover) + colour * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
+
+
+def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple[Tensor, str]:
+    """One clip `[T, 3, H, W]` in 0...1 and its caption."""
+    colours = rng.sample(list(COLOURS), 3)
+    ground = colours.pop()
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    slope = rng.uniform(0, math.tau)
+    shade = 0.8 + 0.2 * (math.cos(slope) * x + math.sin(slope) * y)
+    clip = (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12) * shade
+    clip = clip.expand(frames, -1, -1, -1)
+    things = [draw_thing(rng, colours) for _ in range(2 if rng.random() < 0.3 else 1)]
+    for thing in things:
+        clip = paint(thing, clip)
+    caption = " and ".join(thing.describe(rng) for thing in things) + f" over a {ground} ground"
+    return clip.clamp(0, 1), caption
+
+
+def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:
+    """Clips `[count, T, 3, H, W]` and captions of one seed."""
+    rng = random.Random(seed)
+    clips, captions = zip(*(draw_clip(rng, frames, height, width) for _ in range(count)), strict=True)
+    return torch.stack(clips), list(captions)

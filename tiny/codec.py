@@ -1,0 +1,62 @@
+"""The demonstration's stand-in for a video VAE: a fixed linear map between 2×2 RGB pixels and 16 latent channels.
+
+The mean colour of a cell is placed where the linear preview of Wan 2.1 latents reads it, the detail where that
+preview does not look. Latents are in the model's normalised space. Torch only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The published linear preview of Wan 2.1 latents: rgb = latent · PREVIEW + PREVIEW_BIAS, rgb in −1...1.
+PREVIEW = torch.tensor(
+    [
+        [-0.1299, 0.0671, 0.3568, 0.0372, 0.0313, 0.0296, -0.3477, 0.0166]
+        + [-0.0412, -0.1293, 0.0680, 0.0032, -0.1251, 0.0060, 0.3477, 0.1984],
+        [-0.1692, 0.0406, 0.2548, 0.2344, 0.0189, -0.0956, -0.4059, 0.1902]
+        + [0.0267, 0.0740, 0.3019, 0.0581, 0.0927, -0.0633, 0.2275, 0.0913],
+        [0.2932, 0.0442, 0.1747, 0.1420, -0.0328, -0.0665, -0.2925, 0.1975]
+        + [-0.1364, 0.1636, 0.1128, 0.0639, 0.1699, 0.0005, 0.2950, 0.1861],
+    ]
+).T
+PREVIEW_BIAS = torch.tensor([-0.1835, -0.0868, -0.3360])
+DETAIL_GAIN = 2.0
+
+
+def _basis() -> tuple[Tensor, Tensor]:
+    """The map of mean colours `[3, 16]` and an orthonormal basis `[9, 16]` of directions the preview ignores."""
+    mean_map = torch.linalg.pinv(PREVIEW.double())
+    _, _, rows = torch.linalg.svd(PREVIEW.double().T, full_matrices=True)
+    detail = rows[3:12]
+    # The sign of a singular vector is arbitrary: fix it, so that every machine makes the same latents.
+    peak = detail.gather(1, detail.abs().argmax(1, keepdim=True))
+    return mean_map.float(), (detail * peak.sign()).float()
+
+
+def _haar(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """`[..., 3, H, W]` to mean `[..., 3, H/2, W/2]` and the three Haar details `[..., 9, H/2, W/2]`."""
+    a, b = pixels[..., ::2, ::2], pixels[..., ::2, 1::2]
+    c, d = pixels[..., 1::2, ::2], pixels[..., 1::2, 1::2]
+    details = [a - b + c - d, a + b - c - d, a - b - c + d]
+    return (a + b + c + d) / 4, torch.cat(details, dim=-3) / 4
+
+
+def encode(clip: Tensor) -> Tensor:
+    """RGB `[B, T, 3, H, W]` in 0...1 to latents `[B, 16, T, H/2, W/2]`."""
+    mean_map, detail_map = (m.to(clip) for m in _basis())
+    mean, detail = _haar(clip * 2 - 1)
+    mean = mean - PREVIEW_BIAS.to(clip)[:, None, None]
+    latents = torch.einsum("btchw,cl->blthw", mean, mean_map)
+    return latents + torch.einsum("btchw,cl->blthw", detail * DETAIL_GAIN, detail_map)
+
+
+def decode(latents: Tensor) -> Tensor:
+    """Latents `[B, 16, T, H, W]` to RGB `[B, T, 3, 2H, 2W]` in 0...1 (clipped)."""
+    _, detail_map = (m.to(latents) for m in _basis())
+    mean = torch.einsum("blthw,lc->btchw", latents, PREVIEW.to(latents)) + PREVIEW_BIAS.to(latents)[:, None, None]
+    x, y, xy = torch.einsum("blthw,cl->btchw", latents, detail_map / DETAIL_GAIN).chunk(3, dim=2)
+    top = torch.stack([mean + x + y + xy, mean - x + y - xy], dim=-1).flatten(-2)
+    bottom = torch.stack([mean + x - y - xy, mean - x - y + xy], dim=-1).flatten(-2)
+    pixels = torch.stack([top, bottom], dim=-2).flatten(-3, -2)
+    return (pixels / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,158 @@
+"""Trains the embedded model: `python -m tiny.train` from the pack's root. Seeded and resumable.
+
+Flow matching on procedural clips; every step draws its clips, noise and times from the step's own seed, so a
+resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .clips import draw_batch
+from .codec import encode
+from .model import ModelConfig, TinyWan
+from .words import context_for
+
+HERE = Path(__file__).parent
+CHECKPOINT = HERE / "astraea_tiny_wan_fp16.safetensors"
+TRAINING_SHIFT = 3.0
+EMPTY_PROMPT_SHARE = 0.12
+VALIDATION_SEED = 987_654_321
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--frames", type=int, default=6)
+    parser.add_argument("--size", type=int, default=16, help="latent height and width")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the training step (CPU: 1.6 times faster)")
+    parser.add_argument("--state", type=Path, default=HERE / ".training", help="folder of the resumable state")
+    return parser.parse_args()
+
+
+def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noisy latents, timesteps, context and the flow to predict, all from one seed."""
+    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size)
+    latents = encode(clips)
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(latents.shape, generator=random)
+    uniform = (torch.arange(args.batch) + torch.rand(args.batch, generator=random)) / args.batch
+    sigma = TRAINING_SHIFT * uniform / (1 + (TRAINING_SHIFT - 1) * uniform)
+    dropped = torch.rand(args.batch, generator=random) < EMPTY_PROMPT_SHARE
+    texts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
+    context = torch.stack([context_for(text) for text in texts])
+    level = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - level) * latents + level * noise
+    return tuple(t.to(args.device) for t in (noisy, sigma * 1000, context, noise - latents))
+
+
+def rate_at(step: int, args: argparse.Namespace) -> float:
+    """Linear warm-up over 200 steps, then a cosine down to 1 % of the peak."""
+    if step < 200:
+        return args.rate * (step + 1) / 200
+    progress = (step - 200) / max(1, args.steps - 200)
+    return args.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@torch.no_grad()
+def validation_loss(model: TinyWan, args: argparse.Namespace) -> float:
+    """Mean squared error on 64 clips that no training step draws."""
+    losses = []
+    for batch in range(64 // args.batch):
+        noisy, timestep, context, flow = sample_problem(VALIDATION_SEED + batch, args)
+        losses.append(F.mse_loss(model(noisy, timestep, context), flow).item())
+    return sum(losses) / len(losses)
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write beside, then rename: a killed run never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def export(average: TinyWan, args: argparse.Namespace, step: int) -> None:
+    weights = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+    metadata = {"format": "pt", "modelspec.title": "Astraea tiny Wan", "steps": str(step), "seed": str(args.seed)}
+    save_file(weights, CHECKPOINT, metadata=metadata)
+
+
+def write_curve(rows: list[tuple[int, float, float, float]]) -> None:
+    with (HERE / "loss.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "training_loss", "validation_loss", "minutes"])
+        writer.writerows([step, f"{a:.5f}", f"{b:.5f}", f"{c:.1f}"] for step, a, b, c in rows)
+
+
+def main() -> None:
+    args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model = TinyWan(ModelConfig()).to(args.device)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    state_path = args.state / "state.pt"
+    first, rows, minutes = 0, [], 0.0
+    if state_path.exists():
+        state = torch.load(state_path, map_location=args.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        first, rows, minutes = state["step"], [tuple(row) for row in state["rows"]], state["minutes"]
+        print(f"resumed at step {first}", flush=True)
+    forward = torch.compile(model) if args.compile else model
+
+    began, total = time.perf_counter() - 60 * minutes, 0.0
+    for step in range(first, args.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, args)
+        noisy, timestep, context, flow = sample_problem(args.seed * 10_000_000 + step, args)
+        with torch.autocast(args.device, torch.bfloat16):
+            predicted = forward(noisy, timestep, context)
+        loss = F.mse_loss(predicted.float(), flow)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        total += loss.item()
+        keep = min(0.999, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+        done = step + 1
+        if done % 250 == 0 or done == args.steps:
+            minutes = (time.perf_counter() - began) / 60
+            rows.append((done, total / (done - first if done - first < 250 else 250), validation_loss(average, args), minutes))
+            total = 0.0
+            print("step {} loss {:.4f} validation {:.4f} after {:.1f} min".format(*rows[-1]), flush=True)
+            save_state(
+                state_path,
+                {
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": done,
+                    "rows": rows,
+                    "minutes": minutes,
+                },
+            )
+            export(average, args, done)
+            write_curve(rows)
+
+
+if __name__ == "__main__":
+    main()
