@@ -17,6 +17,7 @@ class Branch:
 
     def __init__(self, rows: int):
         self.rows = rows
+        self.last_visit = 0  # the run's count of steps when it was last part of a call
         self.store: ResidualStore | None = None
         self.store_valid = False
         self.no_store = ""  # why there is none, once an allocation has failed or is switched off
@@ -24,7 +25,6 @@ class Branch:
         self.ages: Tensor | None = None  # steps since then, [rows, N]
         self.computed_at: Tensor | None = None  # sigma of each token's last two computations, [2, rows, N]
         self.totals: list[tuple[float, Tensor]] = []  # the stack's total residuals, newest first
-        self.totals_mean_outputs = False  # mode `paper` keeps the last hidden state instead
         self.block_lse: dict[int, Tensor] = {}  # mode `paper`: mean over heads, [rows, N]
         self.block_ages: dict[int, Tensor] = {}
 

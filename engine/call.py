@@ -117,7 +117,7 @@ class FullCall(Call):
         if branch.store is None:
             self.run.give_up_store(reason)
             return False
-        branch.reference = x
+        branch.reference = x.contiguous()
         branch.ages = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device)
         now = torch.full(x.shape[:2], self.sigma, dtype=torch.float32, device=x.device)
         before = branch.computed_at[0] if branch.computed_at is not None else now

@@ -21,6 +21,7 @@ from .store import StoreSize
 
 SIGMA_TOLERANCE = 1e-6
 FEW_STEPS = 8
+NOTHING_KEPT = "nothing had been kept for their conditioning"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Run:
         self.branches: dict[BranchKey, Branch] = {}
         self.budgets = self._plan_budgets(cost)
         self.report = self._new_report(cost, family)
-        self._last_step = 0
+        self._last_step = -1
+        self._visits = 0
         self._owed = 0.0
         self._pending: list = []
 
@@ -132,19 +134,31 @@ class Run:
     def open_call(self, site: CallSite) -> Call:
         """Decide what a model call computes; the caller runs the model through it and then closes it."""
         step = self.step_of(site.sigma)
-        if step < self._last_step - 1:
-            self.branches.clear()  # noise was added back: nothing kept fits any more
-        self._last_step = step
-        branches = [self.branches.setdefault(group.key, Branch(group.count)) for group in site.groups]
-        for group, branch in zip(site.groups, branches, strict=True):
-            if branch.rows != group.count:
-                branch = self.branches[group.key] = Branch(group.count)
-        pairs = [(group, self.branches[group.key]) for group in site.groups]
+        self._visit(step)
+        pairs = [(group, self._branch(group)) for group in site.groups]
         common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks, site.adds_between)
         call, reason = self._make_call(step, site, pairs, common)
         call.wants_total = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
         self._record(step, site, call, reason)
         return call
+
+    def _visit(self, step: int) -> None:
+        """Forget what cannot be continued when a call belongs to another step than the one before."""
+        if step == self._last_step:
+            return
+        if step < self._last_step - 1:
+            self.branches.clear()  # noise was added back: nothing kept fits any more
+        # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
+        self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
+        self._visits += 1
+        self._last_step = step
+
+    def _branch(self, group: RowGroup) -> Branch:
+        branch = self.branches.get(group.key)
+        if branch is None or branch.rows != group.count:
+            branch = self.branches[group.key] = Branch(group.count)
+        branch.last_visit = self._visits
+        return branch
 
     def _make_call(self, step: int, site: CallSite, pairs: list, common: tuple) -> tuple[Call, str]:
         budget, per_block = self.budgets[step], self.plan.mode.per_block
@@ -155,9 +169,9 @@ class Run:
         if budget == 0.0 and not per_block:
             if all(branch.totals for _, branch in pairs):
                 return ReuseCall(*common), ""
-            return self._full_call(step, common), "nothing kept yet"
+            return self._full_call(step, common), NOTHING_KEPT
         if not all(branch.store_valid for _, branch in pairs):
-            return self._full_call(step, common), "nothing kept yet"
+            return self._full_call(step, common), NOTHING_KEPT
         if any(branch.store.size.tokens != site.layout.total for _, branch in pairs):
             return self._full_call(step, common), "the number of tokens changed"
         if budget == 0.0:
@@ -193,7 +207,7 @@ class Run:
 
     def _record(self, step: int, site: CallSite, call: Call, reason: str) -> None:
         video, rows = site.layout.video, site.rows
-        if call.kind == "token":
+        if 0.0 < self.budgets[step] < 1.0 and not reason:
             self._owed += self.budgets[step] * video - call.computed
         record = CallRecord(step, site.sigma, self.budgets[step], call.kind, call.computed * rows, video * rows)
         record.reason = reason
@@ -218,8 +232,12 @@ class Run:
                 entry[0].seconds = entry[1]()
         self._pending.clear()
         self.branches.clear()
-        for reason in dict.fromkeys(call.reason for call in self.report.calls):
-            if reason and reason != "nothing kept yet":
-                affected = sum(call.reason == reason for call in self.report.calls)
-                self.report.note(f"{affected} of {len(self.report.calls)} calls ran in full: {reason}")
+        self._explain_full_calls()
         return self.report
+
+    def _explain_full_calls(self) -> None:
+        calls = self.report.calls
+        for reason in dict.fromkeys(call.reason for call in calls if call.reason):
+            affected = sum(call.reason == reason for call in calls)
+            if reason != NOTHING_KEPT or affected > len(calls) / 4:
+                self.report.note(f"{affected} of {len(calls)} calls ran in full: {reason}")

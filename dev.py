@@ -1,0 +1,306 @@
+"""The developer's two commands; each does its own set-up in `.venv`. Standard library only.
+
+python dev.py demo [arguments of tiny/demo.py]
+python dev.py test [--tier unit|kernels|host|graph ...] [--no-lint] [-- arguments of pytest]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+TESTS = ROOT / "tests"
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+REQUIREMENTS = TESTS / "requirements.txt"
+# pytest for the hosts' own Pythons lies here and not in their environments. exceptiongroup and tomli are for
+# hosts on Python 3.10: pip would leave them out when .venv is newer.
+HOST_PYTEST = VENV / "host-pytest"
+HOST_PYTEST_PACKAGES = ("pytest", "exceptiongroup", "tomli", "typing_extensions")
+
+if sys.version_info < (3, 10):  # noqa: UP036 - the message is for those who have less
+    sys.exit("Astraea needs Python 3.10 or newer, this is " + platform.python_version())
+
+sys.path.insert(0, str(TESTS))
+from hosts import HOST_VARIABLE, HOW_TO, Host, find_hosts, unusable  # noqa: E402
+from shipped import copy_shipped  # noqa: E402
+
+TIERS = ("unit", "kernels", "host", "graph")
+NO_TEST = 5  # pytest's exit status when it collected nothing
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary."""
+
+    what: str
+    host: str = ""
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+    def __add__(self, other: Row) -> Row:
+        return replace(
+            self,
+            passed=self.passed + other.passed,
+            failed=self.failed + other.failed,
+            skipped=self.skipped + other.skipped,
+            seconds=self.seconds + other.seconds,
+            note=self.note or other.note,
+        )
+
+
+# --- set-up -----------------------------------------------------------------------------------------------------
+
+
+def pip_install(*arguments: str) -> bool:
+    """Installs with the pip of `.venv`; says whether it worked."""
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    return call([VENV_PYTHON, "-m", "pip", "install", *quiet, "--disable-pip-version-check", *arguments]) == 0
+
+
+def stamped(stamp: Path, content: str) -> bool:
+    """Whether a set-up step with this content was completed before."""
+    return stamp.is_file() and stamp.read_text("utf-8") == content
+
+
+def prepare_venv() -> None:
+    """Makes `.venv` hold what tests/requirements.txt lists, and Triton where it exists."""
+    stamp = VENV / "astraea-requirements"
+    content = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    runs = VENV_PYTHON.exists() and call([VENV_PYTHON, "-c", ""]) == 0
+    if runs and stamped(stamp, content):
+        return
+    heading("setting up .venv (torch is large: this takes a while, once)")
+    if not runs and call([sys.executable, "-m", "venv", "--clear", VENV]) != 0:
+        sys.exit("Could not create .venv. On Debian and Ubuntu: install the package python3-venv.")
+    if not pip_install("-r", str(REQUIREMENTS)):
+        sys.exit("pip could not install tests/requirements.txt into .venv: see its message above.")
+    # Without its dependencies, Triton goes beside any torch build, the CPU one included.
+    if platform.system() == "Linux" and platform.machine() == "x86_64":
+        pip_install("--no-deps", "triton")
+    stamp.write_text(content, "utf-8")
+
+
+def prepare_host_pytest() -> None:
+    """Puts a pytest for the hosts' Pythons into a folder of its own."""
+    stamp = HOST_PYTEST / "astraea-requirements"
+    content = " ".join(HOST_PYTEST_PACKAGES)
+    if stamped(stamp, content):
+        return
+    heading("setting up pytest for the ComfyUI tiers")
+    if not pip_install("--upgrade", "--target", str(HOST_PYTEST), *HOST_PYTEST_PACKAGES):
+        sys.exit("pip could not install pytest for the host and graph tiers: see its message above.")
+    stamp.write_text(content, "utf-8")
+
+
+def usable_hosts(notices: list[str]) -> list[Host]:
+    """The ComfyUI installations that can run; the others go into `notices`."""
+    try:
+        found = [(host, unusable(host)) for host in find_hosts(ROOT)]
+    except ValueError as error:
+        sys.exit(str(error))
+    bad = [f"ComfyUI {host.version} in {host.tree} is not used:\n{host.python}: {why}" for host, why in found if why]
+    if bad and os.environ.get("COMFYUI_DIR"):
+        sys.exit("\n".join(bad))
+    notices += bad
+    return [host for host, why in found if why is None]
+
+
+# --- demo -------------------------------------------------------------------------------------------------------
+
+
+def demo(arguments: list[str]) -> int:
+    """Runs the demo inside a real ComfyUI if there is one, else with torch alone."""
+    notices: list[str] = []
+    hosts = usable_hosts(notices)
+    print_notices(notices)
+    script = ROOT / "tiny" / "demo.py"
+    if hosts:
+        print(f"Using ComfyUI {hosts[0].version} in {hosts[0].tree}")
+        return call([hosts[0].python, script, "--comfyui", hosts[0].tree, *arguments])
+    prepare_venv()
+    return call([VENV_PYTHON, script, *arguments])
+
+
+# --- test -------------------------------------------------------------------------------------------------------
+
+
+def lint() -> Iterator[Row]:
+    """ruff on the whole folder; mypy on a copy of the shipped code under an importable name."""
+    yield check("ruff check", ["ruff", "check", "."], ROOT)
+    yield check("ruff format", ["ruff", "format", "--check", "."], ROOT)
+    with tempfile.TemporaryDirectory() as folder:
+        copy_shipped(Path(folder) / "astraea", ROOT, suffix=".py")
+        options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+        yield check("mypy", ["mypy", *options, "-p", "astraea"], Path(folder))
+
+
+def check(what: str, module_arguments: list[str], folder: Path) -> Row:
+    """One checker as one row: it passes or fails as a whole."""
+    heading(what)
+    start = time.monotonic()
+    failed = call([VENV_PYTHON, "-m", *module_arguments], cwd=folder) != 0
+    return Row(what, passed=int(not failed), failed=int(failed), seconds=time.monotonic() - start)
+
+
+def unit_tier(pytest_arguments: list[str]) -> Row:
+    """Everything that needs torch alone."""
+    return pytest_row(Row("unit"), VENV_PYTHON, [TESTS / "unit", *pytest_arguments])
+
+
+def kernels_tier(pytest_arguments: list[str], notices: list[str]) -> Row:
+    """One process per file: Triton decides at import whether it compiles or interprets."""
+    total = Row("kernels")
+    has_triton = call([VENV_PYTHON, "-c", "import triton"], stderr=subprocess.DEVNULL) == 0
+    if not has_triton:
+        notices.append(
+            "Triton is not installed in .venv: the Triton kernels were NOT TESTED (the torch ones were).\n"
+            "It exists for Linux on x86_64:  .venv/bin/python -m pip install --no-deps triton"
+        )
+    for file in sorted((TESTS / "kernels").glob("test_*.py")):
+        interpreted = file.name.startswith("test_interpreter_")
+        if interpreted and not has_triton:
+            total += Row("", skipped=1, note="no Triton")
+            continue
+        environment = {"TRITON_INTERPRET": "1"} if interpreted else {}
+        total += pytest_row(Row("kernels"), VENV_PYTHON, [file, *pytest_arguments], environment, label=file.name)
+    return total
+
+
+def host_tier(tier: str, host: Host, pytest_arguments: list[str]) -> Row:
+    """The tier `host` (ComfyUI imported) or `graph` (ComfyUI's server), with the host's own Python."""
+    environment = {
+        HOST_VARIABLE: str(host.tree),
+        "ASTRAEA_PYTEST_HOME": str(HOST_PYTEST),
+        "PYTHONDONTWRITEBYTECODE": "1",  # the user's ComfyUI stays as it was
+    }
+    return pytest_row(Row(tier, host.version), host.python, [TESTS / tier, *pytest_arguments], environment)
+
+
+def pytest_row(row: Row, python: Path, arguments: Iterable, environment: dict | None = None, label: str = "") -> Row:
+    """Runs pytest and adds what its JUnit file counts to `row`."""
+    heading(" ".join(filter(None, (row.what, row.host, label))))
+    # Neither the caller's module path nor the interpreter switch of another run may change what is tested.
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TRITON_INTERPRET")}
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        options = ["-c", TESTS / "pytest.ini", f"--rootdir={TESTS}", f"--junitxml={report}"]
+        command = [python, TESTS / "run_pytest.py", *options, *arguments]
+        status = call(command, env=clean | (environment or {}))
+        counted = read_junit(report)
+    seconds = time.monotonic() - start
+    if status not in (0, NO_TEST) and counted.failed == 0:
+        counted += Row("", failed=1, note=f"pytest ended with status {status}")
+    return row + replace(counted, seconds=seconds)
+
+
+def read_junit(report: Path) -> Row:
+    """The counts of a JUnit file; none if pytest died before it wrote one."""
+    if not report.is_file():
+        return Row("")
+    suites = list(ElementTree.parse(report).iter("testsuite"))
+    total, failures, errors, skipped = (
+        sum(int(suite.get(key, "0")) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
+    )
+    return Row("", passed=total - failures - errors - skipped, failed=failures + errors, skipped=skipped)
+
+
+def tier_rows(tier: str, hosts: list[Host], pytest_arguments: list[str], notices: list[str]) -> Iterator[Row]:
+    """The rows of one tier: one, or one for each host."""
+    if tier == "unit":
+        yield unit_tier(pytest_arguments)
+    elif tier == "kernels":
+        yield kernels_tier(pytest_arguments, notices)
+    elif hosts:
+        yield from (host_tier(tier, host, pytest_arguments) for host in hosts)
+    else:
+        yield Row(tier, skipped=1, note="SKIPPED: no ComfyUI")
+
+
+def test(arguments: argparse.Namespace, pytest_arguments: list[str]) -> int:
+    """Runs the checks and the tiers, prints the summary, returns the exit status."""
+    notices: list[str] = []
+    tiers = [tier for tier in TIERS if tier in (arguments.tier or TIERS)]
+    prepare_venv()
+    hosts = []
+    if {"host", "graph"} & set(tiers):
+        hosts = usable_hosts(notices)
+        if hosts:
+            prepare_host_pytest()
+        else:
+            notices.append(f"No usable ComfyUI was found: the tiers host and graph were SKIPPED.\n\n{HOW_TO}")
+    rows = [] if arguments.no_lint else list(lint())
+    for tier in tiers:
+        for row in tier_rows(tier, hosts, pytest_arguments, notices):
+            # A selection by the caller may leave a tier empty; otherwise an empty tier is a broken one.
+            empty = not (row.passed or row.failed or row.skipped or pytest_arguments)
+            rows.append(replace(row, failed=1, note="no test was collected") if empty else row)
+    print_notices(notices)
+    return print_summary(rows)
+
+
+# --- output -----------------------------------------------------------------------------------------------------
+
+
+def call(command: Iterable, **options) -> int:
+    """Runs a command with this terminal; returns its exit status."""
+    sys.stdout.flush()
+    options.setdefault("cwd", ROOT)
+    return subprocess.call([str(part) for part in command], **options)
+
+
+def heading(text: str) -> None:
+    print(f"\n=== {text} {'=' * max(3, 100 - len(text))}")
+
+
+def print_notices(notices: list[str]) -> None:
+    for notice in notices:
+        print("\n" + "!" * 106)
+        print("\n".join(f"!!  {line}" for line in notice.splitlines()))
+        print("!" * 106)
+
+
+def print_summary(rows: list[Row]) -> int:
+    """Prints the table and, as the last line, the totals; returns the exit status."""
+    heading("summary")
+    print(f"{'tier':<14}{'ComfyUI':<10}{'passed':>8}{'failed':>8}{'skipped':>8}{'seconds':>9}")
+    for row in rows:
+        print(
+            f"{row.what:<14}{row.host:<10}{row.passed:>8}{row.failed:>8}{row.skipped:>8}{row.seconds:>9.1f}  {row.note}"
+        )
+    total = sum(rows, Row("total"))
+    print(f"\n{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
+    return int(total.failed > 0)
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["demo"]:
+        return demo(argv[1:])
+    dashes = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("demo", "test"))
+    parser.add_argument("--tier", action="extend", nargs="+", choices=TIERS, help="only these tiers")
+    parser.add_argument("--no-lint", action="store_true", help="leave out ruff and mypy")
+    return test(parser.parse_args(argv[:dashes]), argv[dashes + 1 :])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,36 @@
+"""What happens in the first seconds: ComfyUI loads the pack, silently, and shows its nodes."""
+
+from __future__ import annotations
+
+import re
+
+from server import PACK_FOLDER, ComfyServer
+
+NODES = {
+    "AstraeaAccelerate",
+    "AstraeaScheduleLoad",
+    "AstraeaScheduleSave",
+    "AstraeaScheduleInline",
+    "AstraeaReport",
+    "AstraeaCompare",
+    "AstraeaDemoPrompt",
+    "AstraeaDemoView",
+}
+
+# ComfyUI's log has no levels: trouble is recognised by its words, and by traceback lines with the pack's path.
+TROUBLE = re.compile(r"error|warn|fail|exception|cannot|deprecat|skipp|unable|missing|File \"", re.IGNORECASE)
+
+
+def test_all_nodes_are_listed(server: ComfyServer) -> None:
+    assert NODES - set(server.object_info()) == set()
+
+
+def test_nodes_are_known_under_the_folder_name(server: ComfyServer) -> None:
+    modules = {node["python_module"] for name, node in server.object_info().items() if name in NODES}
+    assert modules == {f"custom_nodes.{PACK_FOLDER}"}
+
+
+def test_the_log_has_no_trouble_that_mentions_the_pack(server: ComfyServer) -> None:
+    lines = [line for line in server.log.splitlines() if re.search("astraea", line, re.IGNORECASE)]
+    assert [line for line in lines if TROUBLE.search(line)] == []
+    assert any(re.search(rf"seconds: .*{re.escape(PACK_FOLDER)}$", line) for line in lines), "it was not loaded at all"

@@ -1,0 +1,117 @@
+"""Below budget 1: any sampler, split and partial runs, batches, two experts; the budget is kept in all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, psnr, sample
+
+from astraea.schedules import flow_sigmas, rhythm
+
+SAMPLERS = ["euler", "heun", "dpm_2", "dpmpp_2s_ancestral", "uni_pc", "res_multistep", "dpmpp_2m_sde"]
+SCHEDULES = {"tokens": TOKENS, "whole": WHOLE, "probes": rhythm("probes", [0.05, 0.05, 0.9], flow_sigmas(30))}
+CLOSE = 15.0  # dB; what matters here is that nothing breaks, quality is the benchmarks' matter
+
+
+@pytest.mark.parametrize("schedule", ["tokens", "whole"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampler_finite_close_and_within_budget(load_tiny, sampler, schedule):
+    model = load_tiny()
+    fast, handle = accelerated(model, SCHEDULES[schedule], budget=0.5)
+    dense, result = sample(model, sampler=sampler, steps=10), sample(fast, sampler=sampler, steps=10)
+    assert torch.isfinite(result).all()
+    assert psnr(dense, result) > CLOSE
+    assert last(handle).computed_share == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("budget", [0.7, 0.4, 0.3])
+@pytest.mark.parametrize("steps", [8, 13, 50])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_budget_is_kept_for_any_step_count(load_tiny, schedule, steps, budget):
+    fast, handle = accelerated(load_tiny(), SCHEDULES[schedule], budget=budget)
+    sample(fast, steps=steps, shape=(1, 16, 3, 16, 16), cfg=1.0)
+    assert last(handle).computed_share == pytest.approx(budget, rel=0.02)
+
+
+def test_two_halves_of_a_run(load_tiny):
+    """KSamplerAdvanced: the first half leaves noise, the second adds none."""
+    model = load_tiny()
+
+    def in_halves(which):
+        half = sample(which, steps=16, last_step=8, force_full_denoise=False)
+        return sample(which, steps=16, start_step=8, latent=half, disable_noise=True)
+
+    fast, handle = accelerated(model, budget=0.5)
+    assert psnr(in_halves(model), in_halves(fast)) > CLOSE
+    assert [report.steps for report in handle.reports] == [8, 8]
+    for report in handle.reports:
+        assert report.computed_share == pytest.approx(0.5, rel=0.02)
+
+
+def test_partial_denoise(load_tiny):
+    model = load_tiny()
+    start = sample(model)
+    fast, handle = accelerated(model, budget=0.5)
+    options = {"steps": 10, "latent": start, "denoise": 0.6}
+    assert psnr(sample(model, **options), sample(fast, **options)) > CLOSE
+    assert last(handle).computed_share == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("negative", ["", LONG], ids=["one call a step", "two calls a step"])
+def test_batch_of_two(load_tiny, negative):
+    model = load_tiny()
+    fast, handle = accelerated(model, budget=0.5)
+    options = {"shape": (2, 16, 4, 8, 8), "negative": conditioning(negative), "steps": 10}
+    dense, result = sample(model, **options), sample(fast, **options)
+    for row in range(2):
+        assert psnr(dense[row], result[row]) > CLOSE
+    assert last(handle).computed_share == pytest.approx(0.5, rel=0.02)
+
+
+def test_two_experts_with_two_nodes(load_tiny):
+    high, low = load_tiny(), load_tiny()
+    fast_high, high_handle = accelerated(high, budget=0.5)
+    fast_low, low_handle = accelerated(low, WHOLE, budget=0.4)
+
+    def both(first, second):
+        half = sample(first, steps=20, last_step=8, force_full_denoise=False)
+        return sample(second, steps=20, start_step=8, latent=half, disable_noise=True)
+
+    assert psnr(both(high, low), both(fast_high, fast_low)) > CLOSE
+    assert (len(high_handle.reports), len(low_handle.reports)) == (1, 1)
+
+
+def test_same_seed_same_result(load_tiny):
+    fast, _ = accelerated(load_tiny(), budget=0.4, mode="random")
+    assert torch.equal(sample(fast, seed=3), sample(fast, seed=3))
+
+
+@pytest.mark.parametrize("mode", ["paper", "random", "hold", "refit", "forecast"])
+@pytest.mark.parametrize("schedule", ["tokens", "whole"])
+def test_every_mode_keeps_the_budget(load_tiny, mode, schedule):
+    model = load_tiny()
+    fast, handle = accelerated(model, SCHEDULES[schedule], budget=0.5, mode=mode)
+    dense, result = sample(model, steps=10), sample(fast, steps=10)
+    assert psnr(dense, result) > 10.0
+    assert last(handle).computed_share == pytest.approx(0.5, rel=0.02)
+
+
+def test_target_speedup_sets_the_budget(load_tiny):
+    fast, handle = accelerated(load_tiny(), target_speedup=2.0)
+    sample(fast, steps=20)
+    report = last(handle)
+    assert report.ideal_speedup == pytest.approx(2.0, rel=0.05)
+    assert 0.3 < report.computed_share < 0.5
+
+
+def test_torch_compile_after_astraea(load_tiny):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    model = load_tiny()
+    fast, handle = accelerated(model, budget=0.5)
+    expected = sample(fast, shape=(1, 16, 2, 8, 8))
+    compiled = fast.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    result = sample(compiled, shape=(1, 16, 2, 8, 8))
+    assert psnr(expected, result) > 40.0
+    assert last(handle).counts()["token"] == 7

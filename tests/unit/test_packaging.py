@@ -1,0 +1,163 @@
+"""What the folder promises as a whole: its metadata, who may import whom, and the size of a file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pytest
+
+from shipped import ROOT, shipped_files, source_files
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it on 3.10
+
+# Folder of the pack → folders whose modules it may import, besides itself. The root's modules (errors, the door's
+# constants) know nothing of the rest and may be imported by all.
+MAY_IMPORT = {
+    "nodes": {"host", "engine", "schedules", "tiny"},
+    "host": {"models", "search", "engine", "kernels", "schedules", "tiny"},
+    "models": {"engine", "kernels"},
+    "search": {"engine", "schedules"},
+    "engine": {"kernels", "schedules"},
+    "kernels": set(),
+    "schedules": set(),
+    "tiny": set(),
+}
+ROOT_MAY_IMPORT = {"__init__": {"nodes"}}
+
+COMFY = re.compile(
+    r"(comfy(_\w+)?|app|execution|folder_paths|latent_preview|node_helpers|nodes|protocol|server|utils)(\.|$)"
+)
+# Scripts that a user runs by path; everything else in the pack is a module of the package.
+SCRIPTS = {PurePosixPath("tiny/demo.py")}
+LONGEST_FILE = 350
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: `level` leading dots and the dotted name behind them."""
+
+    file: PurePosixPath
+    line: int
+    level: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {'.' * self.level}{self.name}"
+
+    @property
+    def target(self) -> str:
+        """For a relative import: the dotted path of the module from the pack's root."""
+        above = self.file.parts[: len(self.file.parts) - self.level]
+        return ".".join((*above, *filter(None, [self.name])))
+
+
+def imports_of(file: PurePosixPath) -> list[Import]:
+    """All imports of a file, those inside functions and behind TYPE_CHECKING included."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"), str(file))):
+        if isinstance(node, ast.Import):
+            found += [Import(file, node.lineno, 0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is None:
+            # `from . import a`: a may be a module.
+            found += [Import(file, node.lineno, node.level, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(Import(file, node.lineno, node.level, node.module or ""))
+    return found
+
+
+PACK = [path for path in shipped_files() if path.suffix == ".py" and path not in SCRIPTS]
+IMPORTS = [each for file in PACK for each in imports_of(file)]
+OWN_NAMES = {path.parts[0].removesuffix(".py") for path in PACK} | {"astraea"}
+
+
+def folder_of(file: PurePosixPath) -> str:
+    """The top folder of a file of the pack, "" for the root's own."""
+    return file.parts[0] if len(file.parts) > 1 else ""
+
+
+def may_import(each: Import) -> bool:
+    """Whether the layers allow this relative import."""
+    own, target = folder_of(each.file), each.target.split(".")[0]
+    if target == own or target not in MAY_IMPORT:
+        return True
+    return target in (MAY_IMPORT[own] if own else ROOT_MAY_IMPORT.get(each.file.stem, set()))
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_nothing_is_installed_with_the_pack(project: dict) -> None:
+    assert project["project"]["dependencies"] == []
+    assert not (ROOT / "requirements.txt").exists()
+    assert not (ROOT / "install.py").exists()
+
+
+def test_registry_metadata_is_complete(project: dict) -> None:
+    assert "comfyui" not in project["project"]["name"].lower()
+    assert {"Repository", "Documentation", "Bug Tracker"} <= set(project["project"]["urls"])
+    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(project["tool"]["comfy"])
+
+
+def test_changelog_starts_with_the_version_of_pyproject(project: dict) -> None:
+    newest = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) == project["project"]["version"]
+
+
+def test_upload_has_what_a_user_needs_and_nothing_else() -> None:
+    shipped = {str(path) for path in shipped_files()}
+    tops = {path.split("/")[0] for path in shipped}
+    assert {"__init__.py", "LICENSE", "pyproject.toml", "tiny/astraea_tiny_wan_fp16.safetensors"} <= shipped
+    assert not tops & {"tests", "benchmarks", "dev.py", ".ci", ".github", ".git", ".venv"}
+
+
+def test_every_folder_of_the_pack_has_a_layer() -> None:
+    assert {folder_of(file) for file in PACK} <= {"", *MAY_IMPORT}
+
+
+def test_only_host_imports_comfyui() -> None:
+    def allowed(each: Import) -> bool:
+        folder = folder_of(each.file)
+        return folder == "host" or (folder == "nodes" and each.name.split(".")[0] == "comfy_api")
+
+    assert [str(each) for each in IMPORTS if each.level == 0 and COMFY.match(each.name) and not allowed(each)] == []
+
+
+def test_imports_inside_the_pack_are_relative() -> None:
+    absolute = [each for each in IMPORTS if each.level == 0 and not COMFY.match(each.name)]
+    assert [str(each) for each in absolute if each.name.split(".")[0] in OWN_NAMES] == []
+
+
+def test_imports_run_one_way() -> None:
+    assert [str(each) for each in IMPORTS if each.level and not may_import(each)] == []
+
+
+def test_no_relative_import_leaves_the_pack() -> None:
+    assert [str(each) for each in IMPORTS if each.level > len(each.file.parts)] == []
+
+
+def test_files_stay_readable() -> None:
+    lengths = {
+        str(path): len((ROOT / path).read_text("utf-8").splitlines()) for path in source_files() if path.suffix == ".py"
+    }
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_no_file_names_a_folder_of_one_machine() -> None:
+    text_files = [
+        path for path in source_files() if path.suffix in {".py", ".md", ".toml", ".json", ".ini", ".yml", ".txt"}
+    ]
+    home = re.compile(r"""(?<![\w.~}])(/root/|/home/\w|/Users/\w|/[w]ork/|[A-Z]:\\\\?Users)""")
+    found = {str(path): home.findall((ROOT / path).read_text("utf-8")) for path in text_files}
+    assert {
+        path: matches for path, matches in found.items() if matches and path != "tests/unit/test_packaging.py"
+    } == {}
