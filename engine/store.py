@@ -50,11 +50,12 @@ class ResidualStore:
         home = torch.device("cpu") if policy == "fp8-host" else device
         pinned = policy == "fp8-host" and device.type == "cuda"
         kept = dtype if policy == "full" else FP8
+        # Zeros, not whatever memory held: a second value that was never written is read with weight 0, and 0 · NaN is NaN.
         self._values = [
-            torch.empty(shape, dtype=kept, device=home, pin_memory=pinned) for _ in range(size.tensors)
+            torch.zeros(shape, dtype=kept, device=home, pin_memory=pinned) for _ in range(size.tensors)
         ]
         self._scales = [
-            torch.empty((*shape[:2], 1), dtype=torch.float32, device=home, pin_memory=pinned)
+            torch.zeros((*shape[:2], 1), dtype=torch.float32, device=home, pin_memory=pinned)
             for _ in range(size.tensors if policy != "full" else 0)
         ]
 
@@ -106,17 +107,21 @@ def allocate(
 
     Steps down the ladder when an allocation fails; None when nothing fits or the ladder says "none".
     """
-    reason = ""
+    refused: list[str] = []
     for policy in ladder:
         if policy == "none":
             break
         try:
-            return ResidualStore(size, policy, dtype, device), reason
+            return ResidualStore(size, policy, dtype, device), _no_memory(refused)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _is_memory_error(error):
                 raise
-            reason = f"no memory for the {policy} store ({size.bytes(policy, dtype) / 2**20:.0f} MiB)"
-    return None, reason or "the cache is switched off"
+            refused.append(f"the {policy} store ({size.bytes(policy, dtype) / 2**20:.0f} MiB)")
+    return None, _no_memory(refused) or "the cache is switched off"
+
+
+def _no_memory(refused: list[str]) -> str:
+    return f"no memory for {' and '.join(refused)}" if refused else ""
 
 
 def _is_memory_error(error: RuntimeError) -> bool:

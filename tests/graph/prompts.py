@@ -1,0 +1,31 @@
+"""Small prompts in API format: the tiny model, accelerated, down to a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MODEL = "astraea_tiny_wan_fp16.safetensors"
+
+
+def accelerated(steps: int = 12, **settings: Any) -> dict[str, Any]:
+    """A prompt whose only output is the report of node "accelerate"; `settings` replace that node's inputs."""
+    accelerate = {"model": ["loader", 0], "schedule": "auto", "budget": 0.4, "target_speedup": 0.0} | settings
+    sampler = {"seed": 1, "steps": steps, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    links = {
+        "model": ["accelerate", 0],
+        "positive": ["words", 0],
+        "negative": ["words", 0],
+        "latent_image": ["size", 0],
+    }
+    return {
+        "loader": node("UNETLoader", unet_name=MODEL, weight_dtype="default"),
+        "words": node("AstraeaDemoPrompt", text="a small green ring spinning over a black ground"),
+        "size": node("EmptyHunyuanLatentVideo", width=128, height=128, length=9, batch_size=1),
+        "accelerate": node("AstraeaAccelerate", **accelerate),
+        "sampler": node("KSampler", **sampler, **links),
+        "report": node("AstraeaReport", report=["accelerate", 1], samples=["sampler", 0]),
+    }
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}

@@ -1,0 +1,179 @@
+"""Selection, store, cost, plan and report, each on its own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from astraea.engine.cost import BlockCost, budget_for_speedup
+from astraea.engine.modes import MODES
+from astraea.engine.plan import CachePolicy, make_plan
+from astraea.engine.report import CallRecord, Report, ReportHandle
+from astraea.engine.selection import Selection, change_score, rms_change, select, selected_count
+from astraea.engine.store import ResidualStore, StoreSize, allocate
+from astraea.errors import BudgetError
+from astraea.schedules import MODE_NAMES, flow_sigmas, rhythm
+
+SCHEDULE = rhythm("r", [0.0, 1.0], flow_sigmas(30))
+CPU = torch.device("cpu")
+
+
+def test_selection_takes_the_best_video_tokens_and_all_others():
+    score = torch.tensor([[0.0, 5.0, 1.0, 9.0, 3.0, 0.0, 0.0]])
+    indices = select(score, 2, slice(1, 5))
+    assert indices.tolist() == [[0, 1, 3, 5, 6]]
+
+
+def test_selection_is_stable_on_ties():
+    assert select(torch.zeros(2, 10), 4, slice(0, 10)).tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_gather_and_put_are_inverse_per_row():
+    x = torch.randn(3, 10, 4)
+    selection = Selection(torch.tensor([[0, 3], [1, 2], [8, 9]]), 10)
+    rows = selection.gather(x)
+    assert torch.equal(rows[1], x[1, [1, 2]])
+    result = selection.put(x.clone(), rows + 1)
+    assert torch.equal((result != x).any(-1).nonzero(), torch.tensor([[0, 0], [0, 3], [1, 1], [1, 2], [2, 8], [2, 9]]))
+
+
+@pytest.mark.parametrize(("tokens", "unit"), [(384, 16), (2047, 16), (2048, 128), (32760, 128)])
+def test_selected_counts_repeat_and_rounding_is_carried(tokens, unit):
+    owed, total = 0.0, 0
+    for _ in range(20):
+        count = selected_count(0.37, tokens, owed)
+        owed += 0.37 * tokens - count
+        total += count
+        assert count % unit == 0
+    assert total == pytest.approx(20 * 0.37 * tokens, abs=unit)
+
+
+def test_selected_count_stays_between_one_unit_and_all():
+    assert selected_count(0.0001, 384) == 16
+    assert selected_count(0.9999, 380) == 380
+    assert selected_count(0.5, 8) == 8
+
+
+def test_rms_change_and_score():
+    x = torch.zeros(1, 4, 9)
+    reference = x.clone()
+    x[0, 2] = 2.0
+    change = rms_change(x, reference)
+    assert torch.allclose(change, torch.tensor([[0.0, 0.0, 2.0, 0.0]]))
+    assert change_score(change, torch.zeros(1, 4)).argmax() == 2
+    assert change_score(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 0.0, 0.0]])).argmax() == 1
+
+
+@pytest.mark.parametrize("policy", ["full", "fp8", "fp8-host"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_store_knows_its_bytes_and_gives_back_what_it_keeps(policy, dtype):
+    size = StoreSize(tensors=3, rows=2, tokens=50, dim=64)
+    store = ResidualStore(size, policy, dtype, CPU)
+    assert store.nbytes == size.bytes(policy, dtype)
+    kept = (torch.randn(2, 50, 64) * torch.logspace(-4, 4, 50).view(1, -1, 1)).to(dtype)
+    store.write(1, kept)
+    back = store.read(1)
+    assert back.dtype == dtype
+    error = (back.float() - kept.float()).norm(dim=-1) / kept.float().norm(dim=-1)
+    assert error.max() < (1e-6 if policy == "full" else 0.04)
+
+
+def test_fp8_store_halves_a_bf16_one():
+    size = StoreSize(tensors=30, rows=2, tokens=32760, dim=1536)
+    assert size.bytes("fp8", torch.bfloat16) == pytest.approx(size.bytes("full", torch.bfloat16) / 2, rel=0.01)
+
+
+def test_fp8_store_of_zeros_is_finite():
+    store = ResidualStore(StoreSize(1, 1, 4, 8), "fp8", torch.float32, CPU)
+    store.write(0, torch.zeros(1, 4, 8))
+    assert torch.equal(store.read(0), torch.zeros(1, 4, 8))
+
+
+def test_allocation_without_a_policy_left():
+    store, reason = allocate(StoreSize(1, 1, 1, 1), ("none",), torch.float32, CPU)
+    assert store is None
+    assert reason == "the cache is switched off"
+
+
+def test_cost_shares_match_the_paper_models():
+    """Wan 1.3B and 14B at 480p, 81 frames, by counting: K and V for all tokens are the floor."""
+    small = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
+    large = BlockCost(tokens=32760, dim=5120, feed_forward=13824)
+    assert 1 / small.share(0.5) == pytest.approx(1.94, abs=0.03)
+    assert 1 / large.share(0.5) == pytest.approx(1.85, abs=0.03)
+    assert small.share(0.0) == 0.0
+    assert small.share(1.0) == 1.0
+
+
+def test_budget_for_a_speedup_reaches_it():
+    cost = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
+    budget = budget_for_speedup(2.0, cost, lambda mean: [mean] * 10)
+    assert cost.speedup([budget] * 10) == pytest.approx(2.0, rel=0.01)
+
+
+def test_plan_is_shared_by_copies():
+    plan = make_plan(SCHEDULE, budget=0.5)
+    assert copy.deepcopy({"plan": plan})["plan"] is plan
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.05, 1.1, float("nan"), float("inf")])
+def test_budget_outside_its_range_is_refused(budget):
+    with pytest.raises(BudgetError, match="outside"):
+        make_plan(SCHEDULE, budget=budget)
+
+
+@pytest.mark.parametrize("target", [0.5, 11.0, float("nan")])
+def test_target_outside_its_range_is_refused(target):
+    with pytest.raises(BudgetError, match="outside"):
+        make_plan(SCHEDULE, target_speedup=target)
+
+
+def test_unknown_mode_and_cache_are_refused():
+    with pytest.raises(BudgetError, match="Mode 'clever'"):
+        make_plan(SCHEDULE, mode="clever")
+    with pytest.raises(BudgetError, match="Cache policy 'disk'"):
+        make_plan(SCHEDULE, cache="disk")
+
+
+def test_cache_ladder_steps_down():
+    assert CachePolicy("auto").ladder() == ("full", "fp8", "fp8-host", "none")
+    assert CachePolicy("fp8").ladder() == ("fp8", "fp8-host", "none")
+
+
+def test_every_mode_name_has_a_mode():
+    assert tuple(MODES) == MODE_NAMES
+
+
+def report_of(*calls: tuple[str, int, float]) -> Report:
+    report = Report(steps=len(calls))
+    for step, (kind, computed, seconds) in enumerate(calls):
+        report.calls.append(CallRecord(step, 1.0 - step / 10, 0.5, kind, computed, 100, seconds))
+    return report
+
+
+def test_report_leaves_the_warm_up_call_out_of_its_estimate():
+    report = report_of(("full", 100, 9.0), ("full", 100, 1.0), ("reuse", 0, 0.0), ("full", 100, 1.0))
+    assert report.dense_seconds == pytest.approx(4.0)
+    assert report.computed_share == 0.75
+    assert report.as_dict()["speedup"] == pytest.approx(4.0 / 11.0)
+
+
+def test_summary_is_one_line_with_the_gain():
+    summary = report_of(("full", 100, 1.0), ("full", 100, 1.0), ("token", 50, 0.5), ("reuse", 0, 0.0)).summary()
+    assert "\n" not in summary
+    assert "62.5% of tokens" in summary
+    assert "1.60x" in summary
+
+
+def test_report_without_calls_says_so():
+    assert "no model call" in Report(notes=["why"]).summary()
+
+
+def test_handle_keeps_the_newest_reports_and_survives_copies():
+    handle = ReportHandle(keep=2)
+    assert handle.last is None
+    for steps in (1, 2, 3):
+        copy.deepcopy(handle).add(Report(steps=steps))
+    assert [report.steps for report in handle.reports] == [2, 3]

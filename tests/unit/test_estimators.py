@@ -1,0 +1,100 @@
+"""Estimators recover what they claim to, and stay finite where little is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from astraea.engine.estimators import forecast_tokens, forecast_total, hold_total, refit_tokens, scaled_refit_tokens
+from astraea.engine.estimators.forecast import MOST_REACH, reach, token_reach
+from astraea.engine.estimators.refit import change_weights, drift_of
+
+
+def residuals(rows=2, tokens=400, dim=16, seed=0):
+    return torch.randn(rows, tokens, dim, generator=torch.Generator().manual_seed(seed)) + 0.5
+
+
+def test_refit_finds_an_affine_drift_per_channel():
+    kept = residuals()
+    slope, offset = torch.linspace(0.7, 1.3, 16), torch.linspace(-1, 1, 16)
+    drifted = kept * slope + offset
+    chosen = torch.arange(0, 400, 2)
+    result = refit_tokens(kept.clone(), kept[:, chosen], drifted[:, chosen])
+    assert (result - drifted).square().mean() < 0.002 * (kept - drifted).square().mean()
+
+
+def test_refit_of_unchanged_residuals_changes_nothing():
+    kept = residuals()
+    assert torch.allclose(refit_tokens(kept.clone(), kept[:, :50], kept[:, :50]), kept, atol=1e-5)
+
+
+def test_refit_trusts_few_tokens_less_than_many():
+    kept = residuals()
+    drifted = kept + 1.0
+    _, few = drift_of(kept[:, :2], drifted[:, :2])
+    _, many = drift_of(kept, drifted)
+    assert few.abs().mean() < 0.5
+    assert many.abs().mean() > 0.95
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-20, 1e4])
+def test_refit_of_constant_channels_is_finite(value):
+    kept = torch.full((1, 10, 4), value)
+    slope, offset = drift_of(kept[:, :3], kept[:, :3] * 2)
+    assert torch.isfinite(slope).all()
+    assert torch.isfinite(offset).all()
+    assert ((slope >= 0.5) & (slope <= 1.5)).all()
+
+
+def test_scaled_refit_moves_a_token_as_far_as_its_input_moved():
+    kept = residuals()
+    chosen = torch.arange(0, 100).expand(2, -1)
+    fresh = kept[:, :100] + 1.0
+    weights = torch.cat([torch.ones(2, 100, 1), torch.zeros(2, 150, 1), torch.full((2, 150, 1), 0.5)], dim=1)
+    result = scaled_refit_tokens(kept.clone(), kept[:, :100], fresh, weights)
+    moved = (result - kept).mean(-1)
+    assert torch.allclose(moved[:, 100:250], torch.zeros(1), atol=1e-6)
+    assert torch.allclose(moved[:, 250:].mean(), moved[:, :100].mean() / 2, rtol=0.1)
+    assert chosen.shape == (2, 100)
+
+
+def test_change_weights_are_relative_to_the_selected_tokens():
+    change = torch.tensor([[4.0, 2.0, 1.0, 100.0]])
+    weights = change_weights(change, torch.tensor([[0]])).squeeze(-1)
+    assert torch.allclose(weights, torch.tensor([[1.0, 0.5, 0.25, 1.5]]))
+    still = change_weights(torch.zeros(1, 4), torch.tensor([[0, 1]]))
+    assert torch.isfinite(still).all()
+
+
+def test_forecast_is_exact_on_a_line():
+    base, direction = residuals(), residuals(seed=1)
+    history = [(0.8, base + 0.8 * direction), (0.9, base + 0.9 * direction)]
+    assert torch.allclose(forecast_total(history, 0.7), base + 0.7 * direction, atol=1e-5)
+
+
+def test_forecast_holds_with_one_value_or_one_noise_level():
+    total = residuals()
+    assert forecast_total([(0.8, total)], 0.7) is total
+    assert torch.equal(forecast_total([(0.8, total), (0.8, total * 3)], 0.7), total)
+    assert hold_total([(0.8, total), (0.9, total * 3)], 0.7) is total
+
+
+def test_reach_is_bounded():
+    assert reach(0.0, 0.8, 0.81) == MOST_REACH
+    assert reach(0.9, 0.8, 0.9) == 0.0
+    assert reach(0.7, 0.8, 0.9) == pytest.approx(1.0)
+
+
+def test_token_reach_agrees_with_reach_per_token():
+    newest, older = torch.tensor([[0.8, 0.8, 0.9]]), torch.tensor([[0.9, 0.8, 0.95]])
+    expected = [[reach(0.7, a, b) for a, b in zip(newest[0].tolist(), older[0].tolist(), strict=True)]]
+    assert torch.allclose(token_reach(0.7, newest, older).squeeze(-1), torch.tensor(expected), atol=1e-4)
+
+
+def test_forecast_tokens_extrapolates_each_token_by_its_own_reach():
+    kept, older = residuals(), residuals(seed=1)
+    weights = torch.zeros(2, 400, 1)
+    weights[:, 200:] = 2.0
+    result = forecast_tokens(kept, older, weights)
+    assert torch.allclose(result[:, :200], kept[:, :200], atol=1e-6)
+    assert torch.allclose(result[:, 200:], (kept + 2 * (kept - older))[:, 200:], atol=1e-5)

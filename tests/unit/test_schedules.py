@@ -1,0 +1,228 @@
+"""Schedules: what is a valid one, the file format, and budgets on other grids than a schedule's own."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from astraea.errors import ScheduleError
+from astraea.schedules import (
+    Schedule,
+    budgets_for,
+    bundled_folder,
+    flow_sigmas,
+    list_schedules,
+    load,
+    parse,
+    pick,
+    rhythm,
+    save,
+    serialise,
+    uniform,
+    whole_steps,
+    without_fractions,
+)
+
+GRID = flow_sigmas(30)
+SHAPES = {
+    "0 0 1": rhythm("a", [0.0, 0.0, 1.0], GRID),
+    "0 1": rhythm("b", [0.0, 1.0], GRID),
+    ".05 .05 .9": rhythm("c", [0.05, 0.05, 0.9], GRID),
+    "uniform": uniform("d", 0.4, GRID),
+    "0 0 .7": rhythm("e", [0.0, 0.0, 0.7], GRID),
+}
+SHAPE = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def grid(steps: int, shift: float = 8.0) -> list[float]:
+    return [*flow_sigmas(steps, shift), 0.0]
+
+
+def text_with(**changes) -> str:
+    data = json.loads(serialise(SHAPES["0 1"]))
+    data.pop("mean_budget")
+    data.update(changes)
+    return json.dumps(data)
+
+
+@SHAPE
+def test_file_gives_back_the_schedule(tmp_path, shape):
+    path = save(shape, tmp_path)
+    assert load(path) == shape
+    assert [p.name for p in tmp_path.iterdir()] == [path.name], "no temporary file stays"
+
+
+def test_save_never_overwrites_unasked(tmp_path):
+    save(SHAPES["0 1"], tmp_path)
+    with pytest.raises(ScheduleError, match="exists"):
+        save(SHAPES["0 1"], tmp_path)
+    save(SHAPES["0 1"], tmp_path, overwrite=True)
+
+
+def test_save_into_a_file_instead_of_a_folder(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ScheduleError, match="cannot be written"):
+        save(SHAPES["0 1"], tmp_path / "taken")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not an Astraea schedule"),
+        ('{"format": "astraea-schedule"}', "version None"),
+        (text_with(version=2), "version 2"),
+        (text_with(version=True), "version True"),
+        (text_with(points=[]), "0 points"),
+        (text_with(points=[[1.0, 0.5]] * 1001), "1001 points"),
+        (text_with(points=[[1.0, 0.5], [1.0, 0.5]]), "does not fall"),
+        (text_with(points=[[1.0, 1.5]]), "outside 0...1"),
+        (text_with(points=[[1.0, -0.1]]), "outside 0...1"),
+        (text_with(points=[[0.0, 0.5]]), "not a number above 0"),
+        (text_with(points=[[1.0]]), "expected two numbers"),
+        (text_with(points=[["1", 0.5]]), "expected two numbers"),
+        (text_with(points=[[1.0, True]]), "expected two numbers"),
+        (text_with(points={"1": 0.5}), "must be a list"),
+        (text_with(points=[[1.0, 0.5]]).replace("0.5", "NaN"), "not valid JSON"),
+        (text_with(points=[[1.0, 0.5]]).replace("0.5", "1e999"), "outside 0...1"),
+        (text_with(name="../../etc/passwd"), "not a usable schedule name"),
+        (text_with(name=""), "not a usable schedule name"),
+        (text_with(name=None), "not a usable schedule name"),
+        (text_with(mode="clever"), "mode 'clever'"),
+        (text_with(family="Wan/2"), "family"),
+        (text_with(mean_budget=0.9), "does not match the points"),
+        (text_with(surprise=1), "unknown entries 'surprise'"),
+        (text_with(provenance=[]), "must be an object"),
+        (text_with(provenance={"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": {}}}}}}}}}}), "nested too deeply"),
+        ("[" * 100_000, "not valid JSON"),
+        (" " * 300_000, "larger than"),
+    ],
+)
+def test_bad_text_is_refused_with_the_reason(text, message):
+    with pytest.raises(ScheduleError, match=message):
+        parse(text)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(ScheduleError, match="cannot be read"):
+        load(tmp_path / "absent.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ScheduleError, match="not UTF-8"):
+        load(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "..", ".hidden", "a\n", "x" * 81, "a.", "CON:"])
+def test_names_that_could_become_paths_are_refused(name):
+    with pytest.raises(ScheduleError, match="not a usable schedule name"):
+        Schedule(name, ((1.0, 0.5),))
+
+
+def test_schedule_is_immutable():
+    schedule = Schedule("a", ((1.0, 0.5),), provenance={"how": "by hand"})
+    with pytest.raises(AttributeError):
+        schedule.name = "b"
+    with pytest.raises(TypeError):
+        schedule.provenance["how"] = "searched"
+
+
+@SHAPE
+def test_own_grid_gives_own_budgets(shape):
+    assert budgets_for(shape, grid(30)) == list(shape.budgets)
+
+
+@SHAPE
+@pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
+def test_mean_budget_is_kept_on_any_grid(shape, mean):
+    for steps in range(8, 51):
+        for shift in (8.0, 3.0, 1.0):
+            for calls in ([1] * steps, [1] + [2] * (steps - 1), [2] * (steps - 1) + [1], [3] * steps):
+                budgets = budgets_for(shape, grid(steps, shift), evaluations=calls, mean=mean)
+                kept = sum(b * c for b, c in zip(budgets, calls, strict=True)) / sum(calls)
+                assert kept == pytest.approx(mean, rel=0.01), (steps, shift, calls[:2])
+                assert all(0.0 <= b <= 1.0 for b in budgets)
+                assert budgets[0] == 1.0
+                assert budgets[-1] >= 0.5
+
+
+@pytest.mark.parametrize("steps", [12, 20, 24, 40, 50])
+def test_rhythm_stays_a_rhythm(steps):
+    """Anchors and probes never blur into middling budgets, and anchors stay evenly spread."""
+    budgets = budgets_for(SHAPES["0 0 1"], grid(steps))
+    middling = [b for b in budgets[1:-1] if 0.0 < b < 1.0]
+    assert len(middling) <= 1
+    start = next(i for i, b in enumerate(budgets) if b == 0.0)
+    gaps = [len(gap) for gap in "".join("0" if b == 0.0 else "1" for b in budgets[start:]).split("1") if gap]
+    assert max(gaps) <= 3
+
+
+def test_uniform_stays_uniform():
+    budgets = budgets_for(SHAPES["uniform"], grid(20), mean=0.5)
+    assert max(budgets[1:-1]) - min(budgets[1:-1]) < 1e-9
+
+
+def test_whole_step_schedule_needs_no_store_where_the_step_count_allows():
+    budgets = budgets_for(SHAPES["0 0 1"], grid(50), mean=0.4)
+    assert set(budgets) == {0.0, 1.0}
+    assert sum(budgets) == 20.0
+
+
+def test_part_of_a_run_takes_that_part_of_the_schedule():
+    """KSamplerAdvanced's second half: no full head but the first step, which has nothing to reuse."""
+    second_half = grid(30)[15:]
+    budgets = budgets_for(SHAPES["0 0 1"], second_half)
+    assert budgets[0] == 1.0
+    assert budgets[1:4].count(1.0) <= 2
+    first_half = grid(30)[:16]
+    assert budgets_for(SHAPES["0 0 1"], first_half)[:2] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_very_short_runs_are_never_below_what_they_need(steps):
+    budgets = budgets_for(SHAPES["0 0 1"], grid(steps), mean=0.3)
+    assert budgets[0] == 1.0
+    assert budgets[-1] >= 0.5
+    assert len(budgets) == steps
+
+
+def test_no_steps_no_budgets():
+    assert budgets_for(SHAPES["0 1"], [1.0]) == []
+    assert budgets_for(SHAPES["0 1"], []) == []
+
+
+def test_without_fractions_keeps_the_mean_within_a_step():
+    for mean in (0.7, 0.5, 0.4, 0.3):
+        budgets = budgets_for(SHAPES["uniform"], grid(30), mean=mean)
+        whole = without_fractions(budgets, [1] * 30)
+        assert set(whole) == {0.0, 1.0}
+        assert whole[0] == whole[-1] == 1.0
+        assert -1.5 <= sum(whole) - sum(budgets) <= 0.5
+
+
+def test_whole_steps_have_the_period_asked_for():
+    assert list(whole_steps("w", 4, GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
+def test_bundled_schedules_are_valid_and_say_how_they_were_found(path):
+    schedule = load(path)
+    assert schedule.name == path.stem
+    for key in ("found", "on", "figures"):
+        assert schedule.provenance.get(key), f"{path.name} does not say {key}"
+
+
+@pytest.mark.parametrize("budget", [0.7, 0.5, 0.4, 0.3])
+def test_auto_picks_the_family_and_the_nearest_budget(budget):
+    picked = pick(budget, "wan")
+    assert picked.family == "wan"
+    assert math.isclose(picked.mean_budget, budget, abs_tol=0.02)
+    assert pick(budget, "some-other-family").family == "any"
+
+
+def test_auto_passes_over_broken_files(tmp_path):
+    save(Schedule("good", ((1.0, 0.5),)), tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    assert pick(0.5, "wan", [tmp_path]).name == "good"
+    with pytest.raises(ScheduleError, match="No schedule"):
+        pick(0.5, "wan", [tmp_path / "absent"])
