@@ -1,49 +1,77 @@
-"""What is remembered for the rows of one conditioning between steps."""
+"""What is remembered for the rows of one conditioning between steps. Everything here dies with the run."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .store import ResidualStore, StoreSize, allocate
 
-BranchKey = Hashable
+
+@dataclass
+class KeptTokens:
+    """What a token step continues from.
+
+    reference: the first block's input when each token was last computed, `[rows, N, dim]`; ages: steps since then,
+    `[rows, N]`; computed_at: sigmas of each token's last two computations, `[2, rows, N]`, for the token forecast only.
+    """
+
+    store: ResidualStore
+    reference: Tensor
+    ages: Tensor
+    computed_at: Tensor | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from (t for t in (self.reference, self.ages, self.computed_at) if t is not None)
+
+
+@dataclass
+class KeptBlocks:
+    """What a token step of mode `paper` continues from: per block log-sum-exp (head mean) and ages, `[rows, N]`."""
+
+    store: ResidualStore
+    lse: dict[int, Tensor] = field(default_factory=dict)
+    ages: dict[int, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from (*self.lse.values(), *self.ages.values())
 
 
 class Branch:
-    """State of one conditioning's rows. Everything here dies with the run."""
+    """State of one conditioning's rows: what token steps need, and the stack's total residuals for reuse steps."""
 
     def __init__(self, rows: int):
         self.rows = rows
         self.last_visit = 0  # the run's count of steps when it was last part of a call
-        self.store: ResidualStore | None = None
-        self.store_valid = False
-        self.no_store = ""  # why there is none, once an allocation has failed or is switched off
-        self.reference: Tensor | None = None  # first block's input when each token was last computed
-        self.ages: Tensor | None = None  # steps since then, [rows, N]
-        self.computed_at: Tensor | None = None  # sigma of each token's last two computations, [2, rows, N]
-        self.totals: list[tuple[float, Tensor]] = []  # the stack's total residuals, newest first
-        self.block_lse: dict[int, Tensor] = {}  # mode `paper`: mean over heads, [rows, N]
-        self.block_ages: dict[int, Tensor] = {}
+        self.tokens: KeptTokens | None = None
+        self.blocks: KeptBlocks | None = None
+        self.totals: list[tuple[float, Tensor]] = []  # newest first, at most two
+        self._spare: ResidualStore | None = None  # allocated, but what it holds is out of date
 
-    def prepare_store(
+    @property
+    def kept(self) -> KeptTokens | KeptBlocks | None:
+        return self.tokens or self.blocks
+
+    @property
+    def store(self) -> ResidualStore | None:
+        return self.kept.store if self.kept is not None else self._spare
+
+    def outdate(self) -> None:
+        """What was kept for token steps no longer holds; its memory stays for the next time."""
+        self._spare, self.tokens, self.blocks = self.store, None, None
+
+    def new_store(
         self, size: StoreSize, ladder: tuple[str, ...], dtype: torch.dtype, device: torch.device
-    ) -> str:
-        """Make sure of a store of this size if there can be one; returns why it is not the first choice."""
-        if self.store is not None and self.store.size == size and self.store.dtype == dtype:
-            return ""
-        self.drop_store()
-        self.store, reason = allocate(size, ladder, dtype, device)
-        if self.store is None:
-            self.no_store = reason
-        return reason
-
-    def drop_store(self) -> None:
-        self.store, self.store_valid, self.reference, self.ages, self.computed_at = None, False, None, None, None
-        self.block_lse.clear()
-        self.block_ages.clear()
+    ) -> tuple[ResidualStore | None, str]:
+        """A store of this size, the one at hand if it fits; and why it is not the first choice, or not at all."""
+        self.outdate()
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.size == size and spare.dtype == dtype:
+            return spare, ""
+        return allocate(size, ladder, dtype, device)
 
     def keep_total(self, sigma: float, total: Tensor) -> None:
         """Remember the stack's total residual; a second one at the same noise level replaces the first."""
@@ -53,7 +81,7 @@ class Branch:
     @property
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
-        kept = [self.reference, self.ages, self.computed_at, *(total for _, total in self.totals)]
-        kept += [*self.block_lse.values(), *self.block_ages.values()]
-        loose = sum(t.numel() * t.element_size() for t in kept if t is not None)
-        return loose + (self.store.nbytes if self.store is not None else 0)
+        loose = [total for _, total in self.totals]
+        if self.kept is not None:
+            loose += self.kept.tensors()
+        return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)

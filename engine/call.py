@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
-from .branch import Branch
+from .branch import Branch, KeptTokens
 from .estimators import (
     forecast_tokens,
     forecast_total,
@@ -21,7 +22,7 @@ from .estimators import (
 from .estimators.forecast import token_reach
 from .estimators.refit import change_weights
 from .selection import Selection, change_score, rms_change, select
-from .store import StoreSize
+from .store import ResidualStore, StoreSize
 
 if TYPE_CHECKING:
     from .run import Run
@@ -71,9 +72,7 @@ class Call:
     def begin(self, x: Tensor) -> None:
         """Called once with the first block's input."""
 
-    def forward(
-        self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict
-    ) -> Tensor:
+    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         return original(*args, **kwargs)
 
     def why_whole(self, index: int, block: nn.Module, args: tuple, kwargs: dict) -> str:
@@ -82,19 +81,19 @@ class Call:
             return "another node has replaced its forward"
         return self.runner.why_not(block, args, kwargs)
 
-    def add_to_total(self, residual: Tensor) -> None:
+    def add_to_total(self, output: Tensor, entry: Tensor) -> None:
         """Sum block residuals (fp32), where the total is not simply last output minus first input."""
         if self.wants_total and self.adds_between:
-            self._sum = residual.float().clone() if self._sum is None else self._sum.add_(residual)
+            residual = output.float() - entry
+            self._sum = residual if self._sum is None else self._sum.add_(residual)
 
     def close(self) -> None:
         """Called after the model has returned: keeps the stack's total residual for later reuse steps."""
-        if self.wants_total and self._first_entry is not None:
-            total = self._sum
-            if total is None:
-                total = self._last_output - self._first_entry
+        first, last = self._first_entry, self._last_output
+        if self.wants_total and first is not None and last is not None:
+            total = last - first if self._sum is None else self._sum.to(first.dtype)
             for group, branch in self.groups:
-                branch.keep_total(self.sigma, total[group.rows].to(self._first_entry.dtype))
+                branch.keep_total(self.sigma, total[group.rows])
         self._first_entry = self._last_output = self._sum = None
 
 
@@ -105,39 +104,39 @@ class FullCall(Call):
 
     def begin(self, x: Tensor) -> None:
         for group, branch in self.groups:
-            branch.store_valid = False
-            if self.records and self._prepare(branch, x[group.rows]):
-                branch.store_valid = True
+            before = branch.tokens.computed_at if branch.tokens is not None else None
+            branch.outdate()
+            if self.records:
+                branch.tokens = self._keep(branch, x[group.rows], before)
 
-    def _prepare(self, branch: Branch, x: Tensor) -> bool:
-        mode = self.run.plan.mode
+    def _keep(self, branch: Branch, x: Tensor, before: Tensor | None) -> KeptTokens | None:
+        mode, cache = self.run.plan.mode, self.run.plan.cache
         size = StoreSize(self.blocks * mode.stores_per_block, x.shape[0], x.shape[1], x.shape[2])
-        reason = branch.prepare_store(size, self.run.plan.cache.ladder(), x.dtype, x.device)
+        store, reason = branch.new_store(size, cache.ladder(), x.dtype, x.device)
         self.run.report.note(reason)
-        if branch.store is None:
+        if store is None:
             self.run.give_up_store(reason)
-            return False
-        branch.reference = x.contiguous()
-        branch.ages = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device)
-        now = torch.full(x.shape[:2], self.sigma, dtype=torch.float32, device=x.device)
-        before = branch.computed_at[0] if branch.computed_at is not None else now
-        branch.computed_at = torch.stack([now, before]) if mode.token_estimator == "forecast" else None
-        return True
+            return None
+        ages = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device)
+        kept = KeptTokens(store, x.contiguous(), ages)
+        if mode.token_estimator == "forecast":
+            now = torch.full_like(ages, self.sigma)
+            kept.computed_at = torch.stack([now, now if before is None else before[0]])
+        return kept
 
-    def forward(self, index, block, original, x, args, kwargs):
+    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         output = original(*args, **kwargs)
         for group, branch in self.groups:
-            if branch.store_valid:
-                self._record(branch, index, output[group.rows], x[group.rows])
-        if self.wants_total and self.adds_between:
-            self.add_to_total(output - x)
+            if branch.tokens is not None:
+                self._record(branch.tokens.store, index, output[group.rows], x[group.rows])
+        self.add_to_total(output, x)
         return output
 
-    def _record(self, branch: Branch, index: int, output: Tensor, entry: Tensor) -> None:
+    def _record(self, store: ResidualStore, index: int, output: Tensor, entry: Tensor) -> None:
         if self.run.plan.mode.stores_per_block == 2:
-            branch.store.swap(2 * index, 2 * index + 1)
+            store.swap(2 * index, 2 * index + 1)
             index = 2 * index
-        branch.store.write_difference(index, output, entry)
+        store.write_difference(index, output, entry)
 
 
 class ReuseCall(Call):
@@ -145,12 +144,12 @@ class ReuseCall(Call):
 
     kind = "reuse"
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *common: Any):
+        super().__init__(*common)
         self.computed = 0
         self._added = False
 
-    def forward(self, index, block, original, x, args, kwargs):
+    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         if self._added:
             return x
         self._added = True
@@ -159,102 +158,104 @@ class ReuseCall(Call):
         return x + (totals[0] if len(totals) == 1 else torch.cat(totals))
 
 
+@dataclass
+class _Part:
+    """One conditioning within a token step; weights `[rows, N, 1]` are the estimator's, None where it has none."""
+
+    group: RowGroup
+    kept: KeptTokens
+    selection: Selection
+    weights: Tensor | None
+
+
 class TokenCall(Call):
     """The selected tokens run through every block; all others follow an estimate of their residuals."""
 
     kind = "token"
 
-    def __init__(self, *args, count: int, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *common: Any, count: int):
+        super().__init__(*common)
         self.computed = count
-        self.selection: Selection | None = None
-        self._group_selections: list[Selection] = []
-        self._weights: list[Tensor | None] = []
+        self._parts: list[_Part] = []
+        self._selection: Selection | None = None
 
     def begin(self, x: Tensor) -> None:
         for group, branch in self.groups:
-            rows = x[group.rows]
-            change = rms_change(rows, branch.reference)
-            selection = Selection(self._choose(change, branch), x.shape[1])
-            self._weights.append(self._estimator_weights(change, selection, branch))
-            self._remember(branch, rows, selection)
-            self._group_selections.append(selection)
-        parts = self._group_selections
-        self.selection = parts[0] if len(parts) == 1 else Selection(torch.cat([p.indices for p in parts]), x.shape[1])
+            if branch.tokens is None:
+                raise AssertionError("a token step was planned for a conditioning without anything kept")
+            rows, kept = x[group.rows], branch.tokens
+            change = rms_change(rows, kept.reference)
+            selection = Selection(self._choose(change, kept), x.shape[1])
+            self._parts.append(_Part(group, kept, selection, self._estimator_weights(change, selection, kept)))
+            self._remember(kept, rows, selection)
+        chosen = [part.selection.indices for part in self._parts]
+        self._selection = self._parts[0].selection if len(chosen) == 1 else Selection(torch.cat(chosen), x.shape[1])
 
-    def _choose(self, change: Tensor, branch: Branch) -> Tensor:
+    def _choose(self, change: Tensor, kept: KeptTokens) -> Tensor:
         if self.run.plan.mode.score == "random":
-            score = torch.rand(change.shape, generator=self.run.random, device="cpu").to(change.device)
+            score = torch.rand(change.shape, generator=self.run.random).to(change.device)
         else:
-            score = change_score(change, branch.ages)
+            score = change_score(change, kept.ages)
         return select(score, self.computed, self.layout.video_slice)
 
-    def _estimator_weights(self, change: Tensor, selection: Selection, branch: Branch) -> Tensor | None:
+    def _estimator_weights(self, change: Tensor, selection: Selection, kept: KeptTokens) -> Tensor | None:
         estimator = self.run.plan.mode.token_estimator
         if estimator == "scaled_refit":
             return change_weights(change, selection.indices)
-        if estimator == "forecast":
-            return token_reach(self.sigma, branch.computed_at[0], branch.computed_at[1])
+        if estimator == "forecast" and kept.computed_at is not None:
+            return token_reach(self.sigma, kept.computed_at[0], kept.computed_at[1])
         return None
 
-    def _remember(self, branch: Branch, rows: Tensor, selection: Selection) -> None:
-        selection.put(branch.reference, selection.gather(rows))
-        branch.ages.add_(1.0).scatter_(1, selection.indices, 0.0)
-        if branch.computed_at is not None:
-            newest, older = branch.computed_at
+    def _remember(self, kept: KeptTokens, rows: Tensor, selection: Selection) -> None:
+        selection.put(kept.reference, selection.gather(rows))
+        kept.ages.add_(1.0).scatter_(1, selection.indices, 0.0)
+        if kept.computed_at is not None:
+            newest, older = kept.computed_at
             older.scatter_(1, selection.indices, newest.gather(1, selection.indices))
             newest.scatter_(1, selection.indices, self.sigma)
 
-    def forward(self, index, block, original, x, args, kwargs):
+    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         reason = self.why_whole(index, block, args, kwargs)
-        if reason:
+        if reason or self._selection is None:
             return self._whole_block(index, original, x, args, kwargs, reason)
-        fresh, _ = self.runner.run_rows(block, args, kwargs, self.selection, self.attend)
+        fresh, _ = self.runner.run_rows(block, args, kwargs, self._selection, self.attend)
         output = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for (group, branch), selection, weights in zip(
-            self.groups, self._group_selections, self._weights, strict=True
-        ):
-            residual = self._update(branch, index, fresh[group.rows], selection, weights)
-            torch.add(x[group.rows], residual, out=output[group.rows])
-        if self.wants_total and self.adds_between:
-            self.add_to_total(output - x)
+        for part in self._parts:
+            rows = part.group.rows
+            torch.add(x[rows], self._update(part, index, fresh[rows]), out=output[rows])
+        self.add_to_total(output, x)
         return output
 
-    def _whole_block(self, index, original, x, args, kwargs, reason: str) -> Tensor:
+    def _whole_block(self, index: int, original: Original, x: Tensor, args: tuple, kwargs: dict, reason: str) -> Tensor:
         self.run.report.note(f"a block ran in full: {reason}")
         output = original(*args, **kwargs)
         slot = index * self.run.plan.mode.stores_per_block
-        for group, branch in self.groups:
-            branch.store.write_difference(slot, output[group.rows], x[group.rows])
-        if self.wants_total and self.adds_between:
-            self.add_to_total(output - x)
+        for part in self._parts:
+            part.kept.store.write_difference(slot, output[part.group.rows], x[part.group.rows])
+        self.add_to_total(output, x)
         return output
 
-    def _update(
-        self, branch: Branch, index: int, fresh: Tensor, selection: Selection, weights: Tensor | None
-    ) -> Tensor:
+    def _update(self, part: _Part, index: int, fresh: Tensor) -> Tensor:
         """The block's residual for all tokens `[rows, N, dim]`; the store then holds it, too."""
-        store, estimator = branch.store, self.run.plan.mode.token_estimator
+        estimator, store, selection = self.run.plan.mode.token_estimator, part.kept.store, part.selection
         if estimator == "forecast":
-            return self._update_forecast(branch, index, fresh, selection, weights)
+            return self._update_forecast(part, index, fresh)
         kept = store.read(index)
         if estimator == "hold":
             residual = hold_tokens(kept)
-        elif estimator == "refit":
+        elif part.weights is None:
             residual = refit_tokens(kept, selection.gather(kept), fresh)
         else:
-            residual = scaled_refit_tokens(kept, selection.gather(kept), fresh, weights)
+            residual = scaled_refit_tokens(kept, selection.gather(kept), fresh, part.weights)
         selection.put(residual, fresh)
         store.write(index, residual)
         return residual
 
-    def _update_forecast(
-        self, branch: Branch, index: int, fresh: Tensor, selection: Selection, weights: Tensor
-    ) -> Tensor:
+    def _update_forecast(self, part: _Part, index: int, fresh: Tensor) -> Tensor:
         """Keeps only computed values, two per token, and forecasts from them."""
-        store = branch.store
+        store, selection = part.kept.store, part.selection
         kept, older = store.read(2 * index), store.read(2 * index + 1)
-        residual = selection.put(forecast_tokens(kept, older, weights), fresh)
+        estimate = kept.clone() if part.weights is None else forecast_tokens(kept, older, part.weights)
         store.write(2 * index + 1, selection.put(older, selection.gather(kept)))
         store.write(2 * index, selection.put(kept, fresh))
-        return residual
+        return selection.put(estimate, fresh)

@@ -23,8 +23,11 @@ class Clock:
 
     def between(self, start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> Callable[[], float]:
         """A function that returns the seconds between two marks."""
-        if isinstance(start, float) and isinstance(end, float):
-            return lambda: end - start
+        if isinstance(start, float) or isinstance(end, float):
+            if not (isinstance(start, float) and isinstance(end, float)):
+                raise TypeError("the two marks were made by different clocks")
+            seconds = end - start
+            return lambda: seconds
 
         def resolve() -> float:
             end.synchronize()

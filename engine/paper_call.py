@@ -6,13 +6,15 @@ the log-sum-exp is averaged over heads, and both it and the age of a skipped tok
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from .branch import Branch
-from .call import Call
+import torch
+from torch import Tensor, nn
+
+from .branch import KeptBlocks
+from .call import Call, Original
 from .selection import Selection, paper_score, rms_change, select
-from .store import StoreSize
+from .store import ResidualStore, StoreSize
 
 
 class PaperFullCall(Call):
@@ -23,24 +25,27 @@ class PaperFullCall(Call):
         self._everything = Selection(every, x.shape[1])
         for group, branch in self.groups:
             rows = x[group.rows]
-            size = StoreSize(2 * self.blocks, *rows.shape)
-            self.run.report.note(branch.prepare_store(size, self.run.plan.cache.ladder(), x.dtype, x.device))
-            branch.store_valid = branch.store is not None
-            if branch.store is None:
-                self.run.give_up_store(branch.no_store)
+            size = StoreSize(2 * self.blocks, rows.shape[0], rows.shape[1], rows.shape[2])
+            store, reason = branch.new_store(size, self.run.plan.cache.ladder(), x.dtype, x.device)
+            self.run.report.note(reason)
+            if store is None:
+                self.run.give_up_store(reason)
+            else:
+                branch.blocks = KeptBlocks(store)
 
-    def forward(self, index, block, original, x, args, kwargs):
-        if self.why_whole(index, block, args, kwargs) or not all(branch.store_valid for _, branch in self.groups):
+    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
+        kept = [(group, branch.blocks) for group, branch in self.groups if branch.blocks is not None]
+        if self.why_whole(index, block, args, kwargs) or len(kept) < len(self.groups):
             for _, branch in self.groups:
-                branch.store_valid = False
+                branch.outdate()
             return original(*args, **kwargs)
         residual, lse = self.runner.run_rows(block, args, kwargs, self._everything, self.attend, need_lse=True)
         output = x + residual
-        for group, branch in self.groups:
-            branch.store.write(2 * index, output[group.rows])
-            branch.store.write(2 * index + 1, x[group.rows])
-            branch.block_lse[index] = lse[group.rows].clone()
-            branch.block_ages[index] = torch.zeros_like(branch.block_lse[index])
+        for group, blocks in kept:
+            blocks.store.write(2 * index, output[group.rows])
+            blocks.store.write(2 * index + 1, x[group.rows])
+            blocks.lse[index] = _known(lse)[group.rows].clone()
+            blocks.ages[index] = torch.zeros_like(blocks.lse[index])
         return output
 
 
@@ -49,40 +54,47 @@ class PaperTokenCall(Call):
 
     kind = "token"
 
-    def __init__(self, *args, count: int, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *common: Any, count: int):
+        super().__init__(*common)
         self.computed = count
         if count == 0:
             self.kind = "reuse"
+        self._kept = [(group, branch.blocks) for group, branch in self.groups if branch.blocks is not None]
 
-    def forward(self, index, block, original, x, args, kwargs):
+    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         reason = self.why_whole(index, block, args, kwargs)
         if reason:
             self.run.report.note(f"a block ran in full: {reason}")
             return original(*args, **kwargs)
         if self.computed == 0:
-            return torch.cat([branch.store.read(2 * index) for _, branch in self.groups])
-        selections = [self._choose(branch, index, x[group.rows]) for group, branch in self.groups]
+            return torch.cat([blocks.store.read(2 * index) for _, blocks in self._kept])
+        selections = [self._choose(blocks, index, x[group.rows]) for group, blocks in self._kept]
         everything = Selection(torch.cat([s.indices for s in selections]), x.shape[1])
         residual, lse = self.runner.run_rows(block, args, kwargs, everything, self.attend, need_lse=True)
         fresh = everything.gather(x).add_(residual)
         outputs = []
-        for (group, branch), selection in zip(self.groups, selections, strict=True):
-            branch.block_lse[index].scatter_(1, selection.indices, lse[group.rows])
-            outputs.append(self._keep(branch, index, x[group.rows], fresh[group.rows], selection))
+        for (group, blocks), selection in zip(self._kept, selections, strict=True):
+            blocks.lse[index].scatter_(1, selection.indices, _known(lse)[group.rows])
+            outputs.append(self._keep(blocks.store, index, x[group.rows], fresh[group.rows], selection))
         return torch.cat(outputs)
 
-    def _choose(self, branch: Branch, index: int, x: Tensor) -> Selection:
-        change = rms_change(x, branch.store.read(2 * index + 1))
-        ages = branch.block_ages[index]
-        score = paper_score(change, branch.block_lse[index], ages)
+    def _choose(self, blocks: KeptBlocks, index: int, x: Tensor) -> Selection:
+        change = rms_change(x, blocks.store.read(2 * index + 1))
+        ages = blocks.ages[index]
+        score = paper_score(change, blocks.lse[index], ages)
         selection = Selection(select(score, self.computed, self.layout.video_slice), x.shape[1])
         ages.add_(1.0).scatter_(1, selection.indices, 0.0)
         return selection
 
-    def _keep(self, branch: Branch, index: int, x: Tensor, fresh: Tensor, selection: Selection) -> Tensor:
-        entry, output = branch.store.read(2 * index + 1), branch.store.read(2 * index)
-        branch.store.write(2 * index + 1, selection.put(entry, selection.gather(x)))
+    def _keep(self, store: ResidualStore, index: int, x: Tensor, fresh: Tensor, selection: Selection) -> Tensor:
+        entry, output = store.read(2 * index + 1), store.read(2 * index)
+        store.write(2 * index + 1, selection.put(entry, selection.gather(x)))
         selection.put(output, fresh)
-        branch.store.write(2 * index, output)
+        store.write(2 * index, output)
         return output
+
+
+def _known(lse: Tensor | None) -> Tensor:
+    if lse is None:
+        raise AssertionError("the block runner was asked for a log-sum-exp and gave none")
+    return lse

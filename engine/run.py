@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..schedules import budgets_for, without_fractions
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
-from .branch import Branch, BranchKey
+from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
 from .clock import Clock
 from .cost import BlockCost, budget_for_speedup
@@ -67,7 +67,7 @@ class Run:
         self.steps = max(1, len(self.sigmas) - 1)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.random = torch.Generator().manual_seed(seed)
-        self.branches: dict[BranchKey, Branch] = {}
+        self.branches: dict[Hashable, Branch] = {}
         self.budgets = self._plan_budgets(cost)
         self.report = self._new_report(cost, family)
         self._last_step = -1
@@ -170,9 +170,10 @@ class Run:
             if all(branch.totals for _, branch in pairs):
                 return ReuseCall(*common), ""
             return self._full_call(step, common), NOTHING_KEPT
-        if not all(branch.store_valid for _, branch in pairs):
+        kept = [branch.kept for _, branch in pairs]
+        if any(entry is None for entry in kept):
             return self._full_call(step, common), NOTHING_KEPT
-        if any(branch.store.size.tokens != site.layout.total for _, branch in pairs):
+        if any(entry is not None and entry.store.size.tokens != site.layout.total for entry in kept):
             return self._full_call(step, common), "the number of tokens changed"
         if budget == 0.0:
             return PaperTokenCall(*common, count=0), ""

@@ -50,10 +50,8 @@ class ResidualStore:
         home = torch.device("cpu") if policy == "fp8-host" else device
         pinned = policy == "fp8-host" and device.type == "cuda"
         kept = dtype if policy == "full" else FP8
-        # Zeros, not whatever memory held: a second value that was never written is read with weight 0, and 0 · NaN is NaN.
-        self._values = [
-            torch.zeros(shape, dtype=kept, device=home, pin_memory=pinned) for _ in range(size.tensors)
-        ]
+        # Zeros, not what memory held: a second value that was never written is read with weight 0, and 0 · NaN is NaN.
+        self._values = [torch.zeros(shape, dtype=kept, device=home, pin_memory=pinned) for _ in range(size.tensors)]
         self._scales = [
             torch.zeros((*shape[:2], 1), dtype=torch.float32, device=home, pin_memory=pinned)
             for _ in range(size.tensors if policy != "full" else 0)

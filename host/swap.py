@@ -16,7 +16,7 @@ _ABSENT = object()
 
 
 @contextmanager
-def swapped_forwards(blocks: Sequence[nn.Module], call: Call) -> Iterator[None]:
+def swapped_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: Call) -> Iterator[None]:
     """Within the context every block's `forward` goes through the call; what stood there before is restored."""
     saved: list[tuple[nn.Module, Any]] = []
     try:

@@ -87,9 +87,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     comfy.model_management.throw_exception_if_processing_interrupted()
     try:
-        architecture = active.architecture(
-            executor.class_obj.diffusion_model, lambda model: describe(model, cast_like)
-        )
+        architecture = active.architecture(executor.class_obj.diffusion_model, lambda model: describe(model, cast_like))
     except UnsupportedModel as reason:
         active.run.report.note(str(reason))
         return executor(*args, **kwargs)

@@ -55,8 +55,8 @@ def _can_use_cpu_flash() -> bool:
 def attend(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
     """Attention of M queries over N keys, M ≤ N; shapes as in `attend_reference`, lse None unless asked for."""
     if not need_lse:
-        heads_first = (t.transpose(1, 2) for t in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(1, 2), None
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2), None
     if q.device.type == "cpu" and _can_use_cpu_flash():
         return _attend_cpu_flash(q, k, v)
     return attend_reference(q, k, v)

@@ -1,4 +1,4 @@
-"""How the blocks of each architecture run for selected rows. Block classes are known by name and shape, not imported."""
+"""How the blocks of each architecture run for selected rows. Block classes are known by name, not imported."""
 
 from .architecture import Architecture, describe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +24,7 @@ class Architecture:
     """
 
     family: str
-    blocks: Sequence[nn.Module]
+    blocks: Sequence[nn.Module] | nn.ModuleList
     runner: BlockRunner
     adds_between: bool
     layout: Callable[[tuple[int, ...], dict], TokenLayout]
@@ -32,7 +33,7 @@ class Architecture:
     patch: tuple[int, int, int]
 
 
-def describe(diffusion_model: nn.Module, cast: Callable) -> Architecture:
+def describe(diffusion_model: Any, cast: Callable) -> Architecture:
     """The architecture of a diffusion model.
 
     cast: the host's function that brings a bare parameter to a tensor's dtype and device, `cast(parameter, like)`.
@@ -54,6 +55,6 @@ def describe(diffusion_model: nn.Module, cast: Callable) -> Architecture:
     raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are Wan 2.1 and 2.2")
 
 
-def unwrap(module: nn.Module) -> nn.Module:
+def unwrap(module: Any) -> Any:
     """The module inside torch.compile's wrapper, or the module itself."""
     return getattr(module, "_orig_mod", module)

@@ -1,18 +1,19 @@
 """Wan 2.1 and 2.2 (T2V, I2V, 5B with one modulation per frame, camera, VACE's main blocks).
 
 A block is rebuilt from its own submodules, called as modules, so that LoRA, fp8, quantised and offloaded weights work.
-Block arguments: x `[B, N, dim]`, e `[B, 6, dim]` or `[B, T, 6, dim]`, freqs `[1, N, 1, D/2, 2, 2]`, context `[B, L, dim]`.
+Block arguments: x `[B, N, dim]`, e `[B, 6, dim]` or `[B, T, 6, dim]`, freqs `[1, N, 1, D/2, 2, 2]`,
+context `[B, L, dim]`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Hashable
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..engine.blocks import Attend, TokenLayout
 from ..engine.cost import BlockCost
@@ -28,13 +29,15 @@ BLOCK_ARGUMENTS = ("x", "e", "freqs", "context", "context_img_len", "transformer
 INNER_PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch", "mlp_patch")
 DEFAULT_CONTEXT = 512
 
+# Models and blocks are the host's and known by their attributes only, hence Any.
 
-def is_wan(model: nn.Module) -> bool:
+
+def is_wan(model: Any) -> bool:
     """Whether the model is of the Wan family, supported or not."""
     return "Wan" in type(model).__name__ and hasattr(model, "blocks")
 
 
-def check(model: nn.Module) -> None:
+def check(model: Any) -> None:
     """Raise UnsupportedModel unless every block is one this file knows."""
     name = type(model).__name__
     if name not in MODEL_CLASSES:
@@ -42,13 +45,13 @@ def check(model: nn.Module) -> None:
     for attribute in ("patch_size", "dim", "ffn_dim"):
         if not hasattr(model, attribute):
             raise UnsupportedModel(f"this {name} has no {attribute}: its code has changed")
-    if tuple(model.patch_size)[0] != 1:
+    if model.patch_size[0] != 1:
         raise UnsupportedModel(f"a patch size of {tuple(model.patch_size)} is not supported")
     for block in model.blocks:
         _check_block(getattr(block, "_orig_mod", block))
 
 
-def _check_block(block: nn.Module) -> None:
+def _check_block(block: Any) -> None:
     name = type(block).__name__
     if name != BLOCK_CLASS:
         raise UnsupportedModel(f"blocks of class {name} are not known")
@@ -56,22 +59,22 @@ def _check_block(block: nn.Module) -> None:
     missing += [f"self_attn.{part}" for part in ATTENTION_PARTS if not hasattr(block.self_attn, part)]
     if missing:
         raise UnsupportedModel(f"{name} has changed: no {', '.join(missing)}")
-    arguments = _arguments(type(block))
+    arguments = _arguments(block.__class__)
     if arguments[:4] != BLOCK_ARGUMENTS[:4]:
         raise UnsupportedModel(f"{name}.forward has changed: it takes {', '.join(arguments)}")
 
 
-@lru_cache(maxsize=32)
-def _arguments(block_class: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(block_class.forward).parameters)[1:]
+@cache
+def _arguments(block_class: Hashable) -> tuple[str, ...]:
+    return tuple(inspect.signature(getattr(block_class, "forward")).parameters)[1:]  # noqa: B009 a class of the host
 
 
-def adds_between_blocks(model: nn.Module) -> bool:
+def adds_between_blocks(model: Any) -> bool:
     """VACE's own blocks feed into the hidden state after main blocks."""
     return hasattr(model, "vace_blocks")
 
 
-def cost(model: nn.Module, tokens: int) -> BlockCost:
+def cost(model: Any, tokens: int) -> BlockCost:
     return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=DEFAULT_CONTEXT)
 
 
@@ -81,7 +84,7 @@ def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]
     return frames, height, width
 
 
-def layout(model: nn.Module, shape: tuple[int, ...], conditions: dict[str, Any]) -> TokenLayout:
+def layout(model: Any, shape: tuple[int, ...], conditions: dict[str, Any]) -> TokenLayout:
     """Reference frames stand before the video tokens, appended frames (`time_dim_concat`) behind them."""
     frames, height, width = grid(tuple(model.patch_size), shape)
     prefix = suffix = 0
@@ -120,7 +123,7 @@ class WanRunner:
     def entry(self, args: tuple, kwargs: dict) -> Tensor:
         return args[0] if args else kwargs["x"]
 
-    def why_not(self, block: nn.Module, args: tuple, kwargs: dict) -> str:
+    def why_not(self, block: Any, args: tuple, kwargs: dict) -> str:
         known = dict(zip(BLOCK_ARGUMENTS, args, strict=False)) | kwargs
         foreign = [name for name, value in known.items() if name not in BLOCK_ARGUMENTS and value is not None]
         if foreign or len(args) > len(BLOCK_ARGUMENTS):
@@ -133,7 +136,7 @@ class WanRunner:
 
     def run_rows(
         self,
-        block: nn.Module,
+        block: Any,
         args: tuple,
         kwargs: dict[str, Any],
         selection: Selection,
@@ -173,7 +176,7 @@ class WanRunner:
         residual = torch.addcmul(rows, y, chosen(gate2)).sub_(before)
         return residual, None if lse is None else lse.mean(1)
 
-    def _modulation(self, block: nn.Module, e: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    def _modulation(self, block: Any, e: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of both branches, each `[B, T, dim]` (T = 1: one for all tokens)."""
         own = self._cast(block.modulation, x)
         if e.ndim < 4:

@@ -54,8 +54,13 @@ def _schedule_from(data: dict[str, Any], source: str) -> Schedule:
     if not isinstance(provenance, dict):
         raise ScheduleError(f'{source}: "provenance" must be an object.')
     _check_json(provenance, source)
-    texts = {key: data.get(key, default) for key, default in (("name", None), ("family", "any"), ("mode", "default"))}
-    return Schedule(points=tuple(tuple(point) for point in points), provenance=provenance, **texts)
+    return Schedule(
+        name=data["name"],
+        points=tuple(tuple(point) for point in points),
+        family=data.get("family", "any"),
+        mode=data.get("mode", "default"),
+        provenance=provenance,
+    )
 
 
 def _check_json(value: Any, source: str, depth: int = 0) -> None:

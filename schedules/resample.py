@@ -153,9 +153,7 @@ def _diffuse(
     return budgets
 
 
-def _settle(
-    budgets: list[float], floors: Sequence[float], weights: Sequence[int], total: float
-) -> list[float]:
+def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int], total: float) -> list[float]:
     """Bring the sum to the total: first by scaling fractional budgets, then by one step of a whole-step rhythm."""
     tolerance = SETTLED * total
     if abs(_weighted(budgets, weights) - total) <= tolerance:

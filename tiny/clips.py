@@ -28,14 +28,19 @@ class Thing:
     y: float
     travel: float
     turn: float
+    radius: float
 
     def describe(self, rng: random.Random) -> str:
         size = f"{self.size} " if rng.random() < 0.8 else ""
         manner = f"moving {self.direction}" if self.manner == "moving" else self.manner
-        return f"a {size}{self.colour} {self.shape} {manner}"
+        return with_article(f"{size}{self.colour} {self.shape} {manner}")
 
 
-def draw_thing(rng: random.Random, colours: list[str]) -> Thing:
+def with_article(phrase: str) -> str:
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def draw_thing(rng: random.Random, colours: list[str], scale: float) -> Thing:
     manner = rng.choices(MANNERS, weights=(6, 1, 1, 1))[0]
     direction = rng.choice(list(DIRECTIONS))
     travel = rng.uniform(0.35, 0.6) if manner == "moving" else 0.0
@@ -43,7 +48,8 @@ def draw_thing(rng: random.Random, colours: list[str]) -> Thing:
     x = rng.uniform(0.28, 0.72) - dx * travel / 2
     y = rng.uniform(0.28, 0.72) - dy * travel / 2
     size = rng.choice(list(SIZES))
-    return Thing(rng.choice(SHAPES), colours.pop(), size, manner, direction, x, y, travel, rng.uniform(0, math.tau))
+    shape, turn = rng.choice(SHAPES), rng.uniform(0, math.tau)
+    return Thing(shape, colours.pop(), size, manner, direction, x, y, travel, turn, scale * SIZES[size])
 
 
 def signed_distance(thing: Thing, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
@@ -65,20 +71,20 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
     progress = torch.linspace(0, 1, frames).view(-1, 1, 1)
     dx, dy = DIRECTIONS[thing.direction]
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-    radius = SIZES[thing.size] * (0.4 + 0.9 * progress if thing.manner == "growing" else torch.ones_like(progress))
+    radius = thing.radius * (0.4 + 0.9 * progress if thing.manner == "growing" else torch.ones_like(progress))
     spin = math.tau / 3 * progress if thing.manner == "spinning" else torch.zeros_like(progress)
     angle = spin + (thing.turn if thing.manner == "spinning" else 0.0)
     distance = signed_distance(
         thing, x - thing.x - dx * thing.travel * progress, y - thing.y - dy * thing.travel * progress, radius, angle
     )
     cover = (0.5 - distance * height).clamp(0, 1)[:, None]
-    shade = (1.0 + 0.6 * distance / SIZES[thing.size]).clamp(0.55, 1.0)[:, None]
+    shade = (1.0 + 0.6 * distance / thing.radius).clamp(0.55, 1.0)[:, None]
     colour = torch.tensor(COLOURS[thing.colour]).view(3, 1, 1)
     return clip * (1 - cover) + colour * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
 
 
-def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple[Tensor, str]:
-    """One clip `[T, 3, H, W]` in 0...1 and its caption."""
+def draw_clip(rng: random.Random, frames: int, height: int, width: int, *, large: bool = True) -> tuple[Tensor, str]:
+    """One clip `[T, 3, H, W]` in 0...1 and its caption; `large`: larger shapes, seldom two of them."""
     colours = rng.sample(list(COLOURS), 3)
     ground = colours.pop()
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
@@ -86,15 +92,18 @@ def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple
     shade = 0.8 + 0.2 * (math.cos(slope) * x + math.sin(slope) * y)
     clip = (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12) * shade
     clip = clip.expand(frames, -1, -1, -1)
-    things = [draw_thing(rng, colours) for _ in range(2 if rng.random() < 0.3 else 1)]
+    pairs, scale = (0.1, 1.3) if large else (0.3, 1.0)
+    things = [draw_thing(rng, colours, scale) for _ in range(2 if rng.random() < pairs else 1)]
     for thing in things:
         clip = paint(thing, clip)
-    caption = " and ".join(thing.describe(rng) for thing in things) + f" over a {ground} ground"
+    caption = " and ".join(thing.describe(rng) for thing in things) + " over " + with_article(f"{ground} ground")
     return clip.clamp(0, 1), caption
 
 
-def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:
+def draw_batch(
+    seed: int, count: int, frames: int, height: int, width: int, *, large: bool = True
+) -> tuple[Tensor, list[str]]:
     """Clips `[count, T, 3, H, W]` and captions of one seed."""
     rng = random.Random(seed)
-    clips, captions = zip(*(draw_clip(rng, frames, height, width) for _ in range(count)), strict=True)
+    clips, captions = zip(*(draw_clip(rng, frames, height, width, large=large) for _ in range(count)), strict=True)
     return torch.stack(clips), list(captions)

@@ -74,8 +74,8 @@ class Attention(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=1e-6)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        split = [t.view(*t.shape[:2], self.num_heads, -1).transpose(1, 2) for t in (q, k, v)]
-        return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        q, k, v = (t.view(*t.shape[:2], self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(Attention):
@@ -159,8 +159,9 @@ class TinyWan(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for embedding in (self.text_embedding, self.time_embedding):
-            for layer in (embedding[0], embedding[2]):
-                nn.init.normal_(layer.weight, std=0.02)
+            for layer in embedding:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ VALIDATION_SEED = 987_654_321
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=6_750)
+    parser.add_argument("--wide-steps", type=int, default=4_000, help="first steps on smaller shapes and more pairs")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--frames", type=int, default=6)
@@ -45,9 +46,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sample_problem(seed: int, args: argparse.Namespace, *, large: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Noisy latents, timesteps, context and the flow to predict, all from one seed."""
-    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size)
+    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size, large=large)
     latents = encode(clips)
     random = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=random)
@@ -58,7 +59,8 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
     context = torch.stack([context_for(text) for text in texts])
     level = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - level) * latents + level * noise
-    return tuple(t.to(args.device) for t in (noisy, sigma * 1000, context, noise - latents))
+    device = args.device
+    return noisy.to(device), (sigma * 1000).to(device), context.to(device), (noise - latents).to(device)
 
 
 def rate_at(step: int, args: argparse.Namespace) -> float:
@@ -74,7 +76,7 @@ def validation_loss(model: TinyWan, args: argparse.Namespace) -> float:
     """Mean squared error on 64 clips that no training step draws."""
     losses = []
     for batch in range(64 // args.batch):
-        noisy, timestep, context, flow = sample_problem(VALIDATION_SEED + batch, args)
+        noisy, timestep, context, flow = sample_problem(VALIDATION_SEED + batch, args, large=True)
         losses.append(F.mse_loss(model(noisy, timestep, context), flow).item())
     return sum(losses) / len(losses)
 
@@ -122,7 +124,9 @@ def main() -> None:
     for step in range(first, args.steps):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, args)
-        noisy, timestep, context, flow = sample_problem(args.seed * 10_000_000 + step, args)
+        noisy, timestep, context, flow = sample_problem(
+            args.seed * 10_000_000 + step, args, large=step >= args.wide_steps
+        )
         with torch.autocast(args.device, torch.bfloat16):
             predicted = forward(noisy, timestep, context)
         loss = F.mse_loss(predicted.float(), flow)
@@ -136,7 +140,9 @@ def main() -> None:
         done = step + 1
         if done % 250 == 0 or done == args.steps:
             minutes = (time.perf_counter() - began) / 60
-            rows.append((done, total / (done - first if done - first < 250 else 250), validation_loss(average, args), minutes))
+            rows.append(
+                (done, total / (done - first if done - first < 250 else 250), validation_loss(average, args), minutes)
+            )
             total = 0.0
             print("step {} loss {:.4f} validation {:.4f} after {:.1f} min".format(*rows[-1]), flush=True)
             save_state(

@@ -32,7 +32,7 @@ SHAPES = ("circle", "square", "triangle", "ring")
 SIZES = {"small": 0.16, "big": 0.27}
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 MANNERS = ("moving", "standing", "growing", "spinning")
-CONNECTIVES = ("a", "and", "over", "ground", "still")
+CONNECTIVES = ("a", "an", "and", "over", "ground")
 VOCABULARY = frozenset((*COLOURS, *SHAPES, *SIZES, *DIRECTIONS, *MANNERS, *CONNECTIVES))
 
 

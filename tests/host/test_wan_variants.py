@@ -1,11 +1,10 @@
-"""Every supported Wan variant: selected rows agree with the block's own forward; all else runs in full, with reasons."""
+"""Every supported Wan variant: selected rows agree with the block's own forward; all else runs in full, with a reason."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import comfy.ldm.wan.model as wan
-import comfy.model_patcher
 import pytest
 import torch
 from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, last, psnr, random_wan, sample
@@ -120,7 +119,7 @@ def test_selected_rows_equal_the_rows_of_the_whole_block(variant):
 
 
 def test_reference_frame_tokens_are_always_computed():
-    model, options = reference()
+    model, _ = reference()
     architecture = architecture_of(model)
     layout = architecture.layout((2, 16, 4, 8, 8), {"reference_latent": reference_frame()[:, :, 0]})
     assert (layout.prefix, layout.video, layout.suffix) == (16, 64, 0)
@@ -172,7 +171,9 @@ def test_image_model_passes_through():
 
 
 def image_conditioning() -> list:
-    return [[torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(4)), {"pooled_output": torch.zeros(1, 2048)}]]
+    return [
+        [torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(4)), {"pooled_output": torch.zeros(1, 2048)}]
+    ]
 
 
 def image_model() -> Any:
@@ -234,7 +235,7 @@ def test_attention_override_of_the_user_serves_selected_rows(load_tiny):
     lengths = set()
 
     def override(function, *args, **kwargs):
-        lengths.add((args[0].shape[1] < args[1].shape[1]))
+        lengths.add(args[0].shape[1] < args[1].shape[1])
         return function(*args, **kwargs)
 
     model.model_options["transformer_options"]["optimized_attention_override"] = override

@@ -36,7 +36,9 @@ def exact(q, k, v):
 @pytest.mark.parametrize("kind", ["random", "peaked", "offset"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3)])
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("function", [attend_reference, lambda *qkv: attend(*qkv, need_lse=True)], ids=["ref", "attend"])
+@pytest.mark.parametrize(
+    "function", [attend_reference, lambda *qkv: attend(*qkv, need_lse=True)], ids=["ref", "attend"]
+)
 def test_output_and_lse_agree_with_double_precision(function, case, dtype, tolerance, kind):
     q, k, v = problem(case, dtype, kind)
     out, lse = function(q, k, v)

@@ -1,0 +1,155 @@
+"""Finds the bundled hand-made schedules: tries shapes at every budget on the embedded model and writes the best.
+
+python benchmarks/find_shapes.py [--comfyui TREE] [--write]
+
+A shape is a rhythm, how many full steps come before it, and how the rest is estimated; each is brought to exactly the
+budget and judged by its PSNR against the dense run. Nothing is searched: this is trying what one would draw by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import host_process
+from environment import environment, spread, write_json
+from harness import accelerated, load_tiny, psnr, sample, sigmas_of
+
+BUDGETS = (0.7, 0.5, 0.4, 0.3)
+RHYTHMS = {
+    "whole steps": [(0.0, 1.0)],
+    "uniform": [(0.5,)],
+    "anchor and probes": [(0.05, 0.05, 0.9), (0.1, 0.3, 0.8), (0.1, 0.9)],
+    "reuse and tokens": [(0.0, 0.5), (0.0, 0.7), (0.0, 0.0, 0.7)],
+}
+HEADS = (1, 2, 3, 4)
+TOKEN_MODES = ("default", "refit", "forecast")
+# Whole steps keep two tensors in all; a schedule with token steps keeps one per block and must be clearly better.
+WORTH_A_STORE = 1.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One hand-made shape. head: full steps before the rhythm begins."""
+
+    kind: str
+    pattern: tuple[float, ...]
+    head: int
+    mode: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.head} full, then {' '.join(f'{b:g}' for b in self.pattern)} ({self.mode})"
+
+
+def shapes() -> Iterator[Shape]:
+    for kind, patterns in RHYTHMS.items():
+        modes = ("default",) if kind == "whole steps" else TOKEN_MODES
+        for pattern, head, mode in itertools.product(patterns, HEADS, modes):
+            yield Shape(kind, pattern, head, mode)
+
+
+def schedule_of(shape: Shape, budget: float, sigmas: Sequence[float], name: str, **extra: Any) -> Any:
+    """The shape at exactly the budget: head kept, the rhythm re-placed to meet the mean, last step full."""
+    from astraea.schedules import Schedule, budgets_for, rhythm
+
+    head = min(shape.head, max(1, int(budget * len(sigmas)) - 2))
+    rest = sigmas[head:]
+    left = (budget * len(sigmas) - head) / len(rest)
+    body = rhythm("body", list(shape.pattern), rest, full_start=0)
+    placed = budgets_for(body, [sigmas[head - 1], *rest, 0.0], mean=(left * len(rest) + 1.0) / (len(rest) + 1))
+    return Schedule(name, tuple(zip(sigmas, [1.0] * head + placed[1:], strict=True)), mode=shape.mode, **extra)
+
+
+def try_all(model: Any, budget: float, jobs: list[Any], references: list[Any]) -> list[dict[str, Any]]:
+    """Every shape's figures at one budget, best first; hopeless ones are dropped after the first pair."""
+    sigmas = sigmas_of(model, jobs[0].steps)[:-1]
+    rows: list[dict[str, Any]] = []
+    best_first = float("-inf")
+    for shape in shapes():
+        candidate, handle = accelerated(model, schedule_of(shape, budget, sigmas, "candidate"))
+        values = []
+        for job, reference in zip(jobs, references, strict=True):
+            values.append(psnr(reference, sample(candidate, job)[0]))
+            best_first = max(best_first, values[0])
+            if values[0] < best_first - 6.0:
+                break
+        if len(values) == len(jobs):
+            rows.append({"shape": shape, "psnr": spread(values), "share": handle.last.computed_share})
+            print(f"{budget}  {shape.title:48} {rows[-1]['psnr']['mean']:6.2f} dB  {rows[-1]['share']:.3f}", flush=True)
+    return sorted(rows, key=lambda row: -row["psnr"]["mean"])
+
+
+def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best row; whole steps unless token steps are clearly better, since those need a store per block."""
+    whole = next((row for row in rows if row["shape"].kind == "whole steps"), None)
+    if whole is not None and rows[0]["psnr"]["mean"] - whole["psnr"]["mean"] < WORTH_A_STORE:
+        return whole
+    return rows[0]
+
+
+def provenance(row: dict[str, Any], host: Any, jobs: list[Any], tried: int) -> dict[str, Any]:
+    figures = row["psnr"]
+    return {
+        "found": f"by hand: the best of {tried} drawn shapes tried; not searched",
+        "shape": row["shape"].title,
+        "on": "the embedded tiny Wan model (2.8 M parameters, 384 tokens), no other model",
+        "sampling": f"{jobs[0].steps} steps, {jobs[0].sampler}, {jobs[0].scheduler}, cfg {jobs[0].cfg:g}, shift 8",
+        "figures": {
+            "psnr_db": round(figures["mean"], 2),
+            "psnr_db_range": [round(figures["min"], 2), round(figures["max"], 2)],
+            "pairs": len(jobs),
+            "tokens_computed": round(row["share"], 4),
+        },
+        "comfyui": host.version,
+        "command": "python benchmarks/find_shapes.py --write",
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write_schedules(chosen: dict[float, tuple[dict, dict]], sigmas: Sequence[float]) -> None:
+    from astraea.schedules import bundled_folder, save
+
+    for budget, (row, found) in chosen.items():
+        for family in ("wan", "any"):
+            note = {} if family == "wan" else {"transferred": "made for Wan, not tried on other families"}
+            name = f"{family}-{budget:.2f}"
+            schedule = schedule_of(row["shape"], budget, sigmas, name, family=family, provenance={**found, **note})
+            save(schedule, bundled_folder(), overwrite=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    host_process.add_arguments(parser)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
+    parser.add_argument(
+        "--write", action="store_true", help="write the best shape of every budget to schedules/bundled"
+    )
+    args = parser.parse_args()
+    host = host_process.start(args, cpu=True)
+    from quality_candidates import jobs as quality_jobs
+
+    model = load_tiny()
+    jobs = quality_jobs(3.0, args.steps, args.pairs, args.seed)
+    references = [sample(model, job)[0] for job in jobs]
+    result: dict[str, Any] = {"benchmark": "find_shapes", "environment": environment(host, args, "cpu"), "budgets": {}}
+    chosen = {}
+    for budget in args.budgets:
+        rows = try_all(model, budget, jobs, references)
+        best = choose(rows)
+        chosen[budget] = (best, provenance(best, host, jobs, len(list(shapes()))))
+        print(f"{budget}: {best['shape'].title}", flush=True)
+        result["budgets"][str(budget)] = [{**row, "shape": row["shape"].title} for row in rows]
+        write_json(args.out / f"shapes-{host.version}.json", result)
+    if args.write:
+        write_schedules(chosen, sigmas_of(model, args.steps)[:-1])
+
+
+if __name__ == "__main__":
+    main()
