@@ -115,6 +115,8 @@ def test_a_name_with_folders_is_not_saved(server: ComfyServer, refusal: Callable
         prompt["save"] = node("AstraeaScheduleSave", schedule=["inline", 0], name=name, overwrite=True)
         assert "not a usable schedule name" in refusal(prompt)
     assert not list(server.base.glob("**/evil*"))
+    prompt["save"]["inputs"]["name"] = "auto"
+    assert "another name" in refusal(prompt)
 
 
 def test_a_list_that_no_longer_has_the_name_says_so(refusal: Callable) -> None:

@@ -34,8 +34,8 @@ ROOT_MAY_IMPORT = {"__init__": {"nodes"}}
 COMFY = re.compile(
     r"(comfy(_\w+)?|app|execution|folder_paths|latent_preview|node_helpers|nodes|protocol|server|utils)(\.|$)"
 )
-# Scripts that a user runs by path; everything else in the pack is a module of the package.
-SCRIPTS = {PurePosixPath("tiny/demo.py")}
+# The demonstration stands outside the layers: it is run by path, and drives the engine as the host does elsewhere.
+SCRIPTS = {PurePosixPath("tiny/demo.py"), PurePosixPath("tiny/standalone.py")}
 LONGEST_FILE = 350
 
 

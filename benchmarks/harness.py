@@ -1,0 +1,162 @@
+"""Models, sampling and measuring in the host that `host_process.start` has loaded.
+
+Times are wall-clock; ratios are taken between runs that directly follow one another in one process. torch is imported
+inside the functions: a script that is begun with a Python without torch goes on in the host's own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from host_process import ROOT
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+TINY_MODEL = ROOT / "tiny" / "astraea_tiny_wan_fp16.safetensors"
+TIMES_KEY = "astraea_benchmark_times"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sampler run. positive, negative: contexts `[1, L, 4096]`; shape: latents `[1, 16, T, H, W]`."""
+
+    shape: tuple[int, ...]
+    positive: Tensor
+    negative: Tensor
+    seed: int = 0
+    steps: int = 30
+    cfg: float = 3.0
+    sampler: str = "euler"
+    scheduler: str = "simple"
+
+
+def load_tiny(path: Path = TINY_MODEL) -> Any:
+    """The embedded model as a MODEL; read from a copy, so that it may be trained on meanwhile."""
+    import comfy.sd
+
+    with tempfile.TemporaryDirectory() as folder:
+        return comfy.sd.load_diffusion_model(shutil.copy(path, folder))
+
+
+def sample(model: Any, job: Job) -> tuple[Tensor, float]:
+    """The denoised latents and the seconds that the host took."""
+    import comfy.sample
+    import torch
+
+    latent = torch.zeros(job.shape)
+    noise = comfy.sample.prepare_noise(latent, job.seed)
+    positive, negative = [[job.positive, {}]], [[job.negative, {}]]
+    with torch.inference_mode():
+        began = time.perf_counter()
+        output = comfy.sample.sample(
+            model, noise, job.steps, job.cfg, job.sampler, job.scheduler, positive, negative, latent,
+            seed=job.seed, disable_pbar=True,
+        )  # fmt: skip
+        return output, time.perf_counter() - began
+
+
+def psnr(dense: Tensor, other: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB; the peak is the range of the dense latents. 200 where they are equal."""
+    import torch
+
+    error = (dense.double() - other.double()).square().mean().item()
+    if not torch.isfinite(torch.tensor(error)):
+        raise ValueError("the latents are not finite")
+    peak = (dense.max() - dense.min()).item()
+    return 200.0 if error == 0.0 else min(200.0, 10.0 * float(torch.log10(torch.tensor(peak**2 / error))))
+
+
+def sigmas_of(model: Any, steps: int, scheduler: str = "simple") -> list[float]:
+    """The host's noise levels for a run, the final 0 included."""
+    import comfy.samplers
+
+    sampling = model.get_model_object("model_sampling")
+    return [float(sigma) for sigma in comfy.samplers.calculate_sigmas(sampling, scheduler, steps)]
+
+
+def accelerated(model: Any, schedule: Any, **plan: Any) -> tuple[Any, Any]:
+    """The model under a schedule, and the handle that its reports go to; plan: see `make_plan`."""
+    from astraea.engine.plan import make_plan
+    from astraea.engine.report import ReportHandle
+    from astraea.host.accelerate import accelerate
+
+    handle = ReportHandle()
+    return accelerate(model, make_plan(schedule, **plan), handle), handle
+
+
+def with_call_times(model: Any) -> tuple[Any, list[tuple[float, float]]]:
+    """A clone whose model calls are timed from outside all other wrappers, and the list of `(sigma, seconds)`.
+
+    Waits for the GPU before and after each call; accelerate the clone, not the other way round.
+    """
+    from comfy.patcher_extension import WrappersMP
+
+    times: list[tuple[float, float]] = []
+
+    def timed(executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        synchronise(x.device)
+        began = time.perf_counter()
+        output = executor(x, t, *args, **kwargs)
+        synchronise(x.device)
+        times.append((float(t.flatten()[0]), time.perf_counter() - began))
+        return output
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, TIMES_KEY, timed)
+    return clone, times
+
+
+def step_seconds(times: list[tuple[float, float]]) -> list[float]:
+    """Seconds by step from `(sigma, seconds)` of calls: cond and uncond may be one call or two."""
+    steps: dict[float, float] = {}
+    for sigma, seconds in times:
+        steps[sigma] = steps.get(sigma, 0.0) + seconds
+    return list(steps.values())
+
+
+def step_kinds(report: Any) -> list[str]:
+    """Kind of each step by its first call: "full", "token" or "reuse"."""
+    kinds: dict[int, str] = {}
+    for call in report.calls:
+        kinds.setdefault(call.step, call.kind)
+    return list(kinds.values())
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU has been given to do."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def paired(dense: Callable[[], Any], candidate: Callable[[], Any], pairs: int) -> list[tuple[Any, Any]]:
+    """Results of dense and candidate, run in turn; which of the two comes first changes from pair to pair."""
+    results = []
+    for number in range(pairs):
+        if number % 2:
+            later = candidate()
+            results.append((dense(), later))
+        else:
+            results.append((dense(), candidate()))
+    return results
+
+
+def print_table(header: list[str], rows: list[list[Any]]) -> None:
+    """Columns as wide as their longest cell, the first one left-aligned."""
+    lines = [header, *([f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells), flush=True)

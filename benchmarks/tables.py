@@ -1,0 +1,145 @@
+"""Markdown tables from result files; `python benchmarks/tables.py` writes them anew from all JSONs.
+
+No measurement, no host: standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+KINDS = ("full", "token", "reuse")
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers stand right, floats have two decimals, None is a dash."""
+
+    def cell(value: Any) -> str:
+        return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def heading(title: str, environment: dict[str, Any]) -> str:
+    """Title and what was measured with."""
+    e = environment
+    device = e["gpu"] or f"{e['cpu']}, {e['threads']} threads"
+    return (
+        f"# {title}\n\nComfyUI {e['comfyui']}, torch {e['torch']}, Python {e['python']}, {device}; "
+        f"commit `{e['commit'][:12]}`, seed {e['seed']}, {e['date']}.\n\n    {e['command']}\n\n"
+    )
+
+
+def ratio(figures: dict[str, Any]) -> str:
+    return f"{figures['median']:.2f} ({figures['min']:.2f}…{figures['max']:.2f})"
+
+
+def quality_markdown(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    text = heading("Quality", result["environment"])
+    text += (
+        f"Embedded model, {settings['sampler']}, {settings['steps']} steps, latents {settings['latents']} "
+        f"({settings['tokens']} tokens), {settings['pairs']} prompt–seed pairs. PSNR in dB against the dense run; "
+        "speed-up: median of paired wall-clock ratios. How to read this: benchmarks/README.md.\n"
+    )
+    for cfg in settings["cfg"]:
+        derived = [row for row in result["derived"] if row["cfg"] == cfg]
+        if derived:
+            text += f"\n## Guidance {cfg:g}: bundled schedules against the others, in dB\n\n" + _derived_table(derived)
+        rows = [row for row in result["rows"] if row["cfg"] == cfg]
+        if rows:
+            text += f"\n## Guidance {cfg:g}: all\n\n" + _quality_table(rows)
+    return text
+
+
+def _derived_table(rows: list[dict[str, Any]]) -> str:
+    header = [
+        "",
+        "PSNR",
+        "speed-up",
+        "− EasyCache, same time",
+        "how",
+        "− EasyCache, same tokens",
+        "− `paper`, same tokens",
+    ]
+    header += ["− best control, same tokens", "that control", "− best control at least as fast"]
+    keys = ("name", "psnr", "speedup", "minus_easycache", "easycache_how", "minus_easycache_same_tokens", "minus_paper")
+    keys += ("minus_best_control", "best_control", "minus_best_control_as_fast")
+    return table(header, [[row[key] for key in keys] for row in rows])
+
+
+def _quality_table(rows: list[dict[str, Any]]) -> str:
+    header = ["", "PSNR mean", "min…max", "speed-up (min…max)", "tokens computed", "ideal speed-up"]
+    lines = []
+    for row in rows:
+        share = f"{row['computed_share']:.1%}"
+        extent = f"{row['psnr']['min']:.1f}…{row['psnr']['max']:.1f}"
+        lines.append([row["name"], row["psnr"]["mean"], extent, ratio(row["speedup"]), share, row["ideal_speedup"]])
+    return table(header, lines)
+
+
+def speed_cpu_markdown(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    text = heading("Speed on the CPU", result["environment"])
+    text += (
+        f"{settings['tokens']} tokens, cond and uncond in one call, {settings['steps']} steps, "
+        f"{settings['pairs']} pairs. Token steps: dense step time over token step time. Whole steps: run against run.\n"
+    )
+    for subject in result["subjects"]:
+        header = ["", "speed-up (min…max)", "ideal", "share of the ideal"]
+        lines = [[r["name"], ratio(r["speedup"]), r["ideal"], f"{r['share_of_ideal']:.1%}"] for r in subject["rows"]]
+        text += f"\n## {subject['label'].capitalize()}\n\n" + table(header, lines)
+        if "profile" in subject:
+            text += "\n" + profile_table(subject["profile"])
+    return text
+
+
+def profile_table(profile: dict[str, Any]) -> str:
+    """Phases down, kinds of step across; shares of a dense step."""
+    kinds = [kind for kind in profile if isinstance(profile[kind], dict)]
+    phases = sorted({phase for kind in kinds for phase in profile[kind]})
+    lines = [[p, *(f"{profile[k][p]:.2%}" if p in profile[k] else None for k in kinds)] for p in phases]
+    return table(["share of a dense step", *kinds], lines)
+
+
+def speed_gpu_markdown(result: dict[str, Any]) -> str:
+    text = heading("Speed at real size", result["environment"])
+    text += f"{result['model']}; cond and uncond computed. One run each, dense before and after them.\n"
+    for clip in result["clips"]:
+        size = f"latents {clip['latents']}, {clip['tokens']} tokens, {clip['steps']} steps"
+        text += f"\n## {clip['frames']} frames: {size}\n\n"
+        header = ["", "run, s", "speed-up", "ideal", "full step, s", "token step, s", "reuse step, s"]
+        header += ["tokens computed", "peak memory, GiB", "cache, GiB"]
+        text += table(header, [_speed_gpu_cells(row) for row in clip["rows"]])
+        if "left_out" in clip:
+            text += f"\n{clip['left_out'].capitalize()}.\n"
+        if "profile" in clip:
+            text += "\n" + profile_table(clip["profile"])
+    return text
+
+
+def _speed_gpu_cells(row: dict[str, Any]) -> list[Any]:
+    share = f"{row['computed_share']:.1%}" if "computed_share" in row else None
+    steps = [f"{row['step_seconds'][kind]:.3f}" if kind in row["step_seconds"] else None for kind in KINDS]
+    ends = [share, row["peak_gib"], row.get("cache_gib")]
+    return [row["name"], row["run_seconds"], row["speedup"], row.get("ideal_speedup"), *steps, *ends]
+
+
+WRITERS = {"quality": quality_markdown, "speed_cpu": speed_cpu_markdown, "speed_gpu": speed_gpu_markdown}
+
+
+def main() -> None:
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text("utf-8"))
+        write = WRITERS.get(result.get("benchmark"))
+        if write is not None:
+            path.with_suffix(".md").write_text(write(result), "utf-8")
+            print(path.with_suffix(".md").name)
+
+
+if __name__ == "__main__":
+    main()

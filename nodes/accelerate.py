@@ -1,0 +1,138 @@
+"""The node `Astraea Accelerate`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..engine.plan import CACHE_POLICIES
+from ..engine.report import ReportHandle
+from ..host.accelerate import accelerate, family_of
+from ..host.folders import find_schedule, schedule_names
+from .choice import AUTO, LEAST_BUDGET, MODE_CHOICES, MOST_SPEEDUP, OWN_MODE, Wish, check_numbers, choose_plan
+from .choice import schedule_stamp as stamp_of
+from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
+
+TIPS = {
+    "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Wan 2.1 and 2.2 are "
+    "accelerated; any other model passes through unchanged, and the log says why.",
+    "schedule": "What share of the video is computed at which step. 'auto' picks the schedule for your model whose "
+    "mean budget is nearest to the budget below. Saved schedules are listed by name.",
+    "budget": "Used with schedule 'auto': the share of the video's tokens to compute over the whole run. 0.4 is up to "
+    "twice as fast, 1.0 is exactly the original result. A schedule chosen by name keeps its own mean budget.",
+    "target_speedup": "2 means: twice as fast. The budget is then worked out from the size of your model and video, "
+    "for any schedule. 0: use the budget instead.",
+    "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It takes the place of the one "
+    "chosen in the list above.",
+    "mode": "How the computed tokens are chosen and the others estimated. Leave it at the schedule's own; the others "
+    "are for comparison: 'paper' is the published method, 'random' picks tokens by chance, 'uniform' gives every "
+    "step the same budget, 'whole-step ...' reuses whole steps.",
+    "cache": "Where results are kept between steps. 'auto' starts with the fastest and steps down when memory is "
+    "short: full, fp8 (half the memory), fp8-host (in main memory), none (reuse whole steps, needs next to nothing).",
+}
+
+
+class AstraeaAccelerate(io.ComfyNode):
+    """Puts a plan onto a MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="AstraeaAccelerate",
+            display_name="Astraea Accelerate",
+            description="The same video sooner: computes only part of the video's tokens at most steps. Place it "
+            "between the model loader and the sampler; torch.compile nodes go after it.",
+            search_aliases=["speed up", "faster", "cache", "teacache", "easycache", "token"],
+            inputs=[
+                field(io.Model, "model", tooltip=TIPS["model"]),
+                field(
+                    io.Combo,
+                    "schedule",
+                    options=[AUTO, *schedule_names()],
+                    default=AUTO,
+                    tooltip=TIPS["schedule"],
+                ),
+                field(
+                    io.Float,
+                    "budget",
+                    default=0.4,
+                    min=LEAST_BUDGET,
+                    max=1.0,
+                    step=0.05,
+                    tooltip=TIPS["budget"],
+                ),
+                field(
+                    io.Float,
+                    "target_speedup",
+                    default=0.0,
+                    min=0.0,
+                    max=MOST_SPEEDUP,
+                    step=0.1,
+                    tooltip=TIPS["target_speedup"],
+                ),
+                field(ScheduleType, "astraea_schedule", optional=True, tooltip=TIPS["astraea_schedule"]),
+                field(
+                    io.Combo,
+                    "mode",
+                    options=list(MODE_CHOICES),
+                    default=OWN_MODE,
+                    optional=True,
+                    advanced=True,
+                    tooltip=TIPS["mode"],
+                ),
+                field(
+                    io.Combo,
+                    "cache",
+                    options=list(CACHE_POLICIES),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=TIPS["cache"],
+                ),
+            ],
+            outputs=[
+                io.Model.Output("accelerated", display_name="model", tooltip="The accelerated model; to the sampler."),
+                ReportType.Output(
+                    "report", display_name="report", tooltip="Filled while sampling; read it with Astraea Report."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        schedule: str | None = None,
+        budget: float | None = None,
+        target_speedup: float | None = None,
+        astraea_schedule: Any = NOT_LINKED,
+    ) -> bool | str:
+        def check() -> None:
+            check_numbers(budget, target_speedup)
+            if schedule is not None and schedule != AUTO and astraea_schedule is NOT_LINKED:
+                find_schedule(schedule)
+
+        return refusal(check)
+
+    @classmethod
+    def fingerprint_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, **_: Any) -> Hashable:
+        # A linked schedule wins: files that come and go must not make the sampler run again.
+        return stamp_of(schedule or AUTO) if astraea_schedule is NOT_LINKED else "linked"
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        schedule: str,
+        budget: float,
+        target_speedup: float,
+        astraea_schedule: Any = None,
+        mode: str = OWN_MODE,
+        cache: str = "auto",
+    ) -> io.NodeOutput:
+        family, _ = family_of(model)
+        chosen = schedule if astraea_schedule is None else astraea_schedule
+        plan = choose_plan(Wish(chosen, budget, target_speedup, mode, cache), family)
+        handle = ReportHandle()
+        return io.NodeOutput(accelerate(model, plan, handle), handle)

@@ -1,0 +1,113 @@
+"""The two nodes of the embedded demonstration model: words in, frames out. Real models do not need them."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..errors import AstraeaError
+from ..host.latents import model_space
+from ..tiny.codec import decode
+from ..tiny.words import (
+    COLOURS,
+    CONNECTIVES,
+    DIRECTIONS,
+    MANNERS,
+    SHAPES,
+    SIZES,
+    context_for,
+    split_words,
+    unknown_words,
+)
+from .images import enlarge
+from .schema import field, node_schema, refusal
+
+MOST_WORDS = 96
+VOCABULARY = "; ".join(", ".join(words) for words in (SIZES, COLOURS, SHAPES, MANNERS, DIRECTIONS, CONNECTIVES))
+
+
+class AstraeaDemoPrompt(io.ComfyNode):
+    """Turns words into the tiny model's conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="AstraeaDemoPrompt",
+            display_name="Astraea Demo Prompt",
+            description="Words for the tiny demo model that comes with Astraea. Real models use their text encoder.",
+            inputs=[
+                field(
+                    io.String,
+                    "text",
+                    multiline=True,
+                    default="a big red circle moving right over a blue ground",
+                    tooltip=f"The tiny model knows these words: {VOCABULARY}. Leave it empty for the negative prompt.",
+                )
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning", display_name="conditioning", tooltip="To the sampler; for the tiny model only."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        return refusal(lambda: _check_length(text or ""))
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        _check_length(text)
+        unknown = unknown_words(text)
+        if unknown:
+            logging.warning(
+                f"Astraea: the tiny demo model was never shown the words {', '.join(unknown)}. It knows: {VOCABULARY}."
+            )
+        return io.NodeOutput([[context_for(text).unsqueeze(0), {}]])
+
+
+def _check_length(text: str) -> None:
+    count = len(split_words(text))
+    if count > MOST_WORDS:
+        raise AstraeaError(f"The demo prompt has {count} words; the tiny model takes at most {MOST_WORDS}.")
+
+
+class AstraeaDemoView(io.ComfyNode):
+    """Turns the tiny model's latents into frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="AstraeaDemoView",
+            display_name="Astraea Demo View",
+            description="Frames from the latents of the tiny demo model. Only for that model: real models use VAE "
+            "Decode.",
+            inputs=[
+                field(io.Latent, "samples", tooltip="The sampler's result with the tiny demo model."),
+                field(
+                    io.Int,
+                    "scale",
+                    default=8,
+                    min=1,
+                    max=32,
+                    tooltip="Every pixel becomes a square of this size; the clips are only 32 pixels wide.",
+                ),
+            ],
+            outputs=[io.Image.Output("frames", display_name="frames", tooltip="The clip's frames.")],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict, scale: int) -> io.NodeOutput:
+        return io.NodeOutput(enlarge(_frames(samples["samples"]), scale))
+
+
+def _frames(latents: Tensor) -> Tensor:
+    """Latents `[B, 16, T, H, W]` of a LATENT as frames `[B·T, 2H, 2W, 3]`."""
+    if latents.ndim != 5 or latents.shape[1] != 16:
+        raise AstraeaError(
+            "Astraea Demo View shows latents of the tiny demo model only (16 channels, video). "
+            "For other models use VAE Decode."
+        )
+    return decode(model_space(latents.float())).flatten(0, 1).movedim(1, -1).cpu()

@@ -1,0 +1,54 @@
+"""The node `Astraea Report`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..engine.report import Report, ReportHandle
+from .images import to_batch
+from .plot import draw_report
+from .report_text import report_text
+from .schema import ReportType, field, node_schema
+
+NOTHING_YET = (
+    "Astraea has no finished run to report yet. Connect 'samples' to the LATENT output of the sampler that uses the "
+    "accelerated model, so that this node waits for it. If that is so, the sampler did not use this model."
+)
+
+
+class AstraeaReport(io.ComfyNode):
+    """Shows what the last run did."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="AstraeaReport",
+            display_name="Astraea Report",
+            description="What an accelerated run computed, how long it took and how much sooner it was done, as text "
+            "and as a plot.",
+            is_output_node=True,
+            inputs=[
+                field(ReportType, "report", tooltip="The report output of Astraea Accelerate."),
+                field(
+                    io.Latent,
+                    "samples",
+                    tooltip="The sampler's result. It is only used to wait for the sampler; the report shows the last "
+                    "run that finished.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("text", display_name="text", tooltip="The report in readable lines."),
+                io.Image.Output("plot", display_name="plot", tooltip="Share computed and seconds for every step."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, report: ReportHandle, samples: Any) -> io.NodeOutput:
+        shown = report.last
+        if shown is None:
+            text, plot = NOTHING_YET, to_batch(draw_report(Report()))
+        else:
+            text, plot = report_text(shown), to_batch(draw_report(shown))
+        return io.NodeOutput(text, plot, ui={"text": (text,), **ui.PreviewImage(plot, cls=cls).as_dict()})

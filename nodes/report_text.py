@@ -1,0 +1,120 @@
+"""A report as text that a person reads, and per step as rows that a plot draws. No host, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..engine.report import CallRecord, Report
+
+KINDS = ("full", "token", "reuse")
+MEANING = {
+    "full": "all tokens computed",
+    "token": "part of the tokens computed",
+    "reuse": "nothing computed, the change was forecast",
+}
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """All model calls of one step together. share: computed tokens over all; seconds: of the mean call."""
+
+    step: int
+    sigma: float
+    budget: float
+    kind: str
+    share: float
+    calls: int
+    seconds: float
+    reason: str
+
+
+def step_rows(report: Report) -> list[StepRow]:
+    """One row per step that was reached, in order."""
+    steps: dict[int, list[CallRecord]] = {}
+    for call in report.calls:
+        steps.setdefault(call.step, []).append(call)
+    return [_row(step, steps[step]) for step in sorted(steps)]
+
+
+def _row(step: int, calls: list[CallRecord]) -> StepRow:
+    first = calls[0]
+    return StepRow(
+        step=step,
+        sigma=first.sigma,
+        budget=first.budget,
+        kind=min((call.kind for call in calls), key=KINDS.index),
+        share=sum(call.computed for call in calls) / max(1, sum(call.tokens for call in calls)),
+        calls=len(calls),
+        seconds=sum(call.seconds for call in calls) / len(calls),
+        reason="; ".join(dict.fromkeys(call.reason for call in calls if call.reason)),
+    )
+
+
+def report_text(report: Report) -> str:
+    """The whole report, heading first."""
+    lines = [_heading(report), "", *_facts(report)]
+    if report.notes:
+        lines += ["", "Notes", *(f"  - {note}" for note in report.notes)]
+    rows = step_rows(report)
+    if rows:
+        lines += ["", *_table(rows)]
+    return "\n".join(lines)
+
+
+def _heading(report: Report) -> str:
+    if not report.calls:
+        return "Astraea: nothing was accelerated, no model call was made"
+    if report.speedup is None or report.computed_share >= 1.0:
+        return "Astraea: every step was computed in full"
+    return f"Astraea: {report.speedup:.2f}x faster than its own full steps"
+
+
+def _facts(report: Report) -> list[str]:
+    counts = ", ".join(f"{count} {kind}" for kind, count in report.counts().items() if count)
+    aim = f", aiming at {report.target_speedup:g}x" if report.target_speedup else ""
+    facts = [
+        ("Schedule", f"{report.schedule} (mode {report.mode or '-'})"),
+        ("Model family", report.family or "-"),
+        ("Steps", f"{report.steps}, model calls: {counts or 'none'}"),
+        ("Budget", f"asked {report.asked_budget:.1%}{aim}, kept {report.computed_share:.1%}"),
+        ("Tokens per call", _token_counts(report)),
+        ("Time", f"{report.model_seconds:.2f} s in the model, {report.seconds:.2f} s for the whole sampler"),
+        ("Speed-up", _speedups(report)),
+        ("Cache", _cache(report)),
+    ]
+    if not report.finished and report.calls:
+        facts.append(("Ended", "early, by an interrupt or an error"))
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {value}" for name, value in facts]
+
+
+def _token_counts(report: Report) -> str:
+    counts = sorted({call.tokens for call in report.calls})
+    return " or ".join(f"{count:,}" for count in counts) or "-"
+
+
+def _speedups(report: Report) -> str:
+    measured = f"{report.speedup:.2f}x measured" if report.speedup is not None else "not measurable, no full step"
+    return f"{measured}, {report.ideal_speedup:.2f}x ideal by the cost model"
+
+
+def _cache(report: Report) -> str:
+    if not report.cache_bytes:
+        return "nothing kept"
+    return (
+        f"{_mib(report.cache_bytes)} held ({report.cache_policy}), {_mib(report.announced_bytes)} announced to ComfyUI"
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _table(rows: list[StepRow]) -> list[str]:
+    head = f"{'step':>4}  {'sigma':>7}  {'budget':>6}  {'kind':<5}  {'computed':>8}  {'calls':>5}  {'s/call':>7}"
+    body = [
+        f"{row.step + 1:>4}  {row.sigma:>7.4f}  {row.budget:>6.2f}  {row.kind:<5}  {row.share:>8.1%}  {row.calls:>5}  "
+        f"{row.seconds:>7.3f}{'  ' + row.reason if row.reason else ''}"
+        for row in rows
+    ]
+    return [head, *body]

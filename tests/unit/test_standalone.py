@@ -1,0 +1,72 @@
+"""The demonstration's way without ComfyUI: the tiny model through the same engine, with torch alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from astraea.engine.plan import make_plan
+from astraea.engine.quality import psnr, value_range
+from astraea.schedules import flow_sigmas, rhythm
+from astraea.tiny.standalone import load_tiny, sample
+from astraea.tiny.words import context_for
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 12
+SIGMAS = [*flow_sigmas(STEPS), 0.0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_tiny(ROOT / "tiny" / "astraea_tiny_wan_fp16.safetensors")
+
+
+def clip(model, plan=None):
+    noise = torch.randn((1, 16, 3, 16, 16), generator=torch.Generator().manual_seed(3))
+    positive, negative = context_for("a big red circle moving right over a blue ground"), context_for("")
+    return sample(model, noise, positive, negative, SIGMAS, cfg=3.0, plan=plan)
+
+
+def test_a_full_budget_changes_nothing(model) -> None:
+    dense, _, _ = clip(model)
+    full, report, _ = clip(model, make_plan(rhythm("any", [0.3], SIGMAS[:-1]), budget=1.0))
+    assert torch.equal(dense, full)
+    assert report.computed_share == 1.0
+
+
+@pytest.mark.parametrize("pattern", [[0.0, 1.0], [0.5], [0.0, 0.0, 0.7]], ids=["whole steps", "tokens", "both"])
+def test_an_accelerated_clip_stays_close_and_is_reported(model, pattern: list[float]) -> None:
+    dense, _, _ = clip(model)
+    schedule = rhythm("any", pattern, SIGMAS[:-1])
+    fast, report, seconds = clip(model, make_plan(schedule))
+    assert psnr(fast, dense, value_range(dense)) > 25
+    assert report.finished
+    assert report.steps == STEPS
+    assert report.computed_share == pytest.approx(schedule.mean_budget, abs=0.03)
+    assert 0 < report.model_seconds <= seconds
+
+
+def test_the_model_is_left_as_it_was(model) -> None:
+    clip(model, make_plan(rhythm("any", [0.5], SIGMAS[:-1])))
+    assert not any("forward" in vars(block) for block in model.blocks)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_by_path_and_shows_what_it_gained(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tiny" / "demo.py"), "--steps", "10", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "with torch alone" in done.stdout
+    assert "x faster" in done.stdout or "PSNR" in done.stdout
+    assert (tmp_path / "astraea_demo.webp").stat().st_size > 1000
+
+
+def test_the_demo_refuses_a_budget_it_cannot_keep() -> None:
+    command = [sys.executable, str(ROOT / "tiny" / "demo.py"), "--budget", "7"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--budget goes from 0.2 to 1" in done.stderr

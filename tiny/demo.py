@@ -1,0 +1,234 @@
+"""Makes one clip twice, computed in full and accelerated, and says how much sooner and how close.
+
+    python tiny/demo.py [--comfyui FOLDER] [--budget 0.4] [--prompt WORDS] [--steps 30] [--seed 0] [--output FOLDER]
+
+With a ComfyUI folder (and that ComfyUI's Python) it samples through ComfyUI; without, with torch alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, features
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = "astraea"
+CHECKPOINT = ROOT / "tiny" / "astraea_tiny_wan_fp16.safetensors"
+LATENT_SHAPE = (1, 16, 6, 16, 16)
+CFG, SHIFT = 3.0, 8.0  # the shift is what ComfyUI samples Wan 2.1 with
+WARM_UP_STEPS = 4
+PIXEL = 8  # every pixel of the clip becomes a square of this size
+FRAME_MILLISECONDS = 160
+
+
+@dataclass(frozen=True)
+class Result:
+    """One clip: latents in the model's space, how long it took, and the report if it was accelerated."""
+
+    latents: Tensor
+    seconds: float
+    report: Any = None
+
+
+Sampler = Callable[[int, Any], Result]
+"""sampler(steps, plan or None) -> Result; always the same prompt and noise."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; run with that ComfyUI's Python")
+    parser.add_argument("--budget", type=float, default=0.4, help="share of the video's tokens to compute (0.2 to 1)")
+    parser.add_argument("--prompt", default="a big red circle moving right over a blue ground")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=ROOT / "output", help="folder for the animated picture")
+    args = parser.parse_args()
+    if not 0.2 <= args.budget <= 1.0 or not 1 <= args.steps <= 1000:
+        parser.error("--budget goes from 0.2 to 1, --steps from 1 to 1000")
+    if args.comfyui and not (args.comfyui / "main.py").is_file():
+        parser.error(f"{args.comfyui} is no ComfyUI folder: it has no main.py")
+    return args
+
+
+def load_pack() -> None:
+    """The pack under a name of its own, whatever its folder is called; its folder never goes on sys.path."""
+    # Python puts the script's folder first, where `model` or `words` could be taken for someone else's modules.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tiny")]
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+
+
+def part(name: str) -> Any:
+    """A module of the pack."""
+    return importlib.import_module(f"{PACK}.{name}")
+
+
+def noise_for(seed: int) -> Tensor:
+    return torch.randn(LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def torch_sampler(args: argparse.Namespace) -> Sampler:
+    """Samples with torch alone."""
+    standalone, words, schedules = part("tiny.standalone"), part("tiny.words"), part("schedules")
+    model = standalone.load_tiny(CHECKPOINT)
+    positive = words.context_for(args.prompt)
+    negative = words.context_for("")[:1].expand(len(positive), -1)
+
+    def sample(steps: int, plan: Any) -> Result:
+        sigmas = [*schedules.flow_sigmas(steps, SHIFT), 0.0]
+        latents, report, seconds = standalone.sample(
+            model, noise_for(args.seed), positive, negative, sigmas, cfg=CFG, plan=plan
+        )
+        return Result(latents, seconds, report)
+
+    return sample
+
+
+def start_comfyui(tree: Path) -> str:
+    """Makes `import comfy` work as inside ComfyUI's main.py; returns its version."""
+    sys.argv = ["main.py", "--use-pytorch-cross-attention"]
+    if not any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu)):
+        sys.argv.append("--cpu")
+    sys.path.insert(0, str(tree.resolve()))
+    importlib.import_module("comfy.options").enable_args_parsing()
+    return importlib.import_module("comfyui_version").__version__
+
+
+def comfyui_sampler(args: argparse.Namespace) -> Sampler:
+    """Samples through ComfyUI, as its KSampler does."""
+    comfy_sd, comfy_sample = importlib.import_module("comfy.sd"), importlib.import_module("comfy.sample")
+    accelerate, words = part("host.accelerate").accelerate, part("tiny.words")
+    handle = part("engine.report").ReportHandle()
+    model = comfy_sd.load_diffusion_model(str(CHECKPOINT))
+    conditionings = [[[words.context_for(text)[None], {}]] for text in (args.prompt, "")]
+
+    @torch.inference_mode()
+    def sample(steps: int, plan: Any) -> Result:
+        used = model if plan is None else accelerate(model, plan, handle)
+        began = time.perf_counter()
+        samples = comfy_sample.sample(
+            used,
+            noise_for(args.seed),
+            steps,
+            CFG,
+            "euler",
+            "simple",
+            *conditionings,
+            torch.zeros(LATENT_SHAPE),
+            disable_pbar=True,
+            seed=args.seed,
+        )
+        seconds = time.perf_counter() - began
+        latents = part("host.latents").model_space(samples.float()).cpu()
+        return Result(latents, seconds, handle.last if plan is not None else None)
+
+    return sample
+
+
+def print_table(dense: Result, fast: Result, decibels: float) -> None:
+    ratio = dense.seconds / fast.seconds
+    share = fast.report.computed_share
+    print(f"{'':<18}{'dense':>10}{'accelerated':>14}")
+    print(f"{'seconds':<18}{dense.seconds:>10.2f}{fast.seconds:>14.2f}   {ratio:.2f}x faster")
+    print(f"{'tokens computed':<18}{1:>10.0%}{share:>14.1%}   schedule '{fast.report.schedule}'")
+    print(f"{'PSNR':<18}{'':>10}{decibels:>11.1f} dB   against the dense latents")
+    for note in fast.report.notes:
+        print(f"note: {note}")
+
+
+def captioned_frames(clips: list[tuple[str, Tensor]]) -> list[Image.Image]:
+    """Clips `[T, 3, H, W]` in 0...1 side by side, enlarged, each under its caption."""
+    count, _, height, width = clips[0][1].shape
+    wide, high, band = width * PIXEL, height * PIXEL, 26
+    frames = []
+    for number in range(count):
+        sheet = Image.new("RGB", (len(clips) * (wide + 8) - 8, high + band), "white")
+        draw = ImageDraw.Draw(sheet)
+        for place, (caption, clip) in enumerate(clips):
+            pixels = (clip[number].permute(1, 2, 0) * 255).round().byte().numpy()
+            picture = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
+            sheet.paste(picture, (place * (wide + 8), band))
+            draw.text((place * (wide + 8) + 4, 5), caption, "black", caption_font())
+        frames.append(sheet)
+    return frames
+
+
+def caption_font() -> Any:
+    try:
+        return ImageFont.load_default(14)
+    except TypeError:  # an old Pillow has its default font in one size only
+        return ImageFont.load_default()
+
+
+def save_animation(frames: list[Image.Image], folder: Path) -> Path:
+    """An animated WebP, or a GIF where Pillow lacks WebP."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ("astraea_demo.webp" if features.check("webp") else "astraea_demo.gif")
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, optimize=False, **options
+    )
+    return path
+
+
+def choose_sampler(args: argparse.Namespace) -> Sampler:
+    """Loads the pack and says which way the demo runs."""
+    if args.comfyui:
+        version = start_comfyui(args.comfyui)
+        load_pack()
+        print(f"Astraea demo through ComfyUI {version} ({args.comfyui})")
+        return comfyui_sampler(args)
+    load_pack()
+    print("Astraea demo with torch alone (name a ComfyUI with --comfyui to run it there)")
+    return torch_sampler(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    sampler = choose_sampler(args)
+    for word in part("tiny.words").unknown_words(args.prompt):
+        print(f"note: the tiny model was never shown the word '{word}'")
+    print(f"'{args.prompt}', {args.steps} steps, seed {args.seed}, budget {args.budget:g}\n", flush=True)
+    schedule = part("schedules").pick(args.budget, "wan")
+    fits = abs(schedule.mean_budget - args.budget) < 0.005
+    plan = part("engine.plan").make_plan(schedule, budget=None if fits else args.budget)
+    for warm_up in (None, plan):
+        sampler(min(WARM_UP_STEPS, args.steps), warm_up)
+    dense, fast = sampler(args.steps, None), sampler(args.steps, plan)
+    quality, decode = part("engine.quality"), part("tiny.codec").decode
+    decibels = quality.psnr(fast.latents, dense.latents, quality.value_range(dense.latents))
+    print_table(dense, fast, decibels)
+    ratio = dense.seconds / fast.seconds
+    clips = [
+        (f"dense, {dense.seconds:.1f} s", decode(dense.latents)[0]),
+        (f"accelerated, {fast.seconds:.1f} s ({ratio:.2f}x), {decibels:.1f} dB", decode(fast.latents)[0]),
+    ]
+    print(f"\n{save_animation(captioned_frames(clips), args.output).resolve()}")
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        run(args)
+    except Exception as error:
+        errors = sys.modules.get(f"{PACK}.errors")
+        if errors is None or not isinstance(error, errors.AstraeaError):
+            raise
+        sys.exit(f"Astraea: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The tiny model through the engine without any ComfyUI: an Euler sampler, and the model described as an architecture.
+
+Only the demonstration and tests use it. In ComfyUI the host package does the same for real models.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..engine.blocks import RowGroup, TokenLayout
+from ..engine.cost import BlockCost
+from ..engine.plan import Plan
+from ..engine.report import Report
+from ..engine.run import CallSite, Run
+from ..host.swap import swapped_forwards
+from ..kernels import attend
+from ..models.architecture import Architecture
+from ..models.wan import WanRunner, grid
+from .model import PATCH, ModelConfig, TinyWan
+
+GROUPS = (RowGroup("positive", slice(0, 1)), RowGroup("negative", slice(1, 2)))
+
+
+def load_tiny(checkpoint: Path) -> TinyWan:
+    """The trained model in fp32, ready to run."""
+    model = TinyWan(ModelConfig())
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(checkpoint).items()})
+    return model.eval().requires_grad_(False)
+
+
+def architecture_of(model: TinyWan) -> Architecture:
+    """What the engine needs to know about the model."""
+    config = model.config
+
+    def layout(shape: tuple[int, ...], conditions: dict) -> TokenLayout:
+        frames, height, width = grid(PATCH, shape)
+        return TokenLayout(video=frames * height * width)
+
+    return Architecture(
+        family="wan",
+        blocks=model.blocks,
+        runner=WanRunner(lambda parameter, like: parameter.to(like)),
+        adds_between=False,
+        layout=layout,
+        cost=lambda tokens: BlockCost(tokens, config.dim, config.feed_forward, context=24),
+        dim=config.dim,
+        patch=PATCH,
+    )
+
+
+@torch.inference_mode()
+def sample(
+    model: TinyWan,
+    noise: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    sigmas: Sequence[float],
+    *,
+    cfg: float,
+    plan: Plan | None = None,
+) -> tuple[Tensor, Report | None, float]:
+    """Euler steps along the flow from noise `[1, 16, T, H, W]`; contexts `[L, 4096]` of equal length.
+
+    sigmas end with 0. Without a plan every token is computed by the model as it is. Returns the latents, the report
+    of an accelerated run and the seconds.
+    """
+    context = torch.stack([positive, negative]).to(noise)
+    run, site = (None, None) if plan is None else _begin(model, noise, sigmas, plan)
+    began = time.perf_counter()
+    x = noise
+    try:
+        for sigma, following in pairwise(sigmas):
+            with_prompt, without = _evaluate(model, x, sigma, context, run, site).chunk(2)
+            x = x + (following - sigma) * (without + cfg * (with_prompt - without))
+    finally:
+        report = run.finish() if run is not None else None
+    seconds = time.perf_counter() - began
+    if report is not None:
+        report.seconds, report.finished = seconds, True
+    return x, report, seconds
+
+
+def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -> tuple[Run, dict]:
+    """A run, and all of a call's description but its noise level."""
+    architecture = architecture_of(model)
+    layout = architecture.layout(tuple(noise.shape), {})
+    run = Run(plan, sigmas, cost=architecture.cost(layout.video), family=architecture.family)
+    run.report.announced_bytes = run.store_bytes(
+        len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype
+    )
+    site = {
+        "groups": GROUPS,
+        "layout": layout,
+        "runner": architecture.runner,
+        "attend": attend,
+        "blocks": len(model.blocks),
+        "device": noise.device,
+    }
+    return run, site
+
+
+def _evaluate(model: TinyWan, x: Tensor, sigma: float, context: Tensor, run: Run | None, site: dict | None) -> Tensor:
+    """One model call for both prompts, `[2, 16, T, H, W]`."""
+    both = x.expand(2, *x.shape[1:])
+    timestep = torch.full((2,), sigma * 1000, device=x.device)
+    if run is None or site is None:
+        return model(both, timestep, context)
+    call = run.open_call(CallSite(sigma=sigma, **site))
+    with swapped_forwards(model.blocks, call):
+        flow = model(both, timestep, context)
+    run.close_call(call)
+    return flow
