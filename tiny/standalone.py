@@ -24,6 +24,7 @@ from ..kernels import attend
 from ..models.architecture import Architecture
 from ..models.wan import WanRunner, grid
 from .model import PATCH, ModelConfig, TinyWan
+from .words import TOKENS
 
 GROUPS = (RowGroup("positive", slice(0, 1)), RowGroup("negative", slice(1, 2)))
 
@@ -49,7 +50,7 @@ def architecture_of(model: TinyWan) -> Architecture:
         runner=WanRunner(lambda parameter, like: parameter.to(like)),
         adds_between=False,
         layout=layout,
-        cost=lambda tokens: BlockCost(tokens, config.dim, config.feed_forward, context=24),
+        cost=lambda tokens, words: BlockCost(tokens, config.dim, config.feed_forward, words or TOKENS),
         dim=config.dim,
         patch=PATCH,
     )
@@ -91,7 +92,7 @@ def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -
     """A run, and all of a call's description but its noise level."""
     architecture = architecture_of(model)
     layout = architecture.layout(tuple(noise.shape), {})
-    run = Run(plan, sigmas, cost=architecture.cost(layout.video), family=architecture.family)
+    run = Run(plan, sigmas, cost=architecture.cost(layout.video, TOKENS), family=architecture.family)
     run.report.announced_bytes = run.store_bytes(
         len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype
     )
