@@ -70,9 +70,11 @@ class Report:
 
     @property
     def speedup(self) -> float | None:
-        """Measured speed-up of the model calls over full ones of the same run."""
+        """Measured speed-up of the model calls over full ones of the same run; None where all were full, or none."""
         dense, spent = self.dense_seconds, self.model_seconds
-        return dense / spent if dense is not None and spent > 0 else None
+        if dense is None or spent <= 0 or all(call.kind == "full" for call in self.calls):
+            return None
+        return dense / spent
 
     def counts(self) -> dict[str, int]:
         kinds = [call.kind for call in self.calls]
@@ -86,7 +88,7 @@ class Report:
         """One line: what was gained."""
         if not self.calls:
             return "no model call was made" + (f" ({self.notes[0]})" if self.notes else "")
-        gained = f", {self.speedup:.2f}x faster than its own full steps" if self.speedup is not None else ""
+        gained = f", {self.speedup:.2f}x the speed of full steps" if self.speedup is not None else ""
         counts = self.counts()
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
         cache = f", cache {self.cache_bytes / 2**20:.1f} MiB ({self.cache_policy})" if self.cache_bytes else ""

@@ -101,6 +101,12 @@ class Run:
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
         report.note(plan.note)
+        fractions = sum(0.0 < b < 1.0 for b in self.budgets)
+        if fractions and not plan.schedule.has_fractions:
+            report.note(
+                f"{fractions} of {self.steps} steps computes a share of the tokens to keep the budget exactly; "
+                "cache 'none' keeps to whole steps and saves its memory"
+            )
         if self.steps <= FEW_STEPS and not plan.is_full:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
         return report

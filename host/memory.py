@@ -21,6 +21,15 @@ def conditioning_count(guider: Any) -> int:
     return max(1, sum(counts))
 
 
+def context_length(guider: Any) -> int | None:
+    """Text tokens of the first conditioning; None where the guider does not tell."""
+    for conds in (getattr(guider, "conds", None) or {}).values():
+        for cond in conds:
+            if isinstance(cond.get("cross_attn"), torch.Tensor):
+                return cond["cross_attn"].shape[1]
+    return None
+
+
 def compute_dtype(base_model: Any) -> torch.dtype:
     return getattr(base_model, "manual_cast_dtype", None) or base_model.get_dtype()
 

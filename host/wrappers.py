@@ -16,7 +16,7 @@ from ..models import Architecture, describe
 from .attachment import KEY, RUN_KEY, ActiveRun
 from .branch_keys import block_replacements, row_groups
 from .comfy_bridge import cast_like, host_attention
-from .memory import announced_bytes, enlarged_shape
+from .memory import announced_bytes, context_length, enlarged_shape
 from .rehearsal import asked_sigmas, evaluations_per_step
 from .swap import swapped_forwards
 
@@ -58,7 +58,7 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
         plan,
         levels,
         evaluations=evaluations_per_step(asked_sigmas(guider, sampler, sigmas), levels),
-        cost=architecture.cost(layout.video),
+        cost=architecture.cost(layout.video, context_length(guider)),
         family=architecture.family,
         seed=seed or 0,
     )

@@ -28,7 +28,7 @@ class Architecture:
     runner: BlockRunner
     adds_between: bool
     layout: Callable[[tuple[int, ...], dict], TokenLayout]
-    cost: Callable[[int], BlockCost]
+    cost: Callable[[int, int | None], BlockCost]
     dim: int
     patch: tuple[int, int, int]
 
@@ -48,7 +48,7 @@ def describe(diffusion_model: Any, cast: Callable) -> Architecture:
             runner=wan.WanRunner(cast),
             adds_between=wan.adds_between_blocks(model),
             layout=lambda shape, conditions: wan.layout(model, shape, conditions),
-            cost=lambda tokens: wan.cost(model, tokens),
+            cost=lambda tokens, context: wan.cost(model, tokens, context),
             dim=model.dim,
             patch=tuple(model.patch_size),
         )

@@ -74,8 +74,9 @@ def adds_between_blocks(model: Any) -> bool:
     return hasattr(model, "vace_blocks")
 
 
-def cost(model: Any, tokens: int) -> BlockCost:
-    return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=DEFAULT_CONTEXT)
+def cost(model: Any, tokens: int, context: int | None) -> BlockCost:
+    """Sizes of one block; Wan's own text encoder always gives 512 tokens."""
+    return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=context or DEFAULT_CONTEXT)
 
 
 def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:

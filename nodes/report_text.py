@@ -66,7 +66,7 @@ def _heading(report: Report) -> str:
         return "Astraea: nothing was accelerated, no model call was made"
     if report.speedup is None or report.computed_share >= 1.0:
         return "Astraea: every step was computed in full"
-    return f"Astraea: {report.speedup:.2f}x faster than its own full steps"
+    return f"Astraea: {report.speedup:.2f}x the speed of its own full steps"
 
 
 def _facts(report: Report) -> list[str]:

@@ -4,7 +4,7 @@ from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .library import bundled_folder, list_schedules, pick
 from .resample import budgets_for, without_fractions
 from .schedule import MODE_NAMES, Schedule, check_name
-from .shapes import flow_sigmas, rhythm, uniform, whole_steps
+from .shapes import flow_sigmas, leaning, rhythm, uniform, whole_steps
 
 __all__ = [
     "FORMAT_NAME",
@@ -15,6 +15,7 @@ __all__ = [
     "bundled_folder",
     "check_name",
     "flow_sigmas",
+    "leaning",
     "list_schedules",
     "load",
     "parse",

@@ -35,6 +35,40 @@ def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = "d
     return rhythm(name, [budget], sigmas, full_start=1, mode=mode)
 
 
+def leaning(
+    name: str, budget: float, sigmas: Sequence[float], *, lean: float = 0.5, full_start: int = 1, mode: str = "default"
+) -> Schedule:
+    """Full and reuse steps whose full ones stand closer where sigma falls faster.
+
+    lean: 0 spreads the full steps evenly over the steps, 1 evenly over sigma. The number of full steps is the nearest
+    to the budget; `full_start` of them begin the run and one ends it.
+    """
+    steps = len(sigmas)
+    falls = [a - b for a, b in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
+    bridged = [fall**lean for fall in falls[full_start - 1 : steps - 2]]  # what lies before each middle step
+    between = min(len(bridged), max(0, round(budget * steps) - full_start - 1))
+    budgets, reached, placed = [1.0] * full_start, 0.0, 0
+    for density in _densities(bridged, between):
+        reached += density
+        due = reached >= placed + 0.5 and placed < between
+        placed += due
+        budgets.append(1.0 if due else 0.0)
+    budgets = [*budgets, 1.0][:steps]
+    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), mode=mode)
+
+
+def _densities(weights: Sequence[float], total: int) -> list[float]:
+    """Densities of at most 1, in proportion to the weights where that allows, that sum to the total."""
+    low, high = 0.0, 1e9
+    for _ in range(100):
+        middle = (low + high) / 2
+        if sum(min(1.0, middle * weight) for weight in weights) < total:
+            low = middle
+        else:
+            high = middle
+    return [min(1.0, high * weight) for weight in weights]
+
+
 def whole_steps(name: str, period: int, sigmas: Sequence[float], *, mode: str = "default") -> Schedule:
     """One full step in every `period`, all others reuse steps."""
     return rhythm(name, [0.0] * (period - 1) + [1.0], sigmas, mode=mode)

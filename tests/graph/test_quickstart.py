@@ -51,13 +51,13 @@ def test_the_clips_show_something(finished: Finished, server: ComfyServer) -> No
 @pytest.mark.usefixtures("finished")
 def test_the_log_names_the_gain(server: ComfyServer) -> None:
     lines = [line for line in server.log.splitlines() if line.startswith("Astraea: 30 steps")]
-    assert re.search(r"(39|40)\.\d% of tokens computed .*\d\.\d\dx faster", lines[-1])
+    assert re.search(r"(39|40)\.\d% of tokens computed .*\d\.\d\dx the speed", lines[-1])
 
 
 def test_the_report_comes_back_as_text_and_plot(finished: Finished, server: ComfyServer) -> None:
     (report,) = finished.shown_by("AstraeaReport")
     (text,) = report["text"]
-    assert re.match(r"Astraea: \d\.\d\dx faster than its own full steps\n", text)
+    assert re.match(r"Astraea: \d\.\d\dx the speed of its own full steps\n", text)
     assert re.search(r"Budget +asked (39|40)\.\d%, kept (39|40)\.\d%", text)
     assert len(re.findall(r"^ +\d+ +\d\.\d{4}", text, re.MULTILINE)) == 30
     plot = picture(server, report)

@@ -1,4 +1,4 @@
-"""Every supported Wan variant: selected rows agree with the block's own forward; all else runs in full, with a reason."""
+"""Every supported Wan variant: selected rows agree with the block's own forward; all else runs in full."""
 
 from __future__ import annotations
 

@@ -177,3 +177,7 @@ def test_handle_keeps_the_newest_reports_and_survives_copies():
     for steps in (1, 2, 3):
         copy.deepcopy(handle).add(Report(steps=steps))
     assert [report.steps for report in handle.reports] == [2, 3]
+
+
+def test_a_run_of_full_steps_claims_no_gain():
+    assert "the speed of" not in report_of(("full", 100, 2.0), ("full", 100, 1.0)).summary()

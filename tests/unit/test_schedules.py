@@ -13,6 +13,7 @@ from astraea.schedules import (
     budgets_for,
     bundled_folder,
     flow_sigmas,
+    leaning,
     list_schedules,
     load,
     parse,
@@ -135,8 +136,8 @@ def test_own_grid_gives_own_budgets(shape):
 @SHAPE
 @pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
 def test_mean_budget_is_kept_on_any_grid(shape, mean):
-    for steps in range(8, 51):
-        for shift in (8.0, 3.0, 1.0):
+    for steps in (8, 9, 10, 12, 13, 15, 17, 20, 25, 30, 37, 50):
+        for shift in (8.0, 3.0):
             for calls in ([1] * steps, [1] + [2] * (steps - 1), [2] * (steps - 1) + [1], [3] * steps):
                 budgets = budgets_for(shape, grid(steps, shift), evaluations=calls, mean=mean)
                 kept = sum(b * c for b, c in zip(budgets, calls, strict=True)) / sum(calls)
@@ -226,3 +227,14 @@ def test_auto_passes_over_broken_files(tmp_path):
     assert pick(0.5, "wan", [tmp_path]).name == "good"
     with pytest.raises(ScheduleError, match="No schedule"):
         pick(0.5, "wan", [tmp_path / "absent"])
+
+
+@pytest.mark.parametrize("lean", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("budget", [0.7, 0.5, 0.4, 0.3])
+def test_leaning_schedule_meets_its_budget_and_leans(budget, lean):
+    budgets = leaning("l", budget, GRID, lean=lean).budgets
+    assert set(budgets) <= {0.0, 1.0}
+    assert sum(budgets) == round(budget * 30)
+    assert budgets[0] == budgets[-1] == 1.0
+    late, early = sum(budgets[15:-1]), sum(budgets[1:15])
+    assert late >= early if lean else abs(late - early) <= 1
