@@ -126,13 +126,14 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def run(args: argparse.Namespace, progress: Progress) -> None:
-    from quality_candidates import all_candidates, jobs
+    from quality_candidates import all_candidates, jobs, main_candidates
 
     model = load_tiny()
     candidates = all_candidates(sigmas_of(model, args.steps)[:-1], args.quick)
     for cfg in args.cfg:
         pairs = jobs(cfg, args.steps, args.pairs, args.seed)
-        open_ones = [c for c in candidates if not progress.done(cfg, c.fingerprint)]
+        listed = candidates if cfg == args.cfg[0] else main_candidates(candidates)
+        open_ones = [c for c in listed if not progress.done(cfg, c.fingerprint)]
         if not open_ones:
             continue
         sample(model, pairs[0])  # warms up; what is compared comes after

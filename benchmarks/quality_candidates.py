@@ -155,6 +155,12 @@ def _copy_latents(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> 
     return executor(x.clone(), *args, **kwargs)
 
 
+def main_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What is compared at further guidance scales: the estimators of uniform budgets are told apart at the first."""
+    left_out = ("random tokens", "uniform, hold", "uniform, refit", "uniform, forecast", "anchor and probes")
+    return [c for c in candidates if not any(part in c.name for part in left_out) and c.budget != BUDGETS[0]]
+
+
 def all_candidates(sigmas: Sequence[float], quick: bool) -> list[Candidate]:
     """The whole list, or a few of each sort for a trial."""
     peers = [easycache(threshold) for threshold in THRESHOLDS] + [easycache(0.05, as_is=True)]
