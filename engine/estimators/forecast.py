@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
-# The line bends back: on the embedded model 0.8 of the step along it gains up to 5 dB where reuse gaps are wide and
-# costs at most 1 dB where they are narrow.
+# The line bends back where reuse gaps are wide: going all the way along it overshoots.
 TOTAL_DAMPING = 0.85
 
 
