@@ -29,7 +29,7 @@ def engine_methods() -> dict[str, tuple[type, str]]:
         "token blocks": (call.TokenCall, "forward"),
         "record": (call.FullCall, "_record"),
         "preparation": (call.FullCall, "begin"),
-        "total residual": (call.Call, "close"),
+        "prediction": (call.Call, "close"),
     }
 
 

@@ -41,14 +41,14 @@ class KeptBlocks:
 
 
 class Branch:
-    """State of one conditioning's rows: what token steps need, and the stack's total residuals for reuse steps."""
+    """State of one conditioning's rows: what token steps need, and the predictions that reuse steps need."""
 
     def __init__(self, rows: int):
         self.rows = rows
         self.last_visit = 0  # the run's count of steps when it was last part of a call
         self.tokens: KeptTokens | None = None
         self.blocks: KeptBlocks | None = None
-        self.totals: list[tuple[float, Tensor]] = []  # newest first, at most two
+        self.denoised: list[tuple[float, Tensor]] = []  # predictions at these sigmas; newest first, at most two
         self._spare: ResidualStore | None = None  # allocated, but what it holds is out of date
 
     @property
@@ -73,15 +73,15 @@ class Branch:
             return spare, ""
         return allocate(size, ladder, dtype, device)
 
-    def keep_total(self, sigma: float, total: Tensor) -> None:
-        """Remember the stack's total residual; a second one at the same noise level replaces the first."""
-        older = [entry for entry in self.totals if abs(entry[0] - sigma) > 1e-6]
-        self.totals = [(sigma, total), *older[:1]]
+    def keep_denoised(self, sigma: float, denoised: Tensor) -> None:
+        """Remember a prediction `[rows, …]`; a second one at the same noise level replaces the first."""
+        older = [entry for entry in self.denoised if abs(entry[0] - sigma) > 1e-6]
+        self.denoised = [(sigma, denoised), *older[:1]]
 
     @property
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
-        loose = [total for _, total in self.totals]
+        loose = [prediction for _, prediction in self.denoised]
         if self.kept is not None:
             loose += self.kept.tensors()
         return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch, KeptTokens
 from .estimators import (
+    forecast_denoised,
     forecast_tokens,
-    forecast_total,
+    hold_denoised,
     hold_tokens,
-    hold_total,
     refit_tokens,
     scaled_refit_tokens,
 )
@@ -31,10 +31,9 @@ Original = Callable[..., Tensor]
 
 
 class Call:
-    """Common ground of all kinds of call: rows, branches, the stack's total residual.
+    """Common ground of all kinds of call: rows, branches, what later reuse steps need.
 
-    blocks: number of transformer blocks; adds_between: whether the host or another pack changes the hidden state
-    between blocks, so that the total must be summed from the blocks' own residuals.
+    blocks: number of transformer blocks.
     """
 
     kind = "full"
@@ -48,26 +47,21 @@ class Call:
         runner: BlockRunner,
         attend: Attend,
         blocks: int,
-        adds_between: bool,
     ):
         self.run, self.sigma, self.groups, self.layout = run, sigma, groups, layout
-        self.runner, self.attend, self.blocks, self.adds_between = runner, attend, blocks, adds_between
-        self.wants_total = False
+        self.runner, self.attend, self.blocks = runner, attend, blocks
+        self.keeps_denoised = False
         self.foreign_blocks: set[int] = set()  # blocks whose `forward` another pack has replaced
         self.computed = layout.video
-        self._first_entry: Tensor | None = None
-        self._last_output: Tensor | None = None
-        self._sum: Tensor | None = None
+        self._begun = False
 
     def run_block(self, index: int, block: nn.Module, original: Original, args: tuple, kwargs: dict) -> Tensor:
         """Stands in for block `index`: returns its output `[B, N, dim]`."""
         x = self.runner.entry(args, kwargs)
-        if self._first_entry is None:
-            self._first_entry = x
+        if not self._begun:
+            self._begun = True
             self.begin(x)
-        output = self.forward(index, block, original, x, args, kwargs)
-        self._last_output = output
-        return output
+        return self.forward(index, block, original, x, args, kwargs)
 
     def begin(self, x: Tensor) -> None:
         """Called once with the first block's input."""
@@ -81,20 +75,13 @@ class Call:
             return "another node has replaced its forward"
         return self.runner.why_not(block, args, kwargs)
 
-    def add_to_total(self, output: Tensor, entry: Tensor) -> None:
-        """Sum block residuals (fp32), where the total is not simply last output minus first input."""
-        if self.wants_total and self.adds_between:
-            residual = output.float() - entry
-            self._sum = residual if self._sum is None else self._sum.add_(residual)
-
-    def close(self) -> None:
-        """Called after the model has returned: keeps the stack's total residual for later reuse steps."""
-        first, last = self._first_entry, self._last_output
-        if self.wants_total and first is not None and last is not None:
-            total = last - first if self._sum is None else self._sum.to(first.dtype)
+    def close(self, denoised: Tensor) -> None:
+        """Called after the model has returned its prediction, the denoised latents `[B, …]`."""
+        if self.keeps_denoised:
+            kept = denoised.clone()  # what was returned is the host's to change
             for group, branch in self.groups:
-                branch.keep_total(self.sigma, total[group.rows])
-        self._first_entry = self._last_output = self._sum = None
+                self.run.trial.add(branch.denoised, self.sigma, kept[group.rows])
+                branch.keep_denoised(self.sigma, kept[group.rows])
 
 
 class FullCall(Call):
@@ -129,7 +116,6 @@ class FullCall(Call):
         for group, branch in self.groups:
             if branch.tokens is not None:
                 self._record(branch.tokens.store, index, output[group.rows], x[group.rows])
-        self.add_to_total(output, x)
         return output
 
     def _record(self, store: ResidualStore, index: int, output: Tensor, entry: Tensor) -> None:
@@ -140,22 +126,22 @@ class FullCall(Call):
 
 
 class ReuseCall(Call):
-    """No block runs: the first adds the estimate of the stack's total residual, the others do nothing."""
+    """The model does not run: its prediction is estimated from those of earlier steps."""
 
     kind = "reuse"
 
     def __init__(self, *common: Any):
         super().__init__(*common)
         self.computed = 0
-        self._added = False
 
-    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
-        if self._added:
-            return x
-        self._added = True
-        estimate = forecast_total if self.run.plan.mode.reuse_estimator == "forecast" else hold_total
-        totals = [estimate(branch.totals, self.sigma) for _, branch in self.groups]
-        return x + (totals[0] if len(totals) == 1 else torch.cat(totals))
+    def estimate(self) -> Tensor:
+        """The denoised latents `[B, …]`, a new tensor."""
+        return torch.cat([self._estimate(branch.denoised) for _, branch in self.groups])
+
+    def _estimate(self, history: list[tuple[float, Tensor]]) -> Tensor:
+        if self.run.plan.mode.reuse_estimator == "hold":
+            return hold_denoised(history, self.sigma)
+        return forecast_denoised(history, self.sigma, self.run.trial.damping(history[0][1]))
 
 
 @dataclass
@@ -223,7 +209,6 @@ class TokenCall(Call):
         for part in self._parts:
             rows = part.group.rows
             torch.add(x[rows], self._update(part, index, fresh[rows]), out=output[rows])
-        self.add_to_total(output, x)
         return output
 
     def _whole_block(self, index: int, original: Original, x: Tensor, args: tuple, kwargs: dict, reason: str) -> Tensor:
@@ -232,7 +217,6 @@ class TokenCall(Call):
         slot = index * self.run.plan.mode.stores_per_block
         for part in self._parts:
             part.kept.store.write_difference(slot, output[part.group.rows], x[part.group.rows])
-        self.add_to_total(output, x)
         return output
 
     def _update(self, part: _Part, index: int, fresh: Tensor) -> Tensor:

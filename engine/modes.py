@@ -15,7 +15,7 @@ class Mode:
     score: "change" (input change, mild age term), "random", or "paper" (per block, log-sum-exp times change
         plus an exponential age term).
     token_estimator: "hold", "refit", "scaled_refit" or "forecast" for stale tokens of a token step.
-    reuse_estimator: "hold" or "forecast" for the stack's total residual on a reuse step.
+    reuse_estimator: "hold" or "forecast" for the prediction of a reuse step.
     """
 
     name: str

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..schedules import budgets_for, without_fractions
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
@@ -13,6 +14,7 @@ from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
 from .clock import Clock
 from .cost import BlockCost, budget_for_speedup
+from .estimators import Trial
 from .paper_call import PaperFullCall, PaperTokenCall
 from .plan import Plan
 from .report import CallRecord, Report
@@ -38,7 +40,6 @@ class CallSite:
     attend: Attend
     blocks: int
     device: torch.device
-    adds_between: bool = False
     why_full: str = ""
 
     @property
@@ -68,6 +69,7 @@ class Run:
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
+        self.trial = Trial()
         self.budgets = self._plan_budgets(cost)
         self.report = self._new_report(cost, family)
         self._last_step = -1
@@ -116,8 +118,11 @@ class Run:
         """Whether any step needs residuals per block."""
         return any(0.0 < b < 1.0 for b in self.budgets) or (self.plan.mode.per_block and min(self.budgets) < 1.0)
 
-    def store_bytes(self, rows: int, tokens: int, dim: int, blocks: int, dtype: torch.dtype) -> int:
-        """Bytes that the run will allocate for all its branches (`rows` in total), by its first cache policy."""
+    def store_bytes(self, rows: int, tokens: int, dim: int, blocks: int, dtype: torch.dtype, latent_bytes: int) -> int:
+        """Bytes that the run will allocate for all its branches (`rows` in total), by its first cache policy.
+
+        latent_bytes: those of one row's latents, as they are sampled.
+        """
         total = 0
         if self.needs_store:
             size = StoreSize(blocks * self.plan.mode.stores_per_block, rows, tokens, dim)
@@ -129,7 +134,7 @@ class Run:
             if self.plan.mode.token_estimator == "forecast":
                 total += 2 * rows * tokens * 4
         if min(self.budgets) == 0.0 and not self.plan.mode.per_block:
-            total += min(2, sum(b > 0.0 for b in self.budgets)) * rows * tokens * dim * dtype.itemsize
+            total += min(2, sum(b > 0.0 for b in self.budgets)) * rows * latent_bytes
         return total
 
     def step_of(self, sigma: float) -> int:
@@ -142,9 +147,9 @@ class Run:
         step = self.step_of(site.sigma)
         self._visit(step)
         pairs = [(group, self._branch(group)) for group in site.groups]
-        common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks, site.adds_between)
+        common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks)
         call, reason = self._make_call(step, site, pairs, common)
-        call.wants_total = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
+        call.keeps_denoised = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
         self._record(step, site, call, reason)
         return call
 
@@ -154,6 +159,7 @@ class Run:
             return
         if step < self._last_step - 1:
             self.branches.clear()  # noise was added back: nothing kept fits any more
+            self.trial = Trial()
         # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
         self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
         self._visits += 1
@@ -173,7 +179,7 @@ class Run:
         if budget >= 1.0:
             return self._full_call(step, common), ""
         if budget == 0.0 and not per_block:
-            if all(branch.totals for _, branch in pairs):
+            if all(branch.denoised for _, branch in pairs):
                 return ReuseCall(*common), ""
             return self._full_call(step, common), NOTHING_KEPT
         kept = [branch.kept for _, branch in pairs]
@@ -222,9 +228,9 @@ class Run:
         clock = Clock(site.device)
         self._pending.append((record, clock, clock.mark()))
 
-    def close_call(self, call: Call) -> None:
-        """The model has returned."""
-        call.close()
+    def close_call(self, call: Call, denoised: Tensor) -> None:
+        """The call is over and this is its prediction, the denoised latents `[B, …]`."""
+        call.close(denoised)
         record, clock, start = self._pending.pop()
         self._pending.append((record, clock.between(start, clock.mark())))
         kept = sum(branch.nbytes for branch in self.branches.values())
@@ -239,6 +245,7 @@ class Run:
                 entry[0].seconds = entry[1]()
         self._pending.clear()
         self.branches.clear()
+        self.trial = Trial()
         self._explain_full_calls()
         return self.report
 

@@ -39,7 +39,10 @@ def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_sha
     base_model = guider.model_patcher.model
     rows = noise_shape[0] * conditioning_count(guider)
     tokens = architecture.layout(noise_shape, _reference_of(guider, noise_shape)).total
-    return run.store_bytes(rows, tokens, architecture.dim, len(architecture.blocks), compute_dtype(base_model))
+    latent_bytes = math.prod(noise_shape[1:]) * torch.float32.itemsize  # the host samples in fp32
+    return run.store_bytes(
+        rows, tokens, architecture.dim, len(architecture.blocks), compute_dtype(base_model), latent_bytes
+    )
 
 
 def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -10,11 +10,12 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ..engine.call import ReuseCall
 from ..engine.run import CallSite, Run
 from ..errors import UnsupportedModel
 from ..models import Architecture, describe
 from .attachment import KEY, RUN_KEY, ActiveRun
-from .branch_keys import block_replacements, row_groups
+from .branch_keys import row_groups
 from .comfy_bridge import cast_like, host_attention
 from .memory import announced_bytes, context_length, enlarged_shape
 from .rehearsal import asked_sigmas, evaluations_per_step
@@ -92,10 +93,13 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         active.run.report.note(str(reason))
         return executor(*args, **kwargs)
     call = active.run.open_call(_site(args[0], options, kwargs, architecture))
-    with swapped_forwards(architecture.blocks, call):
-        output = executor(*args, **kwargs)
-    active.run.close_call(call)
-    return output
+    if isinstance(call, ReuseCall):
+        denoised = call.estimate()
+    else:
+        with swapped_forwards(architecture.blocks, call):
+            denoised = executor(*args, **kwargs)
+    active.run.close_call(call, denoised)
+    return denoised
 
 
 def _site(x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture) -> CallSite:
@@ -109,6 +113,5 @@ def _site(x: torch.Tensor, options: dict, conditions: dict, architecture: Archit
         attend=host_attention(options),
         blocks=len(architecture.blocks),
         device=x.device,
-        adds_between=architecture.adds_between or bool(block_replacements(options)),
         why_full="" if groups and sigmas is not None else "the host did not say which conditionings are in the call",
     )

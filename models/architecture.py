@@ -18,15 +18,13 @@ from . import wan
 class Architecture:
     """One loaded diffusion model, seen as a stack of blocks.
 
-    family: the word by which schedules are chosen; blocks: the modules whose `forward` is swapped;
-    adds_between: the host changes the hidden state between blocks; layout: where the video tokens of a call lie,
-    from the latent's shape and the call's extra conditions.
+    family: the word by which schedules are chosen; blocks: the modules whose `forward` is swapped; layout: where the
+    video tokens of a call lie, from the latent's shape and the call's extra conditions.
     """
 
     family: str
     blocks: Sequence[nn.Module] | nn.ModuleList
     runner: BlockRunner
-    adds_between: bool
     layout: Callable[[tuple[int, ...], dict], TokenLayout]
     cost: Callable[[int, int | None], BlockCost]
     dim: int
@@ -46,7 +44,6 @@ def describe(diffusion_model: Any, cast: Callable) -> Architecture:
             family="wan",
             blocks=model.blocks,
             runner=wan.WanRunner(cast),
-            adds_between=wan.adds_between_blocks(model),
             layout=lambda shape, conditions: wan.layout(model, shape, conditions),
             cost=lambda tokens, context: wan.cost(model, tokens, context),
             dim=model.dim,

@@ -69,11 +69,6 @@ def _arguments(block_class: Hashable) -> tuple[str, ...]:
     return tuple(inspect.signature(getattr(block_class, "forward")).parameters)[1:]  # noqa: B009 a class of the host
 
 
-def adds_between_blocks(model: Any) -> bool:
-    """VACE's own blocks feed into the hidden state after main blocks."""
-    return hasattr(model, "vace_blocks")
-
-
 def cost(model: Any, tokens: int, context: int | None) -> BlockCost:
     """Sizes of one block; Wan's own text encoder always gives 512 tokens."""
     return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=context or DEFAULT_CONTEXT)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..engine.blocks import RowGroup, TokenLayout
+from ..engine.call import ReuseCall
 from ..engine.cost import BlockCost
 from ..engine.plan import Plan
 from ..engine.report import Report
@@ -48,7 +49,6 @@ def architecture_of(model: TinyWan) -> Architecture:
         family="wan",
         blocks=model.blocks,
         runner=WanRunner(lambda parameter, like: parameter.to(like)),
-        adds_between=False,
         layout=layout,
         cost=lambda tokens, words: BlockCost(tokens, config.dim, config.feed_forward, words or TOKENS),
         dim=config.dim,
@@ -94,7 +94,7 @@ def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -
     layout = architecture.layout(tuple(noise.shape), {})
     run = Run(plan, sigmas, cost=architecture.cost(layout.video, TOKENS), family=architecture.family)
     run.report.announced_bytes = run.store_bytes(
-        len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype
+        len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype, noise[0].nbytes
     )
     site = {
         "groups": GROUPS,
@@ -108,13 +108,16 @@ def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -
 
 
 def _evaluate(model: TinyWan, x: Tensor, sigma: float, context: Tensor, run: Run | None, site: dict | None) -> Tensor:
-    """One model call for both prompts, `[2, 16, T, H, W]`."""
+    """The flow `noise − clip` that the model predicts for both prompts, `[2, 16, T, H, W]`."""
     both = x.expand(2, *x.shape[1:])
     timestep = torch.full((2,), sigma * 1000, device=x.device)
     if run is None or site is None:
         return model(both, timestep, context)
     call = run.open_call(CallSite(sigma=sigma, **site))
-    with swapped_forwards(model.blocks, call):
-        flow = model(both, timestep, context)
-    run.close_call(call)
+    if isinstance(call, ReuseCall):
+        flow = (both - call.estimate()) / sigma
+    else:
+        with swapped_forwards(model.blocks, call):
+            flow = model(both, timestep, context)
+    run.close_call(call, both - sigma * flow)
     return flow

@@ -1,14 +1,15 @@
 """How what is not computed is estimated: interchangeable pure functions, one file each."""
 
-from .forecast import forecast_tokens, forecast_total
-from .hold import hold_tokens, hold_total
+from .forecast import Trial, forecast_denoised, forecast_tokens
+from .hold import hold_denoised, hold_tokens
 from .refit import refit_tokens, scaled_refit_tokens
 
 __all__ = [
+    "Trial",
+    "forecast_denoised",
     "forecast_tokens",
-    "forecast_total",
+    "hold_denoised",
     "hold_tokens",
-    "hold_total",
     "refit_tokens",
     "scaled_refit_tokens",
 ]

@@ -12,6 +12,6 @@ def hold_tokens(kept: Tensor) -> Tensor:
     return kept
 
 
-def hold_total(history: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor:
-    """The stack's newest total residual; `history` is `(sigma, total)`, newest first."""
+def hold_denoised(history: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor:
+    """The newest prediction; `history` is `(sigma, denoised)`, newest first."""
     return history[0][1]

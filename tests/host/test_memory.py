@@ -54,11 +54,11 @@ def test_announced_bytes_with_a_reference_frame():
 
 
 def test_no_store_without_fractional_budgets(load_tiny):
-    """Two tensors per conditioning in all, whatever the number of blocks."""
+    """Two latents per conditioning in all, whatever the model's size."""
     fast, handle = accelerated(load_tiny(), WHOLE)
     sample(fast, **{**SIZE, "steps": 30})
-    tokens, dim, rows = 4 * 8 * 8, 128, 2
-    assert last(handle).cache_bytes == 2 * rows * tokens * dim * 4
+    rows, latent = 2, 16 * 4 * 16 * 16
+    assert last(handle).cache_bytes == 2 * rows * latent * 4
 
 
 def test_the_host_is_asked_for_room_before_the_model_is_loaded(load_tiny, monkeypatch):

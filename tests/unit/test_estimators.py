@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from astraea.engine.estimators import forecast_tokens, forecast_total, hold_total, refit_tokens, scaled_refit_tokens
-from astraea.engine.estimators.forecast import MOST_REACH, TOTAL_DAMPING, reach, token_reach
+from astraea.engine.estimators import (
+    forecast_denoised,
+    forecast_tokens,
+    hold_denoised,
+    refit_tokens,
+    scaled_refit_tokens,
+)
+from astraea.engine.estimators.forecast import DAMPING, MOST_REACH, Trial, reach, token_reach
 from astraea.engine.estimators.refit import change_weights, drift_of
 
 
@@ -67,15 +73,51 @@ def test_change_weights_are_relative_to_the_selected_tokens():
 def test_forecast_goes_along_the_line_but_not_all_the_way():
     base, direction = residuals(), residuals(seed=1)
     history = [(0.8, base + 0.8 * direction), (0.9, base + 0.9 * direction)]
-    expected = base + (0.8 - 0.1 * TOTAL_DAMPING) * direction
-    assert torch.allclose(forecast_total(history, 0.7), expected, atol=1e-5)
+    expected = base + (0.8 - 0.1 * DAMPING) * direction
+    assert torch.allclose(forecast_denoised(history, 0.7), expected, atol=1e-5)
 
 
 def test_forecast_holds_with_one_value_or_one_noise_level():
     total = residuals()
-    assert forecast_total([(0.8, total)], 0.7) is total
-    assert torch.equal(forecast_total([(0.8, total), (0.8, total * 3)], 0.7), total)
-    assert hold_total([(0.8, total), (0.9, total * 3)], 0.7) is total
+    assert forecast_denoised([(0.8, total)], 0.7) is total
+    assert torch.equal(forecast_denoised([(0.8, total), (0.8, total * 3)], 0.7), total)
+    assert hold_denoised([(0.8, total), (0.9, total * 3)], 0.7) is total
+
+
+def trial_of(*, swings: bool) -> Trial:
+    """A trial on values that go on along their line, or that come back."""
+    base, direction = residuals(), residuals(seed=1)
+    history = [(0.8, base + direction), (0.9, base)]
+    trial = Trial()
+    trial.add(history, 0.7, base if swings else base + 2 * direction)
+    return trial
+
+
+def test_trial_trusts_forecasts_that_came_true_and_stops_those_that_did_not():
+    history = [(0.8, residuals()), (0.9, residuals(seed=1))]
+    assert Trial().damping(residuals()) == DAMPING
+    assert trial_of(swings=False).damping(residuals()) == DAMPING
+    stopped = trial_of(swings=True).damping(residuals())
+    assert stopped == 0.0
+    assert torch.allclose(forecast_denoised(history, 0.7, stopped), history[0][1])
+
+
+def test_trial_judges_a_step_by_all_its_conditionings_and_only_by_the_newest_step():
+    base, direction = residuals(), residuals(seed=1)
+    history = [(0.8, base + direction), (0.9, base)]
+    trial = Trial()
+    trial.add(history, 0.7, base + 2 * direction)
+    trial.add([(0.8, base + 3 * direction), (0.9, base)], 0.7, base + 3 * direction)
+    assert trial.damping(base) == 0.0
+    trial.add(history, 0.6, base + 3 * direction)
+    assert trial.damping(base) == DAMPING
+
+
+def test_trial_says_nothing_about_a_value_computed_twice():
+    trial = Trial()
+    trial.add([(0.8, residuals()), (0.9, residuals(seed=1))], 0.8, residuals(seed=2))
+    trial.add([(0.8, residuals())], 0.7, residuals(seed=2))
+    assert trial.damping(residuals()) == DAMPING
 
 
 def test_reach_is_bounded():
