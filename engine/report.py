@@ -87,7 +87,7 @@ class Report:
     def summary(self) -> str:
         """One line: what was gained."""
         if not self.calls:
-            return "no model call was made" + (f" ({self.notes[0]})" if self.notes else "")
+            return f"nothing was accelerated: {'; '.join(self.notes) or 'no model call was made'}"
         gained = f", {self.speedup:.2f}x the speed of full steps" if self.speedup is not None else ""
         counts = self.counts()
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)

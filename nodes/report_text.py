@@ -63,7 +63,7 @@ def report_text(report: Report) -> str:
 
 def _heading(report: Report) -> str:
     if not report.calls:
-        return "Astraea: nothing was accelerated, no model call was made"
+        return "Astraea: nothing was accelerated"
     if report.speedup is None or report.computed_share >= 1.0:
         return "Astraea: every step was computed in full"
     return f"Astraea: {report.speedup:.2f}x the speed of its own full steps"

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .words import COLOURS, DIRECTIONS, MANNERS, SHAPES, SIZES
 
+PAIRS = 0.15  # share of clips with two shapes, the first named on the left
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -40,13 +42,14 @@ def with_article(phrase: str) -> str:
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
-def draw_thing(rng: random.Random, colours: list[str], scale: float) -> Thing:
+def draw_thing(rng: random.Random, colours: list[str], scale: float, centre: float) -> Thing:
+    """A thing whose path is centred near `(centre, 0.5)`."""
     manner = rng.choices(MANNERS, weights=(6, 1, 1, 1))[0]
     direction = rng.choice(list(DIRECTIONS))
-    travel = rng.uniform(0.35, 0.6) if manner == "moving" else 0.0
+    travel = rng.uniform(0.4, 0.6) if manner == "moving" else 0.0
     dx, dy = DIRECTIONS[direction]
-    x = rng.uniform(0.28, 0.72) - dx * travel / 2
-    y = rng.uniform(0.28, 0.72) - dy * travel / 2
+    x = centre + rng.uniform(-0.08, 0.08) - dx * travel / 2
+    y = 0.5 + rng.uniform(-0.08, 0.08) - dy * travel / 2
     size = rng.choice(list(SIZES))
     shape, turn = rng.choice(SHAPES), rng.uniform(0, math.tau)
     return Thing(shape, colours.pop(), size, manner, direction, x, y, travel, turn, scale * SIZES[size])
@@ -83,8 +86,8 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
     return clip * (1 - cover) + colour * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
 
 
-def draw_clip(rng: random.Random, frames: int, height: int, width: int, *, large: bool = True) -> tuple[Tensor, str]:
-    """One clip `[T, 3, H, W]` in 0...1 and its caption; `large`: larger shapes, seldom two of them."""
+def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple[Tensor, str]:
+    """One clip `[T, 3, H, W]` in 0...1 and its caption."""
     colours = rng.sample(list(COLOURS), 3)
     ground = colours.pop()
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
@@ -92,18 +95,16 @@ def draw_clip(rng: random.Random, frames: int, height: int, width: int, *, large
     shade = 0.8 + 0.2 * (math.cos(slope) * x + math.sin(slope) * y)
     clip = (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12) * shade
     clip = clip.expand(frames, -1, -1, -1)
-    pairs, scale = (0.1, 1.3) if large else (0.3, 1.0)
-    things = [draw_thing(rng, colours, scale) for _ in range(2 if rng.random() < pairs else 1)]
+    scale, centres = (0.7, (0.27, 0.73)) if rng.random() < PAIRS else (1.0, (0.5,))
+    things = [draw_thing(rng, colours, scale, centre) for centre in centres]
     for thing in things:
         clip = paint(thing, clip)
     caption = " and ".join(thing.describe(rng) for thing in things) + " over " + with_article(f"{ground} ground")
     return clip.clamp(0, 1), caption
 
 
-def draw_batch(
-    seed: int, count: int, frames: int, height: int, width: int, *, large: bool = True
-) -> tuple[Tensor, list[str]]:
+def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:
     """Clips `[count, T, 3, H, W]` and captions of one seed."""
     rng = random.Random(seed)
-    clips, captions = zip(*(draw_clip(rng, frames, height, width, large=large) for _ in range(count)), strict=True)
+    clips, captions = zip(*(draw_clip(rng, frames, height, width) for _ in range(count)), strict=True)
     return torch.stack(clips), list(captions)

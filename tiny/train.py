@@ -32,10 +32,10 @@ VALIDATION_SEED = 987_654_321
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6_750)
-    parser.add_argument("--wide-steps", type=int, default=4_000, help="first steps on smaller shapes and more pairs")
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
+    parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
     parser.add_argument("--frames", type=int, default=6)
     parser.add_argument("--size", type=int, default=16, help="latent height and width")
     parser.add_argument("--seed", type=int, default=0)
@@ -46,9 +46,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sample_problem(seed: int, args: argparse.Namespace, *, large: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Noisy latents, timesteps, context and the flow to predict, all from one seed."""
-    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size, large=large)
+    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size)
     latents = encode(clips)
     random = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=random)
@@ -63,12 +63,23 @@ def sample_problem(seed: int, args: argparse.Namespace, *, large: bool) -> tuple
     return noisy.to(device), (sigma * 1000).to(device), context.to(device), (noise - latents).to(device)
 
 
-def rate_at(step: int, args: argparse.Namespace) -> float:
+def rate_factor(step: int, steps: int) -> float:
     """Linear warm-up over 200 steps, then a cosine down to 1 % of the peak."""
     if step < 200:
-        return args.rate * (step + 1) / 200
-    progress = (step - 200) / max(1, args.steps - 200)
-    return args.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        return (step + 1) / 200
+    progress = (step - 200) / max(1, steps - 200)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimisers(model: TinyWan, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for everything else (embeddings, head, vectors), as Muon is meant."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
+        torch.optim.Muon(matrices, lr=args.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    ]
 
 
 @torch.no_grad()
@@ -76,7 +87,7 @@ def validation_loss(model: TinyWan, args: argparse.Namespace) -> float:
     """Mean squared error on 64 clips that no training step draws."""
     losses = []
     for batch in range(64 // args.batch):
-        noisy, timestep, context, flow = sample_problem(VALIDATION_SEED + batch, args, large=True)
+        noisy, timestep, context, flow = sample_problem(VALIDATION_SEED + batch, args)
         losses.append(F.mse_loss(model(noisy, timestep, context), flow).item())
     return sum(losses) / len(losses)
 
@@ -108,32 +119,34 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = TinyWan(ModelConfig()).to(args.device)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimisers = make_optimisers(model, args)
+    peaks = [args.rate, args.matrix_rate]
     state_path = args.state / "state.pt"
     first, rows, minutes = 0, [], 0.0
     if state_path.exists():
         state = torch.load(state_path, map_location=args.device, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         first, rows, minutes = state["step"], [tuple(row) for row in state["rows"]], state["minutes"]
         print(f"resumed at step {first}", flush=True)
     forward = torch.compile(model) if args.compile else model
 
     began, total = time.perf_counter() - 60 * minutes, 0.0
     for step in range(first, args.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, args)
-        noisy, timestep, context, flow = sample_problem(
-            args.seed * 10_000_000 + step, args, large=step >= args.wide_steps
-        )
+        for optimiser, peak in zip(optimisers, peaks, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * rate_factor(step, args.steps)
+        noisy, timestep, context, flow = sample_problem(args.seed * 10_000_000 + step, args)
         with torch.autocast(args.device, torch.bfloat16):
             predicted = forward(noisy, timestep, context)
         loss = F.mse_loss(predicted.float(), flow)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
         total += loss.item()
         keep = min(0.999, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
@@ -150,7 +163,7 @@ def main() -> None:
                 {
                     "model": model.state_dict(),
                     "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "step": done,
                     "rows": rows,
                     "minutes": minutes,

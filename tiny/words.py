@@ -29,7 +29,7 @@ COLOURS = {
     "black": (0.05, 0.05, 0.05),
 }
 SHAPES = ("circle", "square", "triangle", "ring")
-SIZES = {"small": 0.16, "big": 0.27}
+SIZES = {"small": 0.2, "big": 0.34}
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 MANNERS = ("moving", "standing", "growing", "spinning")
 CONNECTIVES = ("a", "an", "and", "over", "ground")
