@@ -1,0 +1,53 @@
+"""Steps at budget 0: the model is not entered, and what was predicted before is safe from whoever changes a result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
+
+KEY = "astraea_test"
+
+
+@pytest.mark.parametrize("negative", ["", LONG], ids=["one call a step", "two calls a step"])
+def test_the_model_runs_at_computed_steps_only(load_tiny, negative):
+    fast, handle = accelerated(load_tiny(), WHOLE)
+    entered = []
+
+    def enter(executor, x, *args, **kwargs):
+        entered.append(x.shape[0])
+        return executor(x, *args, **kwargs)
+
+    fast.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, enter)
+    sample(fast, steps=12, negative=conditioning(negative))
+    calls = last(handle).calls
+    assert 0 < len(entered) == sum(call.kind != "reuse" for call in calls) < len(calls)
+
+
+def test_changing_a_result_in_place_does_not_reach_what_is_kept(load_tiny):
+    def sampled(spoil):
+        model = load_tiny()
+
+        def change(executor, *args, **kwargs):
+            denoised = executor(*args, **kwargs)
+            kept = denoised.clone()
+            if spoil:
+                denoised.zero_()
+            return kept
+
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, change)
+        return sample(accelerated(model, WHOLE)[0], steps=12)
+
+    assert torch.equal(sampled(spoil=False), sampled(spoil=True))
+
+
+def test_forecasts_that_fail_are_given_up_for_holding(load_tiny):
+    """Few large steps at strong guidance: predictions swing, a forecast all the way would be far worse than holding."""
+    model = load_tiny()
+    settings = {"steps": 10, "cfg": 6.0, "shape": (1, 16, 6, 16, 16)}
+    dense = sample(model, **settings)
+    held, forecast = (
+        psnr(dense, sample(accelerated(model, WHOLE, mode=m, budget=0.5)[0], **settings)) for m in ("hold", "default")
+    )
+    assert forecast > held - 3.0
