@@ -168,7 +168,8 @@ def test_summary_is_one_line_with_the_gain():
 
 
 def test_report_without_calls_says_so():
-    assert "no model call" in Report(notes=["why"]).summary()
+    assert Report(notes=["why"]).summary() == "nothing was accelerated: why"
+    assert Report().summary() == "nothing was accelerated: no model call was made"
 
 
 def test_handle_keeps_the_newest_reports_and_survives_copies():
