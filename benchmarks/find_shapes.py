@@ -26,7 +26,7 @@ LEANS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TOKEN_PATTERNS = ((0.5,), (0.05, 0.05, 0.9), (0.1, 0.3, 0.8), (0.0, 0.0, 0.7), (0.0, 0.5))
 TOKEN_MODES = ("default", "refit", "forecast")
 HEADS = (1, 2, 3)
-# Whole steps keep two tensors in all; a schedule with token steps keeps one per block and must be clearly better.
+# Whole steps keep two latents; a schedule with token steps keeps a tensor per block and must be clearly better.
 WORTH_A_STORE = 1.0
 HOPELESS = 8.0  # dB behind the best mean so far, over the runs made so far
 

@@ -80,7 +80,8 @@ class Call:
         if self.keeps_denoised:
             kept = denoised.clone()  # what was returned is the host's to change
             for group, branch in self.groups:
-                self.run.trial.add(branch.denoised, self.sigma, kept[group.rows])
+                if self.run.plan.mode.reuse_estimator == "forecast":
+                    self.run.trial.add(branch.denoised, self.sigma, kept[group.rows])
                 branch.keep_denoised(self.sigma, kept[group.rows])
 
 

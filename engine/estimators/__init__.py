@@ -1,4 +1,4 @@
-"""How what is not computed is estimated: interchangeable pure functions, one file each."""
+"""How what is not computed is estimated: interchangeable pure functions, one file each; and their trial."""
 
 from .forecast import Trial, forecast_denoised, forecast_tokens
 from .hold import hold_denoised, hold_tokens

@@ -52,16 +52,16 @@ class Trial:
             return
         guesses = (forecast_denoised(history, sigma), history[0][1])
         missed = torch.stack([(guess - denoised).square().sum(dtype=torch.float32) for guess in guesses])
-        same_step = self._missed is not None and sigma == self._sigma
-        self._missed = missed + self._missed.to(missed.device) if same_step and self._missed is not None else missed
-        self._sigma = sigma
+        if self._missed is not None and sigma == self._sigma:
+            missed += self._missed.to(missed.device)
+        self._sigma, self._missed = sigma, missed
 
     def damping(self, like: Tensor) -> float | Tensor:
         """How far forecasts may go: DAMPING, or 0 where the last one did clearly worse than holding. No sync."""
         if self._missed is None:
             return DAMPING
-        forecast, hold = self._missed.to(like).unbind()
-        return DAMPING * (forecast <= TOLERATED * hold)
+        forecast, hold = self._missed.to(like.device).unbind()
+        return DAMPING * (forecast <= TOLERATED * hold).to(like.dtype)
 
 
 def token_reach(sigma: float, newest: Tensor, older: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def change_weights(change: Tensor, indices: Tensor) -> Tensor:
 def scaled_refit_tokens(kept: Tensor, kept_fresh: Tensor, fresh: Tensor, weights: Tensor) -> Tensor:
     """As `refit_tokens`, but each token moves only as far as its own input did, in place.
 
-    The fresh tokens are those that changed most, so the unscaled fit overshoots on the still ones. (How far it does
-    cannot be read off the fresh tokens: weights fitted to them drift towards the unscaled fit and lose 1...5 dB.)
+    The fresh tokens are those that changed most, so the unscaled fit overshoots on the still ones. How far it does
+    cannot be read off the fresh tokens, for the same reason: weights fitted to them drift towards the unscaled fit.
     """
     slope, offset = drift_of(kept_fresh, fresh)
     step = torch.addcmul(offset.to(kept.dtype), kept, (slope - 1.0).to(kept.dtype))
