@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .estimators import Estimated
 from .store import ResidualStore, StoreSize, allocate
 
 
@@ -49,6 +50,8 @@ class Branch:
         self.tokens: KeptTokens | None = None
         self.blocks: KeptBlocks | None = None
         self.denoised: list[tuple[float, Tensor]] = []  # predictions at these sigmas; newest first, at most two
+        self.gap: list[Estimated] = []  # reuse steps since the newest of them
+        self.correction: tuple[int, Tensor] | None = None  # the step whose other evaluations get the same one
         self._spare: ResidualStore | None = None  # allocated, but what it holds is out of date
 
     @property
@@ -82,6 +85,7 @@ class Branch:
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
         loose = [prediction for _, prediction in self.denoised]
+        loose += [self.correction[1]] if self.correction is not None else []
         if self.kept is not None:
             loose += self.kept.tensors()
         return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)

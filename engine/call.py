@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch, KeptTokens
 from .estimators import (
+    Estimated,
+    correction,
     forecast_denoised,
     forecast_tokens,
     hold_denoised,
@@ -51,6 +54,7 @@ class Call:
         self.run, self.sigma, self.groups, self.layout = run, sigma, groups, layout
         self.runner, self.attend, self.blocks = runner, attend, blocks
         self.keeps_denoised = False
+        self.step, self.span, self.evaluations = 0, math.inf, 1  # 1/σ from this step to the next; calls of the step
         self.foreign_blocks: set[int] = set()  # blocks whose `forward` another pack has replaced
         self.computed = layout.video
         self._begun = False
@@ -75,14 +79,36 @@ class Call:
             return "another node has replaced its forward"
         return self.runner.why_not(block, args, kwargs)
 
-    def close(self, denoised: Tensor) -> None:
-        """Called after the model has returned its prediction, the denoised latents `[B, …]`."""
+    def close(self, denoised: Tensor) -> Tensor:
+        """Called with the model's prediction, the denoised latents `[B, …]`; returns what the sampler is to get."""
+        mode, parts = self.run.plan.mode, [denoised[group.rows] for group, _ in self.groups]
         if self.keeps_denoised:
-            kept = denoised.clone()  # what was returned is the host's to change
-            for group, branch in self.groups:
-                if self.run.plan.mode.reuse_estimator == "forecast":
-                    self.run.trial.add(branch.denoised, self.sigma, kept[group.rows])
-                branch.keep_denoised(self.sigma, kept[group.rows])
+            parts = [part.clone() for part in parts]  # what was returned is the host's to change
+        gaps = any(branch.gap for _, branch in self.groups)
+        if mode.reuse_estimator == "forecast" and (self.keeps_denoised or gaps):
+            for (_, branch), part in zip(self.groups, parts, strict=True):
+                self.run.trial.add(branch.denoised, self.sigma, part)
+        corrections = [self._correction(branch, part) for (_, branch), part in zip(self.groups, parts, strict=True)]
+        if self.keeps_denoised:
+            for (_, branch), part in zip(self.groups, parts, strict=True):
+                branch.keep_denoised(self.sigma, part)
+        if all(entry is None for entry in corrections):
+            return denoised
+        pairs = zip(parts, corrections, strict=True)
+        return torch.cat([part if entry is None else part + entry for part, entry in pairs])
+
+    def _correction(self, branch: Branch, denoised: Tensor) -> Tensor | None:
+        """What reuse steps before this one missed; every evaluation of a step gets the same."""
+        if branch.correction is not None and branch.correction[0] == self.step:
+            return branch.correction[1]
+        gap, branch.gap, branch.correction = branch.gap, [], None
+        missed = correction(gap, branch.denoised, self.sigma, denoised, self.span)
+        if missed is None:
+            return None
+        missed = missed * self.run.trial.trust(missed)
+        if self.evaluations > 1:
+            branch.correction = (self.step, missed)
+        return missed
 
 
 class FullCall(Call):
@@ -137,12 +163,19 @@ class ReuseCall(Call):
 
     def estimate(self) -> Tensor:
         """The denoised latents `[B, …]`, a new tensor."""
-        return torch.cat([self._estimate(branch.denoised) for _, branch in self.groups])
+        return torch.cat([self._estimate(branch) for _, branch in self.groups])
 
-    def _estimate(self, history: list[tuple[float, Tensor]]) -> Tensor:
-        if self.run.plan.mode.reuse_estimator == "hold":
+    def _estimate(self, branch: Branch) -> Tensor:
+        mode, history = self.run.plan.mode, branch.denoised
+        if mode.reuse_estimator == "hold":
             return hold_denoised(history, self.sigma)
-        return forecast_denoised(history, self.sigma, self.run.trial.damping(history[0][1]))
+        damping = self.run.trial.damping(history[0][1])
+        if mode.corrects:
+            branch.gap.append(Estimated(self.sigma, self.span / self.evaluations, damping))
+        return forecast_denoised(history, self.sigma, damping)
+
+    def close(self, denoised: Tensor) -> Tensor:
+        return denoised
 
 
 @dataclass

@@ -16,12 +16,14 @@ class Mode:
         plus an exponential age term).
     token_estimator: "hold", "refit", "scaled_refit" or "forecast" for stale tokens of a token step.
     reuse_estimator: "hold" or "forecast" for the prediction of a reuse step.
+    corrects: whether what reuse steps missed is made good at the next computed step.
     """
 
     name: str
     score: str = "change"
     token_estimator: str = "scaled_refit"
     reuse_estimator: str = "forecast"
+    corrects: bool = True
 
     @property
     def per_block(self) -> bool:
@@ -38,11 +40,11 @@ MODES = {
     mode.name: mode
     for mode in (
         Mode("default"),
-        Mode("paper", score="paper", token_estimator="hold", reuse_estimator="hold"),
+        Mode("paper", score="paper", token_estimator="hold", reuse_estimator="hold", corrects=False),
         Mode("random", score="random"),
-        Mode("hold", token_estimator="hold", reuse_estimator="hold"),
+        Mode("hold", token_estimator="hold", reuse_estimator="hold", corrects=False),
         Mode("refit", token_estimator="refit"),
-        Mode("forecast", token_estimator="forecast"),
+        Mode("forecast", token_estimator="forecast", corrects=False),
     )
 }
 assert set(MODES) == set(MODE_NAMES)

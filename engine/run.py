@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -134,7 +135,9 @@ class Run:
             if self.plan.mode.token_estimator == "forecast":
                 total += 2 * rows * tokens * 4
         if min(self.budgets) == 0.0 and not self.plan.mode.per_block:
-            total += min(2, sum(b > 0.0 for b in self.budgets)) * rows * latent_bytes
+            kept = min(2, sum(b > 0.0 for b in self.budgets))
+            kept += self.plan.mode.corrects and max(self.evaluations) > 1
+            total += kept * rows * latent_bytes
         return total
 
     def step_of(self, sigma: float) -> int:
@@ -149,9 +152,15 @@ class Run:
         pairs = [(group, self._branch(group)) for group in site.groups]
         common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks)
         call, reason = self._make_call(step, site, pairs, common)
+        call.step, call.span, call.evaluations = step, self._span(step), self.evaluations[step]
         call.keeps_denoised = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
         self._record(step, site, call, reason)
         return call
+
+    def _span(self, step: int) -> float:
+        """How far 1/σ goes from this step's noise level to the next; endless at a last step to 0."""
+        first, last = self.sigmas[step], self.sigmas[min(step + 1, len(self.sigmas) - 1)]
+        return 1.0 / last - 1.0 / first if first > 0.0 and last > 0.0 else math.inf
 
     def _visit(self, step: int) -> None:
         """Forget what cannot be continued when a call belongs to another step than the one before."""
@@ -228,15 +237,16 @@ class Run:
         clock = Clock(site.device)
         self._pending.append((record, clock, clock.mark()))
 
-    def close_call(self, call: Call, denoised: Tensor) -> None:
-        """The call is over and this is its prediction, the denoised latents `[B, …]`."""
-        call.close(denoised)
+    def close_call(self, call: Call, denoised: Tensor) -> Tensor:
+        """The call is over and this is its prediction, the denoised latents `[B, …]`; returns what to go on with."""
+        result = call.close(denoised)
         record, clock, start = self._pending.pop()
         self._pending.append((record, clock.between(start, clock.mark())))
         kept = sum(branch.nbytes for branch in self.branches.values())
         self.report.cache_bytes = max(self.report.cache_bytes, kept)
         stores = [branch.store.policy for branch in self.branches.values() if branch.store is not None]
         self.report.cache_policy = stores[-1] if stores else "whole steps" if kept else "none"
+        return result
 
     def finish(self) -> Report:
         """Resolve the durations, drop everything kept, return the report."""

@@ -98,8 +98,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         with swapped_forwards(architecture.blocks, call):
             denoised = executor(*args, **kwargs)
-    active.run.close_call(call, denoised)
-    return denoised
+    return active.run.close_call(call, denoised)
 
 
 def _site(x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture) -> CallSite:

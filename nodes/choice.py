@@ -19,7 +19,7 @@ WHOLE_HOLD = "whole-step hold"
 WHOLE_FORECAST = "whole-step forecast"
 MODE_CHOICES = (OWN_MODE, "default", "paper", "random", UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
 # What a control computes with; the others take the mode of their name.
-MODE_OF_CONTROL = {UNIFORM: "default", WHOLE_HOLD: "hold", WHOLE_FORECAST: "default"}
+MODE_OF_CONTROL = {UNIFORM: "default", WHOLE_HOLD: "hold", WHOLE_FORECAST: "forecast"}
 LEAST_BUDGET, MOST_SPEEDUP = 0.2, 8.0
 OWN_MEAN_TOLERANCE = 0.005
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
-# The line bends back where reuse gaps are wide: going all the way along it overshoots.
-DAMPING = 0.7
+# The line bends back where reuse gaps are wide: going all the way along it overshoots. What half the way leaves is made
+# good by the correction.
+DAMPING = 0.5
 # A forecast is given up for holding where its last squared error was this many times that of holding.
 TOLERATED = 1.5
 
@@ -45,6 +46,7 @@ class Trial:
     def __init__(self) -> None:
         self._sigma = float("nan")
         self._missed: Tensor | None = None  # squared errors of forecast and hold, [2]
+        self._trusted: Tensor | None = None
 
     def add(self, history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor) -> None:
         """Try both on what has been computed at `sigma`; history: what was known before."""
@@ -54,7 +56,23 @@ class Trial:
         missed = torch.stack([(guess - denoised).square().sum(dtype=torch.float32) for guess in guesses])
         if self._missed is not None and sigma == self._sigma:
             missed += self._missed.to(missed.device)
+        else:
+            self._trusted = None
         self._sigma, self._missed = sigma, missed
+
+    def trust(self, like: Tensor) -> float | Tensor:
+        """1 where the newest forecast was no worse than holding, else 0; 0 before there was any. No sync.
+
+        Where it was worse the model answers every deviation with a stronger one to the other side; making good what
+        was missed would then be too much. The first conditioning asked decides for all of a step: guidance would
+        blow up a difference between them.
+        """
+        if self._missed is None:
+            return 0.0
+        if self._trusted is None:
+            forecast, hold = self._missed.unbind()
+            self._trusted = forecast <= hold
+        return self._trusted.to(like.device, like.dtype)
 
     def damping(self, like: Tensor) -> float | Tensor:
         """How far forecasts may go: DAMPING, or 0 where the last one did clearly worse than holding. No sync."""

@@ -7,6 +7,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
+from astraea.schedules import flow_sigmas, rhythm
+
 KEY = "astraea_test"
 
 
@@ -51,3 +53,15 @@ def test_forecasts_that_fail_are_given_up_for_holding(load_tiny):
         psnr(dense, sample(accelerated(model, WHOLE, mode=m, budget=0.5)[0], **settings)) for m in ("hold", "default")
     )
     assert forecast > held - 3.0
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "res_multistep"])
+@pytest.mark.parametrize("negative", ["", LONG], ids=["one call a step", "two calls a step"])
+def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, negative):
+    model, every_other = load_tiny(), rhythm("every other", [0.0, 1.0], flow_sigmas(30))
+    settings = {"steps": 20, "shape": (1, 16, 6, 16, 16), "sampler": sampler, "negative": conditioning(negative)}
+    dense = sample(model, **settings)
+    corrected, forecast = (
+        psnr(dense, sample(accelerated(model, every_other, mode=m)[0], **settings)) for m in ("default", "forecast")
+    )
+    assert corrected > forecast + 0.3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from astraea.engine.estimators import (
+    Estimated,
+    correction,
     forecast_denoised,
     forecast_tokens,
     hold_denoised,
@@ -139,3 +143,55 @@ def test_forecast_tokens_extrapolates_each_token_by_its_own_reach():
     result = forecast_tokens(kept, older, weights)
     assert torch.allclose(result[:, :200], kept[:, :200], atol=1e-6)
     assert torch.allclose(result[:, 200:], (kept + 2 * (kept - older))[:, 200:], atol=1e-5)
+
+
+def euler(sigmas, denoised_at, computed):
+    """Euler steps on denoised latents that depend on sigma alone; what is not computed is forecast, then corrected."""
+    x, history, gap = residuals(seed=7).double(), [], []
+    for sigma, following in pairwise(sigmas):
+        span = 1.0 / following - 1.0 / sigma if following > 0.0 else float("inf")
+        if sigma in computed:
+            denoised = denoised_at(sigma)
+            missed = correction(gap, history, sigma, denoised, span)
+            history, gap = [(sigma, denoised), *history[:1]], []
+            denoised = denoised if missed is None else denoised + missed
+        else:
+            denoised = forecast_denoised(history, sigma)
+            gap.append(Estimated(sigma, span, DAMPING))
+        x = x + (following - sigma) * (x - denoised) / sigma
+    return x
+
+
+@pytest.mark.parametrize("computed", [(0.9, 0.7, 0.4, 0.1), (0.9, 0.8, 0.3, 0.1)], ids=["gaps of one", "a long gap"])
+def test_correction_brings_the_latents_back_to_where_computing_every_step_leads(computed):
+    sigmas = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+    base, slope, bend = (residuals(seed=n).double() for n in range(3))
+
+    def denoised_at(sigma):
+        return base + sigma * slope + (sigma**2 * bend if computed[1] == 0.8 else 0.0)
+
+    dense = euler(sigmas, denoised_at, sigmas)
+    assert torch.allclose(euler(sigmas, denoised_at, computed), dense, atol=1e-9)
+
+
+def test_correction_is_nothing_without_a_gap_at_the_last_step_and_at_one_noise_level():
+    history, now = [(0.8, residuals()), (0.9, residuals(seed=1))], residuals(seed=2)
+    gap = [Estimated(0.7, 0.2, DAMPING)]
+    assert correction(gap, history, 0.6, now, 0.3) is not None
+    assert correction([], history, 0.6, now, 0.3) is None
+    assert correction(gap, [], 0.6, now, 0.3) is None
+    assert correction(gap, history, 0.6, now, float("inf")) is None
+    assert correction(gap, history, 0.8, now, 0.3) is None
+
+
+def test_correction_is_trusted_where_the_forecast_did_no_worse_than_holding_and_alike_for_all_of_a_step():
+    base, direction = residuals(), residuals(seed=1)
+    assert Trial().trust(base) == 0.0
+    assert trial_of(swings=False).trust(base) == 1.0
+    assert trial_of(swings=True).trust(base) == 0.0
+    trial = trial_of(swings=False)
+    assert trial.trust(base) == 1.0
+    trial.add([(0.8, base + 3 * direction), (0.9, base)], 0.7, base)
+    assert trial.trust(base) == 1.0
+    trial.add([(0.7, base + 3 * direction), (0.8, base)], 0.6, base)
+    assert trial.trust(base) == 0.0
