@@ -1,4 +1,7 @@
-"""Procedural training clips with captions: one or two shapes that move over a shaded ground.
+"""Procedural training clips with captions: a shape that moves over a plain ground on which day breaks.
+
+Wan knows frames only relative to one another, so which one is first has to be learned. The light on the ground asks for
+it in every clip, at every noise level; where a moving shape is at first asks for it in some.
 
 A clip is drawn from distance functions at any size, so every clip is new; a seed gives the same clips everywhere.
 """
@@ -14,12 +17,16 @@ from torch import Tensor
 
 from .words import COLOURS, DIRECTIONS, MANNERS, SHAPES, SIZES
 
-PAIRS = 0.15  # share of clips with two shapes, the first named on the left
+PIXELS_PER_FRAME = 4  # one token of the model: a moving shape is the same tokens, shifted
+PLACES = 0.1  # how far from the middle of the frame the middle of a path may lie, as a share of the frame
+CORNERED = ("square", "triangle")  # the shapes on which a rotation shows
+DAWN = (0.6, 1.0)  # light on the ground in the first and in the last frame
+TURN = math.tau / 3  # of a spinning shape, per clip
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One moving shape. Positions are shares of the frame, speeds shares of the frame per clip."""
+    """One shape. Its place halfway through the clip and its radius are shares of the frame."""
 
     shape: str
     colour: str
@@ -28,9 +35,11 @@ class Thing:
     direction: str
     x: float
     y: float
-    travel: float
-    turn: float
-    radius: float
+    angle: float
+
+    @property
+    def radius(self) -> float:
+        return SIZES[self.size]
 
     def describe(self, rng: random.Random) -> str:
         size = f"{self.size} " if rng.random() < 0.8 else ""
@@ -42,44 +51,37 @@ def with_article(phrase: str) -> str:
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
-def draw_thing(rng: random.Random, colours: list[str], scale: float, centre: float) -> Thing:
-    """A thing whose path is centred near `(centre, 0.5)`."""
-    manner = rng.choices(MANNERS, weights=(6, 1, 1, 1))[0]
-    direction = rng.choice(list(DIRECTIONS))
-    travel = rng.uniform(0.4, 0.6) if manner == "moving" else 0.0
-    dx, dy = DIRECTIONS[direction]
-    x = centre + rng.uniform(-0.08, 0.08) - dx * travel / 2
-    y = 0.5 + rng.uniform(-0.08, 0.08) - dy * travel / 2
-    size = rng.choice(list(SIZES))
-    shape, turn = rng.choice(SHAPES), rng.uniform(0, math.tau)
-    return Thing(shape, colours.pop(), size, manner, direction, x, y, travel, turn, scale * SIZES[size])
+def draw_thing(rng: random.Random, colour: str) -> Thing:
+    manner = rng.choices(MANNERS, weights=(6, 1, 1))[0]
+    shape = rng.choice(CORNERED if manner == "spinning" else SHAPES)
+    size, direction = rng.choice(list(SIZES)), rng.choice(list(DIRECTIONS))
+    angle = rng.uniform(0, math.tau) if manner == "spinning" else 0.0
+    x, y = (0.5 + rng.uniform(-PLACES, PLACES) for _ in range(2))
+    return Thing(shape, colour, size, manner, direction, x, y, angle)
 
 
-def signed_distance(thing: Thing, x: Tensor, y: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
+def signed_distance(thing: Thing, x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
     """Distance to the outline, negative inside, in shares of the frame."""
     if thing.shape == "circle":
-        return torch.hypot(x, y) - radius
+        return torch.hypot(x, y) - thing.radius
     if thing.shape == "ring":
-        return (torch.hypot(x, y) - 0.75 * radius).abs() - 0.3 * radius
+        return (torch.hypot(x, y) - 0.75 * thing.radius).abs() - 0.3 * thing.radius
     u, v = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
     if thing.shape == "square":
-        return torch.maximum(u.abs(), v.abs()) - 0.85 * radius
+        return torch.maximum(u.abs(), v.abs()) - 0.85 * thing.radius
     sides = torch.stack([u * math.sin(k * math.tau / 3) + v * math.cos(k * math.tau / 3) for k in range(3)])
-    return sides.amax(0) - 0.6 * radius
+    return sides.amax(0) - 0.6 * thing.radius
 
 
 def paint(thing: Thing, clip: Tensor) -> Tensor:
     """Draw the thing over the clip `[T, 3, H, W]`."""
     frames, _, height, width = clip.shape
-    progress = torch.linspace(0, 1, frames).view(-1, 1, 1)
-    dx, dy = DIRECTIONS[thing.direction]
+    frame = torch.arange(frames).view(-1, 1, 1)
+    steps = PIXELS_PER_FRAME * (frame - (frames - 1) / 2)
+    dx, dy = DIRECTIONS[thing.direction] if thing.manner == "moving" else (0.0, 0.0)
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-    radius = thing.radius * (0.4 + 0.9 * progress if thing.manner == "growing" else torch.ones_like(progress))
-    spin = math.tau / 3 * progress if thing.manner == "spinning" else torch.zeros_like(progress)
-    angle = spin + (thing.turn if thing.manner == "spinning" else 0.0)
-    distance = signed_distance(
-        thing, x - thing.x - dx * thing.travel * progress, y - thing.y - dy * thing.travel * progress, radius, angle
-    )
+    angle = thing.angle + (TURN * frame / frames if thing.manner == "spinning" else torch.zeros(frames, 1, 1))
+    distance = signed_distance(thing, x - thing.x - dx * steps / width, y - thing.y - dy * steps / height, angle)
     cover = (0.5 - distance * height).clamp(0, 1)[:, None]
     shade = (1.0 + 0.6 * distance / thing.radius).clamp(0.55, 1.0)[:, None]
     colour = torch.tensor(COLOURS[thing.colour]).view(3, 1, 1)
@@ -88,19 +90,11 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
 
 def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple[Tensor, str]:
     """One clip `[T, 3, H, W]` in 0...1 and its caption."""
-    colours = rng.sample(list(COLOURS), 3)
-    ground = colours.pop()
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    slope = rng.uniform(0, math.tau)
-    shade = 0.8 + 0.2 * (math.cos(slope) * x + math.sin(slope) * y)
-    clip = (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12) * shade
-    clip = clip.expand(frames, -1, -1, -1)
-    scale, centres = (0.7, (0.27, 0.73)) if rng.random() < PAIRS else (1.0, (0.5,))
-    things = [draw_thing(rng, colours, scale, centre) for centre in centres]
-    for thing in things:
-        clip = paint(thing, clip)
-    caption = " and ".join(thing.describe(rng) for thing in things) + " over " + with_article(f"{ground} ground")
-    return clip.clamp(0, 1), caption
+    ground, colour = rng.sample(list(COLOURS), 2)
+    light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
+    clip = (light * (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12)).expand(frames, 3, height, width)
+    thing = draw_thing(rng, colour)
+    return paint(thing, clip).clamp(0, 1), f"{thing.describe(rng)} over {with_article(ground + ' ground')}"
 
 
 def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:

@@ -1,7 +1,8 @@
 """The demonstration's stand-in for a video VAE: a fixed linear map between 2×2 RGB pixels and 16 latent channels.
 
-The mean colour of a cell is placed where the linear preview of Wan 2.1 latents reads it, the detail where that
-preview does not look. Latents are in the model's normalised space. Torch only.
+The mean colour of a cell is placed where the linear preview of Wan 2.1 latents reads it, and once more, louder, where
+that preview does not look; the detail lies there too. The gains bring the channels near unit variance, as the latents
+of a real VAE are: what a clip shows is then decided at the noise levels where samplers spend their steps. Torch only.
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ PREVIEW = torch.tensor(
     ]
 ).T
 PREVIEW_BIAS = torch.tensor([-0.1835, -0.0868, -0.3360])
-DETAIL_GAIN = 2.0
+COLOUR_GAIN, DETAIL_GAIN = 3.0, 4.0
 
 
 def _basis() -> tuple[Tensor, Tensor]:
-    """The map of mean colours `[3, 16]` and an orthonormal basis `[9, 16]` of directions the preview ignores."""
-    mean_map = torch.linalg.pinv(PREVIEW.double())
-    _, _, rows = torch.linalg.svd(PREVIEW.double().T, full_matrices=True)
-    detail = rows[3:12]
-    # The sign of a singular vector is arbitrary: fix it, so that every machine makes the same latents.
-    peak = detail.gather(1, detail.abs().argmax(1, keepdim=True))
-    return mean_map.float(), (detail * peak.sign()).float()
+    """The map of mean colours `[3, 16]` and that of details `[9, 16]`; their rows are orthogonal to one another's."""
+    preview_map = torch.linalg.pinv(PREVIEW.double())
+    # Gram–Schmidt leaves only signs open: with them fixed, every machine makes the same latents.
+    q, r = torch.linalg.qr(torch.cat([PREVIEW, torch.eye(16)[:, :13]], dim=1).double())
+    unseen = (q * r.diagonal().sign()).T[3:15]
+    return (preview_map + COLOUR_GAIN * unseen[9:]).float(), (DETAIL_GAIN * unseen[:9]).float()
 
 
 def _haar(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,18 +44,18 @@ def _haar(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def encode(clip: Tensor) -> Tensor:
     """RGB `[B, T, 3, H, W]` in 0...1 to latents `[B, 16, T, H/2, W/2]`."""
-    mean_map, detail_map = (m.to(clip) for m in _basis())
+    colour_map, detail_map = (m.to(clip) for m in _basis())
     mean, detail = _haar(clip * 2 - 1)
     mean = mean - PREVIEW_BIAS.to(clip)[:, None, None]
-    latents = torch.einsum("btchw,cl->blthw", mean, mean_map)
-    return latents + torch.einsum("btchw,cl->blthw", detail * DETAIL_GAIN, detail_map)
+    latents = torch.einsum("btchw,cl->blthw", mean, colour_map)
+    return latents + torch.einsum("btchw,cl->blthw", detail, detail_map)
 
 
 def decode(latents: Tensor) -> Tensor:
     """Latents `[B, 16, T, H, W]` to RGB `[B, T, 3, 2H, 2W]` in 0...1 (clipped)."""
-    _, detail_map = (m.to(latents) for m in _basis())
-    mean = torch.einsum("blthw,lc->btchw", latents, PREVIEW.to(latents)) + PREVIEW_BIAS.to(latents)[:, None, None]
-    x, y, xy = torch.einsum("blthw,cl->btchw", latents, detail_map / DETAIL_GAIN).chunk(3, dim=2)
+    colours, details = (torch.linalg.pinv(m).to(latents) for m in _basis())
+    mean = torch.einsum("blthw,lc->btchw", latents, colours) + PREVIEW_BIAS.to(latents)[:, None, None]
+    x, y, xy = torch.einsum("blthw,lc->btchw", latents, details).chunk(3, dim=2)
     top = torch.stack([mean + x + y + xy, mean - x + y - xy], dim=-1).flatten(-2)
     bottom = torch.stack([mean + x - y - xy, mean - x - y + xy], dim=-1).flatten(-2)
     pixels = torch.stack([top, bottom], dim=-2).flatten(-3, -2)

@@ -17,10 +17,12 @@ PROMPTS = (
     "a big yellow square moving up over a purple ground",
     "a big green triangle spinning over a white ground",
     "a small white ring moving left over a red ground",
-    "a big orange circle growing over a black ground",
+    "a big orange circle moving up over a black ground",
     "a big cyan square standing over a yellow ground",
     "a big purple ring moving down over a green ground",
     "a big blue circle moving left over an orange ground",
+    "a small black triangle moving up over a cyan ground",
+    "a small red square moving right over a green ground",
 )
 PIXEL, BAND, STEPS = 4, 18, 30
 

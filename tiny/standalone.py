@@ -115,9 +115,10 @@ def _evaluate(model: TinyWan, x: Tensor, sigma: float, context: Tensor, run: Run
         return model(both, timestep, context)
     call = run.open_call(CallSite(sigma=sigma, **site))
     if isinstance(call, ReuseCall):
-        flow = (both - call.estimate()) / sigma
+        denoised = call.estimate()
     else:
         with swapped_forwards(model.blocks, call):
             flow = model(both, timestep, context)
-    run.close_call(call, both - sigma * flow)
-    return flow
+        denoised = both - sigma * flow
+    result = run.close_call(call, denoised)
+    return flow if call.kind != "reuse" and result is denoised else (both - result) / sigma

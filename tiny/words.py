@@ -29,10 +29,10 @@ COLOURS = {
     "black": (0.05, 0.05, 0.05),
 }
 SHAPES = ("circle", "square", "triangle", "ring")
-SIZES = {"small": 0.2, "big": 0.34}
+SIZES = {"small": 0.22, "big": 0.34}
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-MANNERS = ("moving", "standing", "growing", "spinning")
-CONNECTIVES = ("a", "an", "and", "over", "ground")
+MANNERS = ("moving", "standing", "spinning")
+CONNECTIVES = ("a", "an", "over", "ground")
 VOCABULARY = frozenset((*COLOURS, *SHAPES, *SIZES, *DIRECTIONS, *MANNERS, *CONNECTIVES))
 
 

@@ -1,0 +1,73 @@
+"""The embedded model's world: training clips, their captions, and the latent code."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from astraea.tiny import clips, codec, words
+from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
+
+
+def clip_of(direction: str, manner: str = "moving") -> torch.Tensor:
+    thing = clips.Thing("triangle", "red", "big", manner, direction, x=0.45, y=0.55, angle=0.0)
+    return clips.paint(thing, torch.zeros(6, 3, 32, 32))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_moving_shape_is_the_same_pixels_shifted(direction: str) -> None:
+    clip = clip_of(direction)
+    dx, dy = (int(clips.PIXELS_PER_FRAME * step) for step in DIRECTIONS[direction])
+    for frame, following in itertools.pairwise(clip):
+        shifted = frame.roll((dy, dx), dims=(1, 2))
+        torch.testing.assert_close(following[:, 4:-4, 4:-4], shifted[:, 4:-4, 4:-4], atol=1e-4, rtol=0)
+    assert (clip[1] - clip[0]).abs().max() > 0.3
+
+
+def test_a_standing_shape_stands() -> None:
+    clip = clip_of("left", "standing")
+    assert torch.equal(clip, clip[:1].expand_as(clip))
+
+
+def test_a_spinning_shape_turns_about_its_place() -> None:
+    clip = clip_of("left", "spinning")
+    covered = clip[:, 0].gt(0.2).flatten(1).sum(1).float()
+    assert (clip[1] - clip[0]).abs().max() > 0.3
+    assert covered.std() < 0.05 * covered.mean()
+
+
+def test_batches_are_drawn_from_the_seed_in_known_words() -> None:
+    first, captions = clips.draw_batch(3, 8, 6, 32, 32)
+    again, _ = clips.draw_batch(3, 8, 6, 32, 32)
+    other, _ = clips.draw_batch(4, 8, 6, 32, 32)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (8, 6, 3, 32, 32)
+    assert first.min() >= 0.0
+    assert first.max() <= 1.0
+    assert {word for caption in captions for word in split_words(caption)} <= VOCABULARY
+
+
+def test_every_word_for_a_manner_and_a_shape_is_drawn() -> None:
+    rng = random.Random(0)
+    drawn = {word for _ in range(200) for word in split_words(clips.draw_clip(rng, 2, 8, 8)[1])}
+    assert drawn == VOCABULARY
+
+
+def test_latents_hold_the_clip_and_the_preview_reads_its_colours() -> None:
+    clip = torch.rand(2, 3, 3, 16, 16)
+    latents = codec.encode(clip)
+    torch.testing.assert_close(codec.decode(latents), clip, atol=1e-5, rtol=0)
+    preview = torch.einsum("blthw,lc->btchw", latents, codec.PREVIEW) + codec.PREVIEW_BIAS[:, None, None]
+    cells = torch.nn.functional.avg_pool2d((2 * clip - 1).flatten(0, 1), 2).unflatten(0, (2, 3))
+    torch.testing.assert_close(preview, cells, atol=1e-5, rtol=0)
+
+
+def test_latents_of_training_clips_are_near_unit_variance() -> None:
+    latents = codec.encode(clips.draw_batch(1, 32, 6, 32, 32)[0])
+    assert latents.var((0, 2, 3, 4)).mean() == pytest.approx(1.0, rel=0.4)
+
+
+def test_unknown_words_are_named_once() -> None:
+    assert words.unknown_words("a red dog and a red dog") == ["dog", "and"]
