@@ -114,6 +114,36 @@ def with_call_times(model: Any) -> tuple[Any, list[tuple[float, float]]]:
     return clone, times
 
 
+def with_dense_beside(model: Any) -> tuple[Any, list[tuple[float, float]]]:
+    """A clone that also computes every call densely, on the same input, and the list of `(dense, own)` seconds.
+
+    The pairs are neighbours in time, in turns one or the other first: a clock that drifts moves both alike. The dense
+    result is dropped, so the run is what it is without it. Accelerate the clone, not the other way round.
+    """
+    from comfy.patcher_extension import WrappersMP
+
+    times: list[tuple[float, float]] = []
+
+    def timed(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
+        synchronise(device)
+        began = time.perf_counter()
+        output = call()
+        synchronise(device)
+        return output, time.perf_counter() - began
+
+    def both(executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # `original` is the model itself: wrappers further in, the engine's among them, do not see this call.
+        calls = [lambda: executor.original(x, t, *args, **kwargs), lambda: executor(x, t, *args, **kwargs)]
+        order = (1, 0) if len(times) % 2 else (0, 1)
+        results = {which: timed(calls[which], x.device) for which in order}
+        times.append((results[0][1], results[1][1]))
+        return results[1][0]
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, TIMES_KEY, both)
+    return clone, times
+
+
 def step_seconds(times: list[tuple[float, float]]) -> list[float]:
     """Seconds by step from `(sigma, seconds)` of calls: cond and uncond may be one call or two."""
     steps: dict[float, float] = {}

@@ -29,10 +29,10 @@ PROMPTS = (
     "a small yellow square moving up over a purple ground",
     "a big green triangle spinning over a white ground",
     "a small white ring moving left over a black ground",
-    "a big cyan ring growing over an orange ground",
-    "a small orange triangle moving down and a big blue circle moving left over a green ground",
-    "a big purple square standing and a small red ring moving up over a yellow ground",
-    "a small black circle moving right and a small cyan square moving down over a red ground",
+    "a big cyan ring moving down over an orange ground",
+    "a small orange triangle moving down over a green ground",
+    "a big purple square standing over a yellow ground",
+    "a small black circle moving right over a red ground",
 )
 
 
@@ -90,7 +90,8 @@ def planned_candidates(sigmas: Sequence[float], budgets: Sequence[float] = BUDGE
         whole = whole_steps("whole steps", 2, sigmas)
         even = uniform("uniform", budget, sigmas)
         found.append(_planned(f"bundled {budget}", "default", default_schedule(budget, sigmas), None, budget))
-        controls = [("whole steps, hold", whole, "hold"), ("whole steps, forecast", whole, "default")]
+        controls = [("whole steps, hold", whole, "hold"), ("whole steps, forecast", whole, "forecast")]
+        controls += [("whole steps, corrected", whole, "default")]
         controls += [("uniform, default", even, "default"), ("uniform, random tokens", even, "random")]
         controls += [(f"uniform, {mode}", even, mode) for mode in ("paper", "hold", "refit", "forecast")]
         found += [_planned(f"{name} {budget}", "control", made, mode, budget) for name, made, mode in controls]

@@ -2,7 +2,8 @@
 
 python benchmarks/speed_cpu.py [--comfyui TREE] [--pairs 5] [--quick]
 
-Two Wan-format models at 2,304 tokens, cond and uncond computed. Dense and accelerated runs alternate.
+Two Wan-format models at 2,304 tokens, cond and uncond computed in one call. Token steps: each call is computed densely
+as well, right before or after. Rhythms: dense and accelerated runs alternate.
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ from harness import (
     print_table,
     sample,
     sigmas_of,
-    step_kinds,
-    step_seconds,
-    with_call_times,
+    with_dense_beside,
 )
 from phases import PhaseTimer, shares
 from random_wan import WanSize, load_random_wan, random_context
@@ -96,24 +95,16 @@ def repeating(pattern: Sequence[float], sigmas: Sequence[float]) -> Any:
 
 
 def measure_tokens(subject: Subject, args: argparse.Namespace, budget: float) -> dict[str, Any]:
-    """Dense step time over token step time, one ratio per pair, and the ideal for the tokens really computed."""
-    base, times = with_call_times(subject.model)
-    job = subject.job(args)
+    """Dense step time over token step time, one ratio per step, and the ideal for the tokens really computed."""
+    base, times = with_dense_beside(subject.model)
     model, handle = accelerated(base, constant(budget, sigmas_of(base, args.steps)))
-
-    def dense_step() -> float:
+    pairs, calls = [], []
+    for _ in range(args.pairs):
         times.clear()
-        sample(base, job)
-        return statistics.median(step_seconds(times)[1:])
-
-    def token_step() -> float:
-        times.clear()
-        sample(model, job)
-        steps = zip(step_seconds(times), step_kinds(handle.last), strict=True)
-        return statistics.median(seconds for seconds, kind in steps if kind == "token")
-
-    pairs = paired(dense_step, token_step, args.pairs)
-    calls = [call for call in handle.last.calls if call.kind == "token"]
+        sample(model, subject.job(args))
+        made = list(zip(times, handle.last.calls, strict=True))
+        pairs += [seconds for seconds, call in made if call.kind == "token"]
+        calls += [call for _, call in made if call.kind == "token"]
     ideal = 1.0 / statistics.fmean(subject.cost().share(call.computed / call.tokens) for call in calls)
     return _row(f"token step at {budget}", [d / t for d, t in pairs], ideal, handle.last) | {
         "dense_step_seconds": spread([d for d, _ in pairs]),

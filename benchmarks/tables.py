@@ -87,7 +87,8 @@ def speed_cpu_markdown(result: dict[str, Any]) -> str:
     text = heading("Speed on the CPU", result["environment"])
     text += (
         f"{settings['tokens']} tokens, cond and uncond in one call, {settings['steps']} steps, "
-        f"{settings['pairs']} pairs. Token steps: dense step time over token step time. Whole steps: run against run.\n"
+        f"{settings['pairs']} runs. Token steps: a dense call over a token call on the same input, next to each other. "
+        "Whole steps: run against run.\n"
     )
     for subject in result["subjects"]:
         header = ["", "speed-up (min…max)", "ideal", "share of the ideal"]

@@ -38,14 +38,16 @@ def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = "d
 def leaning(
     name: str, budget: float, sigmas: Sequence[float], *, lean: float = 0.5, full_start: int = 1, mode: str = "default"
 ) -> Schedule:
-    """Full and reuse steps whose full ones stand closer where sigma falls faster.
+    """Full and reuse steps whose full ones stand closer where sigma falls faster, or more slowly.
 
-    lean: 0 spreads the full steps evenly over the steps, 1 evenly over sigma. The number of full steps is the nearest
-    to the budget; `full_start` of them begin the run and one ends it.
+    lean: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
+    falls more slowly. The number of full steps is the nearest to the budget; `full_start` of them begin the run and
+    one ends it.
     """
     steps = len(sigmas)
     falls = [a - b for a, b in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
-    bridged = [fall**lean for fall in falls[full_start - 1 : steps - 2]]  # what lies before each middle step
+    # What lies before each middle step.
+    bridged = [max(fall, 1e-6) ** lean for fall in falls[full_start - 1 : steps - 2]]
     between = min(len(bridged), max(0, round(budget * steps) - full_start - 1))
     budgets, reached, placed = [1.0] * full_start, 0.0, 0
     for density in _densities(bridged, between):
