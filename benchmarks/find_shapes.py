@@ -22,7 +22,7 @@ from environment import environment, spread, write_json
 from harness import accelerated, load_tiny, psnr, sample, sigmas_of
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3)
-LEANS = (-0.25, -0.125, 0.0, 0.125)
+LEANS = (-0.125, 0.0, 0.125)
 TOKEN_PATTERNS = ((0.5,), (0.05, 0.05, 0.9), (0.1, 0.3, 0.8), (0.0, 0.0, 0.7), (0.0, 0.5))
 TOKEN_MODES = ("default", "refit", "forecast")
 HEADS = (1, 2, 3)
