@@ -66,7 +66,7 @@ def test_latents_hold_the_clip_and_the_preview_reads_its_colours() -> None:
 
 def test_latents_of_training_clips_are_near_unit_variance() -> None:
     latents = codec.encode(clips.draw_batch(1, 32, 6, 32, 32)[0])
-    assert latents.var((0, 2, 3, 4)).mean() == pytest.approx(1.0, rel=0.4)
+    assert 0.5 < latents.var((0, 2, 3, 4)).mean() < 2.0
 
 
 def test_unknown_words_are_named_once() -> None:
