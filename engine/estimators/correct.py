@@ -9,10 +9,10 @@ need to know the solver.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .forecast import reach
@@ -29,14 +29,7 @@ class Estimated:
 
 def interpolation_weights(sigma: float, levels: Sequence[float]) -> list[float]:
     """Lagrange weights at `sigma` of values known at two or three distinct noise levels."""
-    weights = []
-    for level in levels:
-        others = [other for other in levels if other != level]
-        weight = 1.0
-        for other in others:
-            weight *= (sigma - other) / (level - other)
-        weights.append(weight)
-    return weights
+    return [math.prod((sigma - other) / (level - other) for other in levels if other != level) for level in levels]
 
 
 def correction(
@@ -53,7 +46,8 @@ def correction(
     levels = [level for level, _ in known]
     if len({round(level, 6) for level in levels}) < len(levels):
         return None
-    weights, overshot = [0.0] * len(known), torch.zeros((), device=denoised.device, dtype=denoised.dtype)
+    weights = [0.0] * len(known)
+    overshot: float | Tensor = 0.0
     for entry in gap:
         share = entry.span / span
         for place, weight in enumerate(interpolation_weights(entry.sigma, levels)):
@@ -61,7 +55,7 @@ def correction(
         weights[1] -= share
         if len(history) > 1:
             ahead = reach(entry.sigma, history[0][0], history[1][0])
-            overshot = overshot + share * ahead * torch.as_tensor(entry.damping).to(overshot)
+            overshot = overshot + share * ahead * entry.damping
     result = denoised * weights[0]
     for weight, (_, value) in zip(weights[1:], history, strict=False):
         result.add_(value.to(result), alpha=weight)
