@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import math
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ HERE = Path(__file__).parent
 CHECKPOINT = HERE / "astraea_tiny_wan_fp16.safetensors"
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
+COOLING = 0.25
 VALIDATION_SEED = 987_654_321
 
 
@@ -64,11 +64,11 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over 200 steps, then a cosine down to 1 % of the peak."""
-    if step < 200:
-        return (step + 1) / 200
-    progress = (step - 200) / max(1, steps - 200)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    """Linear warm-up over 200 steps, then constant, then a straight line down over the last COOLING of all steps.
+
+    Unlike a cosine it does not depend on where the end is until shortly before it: a run can be carried on.
+    """
+    return min(1.0, (step + 1) / 200, (steps - step) / (COOLING * steps))
 
 
 def make_optimisers(model: TinyWan, args: argparse.Namespace) -> list[torch.optim.Optimizer]:

@@ -11,18 +11,26 @@ from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
 
 
 def clip_of(direction: str, manner: str = "moving") -> torch.Tensor:
-    thing = clips.Thing("triangle", "red", "big", manner, direction, x=0.45, y=0.55, angle=0.0)
+    thing = clips.Thing("triangle", "red", "big", manner, direction, x=-1, y=1)
     return clips.paint(thing, torch.zeros(6, 3, 32, 32))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_moving_shape_is_the_same_pixels_shifted(direction: str) -> None:
     clip = clip_of(direction)
-    dx, dy = (int(clips.PIXELS_PER_FRAME * step) for step in DIRECTIONS[direction])
+    dx, dy = (int(clips.TOKEN * step) for step in DIRECTIONS[direction])
     for frame, following in itertools.pairwise(clip):
         shifted = frame.roll((dy, dx), dims=(1, 2))
         torch.testing.assert_close(following[:, 4:-4, 4:-4], shifted[:, 4:-4, 4:-4], atol=1e-4, rtol=0)
     assert (clip[1] - clip[0]).abs().max() > 0.3
+
+
+def test_shapes_stand_on_tokens() -> None:
+    """Wherever it stands, a shape is made of the same tokens."""
+    here, there = (clips.Thing("ring", "red", "small", "standing", "left", x, 0) for x in clips.PLACES[:2])
+    here, there = (clips.paint(thing, torch.zeros(1, 3, 32, 32)) for thing in (here, there))
+    torch.testing.assert_close(there, here.roll(clips.TOKEN, dims=-1), atol=1e-4, rtol=0)
+    assert (here - there).abs().max() > 0.3
 
 
 def test_a_standing_shape_stands() -> None:
