@@ -3,7 +3,8 @@
 Wan knows tokens only relative to one another, so which frame is first and which side is left has to be learned. The
 light on the ground asks for both in every clip, at every noise level. And a shape moves from near the middle to the
 side that the caption names: were its path centred, direction, place and time would be tied to one another by their
-parity alone, which gradients do not find.
+parity alone, which gradients do not find. Each scene is drawn twice, moving one way and the other: under the same
+noise all that differs within such a pair is what the word for the direction means.
 
 A clip is drawn from distance functions at any size, so every clip is new; a seed gives the same clips everywhere.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,9 +22,10 @@ from .words import COLOURS, DIRECTIONS, MANNERS, SHAPES, SIZES
 
 TOKEN = 4  # pixels; shapes stand on tokens and move by one a frame, so each is made of few patterns, repeated
 PLACES = (-1, 0, 1)  # tokens from the middle of the frame to the shape in its second frame
+OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up"}
 CORNERED = ("square", "triangle")  # the shapes on which a rotation shows
-DAWN = (0.6, 1.0)  # light on the ground in the first and in the last frame
-FALL = 0.35  # of the light, from the left to the right edge and from the upper to the lower
+DAWN = (0.75, 1.25)  # light on the ground in the first and in the last frame
+FALL = 0.25  # of the light, from the left to the right edge and from the upper to the lower
 TURN = math.tau / 3  # of a spinning shape, per clip
 
 
@@ -89,18 +91,21 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
     return clip * (1 - cover) + colour * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
 
 
-def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple[Tensor, str]:
-    """One clip `[T, 3, H, W]` in 0...1 and its caption."""
+def draw_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
+    """One scene twice, as clips `[T, 3, H, W]` in 0...1 with captions: in the second the shape moves the other way."""
     ground, colour = rng.sample(list(COLOURS), 2)
     light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
     light = light * torch.linspace(1, 1 - FALL, height).view(-1, 1) * torch.linspace(1, 1 - FALL, width)
-    clip = light * (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12)
+    empty = light * (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12)
     thing = draw_thing(rng, colour)
-    return paint(thing, clip).clamp(0, 1), f"{thing.describe(rng)} over {with_article(ground + ' ground')}"
+    twin = replace(thing, manner="moving", direction=OPPOSITES[thing.direction])
+    where = f"over {with_article(ground + ' ground')}"
+    return [(paint(one, empty).clamp(0, 1), f"{one.describe(rng)} {where}") for one in (thing, twin)]
 
 
 def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:
-    """Clips `[count, T, 3, H, W]` and captions of one seed."""
+    """Clips `[count, T, 3, H, W]` and captions of one seed; clips 2k and 2k + 1 are a pair."""
     rng = random.Random(seed)
-    clips, captions = zip(*(draw_clip(rng, frames, height, width) for _ in range(count)), strict=True)
+    pairs = [draw_pair(rng, frames, height, width) for _ in range((count + 1) // 2)]
+    clips, captions = zip(*[clip for pair in pairs for clip in pair][:count], strict=True)
     return torch.stack(clips), list(captions)

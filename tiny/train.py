@@ -51,10 +51,12 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
     clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size)
     latents = encode(clips)
     random = torch.Generator().manual_seed(seed)
-    noise = torch.randn(latents.shape, generator=random)
-    uniform = (torch.arange(args.batch) + torch.rand(args.batch, generator=random)) / args.batch
+    pairs = args.batch // 2
+    noise = torch.randn(pairs, *latents.shape[1:], generator=random)
+    uniform = (torch.arange(pairs) + torch.rand(pairs, generator=random)) / pairs
     sigma = TRAINING_SHIFT * uniform / (1 + (TRAINING_SHIFT - 1) * uniform)
-    dropped = torch.rand(args.batch, generator=random) < EMPTY_PROMPT_SHARE
+    dropped = torch.rand(pairs, generator=random) < EMPTY_PROMPT_SHARE
+    noise, sigma, dropped = (drawn.repeat_interleave(2, 0) for drawn in (noise, sigma, dropped))
     texts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
     context = torch.stack([context_for(text) for text in texts])
     level = sigma.view(-1, 1, 1, 1, 1)

@@ -2,11 +2,12 @@
 
 import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from astraea.tiny import clips, codec, words
+from astraea.tiny import clips, codec, train, words
 from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
 
 
@@ -57,9 +58,35 @@ def test_batches_are_drawn_from_the_seed_in_known_words() -> None:
     assert {word for caption in captions for word in split_words(caption)} <= VOCABULARY
 
 
+def test_each_scene_is_drawn_moving_one_way_and_the_other() -> None:
+    """From the second frame, where both stand at one place."""
+    drawn, captions = clips.draw_batch(5, 12, 6, 32, 32)
+    for one, other, caption, twin in zip(drawn[::2], drawn[1::2], captions[::2], captions[1::2], strict=True):
+        assert "spinning" in caption or torch.equal(one[1], other[1])
+        assert not torch.equal(one[5], other[5])
+        way, opposite = (next((d for d in DIRECTIONS if d in split_words(c)), None) for c in (caption, twin))
+        assert opposite is not None
+        assert way in (None, clips.OPPOSITES[opposite])
+
+
+def test_the_two_clips_of_a_scene_lie_under_the_same_noise() -> None:
+    args = SimpleNamespace(batch=6, frames=3, size=8, device="cpu")
+    noisy, timestep, context, flow = train.sample_problem(11, args)
+    level = (timestep / 1000).view(-1, 1, 1, 1, 1)
+    noise, latents = noisy + (1 - level) * flow, noisy - level * flow
+    assert torch.equal(timestep[::2], timestep[1::2])
+    assert timestep.unique().numel() == 3
+    torch.testing.assert_close(noise[::2], noise[1::2], atol=1e-5, rtol=0)
+    for pair in range(3):
+        assert (latents[2 * pair] - latents[2 * pair + 1]).abs().max() > 0.3
+    assert context.shape[0] == 6
+
+
 def test_every_word_for_a_manner_and_a_shape_is_drawn() -> None:
     rng = random.Random(0)
-    drawn = {word for _ in range(200) for word in split_words(clips.draw_clip(rng, 2, 8, 8)[1])}
+    drawn = {
+        word for _ in range(100) for _, caption in clips.draw_pair(rng, 2, 8, 8) for word in split_words(caption)
+    }
     assert drawn == VOCABULARY
 
 
