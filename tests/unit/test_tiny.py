@@ -84,9 +84,7 @@ def test_the_two_clips_of_a_scene_lie_under_the_same_noise() -> None:
 
 def test_every_word_for_a_manner_and_a_shape_is_drawn() -> None:
     rng = random.Random(0)
-    drawn = {
-        word for _ in range(100) for _, caption in clips.draw_pair(rng, 2, 8, 8) for word in split_words(caption)
-    }
+    drawn = {word for _ in range(100) for _, caption in clips.draw_pair(rng, 2, 8, 8) for word in split_words(caption)}
     assert drawn == VOCABULARY
 
 
