@@ -32,7 +32,7 @@ VALIDATION_SEED = 987_654_321
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=14_000)
+    parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
@@ -135,7 +135,7 @@ def main() -> None:
         print(f"resumed at step {first}", flush=True)
     forward = torch.compile(model) if args.compile else model
 
-    began, total = time.perf_counter() - 60 * minutes, 0.0
+    began, losses = time.perf_counter() - 60 * minutes, []
     for step in range(first, args.steps):
         for optimiser, peak in zip(optimisers, peaks, strict=True):
             for group in optimiser.param_groups:
@@ -149,16 +149,14 @@ def main() -> None:
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        total += loss.item()
+        losses.append(loss.item())
         keep = min(0.999, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
         done = step + 1
         if done % 250 == 0 or done == args.steps:
             minutes = (time.perf_counter() - began) / 60
-            rows.append(
-                (done, total / (done - first if done - first < 250 else 250), validation_loss(average, args), minutes)
-            )
-            total = 0.0
+            rows.append((done, sum(losses) / len(losses), validation_loss(average, args), minutes))
+            losses.clear()
             print("step {} loss {:.4f} validation {:.4f} after {:.1f} min".format(*rows[-1]), flush=True)
             save_state(
                 state_path,

@@ -1,7 +1,12 @@
 """The embedded model's world: training clips, their captions, and the latent code."""
 
 import itertools
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +109,12 @@ def test_latents_of_training_clips_are_near_unit_variance() -> None:
 
 def test_unknown_words_are_named_once() -> None:
     assert words.unknown_words("a red dog and a red dog") == ["dog", "and"]
+
+
+def test_the_model_tells_the_words_apart(tmp_path: Path) -> None:
+    script, output = Path(clips.__file__).with_name("told_apart.py"), tmp_path / "told_apart.json"
+    subprocess.run([sys.executable, script, "--clips", "8", "--output", output], check=True, capture_output=True)
+    shares = json.loads(output.read_text())["share told apart, by noise level"]
+    assert len(shares) == 6
+    for sort, by_level in shares.items():
+        assert fmean(by_level.values()) > 0.7, sort
