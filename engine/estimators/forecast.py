@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
-# How much of a forecast comes true before a run has shown it: predictions bend back where reuse gaps are wide. What that
-# leaves is made good by the correction.
+# How much of a forecast comes true, before a run has shown it: predictions bend back where reuse gaps are wide. What
+# that leaves is made good by the correction.
 DAMPING = 0.25
 LEAST_DAMPING, MOST_DAMPING = -0.5, 1.0
 
@@ -46,9 +46,6 @@ class Trial:
     def __init__(self) -> None:
         self._sigma = float("nan")
         self._sums: Tensor | None = None  # ⟨forecast change, change⟩ and |forecast change|² of that step, [2]
-        self._tried: float | Tensor = DAMPING  # what the forecast was damped by when that step was computed
-        self._damping: float | Tensor = DAMPING
-        self._trusted: Tensor | None = None
 
     def add(self, history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor) -> None:
         """Hold the forecast against what has been computed at `sigma`; history: what was known before."""
@@ -59,31 +56,17 @@ class Trial:
         sums = torch.stack([(forecast * (denoised - last)).sum(), forecast.square().sum()])
         if self._sums is not None and sigma == self._sigma:
             sums += self._sums.to(sums.device)
-        else:
-            self._tried, self._trusted = self._damping, None
         self._sigma, self._sums = sigma, sums
-        came_true = sums[0] / sums[1].clamp_min(1e-12)
-        self._damping = ((DAMPING + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING)
 
     def damping(self, like: Tensor) -> float | Tensor:
         """How far forecasts go: the mean of DAMPING and what would have been best at the newest step. No sync.
 
         One step alone says too little. The same for all conditionings: guidance would blow up a difference.
         """
-        return self._damping if isinstance(self._damping, float) else self._damping.to(like.device, like.dtype)
-
-    def trust(self, like: Tensor) -> float | Tensor:
-        """1 where the newest forecast was no worse than holding, else 0; 0 before there was any. No sync.
-
-        Where it was worse the model answers every deviation with a stronger one to the other side; making good what
-        was missed would then be too much. The first conditioning asked decides for all of a step.
-        """
         if self._sums is None:
-            return 0.0
-        if self._trusted is None:
-            tried = self._tried if isinstance(self._tried, float) else self._tried.to(self._sums.device)
-            self._trusted = tried * tried * self._sums[1] <= 2.0 * tried * self._sums[0]
-        return self._trusted.to(like.device, like.dtype)
+            return DAMPING
+        came_true = self._sums[0] / self._sums[1].clamp_min(1e-12)
+        return ((DAMPING + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
 
 
 def token_reach(sigma: float, newest: Tensor, older: Tensor) -> Tensor:

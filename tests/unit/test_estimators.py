@@ -96,15 +96,6 @@ def test_forecast_holds_with_one_value_or_one_noise_level():
     assert hold_denoised([(0.8, total), (0.9, total * 3)], 0.7) is total
 
 
-def trial_of(*, swings: bool) -> Trial:
-    """A trial on values that go on along their line, or that come back."""
-    base, direction = residuals(), residuals(seed=1)
-    history = [(0.8, base + direction), (0.9, base)]
-    trial = Trial()
-    trial.add(history, 0.7, base if swings else base + 2 * direction)
-    return trial
-
-
 def test_trial_lets_forecasts_go_as_far_as_the_newest_one_came_true():
     """Half of what is known beforehand, half of what was seen; never beyond the line nor far behind."""
     history = [(0.8, residuals() + residuals(seed=1)), (0.9, residuals())]
@@ -201,18 +192,3 @@ def test_correction_is_nothing_without_a_gap_at_the_last_step_and_at_one_noise_l
     assert correction(gap, [], 0.6, now, 0.3) is None
     assert correction(gap, history, 0.6, now, float("inf")) is None
     assert correction(gap, history, 0.8, now, 0.3) is None
-
-
-def test_correction_is_trusted_where_the_forecast_did_no_worse_than_holding_and_alike_for_all_of_a_step():
-    base, direction = residuals(), residuals(seed=1)
-    assert Trial().trust(base) == 0.0
-    assert trial_of(swings=False).trust(base) == 1.0
-    assert trial_of(swings=True).trust(base) == 0.0
-    trial = trial_of(swings=False)
-    assert trial.trust(base) == 1.0
-    trial.add([(0.8, base + direction), (0.9, base)], 0.7, base + direction)
-    assert trial.trust(base) == 1.0
-    trial.add([(0.7, base + direction), (0.8, base)], 0.6, base)
-    assert trial.trust(base) == 0.0
-    trial.add([(0.6, base + direction), (0.7, base)], 0.5, base)  # expected to swing back by now, and it does
-    assert trial.trust(base) == 1.0
