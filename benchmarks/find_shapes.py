@@ -147,7 +147,7 @@ def write_schedules(chosen: dict[float, tuple[dict, dict]], sigmas: Sequence[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     host_process.add_arguments(parser)
-    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0, 6.0])
