@@ -23,7 +23,7 @@ from astraea.tiny.words import context_for
 SHAPE = (1, 16, 6, 16, 16)
 BUDGETS = (0.7, 0.5, 0.4, 0.3)
 COUNT_KEY, COPY_KEY = "astraea_benchmark_count", "astraea_benchmark_copy"
-THRESHOLDS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+THRESHOLDS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
 PROMPTS = (
     "a big red circle moving right over a blue ground",
     "a small yellow square moving up over a purple ground",

@@ -105,7 +105,6 @@ class Call:
         missed = correction(gap, branch.denoised, self.sigma, denoised, self.span)
         if missed is None:
             return None
-        missed = missed * self.run.trial.trust(missed)
         if self.evaluations > 1:
             branch.correction = (self.step, missed)
         return missed

@@ -42,7 +42,7 @@ class AstraeaDemoPrompt(io.ComfyNode):
                     io.String,
                     "text",
                     multiline=True,
-                    default="a big red circle moving right over a blue ground",
+                    default="a big yellow square moving up over a purple ground",
                     tooltip=f"The tiny model knows these words: {VOCABULARY}. Leave it empty for the negative prompt.",
                 )
             ],

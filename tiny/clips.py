@@ -1,7 +1,10 @@
-"""Procedural training clips with captions: a shape that moves over a plain ground on which day breaks.
+"""Procedural training clips with captions: a shape that moves over a ground on which day breaks from a corner.
 
-Wan knows frames only relative to one another, so which one is first has to be learned. The light on the ground asks for
-it in every clip, at every noise level; where a moving shape is at first asks for it in some.
+Wan knows tokens only relative to one another, so which frame is first and which side is left has to be learned. The
+light on the ground asks for both in every clip, at every noise level. And a shape moves from near the middle to the
+side that the caption names: were its path centred, direction, place and time would be tied to one another by their
+parity alone, which gradients do not find. Each scene is drawn twice, moving one way and the other: under the same
+noise all that differs within such a pair is what the word for the direction means.
 
 A clip is drawn from distance functions at any size, so every clip is new; a seed gives the same clips everywhere.
 """
@@ -10,32 +13,33 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .words import COLOURS, DIRECTIONS, MANNERS, SHAPES, SIZES
 
-PIXELS_PER_FRAME = 4  # one token of the model: a moving shape is the same tokens, shifted
-PLACES = 0.1  # how far from the middle of the frame the middle of a path may lie, as a share of the frame
+TOKEN = 4  # pixels; shapes stand on tokens and move by one a frame, so each is made of few patterns, repeated
+PLACES = (-1, 0, 1)  # tokens from the middle of the frame to the shape in its second frame
+OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up"}
 CORNERED = ("square", "triangle")  # the shapes on which a rotation shows
-DAWN = (0.6, 1.0)  # light on the ground in the first and in the last frame
+DAWN = (0.75, 1.25)  # light on the ground in the first and in the last frame
+FALL = 0.25  # of the light, from the left to the right edge and from the upper to the lower
 TURN = math.tau / 3  # of a spinning shape, per clip
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape. Its place halfway through the clip and its radius are shares of the frame."""
+    """One shape. Its place in the second frame is in tokens from the middle, its radius a share of the frame."""
 
     shape: str
     colour: str
     size: str
     manner: str
     direction: str
-    x: float
-    y: float
-    angle: float
+    x: int
+    y: int
 
     @property
     def radius(self) -> float:
@@ -55,9 +59,7 @@ def draw_thing(rng: random.Random, colour: str) -> Thing:
     manner = rng.choices(MANNERS, weights=(6, 1, 1))[0]
     shape = rng.choice(CORNERED if manner == "spinning" else SHAPES)
     size, direction = rng.choice(list(SIZES)), rng.choice(list(DIRECTIONS))
-    angle = rng.uniform(0, math.tau) if manner == "spinning" else 0.0
-    x, y = (0.5 + rng.uniform(-PLACES, PLACES) for _ in range(2))
-    return Thing(shape, colour, size, manner, direction, x, y, angle)
+    return Thing(shape, colour, size, manner, direction, rng.choice(PLACES), rng.choice(PLACES))
 
 
 def signed_distance(thing: Thing, x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
@@ -77,28 +79,33 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
     """Draw the thing over the clip `[T, 3, H, W]`."""
     frames, _, height, width = clip.shape
     frame = torch.arange(frames).view(-1, 1, 1)
-    steps = PIXELS_PER_FRAME * (frame - (frames - 1) / 2)
     dx, dy = DIRECTIONS[thing.direction] if thing.manner == "moving" else (0.0, 0.0)
-    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-    angle = thing.angle + (TURN * frame / frames if thing.manner == "spinning" else torch.zeros(frames, 1, 1))
-    distance = signed_distance(thing, x - thing.x - dx * steps / width, y - thing.y - dy * steps / height, angle)
+    left, top = (TOKEN * (place + d * (frame - 1)) for place, d in ((thing.x, dx), (thing.y, dy)))
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    x, y = (x - left) / width - 0.5, (y - top) / height - 0.5
+    angle = TURN * frame / frames if thing.manner == "spinning" else torch.zeros(frames, 1, 1)
+    distance = signed_distance(thing, x, y, angle)
     cover = (0.5 - distance * height).clamp(0, 1)[:, None]
     shade = (1.0 + 0.6 * distance / thing.radius).clamp(0.55, 1.0)[:, None]
     colour = torch.tensor(COLOURS[thing.colour]).view(3, 1, 1)
     return clip * (1 - cover) + colour * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
 
 
-def draw_clip(rng: random.Random, frames: int, height: int, width: int) -> tuple[Tensor, str]:
-    """One clip `[T, 3, H, W]` in 0...1 and its caption."""
+def draw_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
+    """One scene twice, as clips `[T, 3, H, W]` in 0...1 with captions: in the second the shape moves the other way."""
     ground, colour = rng.sample(list(COLOURS), 2)
     light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
-    clip = (light * (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12)).expand(frames, 3, height, width)
+    light = light * torch.linspace(1, 1 - FALL, height).view(-1, 1) * torch.linspace(1, 1 - FALL, width)
+    empty = light * (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12)
     thing = draw_thing(rng, colour)
-    return paint(thing, clip).clamp(0, 1), f"{thing.describe(rng)} over {with_article(ground + ' ground')}"
+    twin = replace(thing, manner="moving", direction=OPPOSITES[thing.direction])
+    where = f"over {with_article(ground + ' ground')}"
+    return [(paint(one, empty).clamp(0, 1), f"{one.describe(rng)} {where}") for one in (thing, twin)]
 
 
 def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:
-    """Clips `[count, T, 3, H, W]` and captions of one seed."""
+    """Clips `[count, T, 3, H, W]` and captions of one seed; clips 2k and 2k + 1 are a pair."""
     rng = random.Random(seed)
-    clips, captions = zip(*(draw_clip(rng, frames, height, width) for _ in range(count)), strict=True)
+    pairs = [draw_pair(rng, frames, height, width) for _ in range((count + 1) // 2)]
+    clips, captions = zip(*[clip for pair in pairs for clip in pair][:count], strict=True)
     return torch.stack(clips), list(captions)

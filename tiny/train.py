@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import math
 import time
 from pathlib import Path
 
@@ -27,12 +26,13 @@ HERE = Path(__file__).parent
 CHECKPOINT = HERE / "astraea_tiny_wan_fp16.safetensors"
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
+COOLING = 0.1
 VALIDATION_SEED = 987_654_321
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6_500)
+    parser.add_argument("--steps", type=int, default=13_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
@@ -51,10 +51,12 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
     clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size)
     latents = encode(clips)
     random = torch.Generator().manual_seed(seed)
-    noise = torch.randn(latents.shape, generator=random)
-    uniform = (torch.arange(args.batch) + torch.rand(args.batch, generator=random)) / args.batch
+    pairs = args.batch // 2
+    noise = torch.randn(pairs, *latents.shape[1:], generator=random)
+    uniform = (torch.arange(pairs) + torch.rand(pairs, generator=random)) / pairs
     sigma = TRAINING_SHIFT * uniform / (1 + (TRAINING_SHIFT - 1) * uniform)
-    dropped = torch.rand(args.batch, generator=random) < EMPTY_PROMPT_SHARE
+    dropped = torch.rand(pairs, generator=random) < EMPTY_PROMPT_SHARE
+    noise, sigma, dropped = (drawn.repeat_interleave(2, 0) for drawn in (noise, sigma, dropped))
     texts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
     context = torch.stack([context_for(text) for text in texts])
     level = sigma.view(-1, 1, 1, 1, 1)
@@ -64,11 +66,11 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over 200 steps, then a cosine down to 1 % of the peak."""
-    if step < 200:
-        return (step + 1) / 200
-    progress = (step - 200) / max(1, steps - 200)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    """Linear warm-up over 200 steps, then constant, then a straight line down over the last COOLING of all steps.
+
+    Unlike a cosine it does not depend on where the end is until shortly before it: a run can be carried on.
+    """
+    return min(1.0, (step + 1) / 200, (steps - step) / (COOLING * steps))
 
 
 def make_optimisers(model: TinyWan, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -133,7 +135,7 @@ def main() -> None:
         print(f"resumed at step {first}", flush=True)
     forward = torch.compile(model) if args.compile else model
 
-    began, total = time.perf_counter() - 60 * minutes, 0.0
+    began, losses = time.perf_counter() - 60 * minutes, []
     for step in range(first, args.steps):
         for optimiser, peak in zip(optimisers, peaks, strict=True):
             for group in optimiser.param_groups:
@@ -147,16 +149,14 @@ def main() -> None:
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        total += loss.item()
+        losses.append(loss.item())
         keep = min(0.999, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
         done = step + 1
         if done % 250 == 0 or done == args.steps:
             minutes = (time.perf_counter() - began) / 60
-            rows.append(
-                (done, total / (done - first if done - first < 250 else 250), validation_loss(average, args), minutes)
-            )
-            total = 0.0
+            rows.append((done, sum(losses) / len(losses), validation_loss(average, args), minutes))
+            losses.clear()
             print("step {} loss {:.4f} validation {:.4f} after {:.1f} min".format(*rows[-1]), flush=True)
             save_state(
                 state_path,

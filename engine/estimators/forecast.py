@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
-# The line bends back where reuse gaps are wide: going all the way along it overshoots. What half the way leaves is made
-# good by the correction.
-DAMPING = 0.5
-# A forecast is given up for holding where its last squared error was this many times that of holding.
-TOLERATED = 1.5
+# How much of a forecast comes true, before a run has shown it: predictions bend back where reuse gaps are wide. What
+# that leaves is made good by the correction.
+DAMPING = 0.25
+LEAST_DAMPING, MOST_DAMPING = -0.5, 1.0
 
 
 def reach(sigma: float, newest: float, older: float) -> float:
@@ -38,48 +37,36 @@ def forecast_denoised(
 
 
 class Trial:
-    """What a forecast of the newest computed step would have missed, over all its conditionings; and holding, beside.
+    """How much of the forecast of the newest computed step came true, over all its conditionings.
 
-    Where large steps or strong guidance make the predictions swing, forecasts do harm. Each computed step shows it.
+    Where large steps or strong guidance make the predictions swing, forecasts do harm. Each computed step shows it, at
+    the price of two sums.
     """
 
     def __init__(self) -> None:
         self._sigma = float("nan")
-        self._missed: Tensor | None = None  # squared errors of forecast and hold, [2]
-        self._trusted: Tensor | None = None
+        self._sums: Tensor | None = None  # ⟨forecast change, change⟩ and |forecast change|² of that step, [2]
 
     def add(self, history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor) -> None:
-        """Try both on what has been computed at `sigma`; history: what was known before."""
+        """Hold the forecast against what has been computed at `sigma`; history: what was known before."""
         if len(history) < 2 or abs(history[0][0] - sigma) < 1e-6:
             return
-        guesses = (forecast_denoised(history, sigma), history[0][1])
-        missed = torch.stack([(guess - denoised).square().sum(dtype=torch.float32) for guess in guesses])
-        if self._missed is not None and sigma == self._sigma:
-            missed += self._missed.to(missed.device)
-        else:
-            self._trusted = None
-        self._sigma, self._missed = sigma, missed
-
-    def trust(self, like: Tensor) -> float | Tensor:
-        """1 where the newest forecast was no worse than holding, else 0; 0 before there was any. No sync.
-
-        Where it was worse the model answers every deviation with a stronger one to the other side; making good what
-        was missed would then be too much. The first conditioning asked decides for all of a step: guidance would
-        blow up a difference between them.
-        """
-        if self._missed is None:
-            return 0.0
-        if self._trusted is None:
-            forecast, hold = self._missed.unbind()
-            self._trusted = forecast <= hold
-        return self._trusted.to(like.device, like.dtype)
+        (newest, last), (older, before) = history[:2]
+        forecast = (last - before).float() * reach(sigma, newest, older)
+        sums = torch.stack([(forecast * (denoised - last)).sum(), forecast.square().sum()])
+        if self._sums is not None and sigma == self._sigma:
+            sums += self._sums.to(sums.device)
+        self._sigma, self._sums = sigma, sums
 
     def damping(self, like: Tensor) -> float | Tensor:
-        """How far forecasts may go: DAMPING, or 0 where the last one did clearly worse than holding. No sync."""
-        if self._missed is None:
+        """How far forecasts go: the mean of DAMPING and what would have been best at the newest step. No sync.
+
+        One step alone says too little. The same for all conditionings: guidance would blow up a difference.
+        """
+        if self._sums is None:
             return DAMPING
-        forecast, hold = self._missed.to(like.device).unbind()
-        return DAMPING * (forecast <= TOLERATED * hold).to(like.dtype)
+        came_true = self._sums[0] / self._sums[1].clamp_min(1e-12)
+        return ((DAMPING + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
 
 
 def token_reach(sigma: float, newest: Tensor, older: Tensor) -> Tensor:

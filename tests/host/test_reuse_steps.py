@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -44,7 +46,7 @@ def test_changing_a_result_in_place_does_not_reach_what_is_kept(load_tiny):
     assert torch.equal(sampled(spoil=False), sampled(spoil=True))
 
 
-def test_forecasts_that_fail_are_given_up_for_holding(load_tiny):
+def test_forecasts_that_fail_go_less_far(load_tiny):
     """Few large steps at strong guidance: predictions swing, a forecast all the way would be far worse than holding."""
     model = load_tiny()
     settings = {"steps": 10, "cfg": 6.0, "shape": (1, 16, 6, 16, 16)}
@@ -60,9 +62,12 @@ def test_forecasts_that_fail_are_given_up_for_holding(load_tiny):
 @pytest.mark.parametrize("negative", ["", LONG], ids=["one call a step", "two calls a step"])
 def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, gain, negative):
     model, every_other = load_tiny(), rhythm("every other", [0.0, 1.0], flow_sigmas(30))
-    settings = {"steps": 20, "shape": (1, 16, 6, 16, 16), "sampler": sampler, "negative": conditioning(negative)}
-    dense = sample(model, **settings)
-    corrected, forecast = (
-        psnr(dense, sample(accelerated(model, every_other, mode=m)[0], **settings)) for m in ("default", "forecast")
-    )
-    assert corrected > forecast + gain
+    gained = []
+    for seed in range(3):
+        settings = {"steps": 20, "shape": (1, 16, 6, 16, 16), "sampler": sampler, "negative": conditioning(negative)}
+        dense, corrected, forecast = (
+            sample(m, seed=seed, **settings)
+            for m in (model, accelerated(model, every_other)[0], accelerated(model, every_other, mode="forecast")[0])
+        )
+        gained.append(psnr(dense, corrected) - psnr(dense, forecast))
+    assert mean(gained) > gain

@@ -1,28 +1,42 @@
 """The embedded model's world: training clips, their captions, and the latent code."""
 
 import itertools
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from astraea.tiny import clips, codec, words
+from astraea.tiny import clips, codec, train, words
 from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
 
 
 def clip_of(direction: str, manner: str = "moving") -> torch.Tensor:
-    thing = clips.Thing("triangle", "red", "big", manner, direction, x=0.45, y=0.55, angle=0.0)
+    thing = clips.Thing("triangle", "red", "big", manner, direction, x=-1, y=1)
     return clips.paint(thing, torch.zeros(6, 3, 32, 32))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_moving_shape_is_the_same_pixels_shifted(direction: str) -> None:
     clip = clip_of(direction)
-    dx, dy = (int(clips.PIXELS_PER_FRAME * step) for step in DIRECTIONS[direction])
+    dx, dy = (int(clips.TOKEN * step) for step in DIRECTIONS[direction])
     for frame, following in itertools.pairwise(clip):
         shifted = frame.roll((dy, dx), dims=(1, 2))
         torch.testing.assert_close(following[:, 4:-4, 4:-4], shifted[:, 4:-4, 4:-4], atol=1e-4, rtol=0)
     assert (clip[1] - clip[0]).abs().max() > 0.3
+
+
+def test_shapes_stand_on_tokens() -> None:
+    """Wherever it stands, a shape is made of the same tokens."""
+    here, there = (clips.Thing("ring", "red", "small", "standing", "left", x, 0) for x in clips.PLACES[:2])
+    here, there = (clips.paint(thing, torch.zeros(1, 3, 32, 32)) for thing in (here, there))
+    torch.testing.assert_close(there, here.roll(clips.TOKEN, dims=-1), atol=1e-4, rtol=0)
+    assert (here - there).abs().max() > 0.3
 
 
 def test_a_standing_shape_stands() -> None:
@@ -49,9 +63,33 @@ def test_batches_are_drawn_from_the_seed_in_known_words() -> None:
     assert {word for caption in captions for word in split_words(caption)} <= VOCABULARY
 
 
+def test_each_scene_is_drawn_moving_one_way_and_the_other() -> None:
+    """From the second frame, where both stand at one place."""
+    drawn, captions = clips.draw_batch(5, 12, 6, 32, 32)
+    for one, other, caption, twin in zip(drawn[::2], drawn[1::2], captions[::2], captions[1::2], strict=True):
+        assert "spinning" in caption or torch.equal(one[1], other[1])
+        assert not torch.equal(one[5], other[5])
+        way, opposite = (next((d for d in DIRECTIONS if d in split_words(c)), None) for c in (caption, twin))
+        assert opposite is not None
+        assert way in (None, clips.OPPOSITES[opposite])
+
+
+def test_the_two_clips_of_a_scene_lie_under_the_same_noise() -> None:
+    args = SimpleNamespace(batch=6, frames=3, size=8, device="cpu")
+    noisy, timestep, context, flow = train.sample_problem(11, args)
+    level = (timestep / 1000).view(-1, 1, 1, 1, 1)
+    noise, latents = noisy + (1 - level) * flow, noisy - level * flow
+    assert torch.equal(timestep[::2], timestep[1::2])
+    assert timestep.unique().numel() == 3
+    torch.testing.assert_close(noise[::2], noise[1::2], atol=1e-5, rtol=0)
+    for pair in range(3):
+        assert (latents[2 * pair] - latents[2 * pair + 1]).abs().max() > 0.3
+    assert context.shape[0] == 6
+
+
 def test_every_word_for_a_manner_and_a_shape_is_drawn() -> None:
     rng = random.Random(0)
-    drawn = {word for _ in range(200) for word in split_words(clips.draw_clip(rng, 2, 8, 8)[1])}
+    drawn = {word for _ in range(100) for _, caption in clips.draw_pair(rng, 2, 8, 8) for word in split_words(caption)}
     assert drawn == VOCABULARY
 
 
@@ -71,3 +109,12 @@ def test_latents_of_training_clips_are_near_unit_variance() -> None:
 
 def test_unknown_words_are_named_once() -> None:
     assert words.unknown_words("a red dog and a red dog") == ["dog", "and"]
+
+
+def test_the_model_tells_the_words_apart(tmp_path: Path) -> None:
+    script, output = Path(clips.__file__).with_name("told_apart.py"), tmp_path / "told_apart.json"
+    subprocess.run([sys.executable, script, "--clips", "8", "--output", output], check=True, capture_output=True)
+    shares = json.loads(output.read_text())["share told apart, by noise level"]
+    assert len(shares) == 6
+    for sort, by_level in shares.items():
+        assert fmean(by_level.values()) > 0.7, sort
