@@ -81,16 +81,15 @@ class Call:
 
     def close(self, denoised: Tensor) -> Tensor:
         """Called with the model's prediction, the denoised latents `[B, …]`; returns what the sampler is to get."""
-        mode, parts = self.run.plan.mode, [denoised[group.rows] for group, _ in self.groups]
+        parts = [denoised[group.rows] for group, _ in self.groups]
         if self.keeps_denoised:
             parts = [part.clone() for part in parts]  # what was returned is the host's to change
-        gaps = any(branch.gap for _, branch in self.groups)
-        if mode.reuse_estimator == "forecast" and (self.keeps_denoised or gaps):
-            for (_, branch), part in zip(self.groups, parts, strict=True):
-                self.run.trial.add(branch.denoised, self.sigma, part)
         corrections = [self._correction(branch, part) for (_, branch), part in zip(self.groups, parts, strict=True)]
         if self.keeps_denoised:
+            forecasts = self.run.plan.mode.reuse_estimator == "forecast"
             for (_, branch), part in zip(self.groups, parts, strict=True):
+                if forecasts:
+                    self.run.trial.add(branch.denoised, self.sigma, part)
                 branch.keep_denoised(self.sigma, part)
         if all(entry is None for entry in corrections):
             return denoised

@@ -92,7 +92,10 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
 
 
 def draw_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
-    """One scene twice, as clips `[T, 3, H, W]` in 0...1 with captions: in the second the shape moves the other way."""
+    """One scene twice, as clips `[T, 3, H, W]` in 0...1 with captions.
+
+    In the second the shape moves the other way, or moves at all where it only stood or spun.
+    """
     ground, colour = rng.sample(list(COLOURS), 2)
     light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
     light = light * torch.linspace(1, 1 - FALL, height).view(-1, 1) * torch.linspace(1, 1 - FALL, width)

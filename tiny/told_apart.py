@@ -8,6 +8,7 @@ for every sort and noise level, the share of clips where it did, 0.5 being chanc
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,17 @@ def exchange(caption: str, words: dict[str, str]) -> str:
     return " ".join(words.get(word, word) for word in caption.split())
 
 
-def clips_with(words: dict[str, str], count: int, first_seed: int = SEED) -> tuple[Tensor, list[str]]:
+def clips_with(words: dict[str, str], count: int) -> tuple[Tensor, list[str]]:
     """Latents `[count, 16, T, H, W]` of clips, of different scenes, whose captions hold one of the words."""
     clips, encode = part("tiny.clips"), part("tiny.codec").encode
     found: list[tuple[Tensor, str]] = []
-    seed = first_seed
+    seeds = itertools.count(SEED)
     while len(found) < count:
+        seed = next(seeds)
         drawn, captions = clips.draw_batch(seed, 2, FRAMES, SIZE, SIZE)
         number = seed % 2  # either of the pair
         if exchange(captions[number], words) != captions[number]:
             found.append((drawn[number], captions[number]))
-        seed += 1
     return encode(torch.stack([clip for clip, _ in found])), [caption for _, caption in found]
 
 

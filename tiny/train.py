@@ -26,14 +26,14 @@ HERE = Path(__file__).parent
 CHECKPOINT = HERE / "astraea_tiny_wan_fp16.safetensors"
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
-COOLING = 0.1
+COOLING = 0.1  # of all steps, at the end
 VALIDATION_SEED = 987_654_321
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=13_000)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="clips a step, an even number")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
     parser.add_argument("--frames", type=int, default=6)
