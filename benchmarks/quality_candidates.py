@@ -5,6 +5,7 @@ Import after the host has been started.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ PROMPTS = (
 
 
 def jobs(cfg: float, steps: int, pairs: int, seed: int) -> list[Job]:
-    """The prompt–seed pairs.
+    """The prompt–seed pairs: the prompts over and over, every pair with a seed of its own.
 
     The negative context is 25 times the empty word. To the model that is the same as 24 times, but the host cannot
     join 25 with the prompt's 24 into one call: EasyCache of ComfyUI 0.3.64 adds wrong rows in joined calls.
@@ -46,7 +47,7 @@ def jobs(cfg: float, steps: int, pairs: int, seed: int) -> list[Job]:
     negative = torch.cat([empty, empty[:1]])[None]
     return [
         Job(SHAPE, context_for(prompt)[None], negative, seed=seed + number, steps=steps, cfg=cfg)
-        for number, prompt in enumerate(PROMPTS[:pairs])
+        for number, prompt in enumerate(itertools.islice(itertools.cycle(PROMPTS), pairs))
     ]
 
 

@@ -35,7 +35,7 @@ def psnr_at(points: list[tuple[float, float]], speed: float) -> tuple[float | No
 
 
 def by_time(rows: list[Row]) -> list[tuple[float, float]]:
-    return [(row["speedup"]["median"], row["psnr"]["mean"]) for row in rows]
+    return [(row["speedup"]["total"], row["psnr"]["mean"]) for row in rows]
 
 
 def by_tokens(rows: list[Row]) -> list[tuple[float, float]]:
@@ -53,7 +53,7 @@ def derive(rows: list[Row]) -> list[Row]:
 
 
 def _compare(row: Row, rows: list[Row]) -> Row:
-    quality, speed, share = row["psnr"]["mean"], row["speedup"]["median"], row["computed_share"]
+    quality, speed, share = row["psnr"]["mean"], row["speedup"]["total"], row["computed_share"]
     controls = [other for other in rows if other["kind"] == "control"]
     paper = [other for other in controls if "paper" in other["name"] and other["budget"] == row["budget"]]
     at_tokens = [other for other in controls if other["computed_share"] <= share + SAME_SHARE]

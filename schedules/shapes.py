@@ -36,26 +36,33 @@ def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = "d
 
 
 def leaning(
-    name: str, budget: float, sigmas: Sequence[float], *, lean: float = 0.5, full_start: int = 1, mode: str = "default"
+    name: str,
+    budget: float,
+    sigmas: Sequence[float],
+    *,
+    lean: float = 0.5,
+    full_start: int = 1,
+    full_end: int = 1,
+    mode: str = "default",
 ) -> Schedule:
     """Full and reuse steps whose full ones stand closer where sigma falls faster, or more slowly.
 
     lean: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
     falls more slowly. The number of full steps is the nearest to the budget; `full_start` of them begin the run and
-    one ends it.
+    `full_end` end it.
     """
     steps = len(sigmas)
     falls = [a - b for a, b in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
     # What lies before each middle step.
-    bridged = [max(fall, 1e-6) ** lean for fall in falls[full_start - 1 : steps - 2]]
-    between = min(len(bridged), max(0, round(budget * steps) - full_start - 1))
+    bridged = [max(fall, 1e-6) ** lean for fall in falls[full_start - 1 : steps - full_end - 1]]
+    between = min(len(bridged), max(0, round(budget * steps) - full_start - full_end))
     budgets, reached, placed = [1.0] * full_start, 0.0, 0
     for density in _densities(bridged, between):
         reached += density
         due = reached >= placed + 0.5 and placed < between
         placed += due
         budgets.append(1.0 if due else 0.0)
-    budgets = [*budgets, 1.0][:steps]
+    budgets = (budgets + [1.0] * full_end)[:steps]
     return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), mode=mode)
 
 

@@ -34,11 +34,15 @@ class ModelConfig:
         return self.dim // HEAD_DIM
 
 
+def timestep_frequencies(dim: int) -> Tensor:
+    """Radians per timestep `[dim / 2]` of the waves in `timestep_embedding`, the fastest first."""
+    half = dim // 2
+    return torch.exp(-math.log(10000.0) / half * torch.arange(half))
+
+
 def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
     """Cosine and sine features `[B, dim]` of the timesteps `[B]` (0...1000)."""
-    half = dim // 2
-    frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=timestep.device))
-    angles = timestep.float()[:, None] * frequencies
+    angles = timestep.float()[:, None] * timestep_frequencies(dim).to(timestep.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

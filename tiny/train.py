@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .clips import draw_batch
 from .codec import encode
-from .model import ModelConfig, TinyWan
+from .model import FREQUENCY_DIM, ModelConfig, TinyWan, timestep_frequencies
 from .words import context_for
 
 HERE = Path(__file__).parent
@@ -27,6 +27,8 @@ CHECKPOINT = HERE / "astraea_tiny_wan_fp16.safetensors"
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
 COOLING = 0.1  # of all steps, at the end
+# Timesteps. A denoiser changes slowly with the noise level; of waves faster than this it learns noise, not more.
+SMOOTH_OVER = 20.0
 VALIDATION_SEED = 987_654_321
 
 
@@ -63,6 +65,19 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
     noisy = (1 - level) * latents + level * noise
     device = args.device
     return noisy.to(device), (sigma * 1000).to(device), context.to(device), (noise - latents).to(device)
+
+
+def slow_waves() -> Tensor:
+    """Factors `[FREQUENCY_DIM]` that take the fast waves out of the time features: a Gaussian over SMOOTH_OVER."""
+    factors = torch.exp(-0.5 * (SMOOTH_OVER * timestep_frequencies(FREQUENCY_DIM)).square())
+    return torch.cat([factors, factors])
+
+
+def smooth_in_time(model: TinyWan) -> TinyWan:
+    """The model, its time features without their fast waves; `export` folds the factors into the weights."""
+    factors = slow_waves().to(model.head.modulation.device)
+    model.time_embedding[0].register_forward_pre_hook(lambda _, inputs: (inputs[0] * factors,))
+    return model
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -102,7 +117,9 @@ def save_state(path: Path, state: dict) -> None:
 
 
 def export(average: TinyWan, args: argparse.Namespace, step: int) -> None:
-    weights = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+    weights = dict(average.state_dict())
+    weights["time_embedding.0.weight"] = weights["time_embedding.0.weight"].cpu() * slow_waves()
+    weights = {name: tensor.half().contiguous() for name, tensor in weights.items()}
     metadata = {"format": "pt", "modelspec.title": "Astraea tiny Wan", "steps": str(step), "seed": str(args.seed)}
     save_file(weights, CHECKPOINT, metadata=metadata)
 
@@ -119,7 +136,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    model = TinyWan(ModelConfig()).to(args.device)
+    model = smooth_in_time(TinyWan(ModelConfig()).to(args.device))
     average = copy.deepcopy(model).requires_grad_(False)
     optimisers = make_optimisers(model, args)
     peaks = [args.rate, args.matrix_rate]

@@ -238,3 +238,12 @@ def test_leaning_schedule_meets_its_budget_and_leans(budget, lean):
     assert budgets[0] == budgets[-1] == 1.0
     late, early = sum(budgets[15:-1]), sum(budgets[1:15])
     assert late >= early if lean else abs(late - early) <= 1
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, 4), (3, 1), (2, 3)])
+def test_leaning_schedule_begins_and_ends_with_full_steps(start, end):
+    budgets = leaning("l", 0.4, GRID, lean=0.0, full_start=start, full_end=end).budgets
+    assert sum(budgets) == 12
+    assert budgets[:start] == (1.0,) * start
+    assert budgets[-end:] == (1.0,) * end
+    assert budgets[start] == budgets[-end - 1] == 0.0
