@@ -27,7 +27,7 @@ TOKEN_PATTERNS = ((0.5,), (0.05, 0.05, 0.9), (0.1, 0.3, 0.8), (0.0, 0.0, 0.7), (
 TOKEN_MODES = ("default", "refit", "forecast")
 EVERY_OTHER = (0.0, 1.0)
 HEADS = (1, 2, 3)
-TAILS = (1, 2, 3, 4)
+TAILS = (1, 2, 4)
 # Whole steps keep two latents; a schedule with token steps keeps a tensor per block and must be clearly better.
 WORTH_A_STORE = 1.0
 VISIBLE = 50.0  # dB; better than this is not seen, so it does not make up for loss elsewhere

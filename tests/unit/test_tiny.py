@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from astraea.tiny import clips, codec, train, words
+from astraea.tiny import clips, codec, standalone, train, words
 from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
 
 
@@ -118,3 +118,22 @@ def test_the_model_tells_the_words_apart(tmp_path: Path) -> None:
     assert len(shares) == 6
     for sort, by_level in shares.items():
         assert fmean(by_level.values()) > 0.7, sort
+
+
+def test_predictions_change_slowly_with_the_timestep() -> None:
+    """On the same latents it goes nearly straight over eight of them; where it swings, nothing can be reused."""
+    model = standalone.load_tiny(train.CHECKPOINT)
+    prompts = ["a big red circle moving right over a blue ground", ""]
+    context = torch.stack([words.context_for(prompt) for prompt in prompts])
+    clip = codec.encode(clips.draw_batch(7, 2, 6, 32, 32)[0])[:1]
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(7))
+
+    def guided(timestep: float) -> torch.Tensor:
+        with torch.inference_mode():
+            latents = (0.05 * clip + 0.95 * noise).expand(2, -1, -1, -1, -1)
+            positive, negative = model(latents, torch.full((2,), timestep), context)
+        return negative + 6.0 * (positive - negative)
+
+    for level in range(900, 990, 10):
+        before, here, after = (guided(level + off) for off in (-4.0, 0.0, 4.0))
+        assert (before - 2 * here + after).norm() < 0.3 * (after - before).norm()
