@@ -30,7 +30,6 @@ HEADS = (1, 2, 3)
 TAILS = (1, 2, 4)
 # Whole steps keep two latents; a schedule with token steps keeps a tensor per block and must be clearly better.
 WORTH_A_STORE = 1.0
-VISIBLE = 50.0  # dB; better than this is not seen, so it does not make up for loss elsewhere
 HOPELESS = 8.0  # dB behind the best mean so far, over the runs made so far
 
 
@@ -102,19 +101,14 @@ def try_all(
         values: list[float] = []
         for job, reference in zip(jobs, references, strict=True):
             values.append(psnr(reference, sample(candidate, job)[0]))
-            if best and score(values) < score(best[: len(values)]) - HOPELESS:
+            if best and mean(values) < mean(best[: len(values)]) - HOPELESS:
                 break
         if len(values) == len(jobs):
-            best = max(best, values, key=lambda found: score(found) if found else float("-inf"))
-            row = {"shape": shape, "score": score(values), "psnr": spread(values), "each": values}
-            rows.append({**row, "share": handle.last.computed_share})
+            best = max(best, values, key=lambda found: mean(found) if found else float("-inf"))
+            rows.append({"shape": shape, "psnr": spread(values), "each": values, "share": handle.last.computed_share})
             by_cfg = ", ".join(f"cfg {cfg:g}: {part:.2f}" for cfg, part in means_by_cfg(jobs, values).items())
-            print(f"{budget}  {shape.title:70} {score(values):6.2f} dB  ({by_cfg})", flush=True)
-    return sorted(rows, key=lambda row: -row["score"])
-
-
-def score(values: Sequence[float]) -> float:
-    return mean([min(value, VISIBLE) for value in values])
+            print(f"{budget}  {shape.title:70} {mean(values):6.2f} dB  ({by_cfg})", flush=True)
+    return sorted(rows, key=lambda row: -row["psnr"]["mean"])
 
 
 def means_by_cfg(jobs: list[Any], values: list[float]) -> dict[float, float]:
@@ -125,7 +119,7 @@ def means_by_cfg(jobs: list[Any], values: list[float]) -> dict[float, float]:
 def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The best row; whole steps unless token steps are clearly better, since those need a store per block."""
     whole = next((row for row in rows if row["shape"].whole), None)
-    if whole is not None and rows[0]["score"] - whole["score"] < WORTH_A_STORE:
+    if whole is not None and rows[0]["psnr"]["mean"] - whole["psnr"]["mean"] < WORTH_A_STORE:
         return whole
     return rows[0]
 
