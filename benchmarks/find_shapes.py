@@ -84,8 +84,8 @@ def schedule_of(shape: Shape, budget: float, sigmas: Sequence[float], name: str,
 
 def try_all(
     model: Any, budget: float, jobs: list[Any], references: list[Any], candidates: Sequence[Shape]
-) -> list[dict[str, Any]]:
-    """The shapes' figures at one budget, best first; hopeless ones are dropped on the way."""
+) -> tuple[list[dict[str, Any]], int]:
+    """The shapes' figures at one budget, best first, without those dropped as hopeless; and how many were tried."""
     sigmas = sigmas_of(model, jobs[0].steps)[:-1]
     rows: list[dict[str, Any]] = []
     best: list[float] = []
@@ -105,10 +105,10 @@ def try_all(
                 break
         if len(values) == len(jobs):
             best = max(best, values, key=lambda found: mean(found) if found else float("-inf"))
-            rows.append({"shape": shape, "psnr": spread(values), "each": values, "share": handle.last.computed_share})
+            rows.append({"shape": shape, "psnr": spread(values), "share": handle.last.computed_share})
             by_cfg = ", ".join(f"cfg {cfg:g}: {part:.2f}" for cfg, part in means_by_cfg(jobs, values).items())
             print(f"{budget}  {shape.title:70} {mean(values):6.2f} dB  ({by_cfg})", flush=True)
-    return sorted(rows, key=lambda row: -row["psnr"]["mean"])
+    return sorted(rows, key=lambda row: -row["psnr"]["mean"]), len(tried)
 
 
 def means_by_cfg(jobs: list[Any], values: list[float]) -> dict[float, float]:
@@ -124,7 +124,8 @@ def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return rows[0]
 
 
-def provenance(row: dict[str, Any], host: Any, jobs: list[Any], tried: int) -> dict[str, Any]:
+def provenance(row: dict[str, Any], measured: dict[str, Any], jobs: list[Any], tried: int) -> dict[str, Any]:
+    """What a schedule says of itself. measured: see `environment`; tried: how many shapes the row is the best of."""
     figures = row["psnr"]
     return {
         "found": f"by hand: the best of {tried} drawn shapes tried; not searched",
@@ -132,13 +133,13 @@ def provenance(row: dict[str, Any], host: Any, jobs: list[Any], tried: int) -> d
         "on": "the embedded tiny Wan model (2.8 M parameters, 384 tokens), no other model",
         "sampling": f"{jobs[0].steps} steps, {jobs[0].sampler}, {jobs[0].scheduler}, shift 8",
         "figures": {
-            "psnr_db_by_cfg": {f"{cfg:g}": round(v, 2) for cfg, v in means_by_cfg(jobs, row["each"]).items()},
+            "psnr_db_by_cfg": {f"{cfg:g}": round(v, 2) for cfg, v in means_by_cfg(jobs, figures["all"]).items()},
             "psnr_db_range": [round(figures["min"], 2), round(figures["max"], 2)],
             "runs": len(jobs),
             "tokens_computed": round(row["share"], 4),
         },
-        "comfyui": host.version,
-        "command": "python benchmarks/find_shapes.py --seed 100 --whole-steps-only --write",
+        "comfyui": measured["comfyui"],
+        "command": measured["command"],
         "date": datetime.date.today().isoformat(),
     }
 
@@ -178,9 +179,9 @@ def main() -> None:
     result: dict[str, Any] = {"benchmark": "find_shapes", "environment": environment(host, args, "cpu"), "budgets": {}}
     chosen = {}
     for budget in args.budgets:
-        rows = try_all(model, budget, jobs, references, candidates)
+        rows, tried = try_all(model, budget, jobs, references, candidates)
         best = choose(rows)
-        chosen[budget] = (best, provenance(best, host, jobs, len(candidates)))
+        chosen[budget] = (best, provenance(best, result["environment"], jobs, tried))
         print(f"{budget}: {best['shape'].title}", flush=True)
         result["budgets"][str(budget)] = [{**row, "shape": row["shape"].title} for row in rows]
         write_json(args.out / f"shapes-{host.version}{args.tag}.json", result)

@@ -34,15 +34,15 @@ class ModelConfig:
         return self.dim // HEAD_DIM
 
 
-def timestep_frequencies(dim: int) -> Tensor:
+def timestep_frequencies(dim: int, device: torch.device | None = None) -> Tensor:
     """Radians per timestep `[dim / 2]` of the waves in `timestep_embedding`, the fastest first."""
     half = dim // 2
-    return torch.exp(-math.log(10000.0) / half * torch.arange(half))
+    return torch.exp(-math.log(10000.0) / half * torch.arange(half, device=device))
 
 
 def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
     """Cosine and sine features `[B, dim]` of the timesteps `[B]` (0...1000)."""
-    angles = timestep.float()[:, None] * timestep_frequencies(dim).to(timestep.device)
+    angles = timestep.float()[:, None] * timestep_frequencies(dim, timestep.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

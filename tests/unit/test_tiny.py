@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from astraea.tiny import clips, codec, standalone, train, words
+from astraea.tiny.model import ModelConfig, TinyWan
 from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
 
 
@@ -137,3 +138,16 @@ def test_predictions_change_slowly_with_the_timestep() -> None:
     for level in range(900, 990, 10):
         before, here, after = (guided(level + off) for off in (-4.0, 0.0, 4.0))
         assert (before - 2 * here + after).norm() < 0.3 * (after - before).norm()
+
+
+def test_the_exported_weights_hold_what_training_takes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no fast waves although its reader knows nothing of them."""
+    torch.manual_seed(3)
+    trained = train.smooth_in_time(TinyWan(ModelConfig())).eval()
+    torch.nn.init.normal_(trained.head.head.weight, std=0.1)
+    monkeypatch.setattr(train, "CHECKPOINT", tmp_path / "tiny.safetensors")
+    train.export(trained, SimpleNamespace(seed=3), 1)
+    question = torch.randn(1, 16, 2, 8, 8), torch.tensor([637.0]), words.context_for("a red circle")[None]
+    with torch.inference_mode():
+        expected, read = trained(*question), standalone.load_tiny(train.CHECKPOINT)(*question)
+    assert (read - expected).norm() < 5e-3 * expected.norm()
