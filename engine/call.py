@@ -40,6 +40,7 @@ class Call:
     """
 
     kind = "full"
+    in_blocks = False  # whether it has anything to do at the blocks; if not, they are left alone
 
     def __init__(
         self,
@@ -94,7 +95,8 @@ class Call:
         if all(entry is None for entry in corrections):
             return denoised
         pairs = zip(parts, corrections, strict=True)
-        return torch.cat([part if entry is None else part + entry for part, entry in pairs])
+        whole = [part if entry is None else part + entry for part, entry in pairs]
+        return whole[0] if len(whole) == 1 else torch.cat(whole)
 
     def _correction(self, branch: Branch, denoised: Tensor) -> Tensor | None:
         """What reuse steps before this one missed; every evaluation of a step gets the same."""
@@ -110,16 +112,15 @@ class Call:
 
 
 class FullCall(Call):
-    """Every block runs as the host wrote it; what later steps need is recorded on the way."""
+    """Every block runs as the host wrote it; what token steps after it need is recorded on the way."""
 
-    records = False
+    in_blocks = True
 
     def begin(self, x: Tensor) -> None:
         for group, branch in self.groups:
             before = branch.tokens.computed_at if branch.tokens is not None else None
             branch.outdate()
-            if self.records:
-                branch.tokens = self._keep(branch, x[group.rows], before)
+            branch.tokens = self._keep(branch, x[group.rows], before)
 
     def _keep(self, branch: Branch, x: Tensor, before: Tensor | None) -> KeptTokens | None:
         mode, cache = self.run.plan.mode, self.run.plan.cache
@@ -161,7 +162,7 @@ class ReuseCall(Call):
 
     def estimate(self) -> Tensor:
         """The denoised latents `[B, …]`, a new tensor."""
-        return torch.cat([self._estimate(branch) for _, branch in self.groups])
+        return torch.cat([self._estimate(branch) for _, branch in self.groups])  # a copy, whatever they are
 
     def _estimate(self, branch: Branch) -> Tensor:
         mode, history = self.run.plan.mode, branch.denoised
@@ -190,6 +191,7 @@ class TokenCall(Call):
     """The selected tokens run through every block; all others follow an estimate of their residuals."""
 
     kind = "token"
+    in_blocks = True
 
     def __init__(self, *common: Any, count: int):
         super().__init__(*common)

@@ -20,6 +20,8 @@ from .store import ResidualStore, StoreSize
 class PaperFullCall(Call):
     """A full step that also keeps every block's output, input and log-sum-exp."""
 
+    in_blocks = True
+
     def begin(self, x: Tensor) -> None:
         every = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         self._everything = Selection(every, x.shape[1])
@@ -53,6 +55,7 @@ class PaperTokenCall(Call):
     """A step at a budget below 1; at 0 every block returns what it kept."""
 
     kind = "token"
+    in_blocks = True
 
     def __init__(self, *common: Any, count: int):
         super().__init__(*common)

@@ -186,31 +186,33 @@ class Run:
         if site.why_full:
             return Call(*common), site.why_full
         if budget >= 1.0:
-            return self._full_call(step, common), ""
+            return self._full_call(step, pairs, common), ""
         if budget == 0.0 and not per_block:
             if all(branch.denoised for _, branch in pairs):
                 return ReuseCall(*common), ""
-            return self._full_call(step, common), NOTHING_KEPT
+            return self._full_call(step, pairs, common), NOTHING_KEPT
         kept = [branch.kept for _, branch in pairs]
         if any(entry is None for entry in kept):
-            return self._full_call(step, common), NOTHING_KEPT
+            return self._full_call(step, pairs, common), NOTHING_KEPT
         if any(entry is not None and entry.store.size.tokens != site.layout.total for entry in kept):
-            return self._full_call(step, common), "the number of tokens changed"
+            return self._full_call(step, pairs, common), "the number of tokens changed"
         if budget == 0.0:
             return PaperTokenCall(*common, count=0), ""
         count = selected_count(budget, site.layout.video, self._owed)
         if count >= site.layout.video:
-            return self._full_call(step, common), ""
+            return self._full_call(step, pairs, common), ""
         return (PaperTokenCall if per_block else TokenCall)(*common, count=count), ""
 
-    def _full_call(self, step: int, common: tuple) -> Call:
+    def _full_call(self, step: int, pairs: list, common: tuple) -> Call:
         if self.plan.is_full:
             return Call(*common)
         if self.plan.mode.per_block and min(self.budgets[step:]) < 1.0:
             return PaperFullCall(*common)
-        call = FullCall(*common)
-        call.records = not self.plan.mode.per_block and self._store_follows(step)
-        return call
+        if not self.plan.mode.per_block and self._store_follows(step):
+            return FullCall(*common)
+        for _, branch in pairs:
+            branch.outdate()
+        return Call(*common)
 
     def _store_follows(self, step: int) -> bool:
         """Whether the next computed step reads what this one keeps per block."""

@@ -17,7 +17,13 @@ _ABSENT = object()
 
 @contextmanager
 def swapped_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: Call) -> Iterator[None]:
-    """Within the context every block's `forward` goes through the call; what stood there before is restored."""
+    """Within the context every block's `forward` goes through the call; what stood there before is restored.
+
+    A call that has nothing to do at the blocks leaves them as they are.
+    """
+    if not call.in_blocks:
+        yield
+        return
     saved: list[tuple[nn.Module, Any]] = []
     try:
         for index, block in enumerate(blocks):

@@ -40,9 +40,9 @@ def budgets_for(
     asked = schedule.mean_budget if mean is None else mean
     if asked >= 1.0:
         return [1.0] * steps
-    if mean is None and set(weights) == {1} and _same_grid(schedule, sigmas):
-        return list(schedule.budgets)
     total = asked * sum(weights)
+    if _same_steps(schedule, sigmas) and abs(_weighted(schedule.budgets, weights) - total) <= SETTLED * total:
+        return list(schedule.budgets)  # where the steps stand was chosen for just this
     floors = _floors(sigmas, steps)
     density = [max(value, 1e-3) for value in _local_density(schedule, sigmas)]  # a 0 must be able to grow
     factor = _solve(lambda f: _clipped(density, floors, f), weights, total)
@@ -51,11 +51,11 @@ def budgets_for(
     return _settle(budgets, floors, weights, total)
 
 
-def _same_grid(schedule: Schedule, sigmas: Sequence[float]) -> bool:
-    own = schedule.sigmas
-    return len(own) == len(sigmas) - 1 and all(
-        abs(a - b) <= SIGMA_TOLERANCE * max(1.0, a) for a, b in zip(own, sigmas[:-1], strict=True)
-    )
+def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
+    """Whether a run has the schedule's number of steps over its range of noise levels, give or take half a step."""
+    steps = len(sigmas) - 1
+    before, after = _progress_at(schedule, sigmas[0]), 1.0 - _progress_at(schedule, sigmas[-1])
+    return steps == len(schedule.points) and max(before, after) * steps < 0.5
 
 
 def _floors(sigmas: Sequence[float], steps: int) -> list[float]:
@@ -101,12 +101,13 @@ def _local_density(schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
 
 
 def _smoothed(budgets: Sequence[float]) -> list[float]:
-    """Budgets with the rhythm averaged out between the full steps at the start and the last step.
+    """Budgets with the rhythm averaged out between the full steps at the start and those at the end.
 
     Error diffusion makes the rhythm anew; left in, the two would beat against each other.
     """
     head = next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
-    tail = max(head, len(budgets) - 1)
+    end = next((i for i, budget in enumerate(reversed(budgets)) if budget < 1.0), len(budgets))
+    tail = max(head, len(budgets) - max(1, end))
     longest, run = 0, 0
     low = (min(budgets[head:tail], default=0.0) + max(budgets[head:tail], default=0.0)) / 2
     for budget in budgets[head:tail]:

@@ -34,6 +34,7 @@ SHAPES = {
     "uniform": uniform("d", 0.4, GRID),
     "0 0 .7": rhythm("e", [0.0, 0.0, 0.7], GRID),
 }
+BUNDLED = pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
 SHAPE = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
@@ -133,6 +134,25 @@ def test_own_grid_gives_own_budgets(shape):
     assert budgets_for(shape, grid(30)) == list(shape.budgets)
 
 
+@BUNDLED
+@pytest.mark.parametrize("shift", [8.0, 3.0])
+def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
+    """Where its full steps stand was chosen; spread anew, the same number of them is worth a decibel less."""
+    schedule = load(path)
+    asked = round(schedule.mean_budget, 2)
+    assert budgets_for(schedule, grid(30, shift), mean=asked) == list(schedule.budgets)
+    calls = [2] * 29 + [1]  # Heun
+    kept = budgets_for(schedule, grid(30, shift), evaluations=calls, mean=asked)
+    assert sum(b * c for b, c in zip(kept, calls, strict=True)) / sum(calls) == pytest.approx(asked, rel=0.01)
+
+
+@pytest.mark.parametrize(("steps", "computed", "least"), [(45, 18, 4), (30, 13, 3), (20, 8, 2), (15, 6, 1)])
+def test_full_steps_at_the_end_stay_at_the_end(steps, computed, least):
+    schedule = Schedule("tail", tuple(zip(grid(30), [1.0, 0.0, 0.0] * 9 + [1.0] * 3, strict=False)))
+    budgets = budgets_for(schedule, grid(steps), mean=computed / steps)
+    assert budgets[-least:] == [1.0] * least
+
+
 @SHAPE
 @pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
 def test_mean_budget_is_kept_on_any_grid(shape, mean):
@@ -205,7 +225,7 @@ def test_whole_steps_have_the_period_asked_for():
     assert list(whole_steps("w", 4, GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
+@BUNDLED
 def test_bundled_schedules_are_valid_and_say_how_they_were_found(path):
     schedule = load(path)
     assert schedule.name == path.stem
