@@ -41,9 +41,9 @@ def budgets_for(
     if asked >= 1.0:
         return [1.0] * steps
     total = asked * sum(weights)
-    if _same_steps(schedule, sigmas) and abs(_weighted(schedule.budgets, weights) - total) <= SETTLED * total:
-        return list(schedule.budgets)  # where the steps stand was chosen for just this
     floors = _floors(sigmas, steps)
+    if _same_steps(schedule, sigmas) and _is_settled(schedule.budgets, floors, weights, total):
+        return list(schedule.budgets)  # where the steps stand was chosen for just this
     density = [max(value, 1e-3) for value in _local_density(schedule, sigmas)]  # a 0 must be able to grow
     factor = _solve(lambda f: _clipped(density, floors, f), weights, total)
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
@@ -56,6 +56,12 @@ def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
     steps = len(sigmas) - 1
     before, after = _progress_at(schedule, sigmas[0]), 1.0 - _progress_at(schedule, sigmas[-1])
     return steps == len(schedule.points) and max(before, after) * steps < 0.5
+
+
+def _is_settled(budgets: Sequence[float], floors: Sequence[float], weights: Sequence[int], total: float) -> bool:
+    """Whether budgets sum to the total already, with none below its floor."""
+    above = all(budget >= floor for budget, floor in zip(budgets, floors, strict=True))
+    return above and abs(_weighted(budgets, weights) - total) <= SETTLED * total
 
 
 def _floors(sigmas: Sequence[float], steps: int) -> list[float]:

@@ -137,7 +137,7 @@ def test_own_grid_gives_own_budgets(shape):
 @BUNDLED
 @pytest.mark.parametrize("shift", [8.0, 3.0])
 def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
-    """Where its full steps stand was chosen; spread anew, the same number of them is worth a decibel less."""
+    """Where its full steps stand was chosen by trying."""
     schedule = load(path)
     asked = round(schedule.mean_budget, 2)
     assert budgets_for(schedule, grid(30, shift), mean=asked) == list(schedule.budgets)
@@ -146,9 +146,19 @@ def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
     assert sum(b * c for b, c in zip(kept, calls, strict=True)) / sum(calls) == pytest.approx(asked, rel=0.01)
 
 
+@pytest.mark.parametrize("mean", [None, 0.4])
+def test_own_steps_too_begin_with_a_full_one_within_the_budget(mean):
+    """The first call has nothing to reuse and runs in full anyway: the budget must pay for it."""
+    schedule = Schedule("even", tuple((sigma, 0.4) for sigma in GRID))
+    budgets = budgets_for(schedule, grid(30), mean=mean)
+    assert budgets[0] == 1.0
+    assert budgets[-1] >= 0.5
+    assert sum(budgets) / 30 == pytest.approx(0.4, rel=0.01)
+
+
 @pytest.mark.parametrize(("steps", "computed", "least"), [(45, 18, 4), (30, 13, 3), (20, 8, 2), (15, 6, 1)])
 def test_full_steps_at_the_end_stay_at_the_end(steps, computed, least):
-    schedule = Schedule("tail", tuple(zip(grid(30), [1.0, 0.0, 0.0] * 9 + [1.0] * 3, strict=False)))
+    schedule = Schedule("tail", tuple(zip(GRID, [1.0, 0.0, 0.0] * 9 + [1.0] * 3, strict=True)))
     budgets = budgets_for(schedule, grid(steps), mean=computed / steps)
     assert budgets[-least:] == [1.0] * least
 

@@ -55,6 +55,19 @@ def test_the_model_is_left_as_it_was(model) -> None:
     assert not any("forward" in vars(block) for block in model.blocks)
 
 
+@pytest.mark.parametrize(("pattern", "swapped"), [([0.0, 1.0], 0), ([0.5], STEPS - 3)], ids=["whole steps", "tokens"])
+def test_blocks_are_touched_only_where_tokens_are_kept_or_chosen(model, pattern: list[float], swapped: int) -> None:
+    """With whole steps alone nowhere; else at the token steps and the full one before them, of three."""
+    seen = []
+    hook = model.blocks[0].norm1.register_forward_pre_hook(lambda *_: seen.append("forward" in vars(model.blocks[0])))
+    try:
+        clip(model, make_plan(rhythm("any", pattern, SIGMAS[:-1])))
+    finally:
+        hook.remove()
+    assert seen
+    assert sum(seen) == swapped
+
+
 @pytest.mark.slow
 def test_the_demo_runs_by_path_and_shows_what_it_gained(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tiny" / "demo.py"), "--steps", "10", "--output", str(tmp_path)]
