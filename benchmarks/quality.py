@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0, 6.0])
     parser.add_argument("--pairs", type=int, default=16, help="prompt–seed pairs")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each pair, the fastest of which counts")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each pair, the fastest of which counts")
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
     if args.quick:
