@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +64,16 @@ def draw_thing(rng: random.Random, colour: str) -> Thing:
     return Thing(shape, colour, size, manner, direction, rng.choice(PLACES), rng.choice(PLACES))
 
 
-def signed_distance(thing: Thing, x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
+class Outline(Protocol):
+    """What the distance to a shape depends on; the radius is a share of the frame."""
+
+    @property
+    def shape(self) -> str: ...
+    @property
+    def radius(self) -> float: ...
+
+
+def signed_distance(thing: Outline, x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
     """Distance to the outline, negative inside, in shares of the frame."""
     if thing.shape == "circle":
         return torch.hypot(x, y) - thing.radius
@@ -84,11 +95,28 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     x, y = (x - left) / width - 0.5, (y - top) / height - 0.5
     angle = TURN * frame / frames if thing.manner == "spinning" else torch.zeros(frames, 1, 1)
-    distance = signed_distance(thing, x, y, angle)
-    cover = (0.5 - distance * height).clamp(0, 1)[:, None]
-    shade = (1.0 + 0.6 * distance / thing.radius).clamp(0.55, 1.0)[:, None]
-    colour = torch.tensor(COLOURS[thing.colour]).view(3, 1, 1)
-    return clip * (1 - cover) + colour * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
+    return lay_over(clip, signed_distance(thing, x, y, angle), thing.radius, thing.colour)
+
+
+def lay_over(clip: Tensor, distance: Tensor, radius: float, colour: str, shown: Tensor | None = None) -> Tensor:
+    """The clip `[T, 3, H, W]` with a shape over it, by its distance `[T, H, W]`; shown: 0 or 1 per frame `[T]`."""
+    cover = (0.5 - distance * clip.shape[-2]).clamp(0, 1)[:, None]
+    if shown is not None:
+        cover = cover * shown.view(-1, 1, 1, 1)
+    shade = (1.0 + 0.6 * distance / radius).clamp(0.55, 1.0)[:, None]
+    paint = torch.tensor(COLOURS[colour]).view(3, 1, 1)
+    return clip * (1 - cover) + paint * (1.1 - 0.35 * shade).clamp(max=1.0) * cover
+
+
+def daylight(frames: int, height: int, width: int) -> Tensor:
+    """Light on the ground `[T, 1, H, W]`: day breaks from a corner."""
+    light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
+    return light * torch.linspace(1, 1 - FALL, height).view(-1, 1) * torch.linspace(1, 1 - FALL, width)
+
+
+def ground_colour(colour: str) -> Tensor:
+    """Paler than a shape of that colour, `[3, 1, 1]`."""
+    return torch.tensor(COLOURS[colour]).view(3, 1, 1) * 0.75 + 0.12
 
 
 def draw_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
@@ -97,18 +125,21 @@ def draw_pair(rng: random.Random, frames: int, height: int, width: int) -> list[
     In the second the shape moves the other way, or moves at all where it only stood or spun.
     """
     ground, colour = rng.sample(list(COLOURS), 2)
-    light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
-    light = light * torch.linspace(1, 1 - FALL, height).view(-1, 1) * torch.linspace(1, 1 - FALL, width)
-    empty = light * (torch.tensor(COLOURS[ground]).view(3, 1, 1) * 0.75 + 0.12)
+    empty = daylight(frames, height, width) * ground_colour(ground)
     thing = draw_thing(rng, colour)
     twin = replace(thing, manner="moving", direction=OPPOSITES[thing.direction])
     where = f"over {with_article(ground + ' ground')}"
     return [(paint(one, empty).clamp(0, 1), f"{one.describe(rng)} {where}") for one in (thing, twin)]
 
 
-def draw_batch(seed: int, count: int, frames: int, height: int, width: int) -> tuple[Tensor, list[str]]:
-    """Clips `[count, T, 3, H, W]` and captions of one seed; clips 2k and 2k + 1 are a pair."""
+DrawPair = Callable[[random.Random, int, int, int], list[tuple[Tensor, str]]]
+
+
+def draw_batch(
+    seed: int, count: int, frames: int, height: int, width: int, draw: DrawPair = draw_pair
+) -> tuple[Tensor, list[str]]:
+    """Clips `[count, T, 3, H, W]` and captions of one seed; clips 2k and 2k + 1 are a pair, drawn by `draw`."""
     rng = random.Random(seed)
-    pairs = [draw_pair(rng, frames, height, width) for _ in range((count + 1) // 2)]
+    pairs = [draw(rng, frames, height, width) for _ in range((count + 1) // 2)]
     clips, captions = zip(*[clip for pair in pairs for clip in pair][:count], strict=True)
     return torch.stack(clips), list(captions)

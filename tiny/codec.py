@@ -23,6 +23,7 @@ PREVIEW = torch.tensor(
 ).T
 PREVIEW_BIAS = torch.tensor([-0.1835, -0.0868, -0.3360])
 COLOUR_GAIN, DETAIL_GAIN = 3.0, 4.0
+CHANNELS = 16
 
 
 def _basis() -> tuple[Tensor, Tensor]:

@@ -1,62 +1,54 @@
-"""Draws what the embedded model makes of a list of prompts: `python tiny/contact_sheet.py`, torch alone.
+"""Draws what a testbed's model makes of its prompts: `python tiny/contact_sheet.py [--testbed hard]`, torch alone.
 
-One row a prompt, one column a frame, nothing chosen: prompt number n has seed n. Writes tiny/contact_sheet.png.
+One row a prompt, one column a frame, nothing chosen: prompt number n has seed n. Writes a PNG beside
+the model.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from demo import CFG, CHECKPOINT, SHIFT, caption_font, load_pack, noise_for, part
+from demo import CFG, SHIFT, caption_font, load_pack, part
 from PIL import Image, ImageDraw
 
-PROMPTS = (
-    "a big red circle moving right over a blue ground",
-    "a big yellow square moving up over a purple ground",
-    "a big green triangle spinning over a white ground",
-    "a small white ring moving left over a red ground",
-    "a big orange circle moving up over a black ground",
-    "a big cyan square standing over a yellow ground",
-    "a big purple ring moving down over a green ground",
-    "a big blue circle moving left over an orange ground",
-    "a small black triangle moving up over a cyan ground",
-    "a small red square moving right over a green ground",
-)
-PIXEL, BAND, STEPS = 4, 18, 30
+WIDE, BAND, STEPS = 128, 18, 30  # pixels of a frame's side and of a prompt's line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "contact_sheet.png")
+    parser.add_argument("--testbed", choices=("easy", "hard"), default="easy")
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     load_pack()
-    standalone, words, decode = part("tiny.standalone"), part("tiny.words"), part("tiny.codec").decode
+    standalone, decode = part("tiny.standalone"), part("tiny.codec").decode
+    testbed = part("tiny.testbeds").TESTBEDS[args.testbed]
     sigmas = [*part("schedules").flow_sigmas(STEPS, SHIFT), 0.0]
-    model = standalone.load_tiny(CHECKPOINT)
+    model = standalone.load_tiny(testbed.checkpoint)
     rows = []
-    for seed, prompt in enumerate(PROMPTS):
-        contexts = words.context_for(prompt), words.context_for("")
-        latents, _, _ = standalone.sample(model, noise_for(seed), *contexts, sigmas, cfg=CFG)
+    for seed, prompt in enumerate(testbed.prompts):
+        contexts = testbed.context(prompt), testbed.context("")
+        latents, _, _ = standalone.sample(model, testbed.noise(seed), *contexts, sigmas, cfg=CFG)
         rows.append(decode(latents)[0])
         print(f"{prompt} (seed {seed})", flush=True)
-    draw_sheet(rows).save(args.output, optimize=True)
+    draw_sheet(testbed.prompts, rows).save(args.output or testbed.sheet, optimize=True)
 
 
-def draw_sheet(rows: list[torch.Tensor]) -> Image.Image:
+def draw_sheet(prompts: Sequence[str], rows: Sequence[torch.Tensor]) -> Image.Image:
     """Clips `[T, 3, H, W]` below one another, each under its prompt."""
-    frames, _, height, width = rows[0].shape
-    wide, high = frames * (width * PIXEL + 2), len(rows) * (height * PIXEL + BAND)
+    frames = len(rows[0])
+    wide, high = frames * (WIDE + 2), len(rows) * (WIDE + BAND)
     sheet = Image.new("RGB", (wide, high), "white")
     draw = ImageDraw.Draw(sheet)
-    for line, (prompt, clip) in enumerate(zip(PROMPTS, rows, strict=True)):
-        top = line * (height * PIXEL + BAND)
+    for line, (prompt, clip) in enumerate(zip(prompts, rows, strict=True)):
+        top = line * (WIDE + BAND)
         draw.text((3, top + 2), prompt, "black", caption_font())
         for column, frame in enumerate(clip):
             pixels = (frame.permute(1, 2, 0) * 255).round().byte().numpy()
-            picture = Image.fromarray(pixels).resize((width * PIXEL, height * PIXEL), Image.Resampling.NEAREST)
-            sheet.paste(picture, (column * (width * PIXEL + 2), top + BAND))
+            picture = Image.fromarray(pixels).resize((WIDE, WIDE), Image.Resampling.NEAREST)
+            sheet.paste(picture, (column * (WIDE + 2), top + BAND))
     return sheet
 
 

@@ -1,7 +1,9 @@
-"""Trains the embedded model: `python -m tiny.train` from the pack's root. Seeded and resumable.
+"""Trains the embedded model: `python -m tiny.train` from the pack's root, `--kind hard` the one for hard clips.
 
-Flow matching on procedural clips; every step draws its clips, noise and times from the step's own seed, so a
-resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and nothing else.
+Seeded and resumable: flow matching on procedural clips; every step draws its clips, noise and times from the step's
+own seed, so a resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and nothing else.
+`--start` takes an exported checkpoint's weights instead of random ones: what is known of one kind of clips helps with
+the other.
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .clips import draw_batch
 from .codec import encode
 from .model import FREQUENCY_DIM, ModelConfig, TinyWan, timestep_frequencies
-from .words import context_for
+from .testbeds import TESTBEDS
 
 HERE = Path(__file__).parent
-CHECKPOINT = HERE / "astraea_tiny_wan_fp16.safetensors"
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
 COOLING = 0.1  # of all steps, at the end
@@ -34,23 +35,29 @@ VALIDATION_SEED = 987_654_321
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=TESTBEDS, default="easy", help="of clips")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="exported weights to begin with")
     parser.add_argument("--steps", type=int, default=13_000)
-    parser.add_argument("--batch", type=int, default=8, help="clips a step, an even number")
+    parser.add_argument("--batch", type=int, help="clips a step, an even number (easy: 8, hard: 4)")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
     parser.add_argument("--frames", type=int, default=6)
-    parser.add_argument("--size", type=int, default=16, help="latent height and width")
+    parser.add_argument("--size", type=int, help="latent height and width (easy: 16, hard: 32)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the training step (CPU: 1.6 times faster)")
-    parser.add_argument("--state", type=Path, default=HERE / ".training", help="folder of the resumable state")
-    return parser.parse_args()
+    parser.add_argument("--state", type=Path, default=HERE / ".training", help="folder of the resumable states")
+    args = parser.parse_args()
+    args.batch = args.batch or TESTBEDS[args.kind].batch
+    args.size = args.size or TESTBEDS[args.kind].size
+    return args
 
 
 def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Noisy latents, timesteps, context and the flow to predict, all from one seed."""
-    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size)
+    testbed = TESTBEDS[args.kind]
+    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size, testbed.draw)
     latents = encode(clips)
     random = torch.Generator().manual_seed(seed)
     pairs = args.batch // 2
@@ -60,7 +67,7 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
     dropped = torch.rand(pairs, generator=random) < EMPTY_PROMPT_SHARE
     noise, sigma, dropped = (drawn.repeat_interleave(2, 0) for drawn in (noise, sigma, dropped))
     texts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
-    context = torch.stack([context_for(text) for text in texts])
+    context = torch.stack([testbed.context(text) for text in texts])
     level = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - level) * latents + level * noise
     device = args.device
@@ -116,16 +123,26 @@ def save_state(path: Path, state: dict) -> None:
     path.with_suffix(".new").replace(path)
 
 
+def load_exported(model: TinyWan, checkpoint: Path) -> None:
+    """The inverse of `export`; weights of waves that it took out start at 0."""
+    weights = {name: tensor.float() for name, tensor in load_file(checkpoint).items()}
+    factors = slow_waves()
+    first = weights["time_embedding.0.weight"]
+    weights["time_embedding.0.weight"] = torch.where(factors > 0.01, first / factors.clamp_min(0.01), 0.0)
+    model.load_state_dict(weights)
+
+
 def export(average: TinyWan, args: argparse.Namespace, step: int) -> None:
     weights = dict(average.state_dict())
     weights["time_embedding.0.weight"] = weights["time_embedding.0.weight"].cpu() * slow_waves()
     weights = {name: tensor.half().contiguous() for name, tensor in weights.items()}
-    metadata = {"format": "pt", "modelspec.title": "Astraea tiny Wan", "steps": str(step), "seed": str(args.seed)}
-    save_file(weights, CHECKPOINT, metadata=metadata)
+    metadata = {"format": "pt", "modelspec.title": f"Astraea tiny Wan, {args.kind} clips"}
+    metadata |= {"steps": str(step), "seed": str(args.seed)}
+    save_file(weights, TESTBEDS[args.kind].checkpoint, metadata=metadata)
 
 
-def write_curve(rows: list[tuple[int, float, float, float]]) -> None:
-    with (HERE / "loss.csv").open("w", newline="") as file:
+def write_curve(rows: list[tuple[int, float, float, float]], path: Path) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "training_loss", "validation_loss", "minutes"])
         writer.writerows([step, f"{a:.5f}", f"{b:.5f}", f"{c:.1f}"] for step, a, b, c in rows)
@@ -137,10 +154,12 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = smooth_in_time(TinyWan(ModelConfig()).to(args.device))
+    if args.start:
+        load_exported(model, args.start)
     average = copy.deepcopy(model).requires_grad_(False)
     optimisers = make_optimisers(model, args)
     peaks = [args.rate, args.matrix_rate]
-    state_path = args.state / "state.pt"
+    state_path = args.state / f"{args.kind}.pt"
     first, rows, minutes = 0, [], 0.0
     if state_path.exists():
         state = torch.load(state_path, map_location=args.device, weights_only=True)
@@ -187,7 +206,7 @@ def main() -> None:
                 },
             )
             export(average, args, done)
-            write_curve(rows)
+            write_curve(rows, TESTBEDS[args.kind].curve)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ def hash_signs(word: str, count: int) -> np.ndarray:
     return np.unpackbits(bits).astype(np.float32) * 2 - 1
 
 
-def context_for(text: str) -> Tensor:
-    """Context `[L, 4096]` of a prompt; L is a multiple of 24, filled with the empty word."""
+def context_for(text: str, length: int = TOKENS) -> Tensor:
+    """Context `[L, 4096]` of a prompt; L is a multiple of 24, at least `length`, filled with the empty word."""
     words = split_words(text)
-    length = max(TOKENS, -(-len(words) // TOKENS) * TOKENS)
+    length = max(length, -(-len(words) // TOKENS) * TOKENS)
     words += [""] * (length - len(words))
     around = ["", *words, ""]
     rows = [

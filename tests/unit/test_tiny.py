@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from astraea.tiny import clips, codec, standalone, train, words
+from astraea.tiny import clips, codec, hard_clips, standalone, train, words
 from astraea.tiny.model import ModelConfig, TinyWan
+from astraea.tiny.testbeds import EASY, HARD
 from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
 
 
@@ -76,7 +78,7 @@ def test_each_scene_is_drawn_moving_one_way_and_the_other() -> None:
 
 
 def test_the_two_clips_of_a_scene_lie_under_the_same_noise() -> None:
-    args = SimpleNamespace(batch=6, frames=3, size=8, device="cpu")
+    args = SimpleNamespace(batch=6, frames=3, size=8, device="cpu", kind="easy")
     noisy, timestep, context, flow = train.sample_problem(11, args)
     level = (timestep / 1000).view(-1, 1, 1, 1, 1)
     noise, latents = noisy + (1 - level) * flow, noisy - level * flow
@@ -103,6 +105,46 @@ def test_latents_hold_the_clip_and_the_preview_reads_its_colours() -> None:
     torch.testing.assert_close(preview, cells, atol=1e-5, rtol=0)
 
 
+def hard_scene(seed: int) -> hard_clips.Scene:
+    return hard_clips.draw_scene(random.Random(seed), 6)
+
+
+def test_hard_clips_come_in_pairs_whose_captions_differ_in_directions_only() -> None:
+    moved = 0
+    for seed in range(60):
+        (first, caption), (second, other) = hard_clips.draw_hard_pair(random.Random(seed), 6, 64, 64)
+        assert 0.0 <= first.min() <= first.max() <= 1.0
+        exchanged = [clips.OPPOSITES.get(word, word) for word in split_words(caption)]
+        assert exchanged == split_words(other)
+        assert len(exchanged) <= HARD.words
+        moved += not torch.equal(first, second)
+    assert moved >= 55
+
+
+def test_a_hard_grounds_texture_pans_without_changing() -> None:
+    ground = hard_clips.Ground("speckled", "black", 2, (5, 9), 3, "right", 7)
+    scene = replace(hard_scene(1), ground=ground, movers=(), pillar="", light=1.0)
+    clip = hard_clips.paint_scene(scene, 6, 64, 64) / clips.daylight(6, 64, 64)
+    torch.testing.assert_close(clip[1:, ..., 3:], clip[:-1, ..., :-3], atol=1e-5, rtol=0)
+    assert clip[0].std() > 0.01
+
+
+def test_what_vanishes_in_a_hard_clip_is_gone_and_the_light_changes_at_once() -> None:
+    mover = replace(hard_scene(2).movers[0], manner="vanishing", turn=3, along=-5, across=0, speed=5)
+    ground = replace(hard_scene(2).ground, colour="black")  # far from where colours are clipped
+    scene = replace(hard_scene(2), movers=(mover,), ground=ground, pillar="", light=1.0)
+    empty = hard_clips.paint_scene(replace(scene, movers=()), 6, 64, 64)
+    differs = (hard_clips.paint_scene(scene, 6, 64, 64) - empty).abs().amax((1, 2, 3)) > 0.05
+    assert differs.tolist() == [True, True, True, False, False, False]
+    dark = hard_clips.paint_scene(replace(scene, movers=(), light=0.4, change=2), 6, 64, 64)
+    torch.testing.assert_close(dark, empty * torch.tensor([1, 1, 0.4, 0.4, 0.4, 0.4]).view(-1, 1, 1, 1))
+
+
+def test_the_hard_prompts_hold_only_words_of_hard_captions() -> None:
+    drawn = {word for seed in range(300) for word in split_words(hard_scene(seed).describe())}
+    assert {word for prompt in HARD.prompts for word in split_words(prompt)} <= drawn
+
+
 def test_latents_of_training_clips_are_near_unit_variance() -> None:
     latents = codec.encode(clips.draw_batch(1, 32, 6, 32, 32)[0])
     assert 0.5 < latents.var((0, 2, 3, 4)).mean() < 2.0
@@ -123,7 +165,7 @@ def test_the_model_tells_the_words_apart(tmp_path: Path) -> None:
 
 def test_predictions_change_slowly_with_the_timestep() -> None:
     """On the same latents it goes nearly straight over eight of them; where it swings, nothing can be reused."""
-    model = standalone.load_tiny(train.CHECKPOINT)
+    model = standalone.load_tiny(EASY.checkpoint)
     prompts = ["a big red circle moving right over a blue ground", ""]
     context = torch.stack([words.context_for(prompt) for prompt in prompts])
     clip = codec.encode(clips.draw_batch(7, 2, 6, 32, 32)[0])[:1]
@@ -145,9 +187,14 @@ def test_the_exported_weights_hold_what_training_takes_out(tmp_path: Path, monke
     torch.manual_seed(3)
     trained = train.smooth_in_time(TinyWan(ModelConfig())).eval()
     torch.nn.init.normal_(trained.head.head.weight, std=0.1)
-    monkeypatch.setattr(train, "CHECKPOINT", tmp_path / "tiny.safetensors")
-    train.export(trained, SimpleNamespace(seed=3), 1)
+    there = replace(EASY, checkpoint=tmp_path / "tiny.safetensors")
+    monkeypatch.setitem(train.TESTBEDS, "easy", there)
+    train.export(trained, SimpleNamespace(seed=3, kind="easy"), 1)
     question = torch.randn(1, 16, 2, 8, 8), torch.tensor([637.0]), words.context_for("a red circle")[None]
     with torch.inference_mode():
-        expected, read = trained(*question), standalone.load_tiny(train.CHECKPOINT)(*question)
+        expected, read = trained(*question), standalone.load_tiny(there.checkpoint)(*question)
     assert (read - expected).norm() < 5e-3 * expected.norm()
+    begun = train.smooth_in_time(TinyWan(ModelConfig())).eval()
+    train.load_exported(begun, there.checkpoint)
+    with torch.inference_mode():
+        assert (begun(*question) - expected).norm() < 5e-3 * expected.norm()
