@@ -1,9 +1,9 @@
-"""Finds the bundled hand-made schedules: tries shapes at every budget on the embedded model and writes the best.
+"""Finds the bundled hand-made schedules: tries shapes at every budget on both testbeds and writes the best.
 
 python benchmarks/find_shapes.py --seed 100 [--comfyui TREE] [--write]
 
 A shape is a rhythm, how many full steps come before and after it, and how the rest is estimated; each is brought to
-exactly the budget and judged by its PSNR against the dense run, over prompts, seeds and guidance scales.
+exactly the budget and judged by its PSNR against the dense run, over testbeds, prompts, seeds and guidance scales.
 Nothing is searched: this is trying what one would draw by hand. The seeds are others than those of `quality.py`.
 """
 
@@ -19,13 +19,13 @@ from typing import Any
 
 import host_process
 from environment import environment, spread, write_json
-from harness import accelerated, load_tiny, psnr, sample, sigmas_of
+from harness import accelerated, load_tiny, sample, sigmas_of
+from quality_tables import TESTBEDS
 
-BUDGETS = (0.7, 0.5, 0.4, 0.3)
+BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
 LEANS = (-0.125, 0.0, 0.125)
 TOKEN_PATTERNS = ((0.5,), (0.05, 0.05, 0.9), (0.1, 0.3, 0.8), (0.0, 0.0, 0.7), (0.0, 0.5))
 TOKEN_MODES = ("default", "refit", "forecast")
-EVERY_OTHER = (0.0, 1.0)
 HEADS = (1, 2, 3)
 TAILS = (1, 2, 4)
 # Whole steps keep two latents; a schedule with token steps keeps a tensor per block and must be clearly better.
@@ -34,28 +34,18 @@ HOPELESS = 8.0  # dB behind the best mean so far, over the runs made so far
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """One hand-made shape. head, tail: full steps it begins and ends with; no pattern: steps that lean (`leaning`)."""
+class Case:
+    """One run to judge by: of which testbed and guidance, the model, and what the dense run gave."""
 
-    head: int
-    pattern: tuple[float, ...] = ()
-    lean: float = 0.0
-    tail: int = 1
-    mode: str = "default"
-
-    @property
-    def whole(self) -> bool:
-        return set(self.pattern) <= set(EVERY_OTHER)
-
-    @property
-    def title(self) -> str:
-        if not self.pattern:
-            between = f"whole steps leaning {self.lean:g} to where sigma falls"
-            return f"{self.head} full, {between}, {self.tail} full ({self.mode})"
-        return f"{self.head} full, then {' '.join(f'{b:g}' for b in self.pattern)} ({self.mode})"
+    label: str
+    model: Any
+    job: Any
+    reference: Any
 
 
-def shapes() -> Iterator[Shape]:
+def shapes() -> Iterator[Any]:
+    from drawn import EVERY_OTHER, Shape
+
     for tail, lean in itertools.product(TAILS, LEANS):
         yield Shape(1, lean=lean, tail=tail)
     for head in HEADS[1:]:
@@ -66,57 +56,55 @@ def shapes() -> Iterator[Shape]:
         yield Shape(head, pattern, mode=mode)
 
 
-def schedule_of(shape: Shape, budget: float, sigmas: Sequence[float], name: str, **extra: Any) -> Any:
-    """The shape at exactly the budget; a token pattern is re-placed after its head so as to meet the mean."""
-    from astraea.schedules import Schedule, budgets_for, leaning, rhythm
-
-    if not shape.pattern:
-        ends = {"full_start": shape.head, "full_end": shape.tail}
-        made = leaning(name, budget, sigmas, lean=shape.lean, mode=shape.mode, **ends)
-        return dataclasses.replace(made, **extra)
-    head, steps = shape.head, len(sigmas)
-    body = rhythm("body", list(shape.pattern), sigmas[head:], full_start=0)
-    grid = [*sigmas[head - 1 :], 0.0]
-    placed = budgets_for(body, grid, mean=(budget * steps - head + 1.0) / (steps - head + 1))
-    budgets = [1.0] * (head - 1) + placed
-    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), mode=shape.mode, **extra)
-
-
-def try_all(
-    model: Any, budget: float, jobs: list[Any], references: list[Any], candidates: Sequence[Shape]
-) -> tuple[list[dict[str, Any]], int]:
+def try_all(cases: Sequence[Case], budget: float, candidates: Sequence[Any]) -> tuple[list[dict[str, Any]], int]:
     """The shapes' figures at one budget, best first, without those dropped as hopeless; and how many were tried."""
-    sigmas = sigmas_of(model, jobs[0].steps)[:-1]
+    from drawn import schedule_of
+
+    sigmas = grid_of(cases)
     rows: list[dict[str, Any]] = []
     best: list[float] = []
     tried = set()
     for shape in candidates:
         schedule = schedule_of(shape, budget, sigmas, "candidate")
-        if shape.whole and schedule.has_fractions:  # the budget cannot be met with whole steps placed like this
-            continue
         if (schedule.budgets, schedule.mode) in tried:  # two leans can come to the same steps
             continue
         tried.add((schedule.budgets, schedule.mode))
-        candidate, handle = accelerated(model, schedule)
-        values: list[float] = []
-        for job, reference in zip(jobs, references, strict=True):
-            values.append(psnr(reference, sample(candidate, job)[0]))
-            if best and mean(values) < mean(best[: len(values)]) - HOPELESS:
-                break
-        if len(values) == len(jobs):
-            best = max(best, values, key=lambda found: mean(found) if found else float("-inf"))
-            rows.append({"shape": shape, "psnr": spread(values), "share": handle.last.computed_share})
-            by_cfg = ", ".join(f"cfg {cfg:g}: {part:.2f}" for cfg, part in means_by_cfg(jobs, values).items())
-            print(f"{budget}  {shape.title:70} {mean(values):6.2f} dB  ({by_cfg})", flush=True)
+        values, share = judge(cases, schedule, best)
+        if len(values) < len(cases):
+            continue
+        best = max(best, values, key=lambda found: mean(found) if found else float("-inf"))
+        by_label = means_by_label(cases, values)
+        rows.append({"shape": shape, "psnr": spread(values), "by_label": by_label, "share": share})
+        told = ", ".join(f"{label}: {part:.2f}" for label, part in by_label.items())
+        print(f"{budget}  {shape.title:70} {share:.1%} {mean(values):6.2f} dB  ({told})", flush=True)
     return sorted(rows, key=lambda row: -row["psnr"]["mean"]), len(tried)
 
 
-def means_by_cfg(jobs: list[Any], values: list[float]) -> dict[float, float]:
-    pairs = list(zip(jobs, values, strict=True))
-    return {cfg: mean([v for job, v in pairs if job.cfg == cfg]) for cfg in sorted({job.cfg for job in jobs})}
+def judge(cases: Sequence[Case], schedule: Any, best: Sequence[float]) -> tuple[list[float], float]:
+    """PSNR of every case, fewer where the schedule is hopeless; and the share of tokens it computes."""
+    from quality_metrics import compare
+
+    values: list[float] = []
+    for case in cases:
+        candidate, handle = accelerated(case.model, schedule)
+        values.append(compare(sample(candidate, case.job)[0], case.reference)["psnr"])
+        if best and mean(values) < mean(best[: len(values)]) - HOPELESS:
+            break
+    return values, handle.last.computed_share
 
 
-def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def grid_of(cases: Sequence[Case]) -> list[float]:
+    return sigmas_of(cases[0].model, cases[0].job.steps)[:-1]
+
+
+def means_by_label(cases: Sequence[Case], values: Sequence[float]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for case, value in zip(cases, values, strict=True):
+        found.setdefault(case.label, []).append(value)
+    return {label: mean(part) for label, part in found.items()}
+
+
+def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The best row; whole steps unless token steps are clearly better, since those need a store per block."""
     whole = next((row for row in rows if row["shape"].whole), None)
     if whole is not None and rows[0]["psnr"]["mean"] - whole["psnr"]["mean"] < WORTH_A_STORE:
@@ -124,18 +112,18 @@ def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return rows[0]
 
 
-def provenance(row: dict[str, Any], measured: dict[str, Any], jobs: list[Any], tried: int) -> dict[str, Any]:
+def provenance(row: dict[str, Any], measured: dict[str, Any], cases: Sequence[Case], tried: int) -> dict[str, Any]:
     """What a schedule says of itself. measured: see `environment`; tried: how many shapes the row is the best of."""
-    figures = row["psnr"]
+    figures, job = row["psnr"], cases[0].job
     return {
         "found": f"by hand: the best of {tried} drawn shapes tried; not searched",
         "shape": row["shape"].title,
-        "on": "the embedded tiny Wan model (2.8 M parameters, 384 tokens), no other model",
-        "sampling": f"{jobs[0].steps} steps, {jobs[0].sampler}, {jobs[0].scheduler}, shift 8",
+        "on": "two tiny Wan models (2.8 M parameters; easy clips of 384 tokens, hard ones of 1,536), no other model",
+        "sampling": f"{job.steps} steps, {job.sampler}, {job.scheduler}, shift 8",
         "figures": {
-            "psnr_db_by_cfg": {f"{cfg:g}": round(v, 2) for cfg, v in means_by_cfg(jobs, figures["all"]).items()},
+            "psnr_db": {label: round(value, 2) for label, value in row["by_label"].items()},
             "psnr_db_range": [round(figures["min"], 2), round(figures["max"], 2)],
-            "runs": len(jobs),
+            "runs": len(cases),
             "tokens_computed": round(row["share"], 4),
         },
         "comfyui": measured["comfyui"],
@@ -145,6 +133,8 @@ def provenance(row: dict[str, Any], measured: dict[str, Any], jobs: list[Any], t
 
 
 def write_schedules(chosen: dict[float, tuple[dict, dict]], sigmas: Sequence[float]) -> None:
+    from drawn import schedule_of
+
     from astraea.schedules import bundled_folder, save
 
     for budget, (row, found) in chosen.items():
@@ -155,10 +145,27 @@ def write_schedules(chosen: dict[float, tuple[dict, dict]], sigmas: Sequence[flo
             save(schedule, bundled_folder(), overwrite=True)
 
 
+def make_cases(args: argparse.Namespace) -> list[Case]:
+    """Every testbed and guidance in turn, so that a shape that fails in one of them is soon dropped."""
+    from quality_candidates import jobs, testbed_of
+    from quality_tables import Table
+
+    columns = []
+    for name in args.testbeds:
+        for cfg in args.cfg:
+            table = Table(name, f"cfg{cfg:g}", cfg=cfg, steps=args.steps)
+            testbed = testbed_of(table)
+            model = load_tiny(testbed.checkpoint)
+            pairs = jobs(testbed, table, args.pairs, args.seed)
+            columns.append([Case(f"{name}, cfg {cfg:g}", model, job, sample(model, job)[0]) for job in pairs])
+    return [case for row in zip(*columns, strict=True) for case in row]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     host_process.add_arguments(parser)
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--testbeds", nargs="+", choices=TESTBEDS, default=list(TESTBEDS))
+    parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0, 6.0])
@@ -169,24 +176,19 @@ def main() -> None:
     )
     args = parser.parse_args()
     host = host_process.start(args, cpu=True)
-    from quality_candidates import jobs as quality_jobs
-
-    model = load_tiny()
-    by_cfg = [quality_jobs(cfg, args.steps, args.pairs, args.seed) for cfg in args.cfg]
-    jobs = [job for pair in zip(*by_cfg, strict=True) for job in pair]
+    cases = make_cases(args)
     candidates = [shape for shape in shapes() if shape.whole or not args.whole_steps_only]
-    references = [sample(model, job)[0] for job in jobs]
     result: dict[str, Any] = {"benchmark": "find_shapes", "environment": environment(host, args, "cpu"), "budgets": {}}
     chosen = {}
     for budget in args.budgets:
-        rows, tried = try_all(model, budget, jobs, references, candidates)
+        rows, tried = try_all(cases, budget, candidates)
         best = choose(rows)
-        chosen[budget] = (best, provenance(best, result["environment"], jobs, tried))
+        chosen[budget] = (best, provenance(best, result["environment"], cases, tried))
         print(f"{budget}: {best['shape'].title}", flush=True)
         result["budgets"][str(budget)] = [{**row, "shape": row["shape"].title} for row in rows]
         write_json(args.out / f"shapes-{host.version}{args.tag}.json", result)
     if args.write:
-        write_schedules(chosen, sigmas_of(model, args.steps)[:-1])
+        write_schedules(chosen, grid_of(cases))
 
 
 if __name__ == "__main__":

@@ -63,17 +63,6 @@ def sample(model: Any, job: Job) -> tuple[Tensor, float]:
         return output, time.perf_counter() - began
 
 
-def psnr(dense: Tensor, other: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB; the peak is the range of the dense latents. 200 where they are equal."""
-    import torch
-
-    error = (dense.double() - other.double()).square().mean().item()
-    if not torch.isfinite(torch.tensor(error)):
-        raise ValueError("the latents are not finite")
-    peak = (dense.max() - dense.min()).item()
-    return 200.0 if error == 0.0 else min(200.0, 10.0 * float(torch.log10(torch.tensor(peak**2 / error))))
-
-
 def sigmas_of(model: Any, steps: int, scheduler: str = "simple") -> list[float]:
     """The host's noise levels for a run, the final 0 included."""
     import comfy.samplers

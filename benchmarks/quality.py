@@ -1,8 +1,9 @@
-"""Quality against time on the embedded model, in the real ComfyUI: bundled schedules, controls, EasyCache.
+"""Quality against time and cost on the testbeds, in the real ComfyUI: bundled schedules, controls, step caches.
 
-python benchmarks/quality.py [--comfyui TREE] [--quick]
+python benchmarks/quality.py --table easy-cfg3 [more tables, or "all"] [--comfyui TREE] [--quick]
 
-Partial results are saved after each block of candidates; the same command continues where it was stopped.
+One JSON and one table for each. Partial results are saved after each block of candidates; the same command continues
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 
 import host_process
 from environment import digest, environment, read_json, spread, write_json
-from harness import TINY_MODEL, load_tiny, print_table, psnr, sample, sigmas_of
+from harness import load_tiny, print_table, sample, sigmas_of
 from quality_derived import derive
+from quality_tables import TABLES, Table
 from tables import quality_markdown
 
 BLOCK = 8  # candidates that share the dense runs of each pair
+QUICK_CANDIDATES = 12
 
 
 @dataclass
@@ -30,8 +33,9 @@ class Progress:
     path: Path
     result: dict[str, Any]
 
-    def done(self, cfg: float, fingerprint: str) -> bool:
-        return any(row["cfg"] == cfg and row["fingerprint"] == fingerprint for row in self.result["rows"])
+    def done(self, candidate: Any) -> bool:
+        key = [candidate.name, candidate.fingerprint]
+        return any([row["name"], row["fingerprint"]] == key for row in self.result["rows"])
 
     def save(self, rows: list[dict[str, Any]]) -> None:
         self.result["rows"] += rows
@@ -43,30 +47,34 @@ class Progress:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     host_process.add_arguments(parser)
-    parser.add_argument("--quick", action="store_true", help="two pairs, few candidates, guidance 3 only")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cfg", type=float, nargs="+", default=[3.0, 6.0])
+    parser.add_argument("--table", nargs="+", default=["easy-cfg3"], choices=[*TABLES, "all"], metavar="TABLE")
+    parser.add_argument("--list", action="store_true", help="name all tables and stop")
+    parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
     parser.add_argument("--pairs", type=int, default=16, help="prompt–seed pairs")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each pair, the fastest of which counts")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each pair that is timed, the fastest counts")
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
+    if args.list:
+        parser.exit(message="\n".join(TABLES) + "\n")
     if args.quick:
-        args.cfg, args.pairs = args.cfg[:1], 2
+        args.pairs, args.repeats = 2, 1
     return args
 
 
-def open_progress(args: argparse.Namespace, host: Any) -> Progress:
+def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: Any) -> Progress:
     """Continues a result of the same code, model and settings; else begins anew."""
-    path = args.out / f"quality-{host.version}{'-quick' if args.quick else ''}.json"
+    path = args.out / f"quality-{table.name}-{host.version}{'-quick' if args.quick else ''}.json"
     settings = {
-        "model": digest([TINY_MODEL.read_bytes()]),
-        "sampler": "euler, simple",
-        "steps": args.steps,
-        "cfg": args.cfg,
+        "table": table.name,
+        "testbed": testbed.name,
+        "model": digest([testbed.checkpoint.read_bytes()]),
+        "sampler": f"{table.sampler}, {table.scheduler}",
+        "steps": table.steps,
+        "cfg": table.cfg,
         "pairs": args.pairs,
         "repeats": args.repeats,
-        "latents": "6x16x16",
-        "tokens": 384,
+        "latents": "x".join(str(size) for size in testbed.latent_shape[2:]),
+        "tokens": testbed.tokens,
     }
     fresh = {"benchmark": "quality", "environment": environment(host, args, "cpu"), "settings": settings}
     saved = None if args.restart else read_json(path)
@@ -91,48 +99,59 @@ def speedup(dense: list[float], own: list[float]) -> dict[str, Any]:
     return {"total": sum(dense) / sum(own), **spread(ratios)}
 
 
-def in_turn(models: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[float]]:
-    """Every model's latents and the least of its seconds, the models taking turns.
+def in_turn(runs: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[float]]:
+    """Every run's latents and the least of its seconds, the runs taking turns. A run: the model, and a variant.
 
     What else a machine does can only make a run slower, so the fastest says most of what it costs.
     """
-    rounds = [[sample(model, job) for model in models] for _ in range(repeats)]
-    return [output for output, _ in rounds[-1]], [min(run[1] for run in runs) for runs in zip(*rounds, strict=True)]
+    rounds = []
+    for _ in range(repeats):
+        results = []
+        for model, variant in runs:
+            with variant.applied():
+                results.append(sample(model, job))
+        rounds.append(results)
+    return [output for output, _ in rounds[-1]], [min(run[1] for run in own) for own in zip(*rounds, strict=True)]
 
 
 def measure_block(
     model: Any, jobs: list[Any], block: list[Any], references: list[Any], repeats: int
 ) -> list[dict[str, Any]]:
     """Every pair: dense, then the block's candidates; rows with one figure per pair."""
+    from quality_metrics import METRICS, SIZES, compare, costs
+    from quality_variants import AS_SHIPPED
+
     built = [candidate.build(model) for candidate in block]
+    runs = [(model, AS_SHIPPED), *((made, c.variant) for (made, _), c in zip(built, block, strict=True))]
     figures: list[dict[str, list[float]]] = [
-        {"psnr": [], "dense": [], "own": [], "share": [], "ideal": []} for _ in block
+        {name: [] for name in (*METRICS, "dense", "own", "share", *SIZES)} for _ in block
     ]
     notes: list[set[str]] = [set() for _ in block]
     for job, reference in zip(jobs, references, strict=True):
-        (dense, *outputs), (dense_seconds, *seconds) = in_turn([model, *(made for made, _ in built)], job, repeats)
+        (dense, *outputs), (dense_seconds, *seconds) = in_turn(runs, job, repeats)
         if not dense.equal(reference):
             raise SystemExit("Two dense runs of the same seed differ: the comparison would mean nothing.")
         measured = zip(built, outputs, seconds, figures, notes, strict=True)
         for (_, handle), output, own_seconds, figure, note in measured:
-            figure["psnr"].append(psnr(reference, output))
-            figure["dense"].append(dense_seconds)
-            figure["own"].append(own_seconds)
-            figure["share"].append(handle.last.computed_share)
-            figure["ideal"].append(handle.last.ideal_speedup)
-            note.update(handle.last.notes)
+            report = handle.last
+            found = {**compare(output, reference), **costs(report)}
+            found |= {"dense": dense_seconds, "own": own_seconds, "share": report.computed_share}
+            for name, value in found.items():
+                figure[name].append(value)
+            note.update(report.notes)
     return [
         {
-            "cfg": jobs[0].cfg,
             "name": candidate.name,
+            "family": candidate.family,
             "kind": candidate.kind,
+            "setting": candidate.setting,
             "budget": candidate.budget,
             "about": candidate.about,
             "fingerprint": candidate.fingerprint,
-            "psnr": spread(figure["psnr"]),
+            **{name: spread(figure[name]) for name in METRICS},
             "speedup": speedup(figure["dense"], figure["own"]),
             "computed_share": statistics.fmean(figure["share"]),
-            "ideal_speedup": statistics.fmean(figure["ideal"]),
+            "cost": {name: statistics.fmean(figure[name]) for name in SIZES},
             "notes": sorted(note),
         }
         for candidate, figure, note in zip(block, figures, notes, strict=True)
@@ -142,50 +161,61 @@ def measure_block(
 def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         print(
-            f"cfg {row['cfg']:g}  {row['name']:34} {row['psnr']['mean']:6.2f} dB "
-            f"({row['psnr']['min']:.1f}...{row['psnr']['max']:.1f})  {row['speedup']['total']:.2f}x  "
+            f"{row['name']:40} {row['psnr']['mean']:6.2f} dB ({row['psnr']['min']:.1f}...{row['psnr']['max']:.1f})  "
+            f"temporal {row['temporal_psnr']['mean']:6.2f} dB  {row['speedup']['total']:.2f}x  "
             f"{row['computed_share']:5.1%} of tokens"
         )
         for note in row["notes"]:
             print(f"    {note}")
 
 
-def run(args: argparse.Namespace, progress: Progress) -> None:
-    from quality_candidates import all_candidates, jobs, main_candidates
+def blocks_of(listed: list[Any]) -> list[list[Any]]:
+    """Timed candidates among themselves, so that the others need not be repeated."""
+    groups = [[c for c in listed if c.timed], [c for c in listed if not c.timed]]
+    return [group[start : start + BLOCK] for group in groups for start in range(0, len(group), BLOCK)]
 
-    model = load_tiny()
-    candidates = all_candidates(sigmas_of(model, args.steps)[:-1], args.quick)
-    for cfg in args.cfg:
-        pairs = jobs(cfg, args.steps, args.pairs, args.seed)
-        listed = candidates if cfg == args.cfg[0] else main_candidates(candidates)
-        open_ones = [c for c in listed if not progress.done(cfg, c.fingerprint)]
-        if not open_ones:
-            continue
-        sample(model, pairs[0])  # warms up; what is compared comes after
-        references = [sample(model, job)[0] for job in pairs]
-        for start in range(0, len(open_ones), BLOCK):
-            began = time.perf_counter()
-            rows = measure_block(model, pairs, open_ones[start : start + BLOCK], references, args.repeats)
-            progress.save(rows)
-            show(rows)
-            left = len(open_ones) - start - len(rows)
-            print(f"    {time.perf_counter() - began:.0f} s, {left} candidates left at cfg {cfg:g}", flush=True)
+
+def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress:
+    from quality_candidates import candidates, jobs, testbed_of
+
+    testbed = testbed_of(table)
+    progress = open_progress(args, host, table, testbed)
+    model = load_tiny(testbed.checkpoint)
+    listed = candidates(table, sigmas_of(model, table.steps, table.scheduler)[:-1])
+    if args.quick:
+        listed = listed[:: max(1, len(listed) // QUICK_CANDIDATES)]
+    listed = [candidate for candidate in listed if not progress.done(candidate)]
+    if not listed:
+        return progress
+    pairs = jobs(testbed, table, args.pairs, args.seed)
+    sample(model, pairs[0])  # warms up; what is compared comes after
+    references = [sample(model, job)[0] for job in pairs]
+    left = len(listed)
+    for block in blocks_of(listed):
+        began = time.perf_counter()
+        rows = measure_block(model, pairs, block, references, args.repeats if block[0].timed else 1)
+        progress.save(rows)
+        show(rows)
+        left -= len(block)
+        print(f"    {time.perf_counter() - began:.0f} s, {left} candidates left in {table.name}", flush=True)
+    return progress
+
+
+def show_derived(progress: Progress) -> None:
+    header = ["", "dB", "speed-up", "- EasyCache", "- paper", "- best control", "that control"]
+    keys = ("psnr", "speedup", "minus_easycache", "minus_paper 1.3B", "minus_best_control 1.3B", "best_control 1.3B")
+    lines = [[r["name"], *("" if r[key] is None else r[key] for key in keys)] for r in progress.result["derived"]]
+    print()
+    print_table(header, lines)
+    print(f"\nwritten: {progress.path} and .md\n", flush=True)
 
 
 def main() -> None:
     args = arguments()
     host = host_process.start(args, cpu=True)
-    progress = open_progress(args, host)
-    run(args, progress)
-    print()
-    header = ["", "dB", "speed-up", "- EasyCache", "- paper", "- best control", "that control"]
-    keys = ("psnr", "speedup", "minus_easycache", "minus_paper", "minus_best_control", "best_control")
-    lines = [
-        [f"cfg {r['cfg']:g} {r['name']}", *("" if r[key] is None else r[key] for key in keys)]
-        for r in progress.result["derived"]
-    ]
-    print_table(header, lines)
-    print(f"\nwritten: {progress.path} and .md")
+    names = list(TABLES) if "all" in args.table else args.table
+    for name in names:
+        show_derived(measure_table(args, host, TABLES[name]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything that `quality.py` compares: prompts, the bundled defaults, their controls, and ComfyUI's EasyCache.
+"""The ways to sample faster that `quality.py` compares: bundled defaults, controls, step caches of the host, variants.
 
 Import after the host has been started.
 """
@@ -7,47 +7,52 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from comfy.patcher_extension import WrappersMP
+from drawn import Shape, schedule_of
 from environment import digest
 from harness import Job, accelerated
+from quality_tables import Table
+from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, TOKEN_VARIANTS, Variant
+from step_caches import STEP_CACHES
 
 from astraea.errors import ScheduleError
-from astraea.schedules import Schedule, pick, rhythm, uniform, whole_steps
-from astraea.tiny.words import context_for
+from astraea.schedules import Schedule, pick
+from astraea.tiny.testbeds import TESTBEDS, Testbed
 
-SHAPE = (1, 16, 6, 16, 16)
-BUDGETS = (0.7, 0.5, 0.4, 0.3)
-COUNT_KEY, COPY_KEY = "astraea_benchmark_count", "astraea_benchmark_copy"
-THRESHOLDS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
-PROMPTS = (
-    "a big red circle moving right over a blue ground",
-    "a small yellow square moving up over a purple ground",
-    "a big green triangle spinning over a white ground",
-    "a small white ring moving left over a black ground",
-    "a big cyan ring moving down over an orange ground",
-    "a small orange triangle moving down over a green ground",
-    "a big purple square standing over a yellow ground",
-    "a small black circle moving right over a red ground",
-)
+BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
+ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
+MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
+THRESHOLDS = {
+    "EasyCache": (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2),
+    "LazyCache": (0.05, 0.1, 0.2, 0.4, 0.8),
+}
+MOST_PSNR_OF_WHOLE = 1.0
 
 
-def jobs(cfg: float, steps: int, pairs: int, seed: int) -> list[Job]:
+def jobs(testbed: Testbed, table: Table, pairs: int, seed: int) -> list[Job]:
     """The prompt–seed pairs: the prompts over and over, every pair with a seed of its own.
 
-    The negative context is 25 times the empty word. To the model that is the same as 24 times, but the host cannot
-    join 25 with the prompt's 24 into one call: EasyCache of ComfyUI 0.3.64 adds wrong rows in joined calls.
+    The negative context has one empty word more than the prompt's has words. To the model that is the same, but the
+    host cannot join the two into one call: EasyCache of ComfyUI 0.3.64 adds wrong rows in joined calls.
     """
-    empty = context_for("")
+    empty = testbed.context("")
     negative = torch.cat([empty, empty[:1]])[None]
     return [
-        Job(SHAPE, context_for(prompt)[None], negative, seed=seed + number, steps=steps, cfg=cfg)
-        for number, prompt in enumerate(itertools.islice(itertools.cycle(PROMPTS), pairs))
+        Job(
+            testbed.latent_shape,
+            testbed.context(prompt)[None],
+            negative,
+            seed=seed + number,
+            steps=table.steps,
+            cfg=table.cfg,
+            sampler=table.sampler,
+            scheduler=table.scheduler,
+        )
+        for number, prompt in enumerate(itertools.islice(itertools.cycle(testbed.prompts), pairs))
     ]
 
 
@@ -55,119 +60,127 @@ def jobs(cfg: float, steps: int, pairs: int, seed: int) -> list[Job]:
 class Candidate:
     """One way to sample faster. build: MODEL → MODEL and the handle of its reports.
 
-    kind: "default", "control" or "easycache"; budget: mean budget asked for; fingerprint: changes with the content.
+    kind: "default", "control" or the name of a step cache; family: what it has in common with the same way at another
+    budget or threshold; budget: mean budget asked for; fingerprint: changes with the content.
     """
 
-    name: str
+    family: str
     kind: str
     build: Callable[[Any], tuple[Any, Any]]
+    setting: float
     budget: float | None = None
     about: str = ""
     fingerprint: str = ""
-
-
-def _planned(name: str, kind: str, schedule: Schedule, mode: str | None, budget: float | None) -> Candidate:
-    about = f"schedule '{schedule.name}', mode {mode or schedule.mode}"
-    content = json.dumps([name, schedule.points, mode or schedule.mode, budget]).encode()
-
-    def build(model: Any) -> tuple[Any, Any]:
-        return accelerated(model, schedule, mode=mode, budget=budget)
-
-    return Candidate(name, kind, build, budget, about, digest([content]))
-
-
-def default_schedule(budget: float, sigmas: Sequence[float]) -> Schedule:
-    """What the node picks; a hand-made rhythm where the pack has no bundled schedule."""
-    try:
-        return pick(budget, "wan")
-    except ScheduleError:
-        return rhythm("no bundled schedule", [0.0, 1.0], sigmas)
-
-
-def planned_candidates(sigmas: Sequence[float], budgets: Sequence[float] = BUDGETS) -> list[Candidate]:
-    """Bundled defaults and controls, each at every budget. sigmas: the run's noise levels without the final 0."""
-    found = []
-    for budget in budgets:
-        whole = whole_steps("whole steps", 2, sigmas)
-        even = uniform("uniform", budget, sigmas)
-        found.append(_planned(f"bundled {budget}", "default", default_schedule(budget, sigmas), None, budget))
-        controls = [("whole steps, hold", whole, "hold"), ("whole steps, forecast", whole, "forecast")]
-        controls += [("whole steps, corrected", whole, "default")]
-        controls += [("uniform, default", even, "default"), ("uniform, random tokens", even, "random")]
-        controls += [(f"uniform, {mode}", even, mode) for mode in ("paper", "hold", "refit", "forecast")]
-        found += [_planned(f"{name} {budget}", "control", made, mode, budget) for name, made, mode in controls]
-    probes = rhythm("anchor and probes", [0.05, 0.05, 0.9], sigmas)
-    found += [
-        _planned(f"anchor and probes, {mode} {probes.mean_budget:.2f}", "control", probes, mode, None)
-        for mode in ("default", "refit")
-    ]
-    return found
-
-
-def easycache(threshold: float, *, as_is: bool = False) -> Candidate:
-    """The host's own EasyCache node with its default start and end.
-
-    EasyCache adds its estimate to the latents in place. Where the model computes in float32, as on most CPUs, those
-    are the sampler's own latents, which the host then reads again: the result is wrong. In half precision the
-    host hands over a copy. So a copy is made here, unless `as_is`.
-    """
-
-    def build(model: Any) -> tuple[Any, Any]:
-        from comfy_extras.nodes_easycache import EasyCacheNode
-
-        clone, counted = model.clone(), CountedCalls()
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counted.outside)
-        if not as_is:
-            clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COPY_KEY, _copy_latents)
-        cached = EasyCacheNode.execute(clone, threshold, 0.15, 0.95, False).result[0]
-        cached.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, COUNT_KEY, counted.run)
-        cached.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COUNT_KEY, counted.inside)
-        return cached, counted
-
-    name = f"EasyCache {threshold}" + (" without the copy" if as_is else "")
-    kind = "easycache, broken" if as_is else "easycache"
-    return Candidate(name, kind, build, None, "comfy_extras.nodes_easycache", digest([name.encode()]))
-
-
-class CountedCalls:
-    """How many of a run's model calls reach the model behind EasyCache; read like a handle of reports."""
-
-    def __init__(self) -> None:
-        self._calls = self._computed = 0
+    variant: Variant = AS_SHIPPED
 
     @property
-    def last(self) -> SimpleNamespace:
-        share = self._computed / max(1, self._calls)
-        return SimpleNamespace(computed_share=share, ideal_speedup=1.0 / max(share, 1e-6), notes=[])
+    def name(self) -> str:
+        return f"{self.family} {self.setting:g}"
 
-    def run(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        self._calls = self._computed = 0
-        return executor(*args, **kwargs)
-
-    def outside(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        self._calls += 1
-        return executor(*args, **kwargs)
-
-    def inside(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        self._computed += 1
-        return executor(*args, **kwargs)
+    @property
+    def timed(self) -> bool:
+        """Whether its speed is compared by the clock, so that it is run several times."""
+        return self.kind != "control"
 
 
-def _copy_latents(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    return executor(x.clone(), *args, **kwargs)
+def planned(
+    family: str, kind: str, schedule: Schedule, budget: float, *, exact: bool = True, variant: Variant = AS_SHIPPED
+) -> Candidate:
+    """A schedule under the node. exact: its steps as they are; else the budget is asked for, as a user does."""
+    asked = None if exact else budget
+    about = f"schedule '{schedule.name}', mode {schedule.mode}"
+    content = json.dumps([family, schedule.points, schedule.mode, asked]).encode()
+
+    def build(model: Any) -> tuple[Any, Any]:
+        return accelerated(model, schedule, budget=asked)
+
+    return Candidate(family, kind, build, budget, budget, about, digest([content]), variant)
 
 
-def main_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What is compared at further guidance scales: the estimators of uniform budgets are told apart at the first."""
-    left_out = ("random tokens", "uniform, hold", "uniform, refit", "uniform, forecast", "anchor and probes")
-    return [c for c in candidates if not any(part in c.name for part in left_out) and c.budget != BUDGETS[0]]
+def drawn(
+    shape: Shape, budget: float, sigmas: Sequence[float], family: str, variant: Variant = AS_SHIPPED
+) -> Candidate:
+    return planned(family, "control", schedule_of(shape, budget, sigmas, "drawn"), budget, variant=variant)
 
 
-def all_candidates(sigmas: Sequence[float], quick: bool) -> list[Candidate]:
-    """The whole list, or a few of each sort for a trial."""
-    peers = [easycache(threshold) for threshold in THRESHOLDS] + [easycache(0.05, as_is=True)]
-    if not quick:
-        return planned_candidates(sigmas) + peers
-    few = planned_candidates(sigmas, (0.5, 0.3))
-    chosen = [c for c in few if c.kind == "default" or "whole" in c.name or "paper" in c.name]
-    return chosen + [peers[i] for i in (0, 2, 4, 6)]
+def bundled(sigmas: Sequence[float]) -> Iterator[Candidate]:
+    """What the node does when it is asked for the budget."""
+    for budget in BUDGETS:
+        try:
+            yield planned("bundled", "default", pick(budget, "wan"), budget, exact=False)
+        except ScheduleError as error:
+            raise SystemExit(str(error)) from error
+
+
+def whole_step_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterator[Candidate]:
+    """Whole steps evenly spaced, each estimated in every way."""
+    ways: list[tuple[str, str, Variant]] = [
+        ("whole steps, hold", "hold", AS_SHIPPED),
+        ("whole steps, linear forecast", "forecast", LINEAR),
+        ("whole steps, corrected", "default", AS_SHIPPED),
+    ]
+    if wide:
+        ways += [("whole steps, damped forecast", "forecast", AS_SHIPPED)]
+        ways += [("whole steps, second-order forecast", "forecast", SECOND_ORDER)]
+    for family, mode, variant in ways:
+        yield drawn(Shape(1, mode=mode), budget, sigmas, family, variant)
+
+
+def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterator[Candidate]:
+    """The budget on some tokens of every step, or of most."""
+    modes = {"default": "scaled refit", "forecast": "forecast", "paper": "paper"}
+    if wide:
+        modes |= {"hold": "hold", "refit": "refit", "random": "random tokens"}
+    for mode, title in modes.items():
+        yield drawn(Shape(1, (budget,), mode=mode), budget, sigmas, f"uniform, {title}")
+    if not wide:
+        return
+    for pattern in ANCHOR_PATTERNS:
+        for mode in ("default", "refit", "forecast"):
+            rhythm = " ".join(f"{part:g}" for part in pattern)
+            yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, f"anchors {rhythm}, {modes[mode]}")
+    for pattern in MIXED_PATTERNS:
+        rhythm = " ".join(f"{part:g}" for part in pattern)
+        yield drawn(Shape(1, pattern), budget, sigmas, f"mixed {rhythm}")
+
+
+def step_cache(name: str, threshold: float) -> Candidate:
+    """A step cache of the host, through its own node with its default start and end."""
+
+    def build(model: Any) -> tuple[Any, Any]:
+        return STEP_CACHES[name](model, threshold)
+
+    about = f"comfy_extras.nodes_easycache, threshold {threshold:g}"
+    return Candidate(name, name, build, threshold, None, about, digest([name.encode(), str(threshold).encode()]))
+
+
+def ablation(variants: Sequence[Variant], pattern: tuple[float, ...], sigmas: Sequence[float]) -> Iterator[Candidate]:
+    for budget in (0.5, 0.3):
+        for variant in (AS_SHIPPED, *variants):
+            yield drawn(Shape(1, pattern), budget, sigmas, variant.name or "as shipped", variant)
+
+
+def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
+    """All of a table. sigmas: the run's noise levels without the final 0.
+
+    "main": the bundled schedules, EasyCache and the strongest controls; "whole": the whole space.
+    """
+    if table.space == "ablation-tokens":
+        return [found for pattern in ((0.5,),) for found in ablation(TOKEN_VARIANTS, pattern, sigmas)]
+    if table.space == "ablation-reuse":
+        return list(ablation(REUSE_VARIANTS, (), sigmas))
+    wide = table.space == "whole"
+    caches = [step_cache("EasyCache", threshold) for threshold in THRESHOLDS["EasyCache"]]
+    if wide:
+        caches += [step_cache("LazyCache", threshold) for threshold in THRESHOLDS["LazyCache"]]
+    controls = [
+        control
+        for budget in BUDGETS
+        for made in (whole_step_controls, token_controls)
+        for control in made(budget, sigmas, wide)
+    ]
+    return [*bundled(sigmas), *caches, *controls]
+
+
+def testbed_of(table: Table) -> Testbed:
+    return TESTBEDS[table.testbed]

@@ -1,19 +1,20 @@
-"""What follows from quality rows: each bundled schedule against EasyCache, mode `paper` and the best control.
+"""What follows from a table's rows: each bundled schedule against the step caches, mode `paper` and every control.
 
-Plain arithmetic over the rows that `quality.py` writes.
+Plain arithmetic over the rows that `quality.py` writes. Controls are compared at equal cost, by the cost model at real
+sizes: a token step pays for K and V of all tokens, so at equal tokens it costs more than whole steps do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-SAME_SHARE = 0.01  # a control may compute this much more than the schedule it is compared with
-SAME_SPEED = 0.02  # and may be slower by this much: clocks do not tell two such runs apart
+SAME_COST = 0.01  # a control may cost this much of a dense run more than the schedule it is compared with
 
 
-def psnr_at(points: list[tuple[float, float]], speed: float) -> tuple[float | None, str]:
-    """The best PSNR that `(speed-up, PSNR)` points give at no less than a speed-up, and how that was told.
+def value_at(points: Iterable[tuple[float, float]], speed: float) -> tuple[float | None, str]:
+    """The best figure that `(speed-up, figure)` points give at no less than a speed-up, and how that was told.
 
     Between two points it is interpolated; a faster point that is better serves instead. Beyond the fastest point that
     point itself is taken, although it is slower: in its favour.
@@ -34,48 +35,73 @@ def psnr_at(points: list[tuple[float, float]], speed: float) -> tuple[float | No
     return best, "a point at least as fast"
 
 
-def by_time(rows: list[Row]) -> list[tuple[float, float]]:
-    return [(row["speedup"]["total"], row["psnr"]["mean"]) for row in rows]
+def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
+    return [row for row in rows if row["kind"] == kind]
 
 
-def by_tokens(rows: list[Row]) -> list[tuple[float, float]]:
+def by_time(rows: Iterable[Row], metric: str = "psnr") -> list[tuple[float, float]]:
+    return [(row["speedup"]["total"], row[metric]["mean"]) for row in rows]
+
+
+def by_tokens(rows: Iterable[Row]) -> list[tuple[float, float]]:
     """As if every token cost the same: free of what disturbs a clock."""
     return [(1.0 / row["computed_share"], row["psnr"]["mean"]) for row in rows]
 
 
-def derive(rows: list[Row]) -> list[Row]:
-    """One row for each bundled schedule and guidance; a comparison that lacks its partner is None."""
-    return [
-        _compare(row, [other for other in rows if other["cfg"] == row["cfg"]])
-        for row in rows
-        if row["kind"] == "default"
-    ]
+def by_cost(rows: Iterable[Row], size: str) -> list[tuple[float, float]]:
+    return [(1.0 / row["cost"][size], row["psnr"]["mean"]) for row in rows]
 
 
-def _compare(row: Row, rows: list[Row]) -> Row:
+def families(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["family"], []).append(row)
+    return found
+
+
+def derive(rows: Sequence[Row]) -> list[Row]:
+    """One row for each bundled schedule; a comparison that lacks its partner is None."""
+    return [_compare(row, rows) for row in of_kind(rows, "default")]
+
+
+def _compare(row: Row, rows: Sequence[Row]) -> Row:
     quality, speed, share = row["psnr"]["mean"], row["speedup"]["total"], row["computed_share"]
-    controls = [other for other in rows if other["kind"] == "control"]
-    paper = [other for other in controls if "paper" in other["name"] and other["budget"] == row["budget"]]
-    at_tokens = [other for other in controls if other["computed_share"] <= share + SAME_SHARE]
-    best = max(at_tokens, key=lambda other: other["psnr"]["mean"], default=None)
-    easycache_rows = [other for other in rows if other["kind"] == "easycache"]
-    easycache, how = psnr_at(by_time(easycache_rows), speed)
-    same_tokens, tokens_how = psnr_at(by_tokens(easycache_rows), 1.0 / share)
-    as_fast = max((psnr for at, psnr in by_time(controls) if at >= speed * (1.0 - SAME_SPEED)), default=None)
-    return {
-        "cfg": row["cfg"],
+    easycache_rows = of_kind(rows, "EasyCache")
+    easycache, how = value_at(by_time(easycache_rows), speed)
+    lazycache, _ = value_at(by_time(of_kind(rows, "LazyCache")), speed)
+    steadiness, _ = value_at(by_time(easycache_rows, "temporal_psnr"), speed)
+    same_tokens, _ = value_at(by_tokens(easycache_rows), 1.0 / share)
+    found: Row = {
         "name": row["name"],
         "budget": row["budget"],
         "computed_share": share,
         "psnr": quality,
         "speedup": speed,
-        "easycache_at_same_time": easycache,
+        "minus_easycache": _minus(quality, easycache),
         "easycache_how": how,
-        "minus_easycache": None if easycache is None else quality - easycache,
-        "minus_easycache_same_tokens": None if same_tokens is None else quality - same_tokens,
-        "easycache_same_tokens_how": tokens_how,
-        "minus_paper": quality - paper[0]["psnr"]["mean"] if paper else None,
-        "best_control": best["name"] if best else None,
-        "minus_best_control": quality - best["psnr"]["mean"] if best else None,
-        "minus_best_control_as_fast": None if as_fast is None else quality - as_fast,
+        "minus_easycache_same_tokens": _minus(quality, same_tokens),
+        "minus_lazycache": _minus(quality, lazycache),
+        "minus_easycache_temporal": _minus(row["temporal_psnr"]["mean"], steadiness),
     }
+    controls = families(of_kind(rows, "control"))
+    for size in row["cost"]:
+        at_cost = {name: _at_cost(row, members, size) for name, members in controls.items()}
+        known = {name: value for name, value in at_cost.items() if value is not None}
+        best = max(known, key=lambda name: known[name], default=None)
+        paper = next((value for name, value in known.items() if "paper" in name), None)
+        found[f"minus_paper {size}"] = _minus(quality, paper)
+        found[f"best_control {size}"] = best
+        found[f"minus_best_control {size}"] = None if best is None else quality - known[best]
+    return found
+
+
+def _at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:
+    """A control's PSNR at the row's cost; where all of its points cost more, there is nothing to compare."""
+    reachable = row["cost"][size] + SAME_COST
+    if min(member["cost"][size] for member in members) > reachable:
+        return None
+    return value_at(by_cost(members, size), 1.0 / reachable)[0]
+
+
+def _minus(value: float, other: float | None) -> float | None:
+    return None if other is None else value - other

@@ -41,45 +41,50 @@ def ratio(figures: dict[str, Any]) -> str:
 
 def quality_markdown(result: dict[str, Any]) -> str:
     settings = result["settings"]
-    text = heading("Quality", result["environment"])
+    text = heading(f"Quality: {settings['table']}", result["environment"])
     text += (
-        f"Embedded model, {settings['sampler']}, {settings['steps']} steps, latents {settings['latents']} "
-        f"({settings['tokens']} tokens), {settings['pairs']} prompt–seed pairs. PSNR in dB against the dense run; "
-        "speed-up: wall-clock of all pairs together, dense over candidate. How to read this: benchmarks/README.md.\n"
+        f"Testbed *{settings['testbed']}*, {settings['sampler']}, {settings['steps']} steps, guidance "
+        f"{settings['cfg']:g}, latents {settings['latents']} ({settings['tokens']} tokens), {settings['pairs']} "
+        "prompt–seed pairs. PSNR in dB against the dense run; speed-up: wall-clock of all pairs together, dense over "
+        "candidate; cost: share of the dense run by the cost model at the size of Wan 2.1. How to read this: "
+        "benchmarks/README.md.\n"
     )
-    for cfg in settings["cfg"]:
-        derived = [row for row in result["derived"] if row["cfg"] == cfg]
-        if derived:
-            text += f"\n## Guidance {cfg:g}: bundled schedules against the others, in dB\n\n" + _derived_table(derived)
-        rows = [row for row in result["rows"] if row["cfg"] == cfg]
-        if rows:
-            text += f"\n## Guidance {cfg:g}: all\n\n" + _quality_table(rows)
-    return text
+    if result["derived"]:
+        text += "\n## Bundled schedules against the others, in dB\n\n" + _derived_table(result["derived"])
+    return text + "\n## All\n\n" + _quality_table(result["rows"])
+
+
+DERIVED_COLUMNS = {
+    "": "name",
+    "PSNR": "psnr",
+    "speed-up": "speedup",
+    "− EasyCache, same time": "minus_easycache",
+    "how": "easycache_how",
+    "− EasyCache, same tokens": "minus_easycache_same_tokens",
+    "− LazyCache, same time": "minus_lazycache",
+    "temporal PSNR − EasyCache's, same time": "minus_easycache_temporal",
+    "− `paper`, same cost": "minus_paper 1.3B",
+    "− best control, same cost (1.3B)": "minus_best_control 1.3B",
+    "that control": "best_control 1.3B",
+    "− best control, same cost (14B)": "minus_best_control 14B",
+    "that one": "best_control 14B",
+}
 
 
 def _derived_table(rows: list[dict[str, Any]]) -> str:
-    header = [
-        "",
-        "PSNR",
-        "speed-up",
-        "− EasyCache, same time",
-        "how",
-        "− EasyCache, same tokens",
-        "− `paper`, same tokens",
-    ]
-    header += ["− best control, same tokens", "that control", "− best control at least as fast"]
-    keys = ("name", "psnr", "speedup", "minus_easycache", "easycache_how", "minus_easycache_same_tokens", "minus_paper")
-    keys += ("minus_best_control", "best_control", "minus_best_control_as_fast")
-    return table(header, [[row[key] for key in keys] for row in rows])
+    return table(list(DERIVED_COLUMNS), [[row[key] for key in DERIVED_COLUMNS.values()] for row in rows])
 
 
 def _quality_table(rows: list[dict[str, Any]]) -> str:
-    header = ["", "PSNR mean", "min…max", "speed-up (min…max)", "tokens computed", "ideal speed-up"]
+    header = ["", "PSNR", "min…max", "SSIM", "RGB PSNR", "RGB SSIM", "temporal PSNR", "speed-up (min…max)", "tokens"]
+    header += ["cost 1.3B", "cost 14B"]
     lines = []
     for row in rows:
-        share = f"{row['computed_share']:.1%}"
         extent = f"{row['psnr']['min']:.1f}…{row['psnr']['max']:.1f}"
-        lines.append([row["name"], row["psnr"]["mean"], extent, ratio(row["speedup"]), share, row["ideal_speedup"]])
+        shares = [f"{share:.1%}" for share in (row["computed_share"], *row["cost"].values())]
+        likeness = [f"{row[name]['mean']:.4f}" for name in ("ssim", "ssim_rgb")]
+        line = [row["name"], row["psnr"]["mean"], extent, likeness[0], row["psnr_rgb"]["mean"], likeness[1]]
+        lines.append([*line, row["temporal_psnr"]["mean"], ratio(row["speedup"]), *shares])
     return table(header, lines)
 
 

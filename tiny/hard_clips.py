@@ -16,7 +16,7 @@ from .clips import OPPOSITES, daylight, ground_colour, lay_over, signed_distance
 from .words import COLOURS, DIRECTIONS, SHAPES
 
 TEXTURES = ("checked", "striped", "dotted", "speckled")
-RADII = (0.085, 0.12)  # shares of the frame
+RADII = (0.11, 0.15)  # shares of the frame
 SPEEDS = (5, 6, 7, 8)  # pixels a frame
 START = (-14, 3)  # pixels from the middle in the second frame, along the way; across it up to ASIDE either way
 ASIDE = 18

@@ -76,10 +76,11 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(dim, eps=1e-6)
         self.norm_k = nn.RMSNorm(dim, eps=1e-6)
+        self.product = F.scaled_dot_product_attention
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.view(*t.shape[:2], self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.product(q, k, v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(Attention):

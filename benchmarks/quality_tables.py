@@ -1,0 +1,39 @@
+"""What `quality.py` measures: one table for each testbed and way of sampling. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TESTBEDS = ("easy", "hard")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. space: which candidates it compares, see `quality_candidates.candidates`."""
+
+    testbed: str
+    label: str
+    cfg: float = 3.0
+    steps: int = 30
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    space: str = "main"
+
+    @property
+    def name(self) -> str:
+        return f"{self.testbed}-{self.label}"
+
+
+WAYS = (
+    {"label": "cfg3", "space": "whole"},
+    {"label": "cfg6", "cfg": 6.0, "space": "whole"},
+    {"label": "cfg1", "cfg": 1.0},
+    {"label": "12-steps", "steps": 12},
+    {"label": "20-steps", "steps": 20},
+    {"label": "50-steps", "steps": 50},
+    {"label": "uni_pc", "sampler": "uni_pc", "steps": 20},
+    {"label": "res_multistep", "sampler": "res_multistep", "scheduler": "beta", "steps": 20, "cfg": 6.0},
+    {"label": "ablation-tokens", "space": "ablation-tokens"},
+    {"label": "ablation-reuse", "space": "ablation-reuse"},
+)
+TABLES = {table.name: table for table in (Table(testbed, **way) for testbed in TESTBEDS for way in WAYS)}
