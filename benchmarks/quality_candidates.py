@@ -15,6 +15,7 @@ import torch
 from drawn import Shape, schedule_of
 from environment import digest
 from harness import Job, accelerated
+from quality_ideas import IDEAS
 from quality_tables import Table
 from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, TOKEN_VARIANTS, Variant
 from step_caches import STEP_CACHES
@@ -24,13 +25,13 @@ from astraea.schedules import Schedule, pick
 from astraea.tiny.testbeds import TESTBEDS, Testbed
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
+ABLATION_BUDGETS = (0.5, 0.4, 0.3)
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
 THRESHOLDS = {
     "EasyCache": (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2),
     "LazyCache": (0.05, 0.1, 0.2, 0.4, 0.8),
 }
-MOST_PSNR_OF_WHOLE = 1.0
 
 
 def jobs(testbed: Testbed, table: Table, pairs: int, seed: int) -> list[Job]:
@@ -154,21 +155,28 @@ def step_cache(name: str, threshold: float) -> Candidate:
     return Candidate(name, name, build, threshold, None, about, digest([name.encode(), str(threshold).encode()]))
 
 
-def ablation(variants: Sequence[Variant], pattern: tuple[float, ...], sigmas: Sequence[float]) -> Iterator[Candidate]:
-    for budget in (0.5, 0.3):
+def ablation(variants: Sequence[Variant], shape: Shape, sigmas: Sequence[float]) -> Iterator[Candidate]:
+    """The shape as shipped and under each variant, at two budgets."""
+    for budget in ABLATION_BUDGETS:
         for variant in (AS_SHIPPED, *variants):
-            yield drawn(Shape(1, pattern), budget, sigmas, variant.name or "as shipped", variant)
+            yield drawn(shape, budget, sigmas, variant.name or "as shipped", variant)
+
+
+ABLATIONS = {
+    "ablation-tokens": (TOKEN_VARIANTS, Shape(1, (0.5,))),
+    "ablation-reuse": (REUSE_VARIANTS, Shape(1, tail=2)),
+    "ideas": (IDEAS, Shape(1, tail=2)),
+}
 
 
 def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
     """All of a table. sigmas: the run's noise levels without the final 0.
 
-    "main": the bundled schedules, EasyCache and the strongest controls; "whole": the whole space.
+    One of ABLATIONS: variants of one shape; "main": the bundled schedules, EasyCache and the strongest controls;
+    "whole": the whole space.
     """
-    if table.space == "ablation-tokens":
-        return [found for pattern in ((0.5,),) for found in ablation(TOKEN_VARIANTS, pattern, sigmas)]
-    if table.space == "ablation-reuse":
-        return list(ablation(REUSE_VARIANTS, (), sigmas))
+    if table.space in ABLATIONS:
+        return list(ablation(*ABLATIONS[table.space], sigmas))
     wide = table.space == "whole"
     caches = [step_cache("EasyCache", threshold) for threshold in THRESHOLDS["EasyCache"]]
     if wide:

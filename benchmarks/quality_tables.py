@@ -35,5 +35,7 @@ WAYS = (
     {"label": "res_multistep", "sampler": "res_multistep", "scheduler": "beta", "steps": 20, "cfg": 6.0},
     {"label": "ablation-tokens", "space": "ablation-tokens"},
     {"label": "ablation-reuse", "space": "ablation-reuse"},
+    {"label": "ideas-cfg3", "space": "ideas"},
+    {"label": "ideas-cfg6", "space": "ideas", "cfg": 6.0},
 )
 TABLES = {table.name: table for table in (Table(testbed, **way) for testbed in TESTBEDS for way in WAYS)}

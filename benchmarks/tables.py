@@ -139,11 +139,16 @@ def _speed_gpu_cells(row: dict[str, Any]) -> list[Any]:
 WRITERS = {"quality": quality_markdown, "speed_cpu": speed_cpu_markdown, "speed_gpu": speed_gpu_markdown}
 
 
+def _is_old(result: dict[str, Any]) -> bool:
+    """Quality results from before there were several tables keep the table that was written with them."""
+    return result["benchmark"] == "quality" and "table" not in result["settings"]
+
+
 def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
         write = WRITERS.get(result.get("benchmark"))
-        if write is not None:
+        if write is not None and not _is_old(result):
             path.with_suffix(".md").write_text(write(result), "utf-8")
             print(path.with_suffix(".md").name)
 
