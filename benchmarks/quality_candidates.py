@@ -30,6 +30,7 @@ ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
 THRESHOLDS = {
     "EasyCache": (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2),
+    "EasyCache without the copy": (0.05,),
     "LazyCache": (0.05, 0.1, 0.2, 0.4, 0.8),
 }
 
@@ -178,9 +179,8 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
     if table.space in ABLATIONS:
         return list(ablation(*ABLATIONS[table.space], sigmas))
     wide = table.space == "whole"
-    caches = [step_cache("EasyCache", threshold) for threshold in THRESHOLDS["EasyCache"]]
-    if wide:
-        caches += [step_cache("LazyCache", threshold) for threshold in THRESHOLDS["LazyCache"]]
+    names = THRESHOLDS if wide else ("EasyCache",)
+    caches = [step_cache(name, threshold) for name in names for threshold in THRESHOLDS[name]]
     controls = [
         control
         for budget in BUDGETS

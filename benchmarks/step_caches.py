@@ -2,11 +2,12 @@
 
 EasyCache adds its estimate to the latents in place. Where the model computes in float32, as on most CPUs, those are the
 sampler's own latents, which the host then reads again: the result is wrong. In half precision the host hands over a
-copy. So a copy is made here.
+copy. So a copy is made here, but for what is named so.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,13 +46,14 @@ def _copy_latents(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> 
     return executor(x.clone(), *args, **kwargs)
 
 
-def easycache(model: Any, threshold: float) -> tuple[Any, CountedCalls]:
+def easycache(model: Any, threshold: float, *, copies: bool = True) -> tuple[Any, CountedCalls]:
     """Skips calls of the model; counted as such."""
     from comfy_extras.nodes_easycache import EasyCacheNode
 
     clone, counted = model.clone(), CountedCalls()
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counted.outside)
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COPY_KEY, _copy_latents)
+    if copies:
+        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COPY_KEY, _copy_latents)
     cached = EasyCacheNode.execute(clone, threshold, START, END, False).result[0]
     cached.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, COUNT_KEY, counted.run)
     cached.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COUNT_KEY, counted.inside)
@@ -70,4 +72,8 @@ def lazycache(model: Any, threshold: float) -> tuple[Any, CountedCalls]:
     return cached, counted
 
 
-STEP_CACHES = {"EasyCache": easycache, "LazyCache": lazycache}
+STEP_CACHES = {
+    "EasyCache": easycache,
+    "EasyCache without the copy": partial(easycache, copies=False),
+    "LazyCache": lazycache,
+}
