@@ -39,6 +39,7 @@ class Plan:
 
     budget: mean share of tokens to compute; None takes the schedule's own mean.
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.
+    choice: how the schedule was chosen, in the user's words, for the report.
     """
 
     schedule: Schedule
@@ -46,7 +47,7 @@ class Plan:
     budget: float | None = None
     target_speedup: float | None = None
     cache: CachePolicy = CachePolicy()
-    note: str = ""
+    choice: str = ""
 
     def __post_init__(self) -> None:
         if self.budget is not None and not (math.isfinite(self.budget) and LEAST_BUDGET <= self.budget <= 1.0):
@@ -73,7 +74,7 @@ def make_plan(
     budget: float | None = None,
     target_speedup: float | None = None,
     cache: str = "auto",
-    note: str = "",
+    choice: str = "",
 ) -> Plan:
     """A plan from plain values; `mode` None takes the schedule's. Raises BudgetError for values out of range."""
-    return Plan(schedule, mode_named(mode or schedule.mode), budget, target_speedup, CachePolicy(cache), note)
+    return Plan(schedule, mode_named(mode or schedule.mode), budget, target_speedup, CachePolicy(cache), choice)

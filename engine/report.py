@@ -27,6 +27,7 @@ class Report:
     """The record of one run. Serialisable with `as_dict`."""
 
     schedule: str = ""
+    choice: str = ""
     mode: str = ""
     family: str = ""
     steps: int = 0

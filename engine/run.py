@@ -96,6 +96,7 @@ class Run:
         weighted = sum(b * w for b, w in zip(self.budgets, self.evaluations, strict=True))
         report = Report(
             schedule=plan.schedule.name,
+            choice=plan.choice,
             mode=plan.mode.name,
             family=family,
             steps=self.steps,
@@ -103,7 +104,6 @@ class Run:
             target_speedup=plan.target_speedup,
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
-        report.note(plan.note)
         fractions = sum(0.0 < b < 1.0 for b in self.budgets)
         if fractions and not plan.schedule.has_fractions:
             report.note(

@@ -66,7 +66,10 @@ def choose_plan(wish: Wish, family: str) -> Plan:
     mode = None if wish.mode == OWN_MODE else MODE_OF_CONTROL.get(wish.mode, wish.mode)
     # Without a per-block store the engine keeps to whole steps on every grid, which is what these controls mean.
     cache = "none" if wish.mode in (WHOLE_HOLD, WHOLE_FORECAST) else wish.cache
-    return make_plan(schedule, mode=mode, budget=None if target else budget, target_speedup=target, cache=cache)
+    budget = None if target else budget
+    by_itself = wish.schedule == AUTO and family != UNKNOWN_FAMILY and mode is None
+    choice = explain(schedule, budget, target) if by_itself else ""
+    return make_plan(schedule, mode=mode, budget=budget, target_speedup=target, cache=cache, choice=choice)
 
 
 def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | None]:
@@ -82,6 +85,15 @@ def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | Non
     # Left at its own mean a schedule is used point for point; brought to another it is laid out anew.
     fits = abs(schedule.mean_budget - budget) < OWN_MEAN_TOLERANCE
     return schedule, None if fits else budget
+
+
+def explain(schedule: Schedule, budget: float | None, target: float | None) -> str:
+    """Why `auto` took this schedule, and what it keeps in memory; budget: the mean it is brought to, None its own."""
+    wanted = f"the target of {target:g}x" if target else "the budget"
+    brought = "" if budget is None else f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
+    keeps = "a tensor per block" if schedule.has_fractions else "two latents per conditioning"
+    reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
+    return f"auto: '{schedule.name}' is nearest to {wanted}{brought}; it keeps {keeps}{reason}"
 
 
 def _control(mode: str, schedule: Schedule, budget: float) -> Schedule:

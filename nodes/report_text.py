@@ -84,6 +84,8 @@ def _facts(report: Report) -> list[str]:
     ]
     if not report.finished and report.calls:
         facts.append(("Ended", "early, by an interrupt or an error"))
+    if report.choice:
+        facts.insert(1, ("Chosen by", report.choice))
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {value}" for name, value in facts]
 

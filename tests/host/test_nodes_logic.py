@@ -45,6 +45,17 @@ def test_auto_never_fails_for_a_model_that_passes_through() -> None:
     assert choose_plan(Wish("auto", 0.4), "any").budget == 0.4
 
 
+def test_auto_says_what_it_chose_and_why() -> None:
+    exact, between = (choose_plan(Wish("auto", budget), "wan").choice for budget in (0.4, 0.43))
+    assert "'wan-0.40' is nearest to the budget;" in exact
+    assert "two latents per conditioning" in exact
+    assert "brought from a mean of 40% to 43%" in between
+    assert "the target of 2.5x" in choose_plan(Wish("auto", 0.4, target_speedup=2.5), "wan").choice
+    assert choose_plan(Wish(SCHEDULE, 0.4), "wan").choice == ""
+    assert choose_plan(Wish("auto", 0.4, mode="paper"), "wan").choice == ""
+    assert "Chosen by" in report_text(Report(choice=exact))
+
+
 @pytest.mark.parametrize(("budget", "target"), [(0.1, 0.0), (1.1, 0.0), (float("nan"), 0.0), (0.4, 0.9), (0.4, 9.0)])
 def test_numbers_out_of_range_are_refused(budget: float, target: float) -> None:
     with pytest.raises(BudgetError, match="outside"):
