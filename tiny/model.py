@@ -7,6 +7,7 @@ what ComfyUI loads as a Wan 2.1 checkpoint. Architecture: Wan technical report (
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +77,7 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q = nn.RMSNorm(dim, eps=1e-6)
         self.norm_k = nn.RMSNorm(dim, eps=1e-6)
-        self.product = F.scaled_dot_product_attention
+        self.product: Callable[[Tensor, Tensor, Tensor], Tensor] = F.scaled_dot_product_attention
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.view(*t.shape[:2], self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
