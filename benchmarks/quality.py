@@ -19,11 +19,13 @@ import host_process
 from environment import digest, environment, read_json, spread, write_json
 from harness import load_tiny, print_table, sample, sigmas_of
 from quality_derived import derive
-from quality_tables import TABLES, Table
+from quality_tables import REPEATS, TABLES, Table
 from tables import quality_markdown
 
 BLOCK = 8  # candidates that share the dense runs of each pair
 QUICK_CANDIDATES = 12
+# A control so many dB below the bundled schedule of its budget after so many pairs is measured no further.
+HOPELESS, SCREENED_AFTER = 6.0, 4
 
 
 @dataclass
@@ -51,7 +53,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name all tables and stop")
     parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
     parser.add_argument("--pairs", type=int, default=16, help="prompt–seed pairs")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each pair that is timed, the fastest counts")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        help="runs of each pair that is timed, the fastest counts (easy: 3; hard, longer runs: 1)",
+    )
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
     if args.list:
@@ -72,7 +78,7 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
         "steps": table.steps,
         "cfg": table.cfg,
         "pairs": args.pairs,
-        "repeats": args.repeats,
+        "repeats": repeats_of(args, table),
         "latents": "x".join(str(size) for size in testbed.latent_shape[2:]),
         "tokens": testbed.tokens,
     }
@@ -82,6 +88,10 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
         print(f"continuing with {len(saved['rows'])} rows from {path.name}")
         return Progress(path, saved)
     return Progress(path, {**fresh, "rows": [], "derived": []})
+
+
+def repeats_of(args: argparse.Namespace, table: Table) -> int:
+    return args.repeats or REPEATS[table.testbed]
 
 
 def _same(saved: dict[str, Any], fresh: dict[str, Any]) -> bool:
@@ -114,31 +124,47 @@ def in_turn(runs: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[fl
     return [output for output, _ in rounds[-1]], [min(run[1] for run in own) for own in zip(*rounds, strict=True)]
 
 
+def hopeless(candidate: Any, figures: dict[str, list[float]], bars: dict[float, list[float]]) -> bool:
+    """Whether a control is so far below the bundled schedule on the pairs so far that more would say nothing new."""
+    bar = bars.get(candidate.budget)
+    if candidate.kind != "control" or not bar:
+        return False
+    own = figures["psnr"]
+    return statistics.fmean(own) < statistics.fmean(bar[: len(own)]) - HOPELESS
+
+
+def bars_of(rows: list[dict[str, Any]]) -> dict[float, list[float]]:
+    """Budget to PSNR of every pair under its bundled schedule."""
+    return {row["budget"]: row["psnr"]["all"] for row in rows if row["kind"] == "default"}
+
+
 def measure_block(
-    model: Any, jobs: list[Any], block: list[Any], references: list[Any], repeats: int
+    model: Any, jobs: list[Any], block: list[Any], references: list[Any], repeats: int, bars: dict[float, list[float]]
 ) -> list[dict[str, Any]]:
-    """Every pair: dense, then the block's candidates; rows with one figure per pair."""
+    """Every pair: dense, then the block's candidates; rows with one figure per pair, fewer where it is hopeless."""
     from quality_metrics import METRICS, SIZES, compare, costs
     from quality_variants import AS_SHIPPED
 
     built = [candidate.build(model) for candidate in block]
-    runs = [(model, AS_SHIPPED), *((made, c.variant) for (made, _), c in zip(built, block, strict=True))]
     figures: list[dict[str, list[float]]] = [
         {name: [] for name in (*METRICS, "dense", "own", "share", *SIZES)} for _ in block
     ]
     notes: list[set[str]] = [set() for _ in block]
-    for job, reference in zip(jobs, references, strict=True):
+    live = list(range(len(block)))
+    for number, (job, reference) in enumerate(zip(jobs, references, strict=True)):
+        if number == SCREENED_AFTER:
+            live = [i for i in live if not hopeless(block[i], figures[i], bars)]
+        runs = [(model, AS_SHIPPED), *((built[i][0], block[i].variant) for i in live)]
         (dense, *outputs), (dense_seconds, *seconds) = in_turn(runs, job, repeats)
         if not dense.equal(reference):
             raise SystemExit("Two dense runs of the same seed differ: the comparison would mean nothing.")
-        measured = zip(built, outputs, seconds, figures, notes, strict=True)
-        for (_, handle), output, own_seconds, figure, note in measured:
-            report = handle.last
+        for i, output, own_seconds in zip(live, outputs, seconds, strict=True):
+            report = built[i][1].last
             found = {**compare(output, reference), **costs(report)}
             found |= {"dense": dense_seconds, "own": own_seconds, "share": report.computed_share}
             for name, value in found.items():
-                figure[name].append(value)
-            note.update(report.notes)
+                figures[i][name].append(value)
+            notes[i].update(report.notes)
     return [
         {
             "name": candidate.name,
@@ -148,6 +174,7 @@ def measure_block(
             "budget": candidate.budget,
             "about": candidate.about,
             "fingerprint": candidate.fingerprint,
+            "pairs": len(figure["psnr"]),
             **{name: spread(figure[name]) for name in METRICS},
             "speedup": speedup(figure["dense"], figure["own"]),
             "computed_share": statistics.fmean(figure["share"]),
@@ -193,7 +220,8 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     left = len(listed)
     for block in blocks_of(listed):
         began = time.perf_counter()
-        rows = measure_block(model, pairs, block, references, args.repeats if block[0].timed else 1)
+        repeats = repeats_of(args, table) if block[0].timed else 1
+        rows = measure_block(model, pairs, block, references, repeats, bars_of(progress.result["rows"]))
         progress.save(rows)
         show(rows)
         left -= len(block)

@@ -5,6 +5,7 @@ Import after the host has been started.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,9 @@ from environment import digest
 from harness import Job, accelerated
 from quality_ideas import IDEAS
 from quality_tables import Table
-from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, TOKEN_VARIANTS, Variant
+from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, Variant
 from step_caches import STEP_CACHES
+from token_variants import TOKEN_VARIANTS
 
 from astraea.schedules import Schedule, pick
 from astraea.tiny.testbeds import TESTBEDS, Testbed
@@ -28,9 +30,12 @@ ABLATION_BUDGETS = (0.5, 0.4, 0.3)
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
 THRESHOLDS = {
-    "EasyCache": (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2),
-    "EasyCache without the copy": (0.05,),
-    "LazyCache": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "easy": {
+        "EasyCache": (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2),
+        "EasyCache without the copy": (0.05,),
+        "LazyCache": (0.05, 0.1, 0.2, 0.4, 0.8),
+    },
+    "hard": {"EasyCache": (0.03, 0.05, 0.1, 0.2, 0.4, 0.8), "LazyCache": (0.1, 0.2, 0.4)},
 }
 
 
@@ -85,15 +90,22 @@ class Candidate:
 
 
 def planned(
-    family: str, kind: str, schedule: Schedule, budget: float, *, exact: bool = True, variant: Variant = AS_SHIPPED
+    family: str,
+    kind: str,
+    schedule: Schedule,
+    budget: float,
+    *,
+    exact: bool = True,
+    variant: Variant = AS_SHIPPED,
+    cache: str = "auto",
 ) -> Candidate:
     """A schedule under the node. exact: its steps as they are; else the budget is asked for, as a user does."""
     asked = None if exact else budget
     about = f"schedule '{schedule.name}', mode {schedule.mode}"
-    content = json.dumps([family, schedule.points, schedule.mode, asked]).encode()
+    content = json.dumps([family, schedule.points, schedule.mode, asked, cache]).encode()
 
     def build(model: Any) -> tuple[Any, Any]:
-        return accelerated(model, schedule, budget=asked)
+        return accelerated(model, schedule, budget=asked, cache=cache)
 
     return Candidate(family, kind, build, budget, budget, about, digest([content]), variant)
 
@@ -135,11 +147,10 @@ def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterat
         return
     for pattern in ANCHOR_PATTERNS:
         for mode in ("default", "refit", "forecast"):
-            rhythm = " ".join(f"{part:g}" for part in pattern)
-            yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, f"anchors {rhythm}, {modes[mode]}")
+            title = f"anchors {rhythm_of(*pattern)}, {modes[mode]}"
+            yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, title)
     for pattern in MIXED_PATTERNS:
-        rhythm = " ".join(f"{part:g}" for part in pattern)
-        yield drawn(Shape(1, pattern), budget, sigmas, f"mixed {rhythm}")
+        yield drawn(Shape(1, pattern), budget, sigmas, f"mixed {rhythm_of(*pattern)}")
 
 
 def step_cache(name: str, threshold: float) -> Candidate:
@@ -152,18 +163,52 @@ def step_cache(name: str, threshold: float) -> Candidate:
     return Candidate(name, name, build, threshold, None, about, digest([name.encode(), str(threshold).encode()]))
 
 
-def ablation(variants: Sequence[Variant], shape: Shape, sigmas: Sequence[float]) -> Iterator[Candidate]:
-    """The shape as shipped and under each variant, at each of ABLATION_BUDGETS."""
-    for budget in ABLATION_BUDGETS:
-        for variant in (AS_SHIPPED, *variants):
-            yield drawn(shape, budget, sigmas, variant.name or "as shipped", variant)
+@dataclass(frozen=True)
+class Ablated:
+    """One row of an ablation at every budget: what differs from the baseline."""
+
+    name: str
+    shape: Shape
+    variant: Variant = AS_SHIPPED
+    cache: str = "auto"
 
 
+def ablated(baseline: Shape, variants: Sequence[Variant], *others: Ablated) -> list[Ablated]:
+    rows = [Ablated(variant.name, baseline, variant) for variant in variants]
+    return [Ablated("as shipped", baseline), *rows, *others]
+
+
+def rhythm_of(*pattern: float) -> str:
+    return " ".join(f"{part:g}" for part in pattern)
+
+
+UNIFORM = Shape(1, (0.5,))
+WHOLE_STEPS = Shape(1, tail=2)
+PROBES = ((0.05, 0.05, 0.9), (0.1, 0.1, 0.9), (0.2, 0.2, 0.9), (0.3, 0.3, 0.9))
 ABLATIONS = {
-    "ablation-tokens": (TOKEN_VARIANTS, Shape(1, (0.5,))),
-    "ablation-reuse": (REUSE_VARIANTS, Shape(1, tail=2)),
-    "ideas": (IDEAS, Shape(1, tail=2)),
+    "ablation-tokens": ablated(
+        UNIFORM,
+        TOKEN_VARIANTS,
+        Ablated("kept in 8 bits", UNIFORM, cache="fp8"),
+        *(Ablated(f"first full steps: {head}", dataclasses.replace(UNIFORM, head=head)) for head in (2, 3, 4)),
+        *(Ablated(f"anchors and probes {rhythm_of(*probe)}", Shape(1, probe)) for probe in PROBES),
+    ),
+    "ablation-reuse": ablated(
+        WHOLE_STEPS,
+        REUSE_VARIANTS,
+        *(Ablated(f"first full steps: {head}", dataclasses.replace(WHOLE_STEPS, head=head)) for head in (2, 3)),
+        *(Ablated(f"last full steps: {tail}", dataclasses.replace(WHOLE_STEPS, tail=tail)) for tail in (1, 3, 4)),
+        *(Ablated(f"lean: {lean:g}", dataclasses.replace(WHOLE_STEPS, lean=lean)) for lean in (-0.125, 0.125, 0.25)),
+    ),
+    "ideas": ablated(WHOLE_STEPS, IDEAS),
 }
+
+
+def ablation(rows: Sequence[Ablated], sigmas: Sequence[float]) -> Iterator[Candidate]:
+    for budget in ABLATION_BUDGETS:
+        for row in rows:
+            schedule = schedule_of(row.shape, budget, sigmas, "drawn")
+            yield planned(row.name, "control", schedule, budget, variant=row.variant, cache=row.cache)
 
 
 def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
@@ -173,10 +218,11 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
     "whole": the whole space.
     """
     if table.space in ABLATIONS:
-        return list(ablation(*ABLATIONS[table.space], sigmas))
+        return list(ablation(ABLATIONS[table.space], sigmas))
     wide = table.space == "whole"
-    names = THRESHOLDS if wide else ("EasyCache",)
-    caches = [step_cache(name, threshold) for name in names for threshold in THRESHOLDS[name]]
+    thresholds = THRESHOLDS[table.testbed]
+    names = thresholds if wide else ("EasyCache",)
+    caches = [step_cache(name, threshold) for name in names for threshold in thresholds[name]]
     controls = [
         control
         for budget in BUDGETS

@@ -6,6 +6,7 @@ sizes: a token step pays for K and V of all tokens, so at equal tokens it costs 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,8 +49,15 @@ def by_tokens(rows: Iterable[Row]) -> list[tuple[float, float]]:
     return [(1.0 / row["computed_share"], row["psnr"]["mean"]) for row in rows]
 
 
-def by_cost(rows: Iterable[Row], size: str) -> list[tuple[float, float]]:
-    return [(1.0 / row["cost"][size], row["psnr"]["mean"]) for row in rows]
+def by_cost(rows: Iterable[Row], size: str, beside: Row) -> list[tuple[float, float]]:
+    """The row `beside` has been measured on every pair; a row with fewer pairs is held against it on those."""
+    return [(1.0 / row["cost"][size], beside["psnr"]["mean"] + _ahead(row, beside)) for row in rows]
+
+
+def _ahead(row: Row, other: Row) -> float:
+    """Mean difference in PSNR over the pairs that both have."""
+    own, theirs = row["psnr"]["all"], other["psnr"]["all"]
+    return statistics.fmean(a - b for a, b in zip(own, theirs, strict=False))
 
 
 def families(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -100,7 +108,7 @@ def _at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:
     reachable = row["cost"][size] + SAME_COST
     if min(member["cost"][size] for member in members) > reachable:
         return None
-    return value_at(by_cost(members, size), 1.0 / reachable)[0]
+    return value_at(by_cost(members, size, row), 1.0 / reachable)[0]
 
 
 def _minus(value: float, other: float | None) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from quality_variants import SECOND_ORDER, Patch, Variant
+from quality_variants import Patch, Variant
 from torch import Tensor
 
 from astraea.engine.estimators import correct, forecast
@@ -83,7 +83,6 @@ LOCAL = ((forecast.Trial, "add", _local_add), (forecast.Trial, "damping", _local
 ROOT = (*reach_in(root), interpolation_in(root))
 
 IDEAS = (
-    SECOND_ORDER,
     Variant("time: root of 1 − σ", ROOT),
     Variant("time: root of 1 − σ, interpolation only", (interpolation_in(root),)),
     Variant("time: log-SNR", (*reach_in(log_snr), interpolation_in(log_snr))),

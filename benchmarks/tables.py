@@ -77,14 +77,14 @@ def _derived_table(rows: list[dict[str, Any]]) -> str:
 
 def _quality_table(rows: list[dict[str, Any]]) -> str:
     header = ["", "PSNR", "min…max", "SSIM", "RGB PSNR", "RGB SSIM", "temporal PSNR", "speed-up (min…max)", "tokens"]
-    header += ["cost 1.3B", "cost 14B"]
+    header += ["cost 1.3B", "cost 14B", "pairs"]
     lines = []
     for row in rows:
         extent = f"{row['psnr']['min']:.1f}…{row['psnr']['max']:.1f}"
         shares = [f"{share:.1%}" for share in (row["computed_share"], *row["cost"].values())]
         likeness = [f"{row[name]['mean']:.4f}" for name in ("ssim", "ssim_rgb")]
         line = [row["name"], row["psnr"]["mean"], extent, likeness[0], row["psnr_rgb"]["mean"], likeness[1]]
-        lines.append([*line, row["temporal_psnr"]["mean"], ratio(row["speedup"]), *shares])
+        lines.append([*line, row["temporal_psnr"]["mean"], ratio(row["speedup"]), *shares, row["pairs"]])
     return table(header, lines)
 
 
