@@ -93,7 +93,7 @@ def _compare(row: Row, rows: Sequence[Row]) -> Row:
     }
     controls = families(of_kind(rows, "control"))
     for size in row["cost"]:
-        at_cost = {name: _at_cost(row, members, size) for name, members in controls.items()}
+        at_cost = {name: at_cost(row, members, size) for name, members in controls.items()}
         known = {name: value for name, value in at_cost.items() if value is not None}
         best = max(known, key=lambda name: known[name], default=None)
         paper = next((value for name, value in known.items() if "paper" in name), None)
@@ -103,7 +103,7 @@ def _compare(row: Row, rows: Sequence[Row]) -> Row:
     return found
 
 
-def _at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:
+def at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:
     """A control's PSNR at the row's cost; where all of its points cost more, there is nothing to compare."""
     reachable = row["cost"][size] + SAME_COST
     if min(member["cost"][size] for member in members) > reachable:

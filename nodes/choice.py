@@ -92,6 +92,8 @@ def explain(schedule: Schedule, budget: float | None, target: float | None) -> s
     wanted = f"the target of {target:g}x" if target else "the budget"
     brought = "" if budget is None else f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
     keeps = "a tensor per block" if schedule.has_fractions else "two latents per conditioning"
+    if budget is not None and not schedule.has_fractions:
+        keeps += " (and a tensor per block, where whole steps do not come to just that budget)"
     reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
     return f"auto: '{schedule.name}' is nearest to {wanted}{brought}; it keeps {keeps}{reason}"
 
