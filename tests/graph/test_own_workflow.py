@@ -24,8 +24,9 @@ def test_budgets_and_thresholds_are_measured_on_a_workflow(server: ComfyServer, 
     texts.write_text("a small green ring spinning over a black ground\n\na large red disc moving up\n", "utf-8")
     settings = ["--budgets", "0.7", "0.4", "--easycache", "0.2", "--seeds", "1", "--prompts", str(texts)]
     command = [sys.executable, str(SCRIPT), str(workflow), "--server", server.url, *settings, "--out", str(out)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    for _ in range(2):  # the second time the server has everything in its cache
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
     light, heavy, cache = json.loads(out.read_text("utf-8"))
     assert [row["name"] for row in (light, heavy, cache)] == ["budget 0.7", "budget 0.4", "EasyCache 0.2"]
     assert all(len(row["psnr"]) == len(row["speedup"]) == 2 for row in (light, heavy, cache))
