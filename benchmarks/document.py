@@ -149,7 +149,7 @@ def _best_at(row: Row, rows: Sequence[Row], whole: bool) -> tuple[str | None, fl
     return best, None if best is None else found[best]
 
 
-ALL = [name for name, described in TABLES.items() if described.space in ("main", "whole")]
+ALL = [name for name, described in TABLES.items() if not described.is_ablation]
 WHOLE = [name for name, described in TABLES.items() if described.space == "whole"]
 BLOCKS: dict[str, Callable[[], str]] = {
     "bundled": lambda: bundled(README_TABLES, linked="benchmarks/results/"),

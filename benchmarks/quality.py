@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", nargs="+", default=["easy-cfg3"], choices=[*TABLES, "all"], metavar="TABLE")
     parser.add_argument("--list", action="store_true", help="name all tables and stop")
     parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
-    parser.add_argument("--pairs", type=int, default=16, help="prompt–seed pairs")
+    parser.add_argument("--pairs", type=int, help="prompt–seed pairs (16; ablations on hard clips: 8)")
     parser.add_argument(
         "--repeats",
         type=int,
@@ -77,7 +77,7 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
         "sampler": f"{table.sampler}, {table.scheduler}",
         "steps": table.steps,
         "cfg": table.cfg,
-        "pairs": args.pairs,
+        "pairs": args.pairs or table.pairs,
         "repeats": repeats_of(args, table),
         "latents": "x".join(str(size) for size in testbed.latent_shape[2:]),
         "tokens": testbed.tokens,
@@ -214,7 +214,7 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     listed = [candidate for candidate in listed if not progress.done(candidate)]
     if not listed:
         return progress
-    pairs = jobs(testbed, table, args.pairs, args.seed)
+    pairs = jobs(testbed, table, args.pairs or table.pairs, args.seed)
     sample(model, pairs[0])  # warms up; what is compared comes after
     references = [sample(model, job)[0] for job in pairs]
     left = len(listed)

@@ -17,7 +17,7 @@ from drawn import Shape, schedule_of
 from environment import digest
 from harness import Job, accelerated
 from quality_ideas import IDEAS
-from quality_tables import Table
+from quality_tables import ABLATION_BUDGETS, Table
 from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, Variant
 from step_caches import STEP_CACHES
 from token_variants import TOKEN_VARIANTS
@@ -26,7 +26,6 @@ from astraea.schedules import Schedule, pick
 from astraea.tiny.testbeds import TESTBEDS, Testbed
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
-ABLATION_BUDGETS = (0.5, 0.4, 0.3)
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
 THRESHOLDS = {
@@ -204,8 +203,8 @@ ABLATIONS = {
 }
 
 
-def ablation(rows: Sequence[Ablated], sigmas: Sequence[float]) -> Iterator[Candidate]:
-    for budget in ABLATION_BUDGETS:
+def ablation(rows: Sequence[Ablated], budgets: Sequence[float], sigmas: Sequence[float]) -> Iterator[Candidate]:
+    for budget in budgets:
         for row in rows:
             schedule = schedule_of(row.shape, budget, sigmas, "drawn")
             yield planned(row.name, "control", schedule, budget, variant=row.variant, cache=row.cache)
@@ -217,8 +216,8 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
     One of ABLATIONS: variants of one shape; "main": the bundled schedules, EasyCache and the strongest controls;
     "whole": the whole space.
     """
-    if table.space in ABLATIONS:
-        return list(ablation(ABLATIONS[table.space], sigmas))
+    if table.is_ablation:
+        return list(ablation(ABLATIONS[table.space], ABLATION_BUDGETS[table.testbed], sigmas))
     wide = table.space == "whole"
     thresholds = THRESHOLDS[table.testbed]
     names = thresholds if wide else ("EasyCache",)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TESTBEDS = ("easy", "hard")
-REPEATS = {"easy": 3, "hard": 1}  # of timed runs: on hard clips one run takes ten seconds and more
+# On hard clips one run takes ten seconds and more: timed runs are made once, ablations on half of the pairs.
+REPEATS = {"easy": 3, "hard": 1}
+PAIRS = 16
+ABLATION_PAIRS = {"easy": PAIRS, "hard": 8}
+ABLATION_BUDGETS = {"easy": (0.5, 0.4, 0.3), "hard": (0.5, 0.3)}
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,15 @@ class Table:
     sampler: str = "euler"
     scheduler: str = "simple"
     space: str = "main"
+
+    @property
+    def is_ablation(self) -> bool:
+        """Whether it compares variants of one schedule."""
+        return self.space not in ("main", "whole")
+
+    @property
+    def pairs(self) -> int:
+        return ABLATION_PAIRS[self.testbed] if self.is_ablation else PAIRS
 
     @property
     def name(self) -> str:
