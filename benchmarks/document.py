@@ -42,13 +42,18 @@ def signed(value: float | None) -> str | None:
     return None if value is None else f"{value:+.1f}"
 
 
-def spread_of(row: Row) -> str:
-    return f"{row['psnr']['min']:.0f}…{row['psnr']['max']:.0f}"
+def spread_of(values: Sequence[float]) -> str:
+    return f"{min(values):.0f}…{max(values):.0f}"
+
+
+def with_spread(value: float | None, pairs: Sequence[float] | None) -> str | None:
+    """A mean and, in brackets, the least and the most over the pairs."""
+    return signed(value) if value is None or not pairs else f"{signed(value)} ({spread_of(pairs)})"
 
 
 def bundled(names: Sequence[str], *, linked: str) -> str:
     """Every bundled schedule of the tables against the step caches and the controls."""
-    header = ["clips, sampling", "budget", "PSNR", "least…most", "speed-up", "− EasyCache", "− EasyCache, flicker"]
+    header = ["clips, sampling", "budget", "PSNR", "speed-up", "− EasyCache", "− EasyCache, flicker"]
     header += ["− paper", "− best control", "which is"]
     lines = []
     for described, result in measured(names):
@@ -58,13 +63,12 @@ def bundled(names: Sequence[str], *, linked: str) -> str:
                 [
                     f"[{way(described)}]({linked}quality-{described.name}-{HOST}.md)",
                     f"{row['budget']:g}",
-                    f"{row['psnr']:.1f}",
-                    spread_of(by_name[row["name"]]),
+                    f"{row['psnr']:.1f} ({spread_of(by_name[row['name']]['psnr']['all'])})",
                     f"{row['speedup']:.2f}x",
-                    signed(row["minus_easycache"]),
+                    with_spread(row["minus_easycache"], row["minus_easycache_pairs"]),
                     signed(row["minus_easycache_temporal"]),
                     signed(row["minus_paper 1.3B"]),
-                    signed(row["minus_best_control 1.3B"]),
+                    with_spread(row["minus_best_control 1.3B"], row["minus_best_control_pairs 1.3B"]),
                     row["best_control 1.3B"],
                 ]
             )

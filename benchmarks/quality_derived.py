@@ -44,6 +44,10 @@ def by_time(rows: Iterable[Row], metric: str = "psnr") -> list[tuple[float, floa
     return [(row["speedup"]["total"], row[metric]["mean"]) for row in rows]
 
 
+def by_time_of_pair(rows: Iterable[Row], pair: int) -> list[tuple[float, float]]:
+    return [(row["speedup"]["all"][pair], row["psnr"]["all"][pair]) for row in rows]
+
+
 def by_tokens(rows: Iterable[Row]) -> list[tuple[float, float]]:
     """As if every token cost the same: free of what disturbs a clock."""
     return [(1.0 / row["computed_share"], row["psnr"]["mean"]) for row in rows]
@@ -87,6 +91,7 @@ def _compare(row: Row, rows: Sequence[Row]) -> Row:
         "speedup": speed,
         "minus_easycache": _minus(quality, easycache),
         "easycache_how": how,
+        "minus_easycache_pairs": _pairs_minus(row, easycache_rows),
         "minus_easycache_same_tokens": _minus(quality, same_tokens),
         "minus_lazycache": _minus(quality, lazycache),
         "minus_easycache_temporal": _minus(row["temporal_psnr"]["mean"], steadiness),
@@ -100,7 +105,24 @@ def _compare(row: Row, rows: Sequence[Row]) -> Row:
         found[f"minus_paper {size}"] = _minus(quality, paper)
         found[f"best_control {size}"] = best
         found[f"minus_best_control {size}"] = None if best is None else quality - known[best]
+        found[f"minus_best_control_pairs {size}"] = None if best is None else _pairs_ahead(row, controls[best], size)
     return found
+
+
+def _pairs_minus(row: Row, cache_rows: Sequence[Row]) -> list[float] | None:
+    """The row over a step cache at the same time, pair by pair."""
+    if not cache_rows:
+        return None
+    pairs = zip(row["psnr"]["all"], row["speedup"]["all"], strict=True)
+    return [own - value_at(by_time_of_pair(cache_rows, i), speed)[0] for i, (own, speed) in enumerate(pairs)]
+
+
+def _pairs_ahead(row: Row, members: Sequence[Row], size: str) -> list[float]:
+    """The row over a control at the same cost, on each pair that all of the control's points have."""
+    reachable = row["cost"][size] + SAME_COST
+    pairs = min(len(member["psnr"]["all"]) for member in members)
+    columns = [[(1.0 / m["cost"][size], m["psnr"]["all"][i]) for m in members] for i in range(pairs)]
+    return [row["psnr"]["all"][i] - value_at(points, 1.0 / reachable)[0] for i, points in enumerate(columns)]
 
 
 def at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:

@@ -59,12 +59,14 @@ DERIVED_COLUMNS = {
     "PSNR": "psnr",
     "speed-up": "speedup",
     "− EasyCache, same time": "minus_easycache",
+    "least…most": "minus_easycache_pairs",
     "how": "easycache_how",
     "− EasyCache, same tokens": "minus_easycache_same_tokens",
     "− LazyCache, same time": "minus_lazycache",
     "temporal PSNR − EasyCache's, same time": "minus_easycache_temporal",
     "− `paper`, same cost": "minus_paper 1.3B",
     "− best control, same cost (1.3B)": "minus_best_control 1.3B",
+    "least…most ": "minus_best_control_pairs 1.3B",
     "that control": "best_control 1.3B",
     "− best control, same cost (14B)": "minus_best_control 14B",
     "that one": "best_control 14B",
@@ -72,7 +74,10 @@ DERIVED_COLUMNS = {
 
 
 def _derived_table(rows: list[dict[str, Any]]) -> str:
-    return table(list(DERIVED_COLUMNS), [[row[key] for key in DERIVED_COLUMNS.values()] for row in rows])
+    def cell(value: Any) -> Any:
+        return f"{min(value):.1f}…{max(value):.1f}" if isinstance(value, list) else value
+
+    return table(list(DERIVED_COLUMNS), [[cell(row[key]) for key in DERIVED_COLUMNS.values()] for row in rows])
 
 
 def _quality_table(rows: list[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ def row(family: str, kind: str, setting: float, psnr: float, speed: float, cost:
         "budget": setting,
         "psnr": {"mean": psnr, "all": [psnr - 1.0, psnr + 1.0]},
         "temporal_psnr": {"mean": psnr - 10},
-        "speedup": {"total": speed},
+        "speedup": {"total": speed, "all": [speed, speed]},
         "computed_share": cost,
         "cost": {"1.3B": cost, "14B": min(1.0, cost + 0.05)},
     }
@@ -54,6 +54,8 @@ def test_controls_are_compared_at_equal_cost_not_at_equal_tokens(derived: Module
     assert found["best_control 1.3B"] == "whole steps, hold"
     assert found["minus_best_control 1.3B"] == pytest.approx(5.0)
     assert 2.0 < found["minus_paper 1.3B"] < 14.0  # between its two points: neither is at the cost itself
+    assert found["minus_easycache_pairs"] == [pytest.approx(20.0)] * 2
+    assert found["minus_best_control_pairs 1.3B"] == [pytest.approx(5.0)] * 2
     assert found["minus_lazycache"] is None
 
 
