@@ -98,8 +98,8 @@ def _compare(row: Row, rows: Sequence[Row]) -> Row:
     }
     controls = families(of_kind(rows, "control"))
     for size in row["cost"]:
-        at_cost = {name: at_cost(row, members, size) for name, members in controls.items()}
-        known = {name: value for name, value in at_cost.items() if value is not None}
+        levels = {name: at_cost(row, members, size) for name, members in controls.items()}
+        known = {name: value for name, value in levels.items() if value is not None}
         best = max(known, key=lambda name: known[name], default=None)
         paper = next((value for name, value in known.items() if "paper" in name), None)
         found[f"minus_paper {size}"] = _minus(quality, paper)
