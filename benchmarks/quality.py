@@ -39,6 +39,11 @@ class Progress:
         key = [candidate.name, candidate.fingerprint]
         return any([row["name"], row["fingerprint"]] == key for row in self.result["rows"])
 
+    def keep_only(self, candidates: list[Any]) -> None:
+        """Drop rows of what is no candidate any more, or has become another one under the same name."""
+        known = {(candidate.name, candidate.fingerprint) for candidate in candidates}
+        self.result["rows"] = [row for row in self.result["rows"] if (row["name"], row["fingerprint"]) in known]
+
     def save(self, rows: list[dict[str, Any]]) -> None:
         self.result["rows"] += rows
         self.result["derived"] = derive(self.result["rows"])
@@ -211,6 +216,7 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     listed = candidates(table, sigmas_of(model, table.steps, table.scheduler)[:-1])
     if args.quick:
         listed = listed[:: max(1, len(listed) // QUICK_CANDIDATES)]
+    progress.keep_only(listed)
     listed = [candidate for candidate in listed if not progress.done(candidate)]
     if not listed:
         return progress

@@ -7,6 +7,7 @@ the model.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import torch
 from demo import CFG, SHIFT, caption_font, load_pack, part
 from PIL import Image, ImageDraw
 
-WIDE, BAND, STEPS = 128, 18, 30  # pixels of a frame's side and of a prompt's line
+WIDE, LINE, STEPS = 128, 18, 30  # pixels of a frame's side and of a prompt's line
+LETTERS = 100  # in a line
 
 
 def main() -> None:
@@ -38,17 +40,18 @@ def main() -> None:
 
 def draw_sheet(prompts: Sequence[str], rows: Sequence[torch.Tensor]) -> Image.Image:
     """Clips `[T, 3, H, W]` below one another, each under its prompt."""
-    frames = len(rows[0])
-    wide, high = frames * (WIDE + 2), len(rows) * (WIDE + BAND)
+    titles = [textwrap.fill(prompt, LETTERS) for prompt in prompts]
+    frames, band = len(rows[0]), LINE * (1 + max(title.count("\n") for title in titles))
+    wide, high = frames * (WIDE + 2), len(rows) * (WIDE + band)
     sheet = Image.new("RGB", (wide, high), "white")
     draw = ImageDraw.Draw(sheet)
-    for line, (prompt, clip) in enumerate(zip(prompts, rows, strict=True)):
-        top = line * (WIDE + BAND)
-        draw.text((3, top + 2), prompt, "black", caption_font())
+    for line, (title, clip) in enumerate(zip(titles, rows, strict=True)):
+        top = line * (WIDE + band)
+        draw.multiline_text((3, top + 2), title, "black", caption_font(), spacing=2)
         for column, frame in enumerate(clip):
             pixels = (frame.permute(1, 2, 0) * 255).round().byte().numpy()
             picture = Image.fromarray(pixels).resize((WIDE, WIDE), Image.Resampling.NEAREST)
-            sheet.paste(picture, (column * (WIDE + 2), top + BAND))
+            sheet.paste(picture, (column * (WIDE + 2), top + band))
     return sheet
 
 
