@@ -42,6 +42,7 @@ class Variant:
 
 
 AS_SHIPPED = Variant("")
+SHIPPED_WEIGHTS = correct.interpolation_weights
 
 
 def always(damping: float) -> Patch:
@@ -59,7 +60,7 @@ def _second_order(history: History, sigma: float, damping: float | Tensor = 1.0)
     """The parabola through the last three predictions; a line through two."""
     if len(history) < 3:
         return forecast.forecast_denoised(history[:2], sigma, 1.0)
-    weights = correct.interpolation_weights(sigma, [level for level, _ in history])
+    weights = SHIPPED_WEIGHTS(sigma, [level for level, _ in history])
     total = history[0][1] * weights[0]
     for weight, (_, value) in zip(weights[1:], history[1:], strict=True):
         total = total.add_(value, alpha=weight)
@@ -84,7 +85,7 @@ def _kept_in(dtype: torch.dtype) -> Patch:
 
 def _weights_of_a_line(sigma: float, levels: Sequence[float]) -> list[float]:
     """As `interpolation_weights`, through the two levels around the gap alone."""
-    weights = correct.interpolation_weights(sigma, levels[:2])
+    weights = SHIPPED_WEIGHTS(sigma, levels[:2])
     return [*weights, *(0.0 for _ in levels[2:])]
 
 
