@@ -19,13 +19,15 @@ import host_process
 from environment import digest, environment, read_json, spread, write_json
 from harness import load_tiny, print_table, sample, sigmas_of
 from quality_derived import derive
-from quality_tables import REPEATS, TABLES, Table
+from quality_tables import TABLES, Table
 from tables import quality_markdown
 
-BLOCK = 8  # candidates that share the dense runs of each pair
+TIMED_BLOCK, BLOCK = 8, 16  # candidates that share the dense runs of each pair
 QUICK_CANDIDATES = 12
-# A control so many dB below the bundled schedule of its budget after so many pairs is measured no further.
-HOPELESS, SCREENED_AFTER = 6.0, 4
+# After so many pairs, a control that is so many dB below the bundled schedule of its budget is measured no further.
+HOPELESS = {2: 8.0, 4: 4.0}
+# Controls are compared by cost; the speed stated beside it is from dense runs of the first pairs.
+PAIRS_FOR_SPEED = 4
 
 
 @dataclass
@@ -57,11 +59,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", nargs="+", default=["easy-cfg3"], choices=[*TABLES, "all"], metavar="TABLE")
     parser.add_argument("--list", action="store_true", help="name all tables and stop")
     parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
-    parser.add_argument("--pairs", type=int, help="prompt–seed pairs (16; ablations on hard clips: 8)")
+    parser.add_argument("--pairs", type=int, help="prompt–seed pairs (by default as many as the table names)")
     parser.add_argument(
         "--repeats",
         type=int,
-        help="runs of each pair that is timed, the fastest counts (easy: 3; hard, longer runs: 1)",
+        help="runs of each pair that is timed, the fastest counts (by default as many as the table names)",
     )
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
@@ -83,7 +85,7 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
         "steps": table.steps,
         "cfg": table.cfg,
         "pairs": args.pairs or table.pairs,
-        "repeats": repeats_of(args, table),
+        "repeats": args.repeats or table.repeats,
         "latents": "x".join(str(size) for size in testbed.latent_shape[2:]),
         "tokens": testbed.tokens,
     }
@@ -95,10 +97,6 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
     return Progress(path, {**fresh, "rows": [], "derived": []})
 
 
-def repeats_of(args: argparse.Namespace, table: Table) -> int:
-    return args.repeats or REPEATS[table.testbed]
-
-
 def _same(saved: dict[str, Any], fresh: dict[str, Any]) -> bool:
     keys = ("pack_code", "torch", "comfyui", "threads", "seed", "cpu")
     same = all(saved["environment"].get(key) == fresh["environment"][key] for key in keys)
@@ -106,12 +104,12 @@ def _same(saved: dict[str, Any], fresh: dict[str, Any]) -> bool:
 
 
 def speedup(dense: list[float], own: list[float]) -> dict[str, Any]:
-    """Paired ratios of seconds and, as `total`, the ratio of all pairs' seconds together.
+    """Paired ratios of seconds and, as `total`, the ratio of all those pairs' seconds together.
 
-    PSNR is a mean over the pairs; the total is the speed that goes with it where runs differ in what they compute.
+    dense: of all pairs, or of the first ones. PSNR is a mean over the pairs; the total is the speed that goes with it where runs differ in what they compute.
     """
-    ratios = [d / o for d, o in zip(dense, own, strict=True)]
-    return {"total": sum(dense) / sum(own), **spread(ratios)}
+    pairs = list(zip(dense, own, strict=False))
+    return {"total": sum(dense) / sum(o for _, o in pairs), **spread([d / o for d, o in pairs])}
 
 
 def in_turn(runs: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[float]]:
@@ -131,11 +129,10 @@ def in_turn(runs: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[fl
 
 def hopeless(candidate: Any, figures: dict[str, list[float]], bars: dict[float, list[float]]) -> bool:
     """Whether a control is so far below the bundled schedule on the pairs so far that more would say nothing new."""
-    bar = bars.get(candidate.budget)
-    if candidate.kind != "control" or not bar:
+    own, bar = figures["psnr"], bars.get(candidate.budget)
+    if candidate.kind != "control" or not bar or len(own) not in HOPELESS:
         return False
-    own = figures["psnr"]
-    return statistics.fmean(own) < statistics.fmean(bar[: len(own)]) - HOPELESS
+    return statistics.fmean(own) < statistics.fmean(bar[: len(own)]) - HOPELESS[len(own)]
 
 
 def bars_of(rows: list[dict[str, Any]]) -> dict[float, list[float]]:
@@ -143,32 +140,54 @@ def bars_of(rows: list[dict[str, Any]]) -> dict[float, list[float]]:
     return {row["budget"]: row["psnr"]["all"] for row in rows if row["kind"] == "default"}
 
 
+class References:
+    """The dense run of every pair: made once, and held to the same bits whenever it is made again."""
+
+    def __init__(self, model: Any, jobs: list[Any]):
+        self.model, self.jobs = model, jobs
+        self._known: dict[int, Any] = {}
+
+    def of(self, pair: int) -> Any:
+        if pair not in self._known:
+            self._known[pair], _ = sample(self.model, self.jobs[pair])
+        return self._known[pair]
+
+    def check(self, pair: int, again: Any) -> None:
+        if not self._known.setdefault(pair, again).equal(again):
+            raise SystemExit("Two dense runs of the same seed differ: the comparison would mean nothing.")
+
+
 def measure_block(
-    model: Any, jobs: list[Any], block: list[Any], references: list[Any], repeats: int, bars: dict[float, list[float]]
+    references: References, block: list[Any], repeats: int, bars: dict[float, list[float]]
 ) -> list[dict[str, Any]]:
     """Every pair: dense, then the block's candidates; rows with one figure per pair, fewer where it is hopeless."""
     from quality_metrics import METRICS, SIZES, compare, costs
     from quality_variants import AS_SHIPPED
 
+    model = references.model
     built = [candidate.build(model) for candidate in block]
     figures: list[dict[str, list[float]]] = [
         {name: [] for name in (*METRICS, "dense", "own", "share", *SIZES)} for _ in block
     ]
     notes: list[set[str]] = [set() for _ in block]
     live = list(range(len(block)))
-    for number, (job, reference) in enumerate(zip(jobs, references, strict=True)):
-        if number == SCREENED_AFTER:
-            live = [i for i in live if not hopeless(block[i], figures[i], bars)]
-        runs = [(model, AS_SHIPPED), *((built[i][0], block[i].variant) for i in live)]
-        (dense, *outputs), (dense_seconds, *seconds) = in_turn(runs, job, repeats)
-        if not dense.equal(reference):
-            raise SystemExit("Two dense runs of the same seed differ: the comparison would mean nothing.")
-        for i, output, own_seconds in zip(live, outputs, seconds, strict=True):
+    for number, job in enumerate(references.jobs):
+        live = [i for i in live if not hopeless(block[i], figures[i], bars)]
+        runs = [(built[i][0], block[i].variant) for i in live]
+        dense_seconds = []
+        if block[0].timed or number < PAIRS_FOR_SPEED:
+            (dense, *outputs), (seconds, *own) = in_turn([(model, AS_SHIPPED), *runs], job, repeats)
+            references.check(number, dense)
+            dense_seconds = [seconds]
+        else:
+            outputs, own = in_turn(runs, job, 1)
+        for i, output, own_seconds in zip(live, outputs, own, strict=True):
             report = built[i][1].last
-            found = {**compare(output, reference), **costs(report)}
-            found |= {"dense": dense_seconds, "own": own_seconds, "share": report.computed_share}
+            found = {**compare(output, references.of(number)), **costs(report), "share": report.computed_share}
             for name, value in found.items():
                 figures[i][name].append(value)
+            figures[i]["own"].append(own_seconds)
+            figures[i]["dense"] += dense_seconds
             notes[i].update(report.notes)
     return [
         {
@@ -203,8 +222,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def blocks_of(listed: list[Any]) -> list[list[Any]]:
     """Timed candidates among themselves, so that the others need not be repeated."""
-    groups = [[c for c in listed if c.timed], [c for c in listed if not c.timed]]
-    return [group[start : start + BLOCK] for group in groups for start in range(0, len(group), BLOCK)]
+    timed, others = [c for c in listed if c.timed], [c for c in listed if not c.timed]
+    blocks = [timed[start : start + TIMED_BLOCK] for start in range(0, len(timed), TIMED_BLOCK)]
+    return blocks + [others[start : start + BLOCK] for start in range(0, len(others), BLOCK)]
 
 
 def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress:
@@ -220,14 +240,13 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     listed = [candidate for candidate in listed if not progress.done(candidate)]
     if not listed:
         return progress
-    pairs = jobs(testbed, table, args.pairs or table.pairs, args.seed)
-    sample(model, pairs[0])  # warms up; what is compared comes after
-    references = [sample(model, job)[0] for job in pairs]
+    references = References(model, jobs(testbed, table, args.pairs or table.pairs, args.seed))
+    sample(model, references.jobs[0])  # warms up; what is compared comes after
     left = len(listed)
     for block in blocks_of(listed):
         began = time.perf_counter()
-        repeats = repeats_of(args, table) if block[0].timed else 1
-        rows = measure_block(model, pairs, block, references, repeats, bars_of(progress.result["rows"]))
+        repeats = args.repeats or table.repeats if block[0].timed else 1
+        rows = measure_block(references, block, repeats, bars_of(progress.result["rows"]))
         progress.save(rows)
         show(rows)
         left -= len(block)

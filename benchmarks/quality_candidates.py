@@ -17,7 +17,7 @@ from drawn import Shape, schedule_of
 from environment import digest
 from harness import Job, accelerated
 from quality_ideas import IDEAS
-from quality_tables import ABLATION_BUDGETS, Table
+from quality_tables import Table
 from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, Variant
 from step_caches import STEP_CACHES
 from token_variants import TOKEN_VARIANTS
@@ -25,16 +25,15 @@ from token_variants import TOKEN_VARIANTS
 from astraea.schedules import Schedule, pick
 from astraea.tiny.testbeds import TESTBEDS, Testbed
 
-BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
 THRESHOLDS = {
-    "easy": {
-        "EasyCache": (0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2),
+    "whole": {
+        "EasyCache": (0.03, 0.05, 0.1, 0.2, 0.4, 0.8),
         "EasyCache without the copy": (0.05,),
-        "LazyCache": (0.05, 0.1, 0.2, 0.4, 0.8),
+        "LazyCache": (0.1, 0.2, 0.4),
     },
-    "hard": {"EasyCache": (0.03, 0.05, 0.1, 0.2, 0.4, 0.8), "LazyCache": (0.1, 0.2, 0.4)},
+    "main": {"EasyCache": (0.05, 0.1, 0.2, 0.4)},
 }
 
 
@@ -115,9 +114,9 @@ def drawn(
     return planned(family, "control", schedule_of(shape, budget, sigmas, "drawn"), budget, variant=variant)
 
 
-def bundled() -> Iterator[Candidate]:
+def bundled(budgets: Sequence[float]) -> Iterator[Candidate]:
     """What the node does when it is asked for the budget."""
-    for budget in BUDGETS:
+    for budget in budgets:
         yield planned("bundled", "default", pick(budget, "wan"), budget, exact=False)
 
 
@@ -142,14 +141,15 @@ def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterat
         modes |= {"hold": "hold", "refit": "refit", "random": "random tokens"}
     for mode, title in modes.items():
         yield drawn(Shape(1, (budget,), mode=mode), budget, sigmas, f"uniform, {title}")
+    mixed = MIXED_PATTERNS if wide else MIXED_PATTERNS[:1]
+    for pattern in mixed:
+        yield drawn(Shape(1, pattern), budget, sigmas, f"mixed {rhythm_of(*pattern)}")
     if not wide:
         return
     for pattern in ANCHOR_PATTERNS:
         for mode in ("default", "refit", "forecast"):
             title = f"anchors {rhythm_of(*pattern)}, {modes[mode]}"
             yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, title)
-    for pattern in MIXED_PATTERNS:
-        yield drawn(Shape(1, pattern), budget, sigmas, f"mixed {rhythm_of(*pattern)}")
 
 
 def step_cache(name: str, threshold: float) -> Candidate:
@@ -217,18 +217,17 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
     "whole": the whole space.
     """
     if table.is_ablation:
-        return list(ablation(ABLATIONS[table.space], ABLATION_BUDGETS[table.testbed], sigmas))
+        return list(ablation(ABLATIONS[table.space], table.budgets, sigmas))
     wide = table.space == "whole"
-    thresholds = THRESHOLDS[table.testbed]
-    names = thresholds if wide else ("EasyCache",)
-    caches = [step_cache(name, threshold) for name in names for threshold in thresholds[name]]
+    thresholds = THRESHOLDS[table.space]
+    caches = [step_cache(name, threshold) for name, listed in thresholds.items() for threshold in listed]
     controls = [
         control
-        for budget in BUDGETS
+        for budget in table.budgets
         for made in (whole_step_controls, token_controls)
         for control in made(budget, sigmas, wide)
     ]
-    return [*bundled(), *caches, *controls]
+    return [*bundled(table.budgets), *caches, *controls]
 
 
 def testbed_of(table: Table) -> Testbed:
