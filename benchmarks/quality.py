@@ -60,11 +60,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name all tables and stop")
     parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
     parser.add_argument("--pairs", type=int, help="prompt–seed pairs (by default as many as the table names)")
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        help="runs of each pair that is timed, the fastest counts (by default as many as the table names)",
-    )
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each pair that is timed, the fastest counts")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of an ablation: rows whose names begin like this")
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
     if args.list:
@@ -85,7 +82,7 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
         "steps": table.steps,
         "cfg": table.cfg,
         "pairs": args.pairs or table.pairs,
-        "repeats": args.repeats or table.repeats,
+        "repeats": args.repeats,
         "latents": "x".join(str(size) for size in testbed.latent_shape[2:]),
         "tokens": testbed.tokens,
     }
@@ -106,7 +103,8 @@ def _same(saved: dict[str, Any], fresh: dict[str, Any]) -> bool:
 def speedup(dense: list[float], own: list[float]) -> dict[str, Any]:
     """Paired ratios of seconds and, as `total`, the ratio of all those pairs' seconds together.
 
-    dense: of all pairs, or of the first ones. PSNR is a mean over the pairs; the total is the speed that goes with it where runs differ in what they compute.
+    dense: of all pairs, or of the first ones. PSNR is a mean over the pairs; the total is the speed that goes with it
+    where runs differ in what they compute.
     """
     pairs = list(zip(dense, own, strict=False))
     return {"total": sum(dense) / sum(o for _, o in pairs), **spread([d / o for d, o in pairs])}
@@ -236,6 +234,8 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     listed = candidates(table, sigmas_of(model, table.steps, table.scheduler)[:-1])
     if args.quick:
         listed = listed[:: max(1, len(listed) // QUICK_CANDIDATES)]
+    if args.only and table.is_ablation:
+        listed = [c for c in listed if c.family.startswith(("as shipped", *args.only))]
     progress.keep_only(listed)
     listed = [candidate for candidate in listed if not progress.done(candidate)]
     if not listed:
@@ -245,8 +245,7 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     left = len(listed)
     for block in blocks_of(listed):
         began = time.perf_counter()
-        repeats = args.repeats or table.repeats if block[0].timed else 1
-        rows = measure_block(references, block, repeats, bars_of(progress.result["rows"]))
+        rows = measure_block(references, block, args.repeats if block[0].timed else 1, bars_of(progress.result["rows"]))
         progress.save(rows)
         show(rows)
         left -= len(block)

@@ -29,11 +29,11 @@ ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
 THRESHOLDS = {
     "whole": {
-        "EasyCache": (0.03, 0.05, 0.1, 0.2, 0.4, 0.8),
+        "EasyCache": (0.03, 0.05, 0.1, 0.2, 0.4, 0.8, 2.0),
         "EasyCache without the copy": (0.05,),
         "LazyCache": (0.1, 0.2, 0.4),
     },
-    "main": {"EasyCache": (0.05, 0.1, 0.2, 0.4)},
+    "main": {"EasyCache": (0.05, 0.1, 0.3, 0.8, 2.0)},
 }
 
 
@@ -136,9 +136,9 @@ def whole_step_controls(budget: float, sigmas: Sequence[float], wide: bool) -> I
 
 def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterator[Candidate]:
     """The budget on some tokens of every step, or of most."""
-    modes = {"default": "scaled refit", "forecast": "forecast", "paper": "paper"}
+    modes = {"default": "scaled refit", "paper": "paper"}
     if wide:
-        modes |= {"hold": "hold", "refit": "refit", "random": "random tokens"}
+        modes |= {"forecast": "forecast", "hold": "hold", "refit": "refit", "random": "random tokens"}
     for mode, title in modes.items():
         yield drawn(Shape(1, (budget,), mode=mode), budget, sigmas, f"uniform, {title}")
     mixed = MIXED_PATTERNS if wide else MIXED_PATTERNS[:1]

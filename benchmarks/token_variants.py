@@ -71,16 +71,13 @@ def _by_both(self: TokenCall, change: Tensor, kept: branch.KeptTokens) -> Tensor
 KEEP_PREDICTIONS = ((run.Run, "_reuse_follows", lambda *_: True), (branch.Branch, "keep_denoised", keep_three))
 
 
-def _shared(self: TokenCall, change: Tensor, kept: branch.KeptTokens) -> Tensor:
-    """What the step's first conditioning chose serves the others, too."""
-    step, chosen = getattr(self.run, "shared_selection", (-1, None))
-    if step != self.step:
-        chosen = SHIPPED_CHOICE(self, change, kept)
-        self.run.shared_selection = (self.step, chosen)
-    return chosen
+def _count_of_each_call(self: run.Run, budget: float, video: int) -> int:
+    """Cond and uncond, where they are calls of their own, can so differ by a few tokens."""
+    count = selection.selected_count(budget, video, self._owed)
+    self._owed += budget * video - count
+    return count
 
 
-SHIPPED_CHOICE = TokenCall._choose
 SHIPPED_FULL, SHIPPED_TOKEN = FullCall.forward, TokenCall.forward
 
 
@@ -112,13 +109,12 @@ def _token_by_block(
     return SHIPPED_TOKEN(self, index, block, original, x, args, kwargs)
 
 
-def _adopt_fresh(self: TokenCall, part: _Part, index: int, fresh: Tensor) -> Tensor:
-    """Estimates are used once and not kept: each starts again from the last computed value."""
-    store, chosen = part.kept.store, part.selection
-    kept = store.read(index)
-    estimate = refit.scaled_refit_tokens(kept.clone(), chosen.gather(kept), fresh, part.weights)
-    store.write(index, chosen.put(kept, fresh))
-    return chosen.put(estimate, fresh)
+def _adopt_estimates(self: TokenCall, part: _Part, index: int, fresh: Tensor) -> Tensor:
+    """Estimates are kept, too: each goes on from the one before."""
+    kept, chosen = part.kept.store.read(index), part.selection
+    estimate = refit.scaled_refit_tokens(kept, chosen.gather(kept), fresh, part.weights)
+    part.kept.store.write(index, chosen.put(estimate, fresh))
+    return estimate
 
 
 def _mean_drift(kept_fresh: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +142,7 @@ TOKEN_VARIANTS = (
     Variant("change of: the prediction", (*KEEP_PREDICTIONS, (TokenCall, "_choose", _by_prediction))),
     Variant("change of: input and prediction", (*KEEP_PREDICTIONS, (TokenCall, "_choose", _by_both))),
     Variant("score: the forecast's miss", (*KEEP_PREDICTIONS, (TokenCall, "_choose", _by_forecast_miss))),
-    Variant("selection: shared by cond and uncond", ((TokenCall, "_choose", _shared),)),
+    Variant("selection: a count for each call", ((run.Run, "_count", _count_of_each_call),)),
     Variant(
         "selection: per block", ((FullCall, "forward", _full_with_entries), (TokenCall, "forward", _token_by_block))
     ),
@@ -154,7 +150,7 @@ TOKEN_VARIANTS = (
     Variant("age: 0.05", ((selection, "AGE_WEIGHT", 0.05),)),
     Variant("age: 0.3", ((selection, "AGE_WEIGHT", 0.3),)),
     Variant("age: 1", ((selection, "AGE_WEIGHT", 1.0),)),
-    Variant("adopted: fresh tokens only", ((TokenCall, "_update", _adopt_fresh),)),
+    Variant("kept: estimates, too", ((TokenCall, "_update", _adopt_estimates),)),
     Variant("ridge: 0", ((refit, "RIDGE_TOKENS", 0.0),)),
     Variant("ridge: 16", ((refit, "RIDGE_TOKENS", 16.0),)),
     Variant("ridge: 64", ((refit, "RIDGE_TOKENS", 64.0),)),

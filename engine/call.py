@@ -254,26 +254,22 @@ class TokenCall(Call):
         return output
 
     def _update(self, part: _Part, index: int, fresh: Tensor) -> Tensor:
-        """The block's residual for all tokens `[rows, N, dim]`; the store then holds it, too."""
-        estimator, store, selection = self.run.plan.mode.token_estimator, part.kept.store, part.selection
-        if estimator == "forecast":
-            return self._update_forecast(part, index, fresh)
-        kept = store.read(index)
-        if estimator == "hold":
-            residual = hold_tokens(kept)
-        elif part.weights is None:
-            residual = refit_tokens(kept, selection.gather(kept), fresh)
-        else:
-            residual = scaled_refit_tokens(kept, selection.gather(kept), fresh, part.weights)
-        selection.put(residual, fresh)
-        store.write(index, residual)
-        return residual
+        """The block's residual for all tokens `[rows, N, dim]`. What stays kept are computed values only.
 
-    def _update_forecast(self, part: _Part, index: int, fresh: Tensor) -> Tensor:
-        """Keeps only computed values, two per token, and forecasts from them."""
-        store, selection = part.kept.store, part.selection
-        kept, older = store.read(2 * index), store.read(2 * index + 1)
-        estimate = kept.clone() if part.weights is None else forecast_tokens(kept, older, part.weights)
-        store.write(2 * index + 1, selection.put(older, selection.gather(kept)))
-        store.write(2 * index, selection.put(kept, fresh))
-        return selection.put(estimate, fresh)
+        An estimate is used once and each starts again from the last computed value: errors do not add up.
+        """
+        mode, store, selection = self.run.plan.mode, part.kept.store, part.selection
+        slot = index * mode.stores_per_block
+        kept = store.read(slot)
+        if mode.token_estimator == "forecast":
+            older = store.read(slot + 1)
+            estimate = kept.clone() if part.weights is None else forecast_tokens(kept, older, part.weights)
+            store.write(slot + 1, selection.put(older, selection.gather(kept)))
+        elif mode.token_estimator == "hold":
+            estimate = hold_tokens(kept)
+        elif part.weights is None:
+            estimate = refit_tokens(kept, selection.gather(kept), fresh)
+        else:
+            estimate = scaled_refit_tokens(kept, selection.gather(kept), fresh, part.weights)
+        store.write(slot, selection.put(kept, fresh))
+        return estimate if estimate is kept else selection.put(estimate, fresh)

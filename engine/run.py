@@ -76,6 +76,7 @@ class Run:
         self._last_step = -1
         self._visits = 0
         self._owed = 0.0
+        self._counts: dict[int, int] = {}
         self._pending: list = []
 
     def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
@@ -171,6 +172,7 @@ class Run:
             self.trial = Trial()
         # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
         self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
+        self._counts = {}
         self._visits += 1
         self._last_step = step
 
@@ -198,10 +200,21 @@ class Run:
             return self._full_call(step, pairs, common), "the number of tokens changed"
         if budget == 0.0:
             return PaperTokenCall(*common, count=0), ""
-        count = selected_count(budget, site.layout.video, self._owed)
+        count = self._count(budget, site.layout.video)
         if count >= site.layout.video:
             return self._full_call(step, pairs, common), ""
         return (PaperTokenCall if per_block else TokenCall)(*common, count=count), ""
+
+    def _count(self, budget: float, video: int) -> int:
+        """How many tokens a call computes: the same for all calls of a step.
+
+        The change of the input is the same for all conditionings. Given the same count they choose the same tokens,
+        and guidance, which blows up what differs between them, finds no difference that the choice has made.
+        """
+        if video not in self._counts:
+            self._counts[video] = selected_count(budget, video, self._owed)
+            self._owed += budget * video - self._counts[video]
+        return self._counts[video]
 
     def _full_call(self, step: int, pairs: list, common: tuple) -> Call:
         if self.plan.is_full:
@@ -231,8 +244,6 @@ class Run:
 
     def _record(self, step: int, site: CallSite, call: Call, reason: str) -> None:
         video, rows = site.layout.video, site.rows
-        if 0.0 < self.budgets[step] < 1.0 and not reason:
-            self._owed += self.budgets[step] * video - call.computed
         record = CallRecord(step, site.sigma, self.budgets[step], call.kind, call.computed * rows, video * rows)
         record.reason = reason
         self.report.calls.append(record)

@@ -35,9 +35,9 @@ def drift_of(kept_fresh: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def refit_tokens(kept: Tensor, kept_fresh: Tensor, fresh: Tensor) -> Tensor:
-    """Move all kept residuals `[rows, N, dim]` along the fresh tokens' line, in place."""
+    """All kept residuals `[rows, N, dim]` moved along the fresh tokens' line; a new tensor."""
     slope, offset = (t.to(kept.dtype) for t in drift_of(kept_fresh, fresh))
-    return kept.mul_(slope).add_(offset)
+    return torch.addcmul(offset, kept, slope)
 
 
 def change_weights(change: Tensor, indices: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ def change_weights(change: Tensor, indices: Tensor) -> Tensor:
 
 
 def scaled_refit_tokens(kept: Tensor, kept_fresh: Tensor, fresh: Tensor, weights: Tensor) -> Tensor:
-    """As `refit_tokens`, but each token moves only as far as its own input did, in place.
+    """As `refit_tokens`, but each token moves only as far as its own input did.
 
     The fresh tokens are those that changed most, so the unscaled fit overshoots on the still ones. How far it does
     cannot be read off the fresh tokens, for the same reason: weights fitted to them drift towards the unscaled fit.
     """
     slope, offset = drift_of(kept_fresh, fresh)
     step = torch.addcmul(offset.to(kept.dtype), kept, (slope - 1.0).to(kept.dtype))
-    return kept.addcmul_(step, weights.to(kept.dtype))
+    return step.mul_(weights.to(kept.dtype)).add_(kept)

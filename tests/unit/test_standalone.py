@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from astraea.engine.call import TokenCall
 from astraea.engine.plan import make_plan
 from astraea.engine.quality import psnr, value_range
 from astraea.schedules import flow_sigmas, rhythm
@@ -66,6 +67,29 @@ def test_blocks_are_touched_only_where_tokens_are_kept_or_chosen(model, pattern:
         hook.remove()
     assert seen
     assert sum(seen) == swapped
+
+
+@pytest.mark.parametrize("mode", ["default", "refit", "hold"])
+@pytest.mark.parametrize("cache", ["full", "fp8"])
+def test_what_stays_kept_are_computed_values(model, monkeypatch: pytest.MonkeyPatch, mode: str, cache: str) -> None:
+    shipped, seen = TokenCall._update, []
+
+    def update(call, part, index, fresh):
+        before = part.kept.store.read(index).clone()
+        residual = shipped(call, part, index, fresh)
+        after, chosen = part.kept.store.read(index), part.selection
+        tolerance = (
+            {"rtol": 0.07, "atol": 0.02 * float(fresh.abs().max())} if cache == "fp8" else {"rtol": 0, "atol": 0}
+        )
+        torch.testing.assert_close(after, chosen.put(before.clone(), fresh), **tolerance)
+        assert torch.equal(chosen.gather(residual), fresh)
+        seen.append(bool((residual != after).any()))
+        return residual
+
+    monkeypatch.setattr(TokenCall, "_update", update)
+    clip(model, make_plan(rhythm("any", [0.5], SIGMAS[:-1]), mode=mode, cache=cache))
+    assert seen
+    assert mode == "hold" or any(seen)
 
 
 @pytest.mark.slow
