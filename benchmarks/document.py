@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +48,11 @@ def spread_of(values: Sequence[float]) -> str:
 
 
 def with_spread(value: float | None, pairs: Sequence[float] | None) -> str | None:
-    """A mean and, in brackets, the least and the most over the pairs."""
-    return signed(value) if value is None or not pairs else f"{signed(value)} ({spread_of(pairs)})"
+    """A mean, its standard error over the pairs and, in brackets, the least and the most."""
+    if value is None or not pairs or len(pairs) < 2:
+        return signed(value)
+    error = statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return f"{signed(value)} ± {error:.1f} ({spread_of(pairs)})"
 
 
 def bundled(names: Sequence[str], *, linked: str) -> str:

@@ -65,28 +65,43 @@ def _local_add(trial: forecast.Trial, history: Sequence[tuple[float, Tensor]], s
     trial._sigma, trial._sums = sigma, sums
 
 
-def _local_damping(trial: forecast.Trial, like: Tensor) -> float | Tensor:
+def _local_damping(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> float | Tensor:
     """A damping for each place from its neighbourhood, drawn to that of the whole clip where little changed."""
     if trial._sums is None:
-        return forecast.DAMPING
+        return SHIPPED_DAMPING(trial, like, ahead)
     came, size = trial._sums
     whole = came.sum() / size.sum().clamp_min(1e-12)
     pads = [width // 2 for width in NEIGHBOURHOOD]
     around = [F.avg_pool3d(part, NEIGHBOURHOOD, 1, pads, count_include_pad=False) for part in (came, size)]
     steady = size.mean()
     ratio = (around[0] + steady * whole) / (around[1] + steady).clamp_min(1e-12)
-    damping = (forecast.DAMPING + ratio) / 2
-    return damping.clamp(forecast.LEAST_DAMPING, forecast.MOST_DAMPING).to(like.device, like.dtype)
+    damping = ((forecast.DAMPING + ratio) / 2).clamp(forecast.LEAST_DAMPING, forecast.MOST_DAMPING)
+    return 1.0 - (1.0 - damping.to(like.device, like.dtype)) * min(1.0, ahead)
 
 
+def expecting(share: float) -> Patch:
+    """Before a run has shown how much of a forecast comes true, and as half of the mean later."""
+    return (forecast, "DAMPING", share)
+
+
+def _alike_at_every_reach(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> float | Tensor:
+    return SHIPPED_DAMPING(trial, like)
+
+
+SHIPPED_DAMPING = forecast.Trial.damping
+ALIKE = (forecast.Trial, "damping", _alike_at_every_reach)
 LOCAL = ((forecast.Trial, "add", _local_add), (forecast.Trial, "damping", _local_damping))
 ROOT = (*reach_in(root), interpolation_in(root))
+LOG_SNR = (*reach_in(log_snr), interpolation_in(log_snr))
 
 IDEAS = (
     Variant("time: root of 1 − σ", ROOT),
     Variant("time: root of 1 − σ, interpolation only", (interpolation_in(root),)),
-    Variant("time: log-SNR", (*reach_in(log_snr), interpolation_in(log_snr))),
+    Variant("time: log-SNR", LOG_SNR),
     Variant("time: angle", (*reach_in(angle), interpolation_in(angle))),
     Variant("damping: by place", LOCAL),
-    Variant("damping: by place, time: root of 1 − σ", (*ROOT, *LOCAL)),
+    Variant("damping: alike at every reach", (ALIKE,)),
+    Variant("damping: alike at every reach, around 0.25", (ALIKE, expecting(0.25))),
+    Variant("damping: around 0.25", (expecting(0.25),)),
+    Variant("damping: around 0.25, time: log-SNR", (expecting(0.25), *LOG_SNR)),
 )

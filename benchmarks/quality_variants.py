@@ -47,7 +47,7 @@ SHIPPED_WEIGHTS = correct.interpolation_weights
 
 def always(damping: float) -> Patch:
     """Forecasts go a fixed share of the way, whatever the run shows."""
-    return (forecast.Trial, "damping", lambda trial, like: damping)
+    return (forecast.Trial, "damping", lambda *_: damping)
 
 
 def keep_three(kept: branch.Branch, sigma: float, denoised: Tensor) -> None:

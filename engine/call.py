@@ -22,7 +22,7 @@ from .estimators import (
     refit_tokens,
     scaled_refit_tokens,
 )
-from .estimators.forecast import token_reach
+from .estimators.forecast import reach_from, token_reach
 from .estimators.refit import change_weights
 from .selection import Selection, change_score, rms_change, select
 from .store import ResidualStore, StoreSize
@@ -168,7 +168,7 @@ class ReuseCall(Call):
         mode, history = self.run.plan.mode, branch.denoised
         if mode.reuse_estimator == "hold":
             return hold_denoised(history, self.sigma)
-        damping = self.run.trial.damping(history[0][1])
+        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma))
         if mode.corrects:
             branch.gap.append(Estimated(self.sigma, self.span / self.evaluations, damping))
         return forecast_denoised(history, self.sigma, damping)

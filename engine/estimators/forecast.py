@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
-# How much of a forecast comes true, before a run has shown it: predictions bend back where reuse gaps are wide. What
-# that leaves is made good by the correction.
-DAMPING = 0.25
+# How much of a forecast one interval ahead comes true, before a run has shown it: nothing, as predictions bend back
+# where reuse gaps are wide. What that leaves is made good by the correction.
+DAMPING = 0.0
 LEAST_DAMPING, MOST_DAMPING = -0.5, 1.0
 
 
@@ -27,13 +27,15 @@ def reach(sigma: float, newest: float, older: float) -> float:
     return min(MOST_REACH, max(0.0, (sigma - newest) / gap))
 
 
-def forecast_denoised(
-    history: Sequence[tuple[float, Tensor]], sigma: float, damping: float | Tensor = DAMPING
-) -> Tensor:
+def reach_from(history: Sequence[tuple[float, Tensor]], sigma: float) -> float:
+    """`reach` from `(sigma, denoised)`, newest first; 0 from one entry alone."""
+    return reach(sigma, history[0][0], history[1][0]) if len(history) > 1 else 0.0
+
+
+def forecast_denoised(history: Sequence[tuple[float, Tensor]], sigma: float, damping: float | Tensor = 1.0) -> Tensor:
     """x₁ + damping · reach · (x₁ − x₂) from `history`, `(sigma, denoised)` newest first; one entry alone is held."""
-    (newest, denoised), *rest = history
-    ahead = reach(sigma, newest, rest[0][0]) if rest else 0.0
-    return denoised if ahead == 0.0 else torch.lerp(rest[0][1], denoised, 1.0 + damping * ahead)
+    ahead, denoised = reach_from(history, sigma), history[0][1]
+    return denoised if ahead == 0.0 else torch.lerp(history[1][1], denoised, 1.0 + damping * ahead)
 
 
 class Trial:
@@ -51,22 +53,24 @@ class Trial:
         """Hold the forecast against what has been computed at `sigma`; history: what was known before."""
         if len(history) < 2 or abs(history[0][0] - sigma) < 1e-6:
             return
-        (newest, last), (older, before) = history[:2]
-        forecast = (last - before).float() * reach(sigma, newest, older)
-        sums = torch.stack([(forecast * (denoised - last)).sum(), forecast.square().sum()])
+        forecast = (history[0][1] - history[1][1]).float() * reach_from(history, sigma)
+        sums = torch.stack([(forecast * (denoised - history[0][1])).sum(), forecast.square().sum()])
         if self._sums is not None and sigma == self._sigma:
             sums += self._sums.to(sums.device)
         self._sigma, self._sums = sigma, sums
 
-    def damping(self, like: Tensor) -> float | Tensor:
-        """How far forecasts go: the mean of DAMPING and what would have been best at the newest step. No sync.
+    def damping(self, like: Tensor, ahead: float = 1.0) -> float | Tensor:
+        """How far a forecast goes that reaches `ahead` of the last interval. No sync.
 
-        One step alone says too little. The same for all conditionings: guidance would blow up a difference.
+        One interval ahead: the mean of DAMPING and what would have been best at the newest step, as one step alone says
+        too little. Nearer, less is missing: what falls short grows with the square of the distance, so its share with
+        the distance. The same for all conditionings: guidance would blow up a difference.
         """
-        if self._sums is None:
-            return DAMPING
-        came_true = self._sums[0] / self._sums[1].clamp_min(1e-12)
-        return ((DAMPING + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
+        share: float | Tensor = DAMPING
+        if self._sums is not None:
+            came_true = self._sums[0] / self._sums[1].clamp_min(1e-12)
+            share = ((DAMPING + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
+        return 1.0 - (1.0 - share) * min(1.0, ahead)
 
 
 def token_reach(sigma: float, newest: Tensor, older: Tensor) -> Tensor:
