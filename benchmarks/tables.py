@@ -45,8 +45,8 @@ def quality_markdown(result: dict[str, Any]) -> str:
     text += (
         f"Testbed *{settings['testbed']}*, {settings['sampler']}, {settings['steps']} steps, guidance "
         f"{settings['cfg']:g}, latents {settings['latents']} ({settings['tokens']} tokens), {settings['pairs']} "
-        "prompt–seed pairs. PSNR in dB against the dense run; speed-up: wall-clock of all pairs together, dense over "
-        "candidate; cost: share of the dense run by the cost model at the size of Wan 2.1. How to read this: "
+        "prompt–seed pairs. PSNR in dB against the dense run; speed-up: wall-clock of all pairs together (of controls: of "
+        "the first four), dense over candidate; cost: share of the dense run by the cost model at the size of Wan 2.1. How to read this: "
         "benchmarks/README.md.\n"
     )
     if result["derived"]:
@@ -144,16 +144,11 @@ def _speed_gpu_cells(row: dict[str, Any]) -> list[Any]:
 WRITERS = {"quality": quality_markdown, "speed_cpu": speed_cpu_markdown, "speed_gpu": speed_gpu_markdown}
 
 
-def _is_old(result: dict[str, Any]) -> bool:
-    """Quality results from before there were several tables keep the table that was written with them."""
-    return result["benchmark"] == "quality" and "table" not in result["settings"]
-
-
 def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
         write = WRITERS.get(result.get("benchmark"))
-        if write is not None and not _is_old(result):
+        if write is not None:
             path.with_suffix(".md").write_text(write(result), "utf-8")
             print(path.with_suffix(".md").name)
 

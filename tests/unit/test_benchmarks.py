@@ -1,21 +1,39 @@
 """The arithmetic between benchmark rows and the figures that the documentation states."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def imported(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A benchmark script as a module; it and its neighbours are forgotten afterwards."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module(name)
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture
 def derived(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
-    import quality_derived
+    yield from imported("quality_derived", monkeypatch)
 
-    yield quality_derived
-    sys.modules.pop("quality_derived")
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from imported("quality", monkeypatch)
+
+
+@pytest.fixture
+def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from imported("document", monkeypatch)
 
 
 def row(family: str, kind: str, setting: float, psnr: float, speed: float, cost: float) -> dict[str, Any]:
@@ -77,3 +95,38 @@ def test_a_control_measured_on_fewer_pairs_is_compared_on_those(derived: ModuleT
     rows[1]["psnr"] = {"mean": 39.0, "all": [39.0]}  # the first pair is a hard one: both lose a decibel on it
     (found,) = derived.derive(rows)
     assert found["minus_best_control 1.3B"] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "stopped"),
+    [([41.0, 41.5], True), ([43.0, 43.0], False), ([44.0, 44.0, 44.0], False), ([45.0] * 4, True), ([47.0] * 4, False)],
+)
+def test_a_control_far_behind_the_bundled_schedule_is_measured_no_further(
+    quality: ModuleType, own: list[float], stopped: bool
+) -> None:
+    control = SimpleNamespace(kind="control", budget=0.5)
+    assert quality.hopeless(control, {"psnr": own}, {0.5: [50.0] * 16}) is stopped
+    assert not quality.hopeless(control, {"psnr": own}, {0.3: [50.0] * 16})
+    assert not quality.hopeless(SimpleNamespace(kind="EasyCache", budget=None), {"psnr": own}, {0.5: [50.0] * 16})
+
+
+def test_speed_is_told_from_the_pairs_that_have_a_dense_run(quality: ModuleType) -> None:
+    figures = quality.speedup([4.0, 4.0], [2.0, 1.0, 100.0])
+    assert figures["total"] == pytest.approx(8 / 3)
+    assert figures["all"] == [2.0, 4.0]
+
+
+def test_a_dense_run_that_differs_from_the_first_ends_the_benchmark(quality: ModuleType) -> None:
+    references = quality.References(model=None, jobs=[None])
+    references.check(0, torch.ones(3))
+    assert references.of(0).equal(torch.ones(3))
+    references.check(0, torch.ones(3))
+    with pytest.raises(SystemExit, match="differ"):
+        references.check(0, torch.zeros(3))
+
+
+def test_documents_state_what_the_results_say(document: ModuleType) -> None:
+    outdated = [
+        path.name for path in document.TEXTS if document.filled(path.read_text("utf-8")) != path.read_text("utf-8")
+    ]
+    assert not outdated, "run python benchmarks/document.py"
