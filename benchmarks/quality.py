@@ -90,6 +90,8 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
     saved = None if args.restart else read_json(path)
     if saved is not None and _same(saved, fresh):
         print(f"continuing with {len(saved['rows'])} rows from {path.name}")
+        when = {key: fresh["environment"][key] for key in ("date", "commit", "command")}
+        saved["continued"] = [*saved.get("continued", []), when]
         return Progress(path, saved)
     return Progress(path, {**fresh, "rows": [], "derived": []})
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-SAME_COST = 0.01  # a control may cost this much of a dense run more than the schedule it is compared with
+SAME_COST = 0.01  # a control as measured may cost so much of a dense run more than what it is compared with
 
 
 def value_at(points: Iterable[tuple[float, float]], speed: float) -> tuple[float | None, str]:
@@ -55,7 +55,7 @@ def by_tokens(rows: Iterable[Row]) -> list[tuple[float, float]]:
 
 def by_cost(rows: Iterable[Row], size: str, beside: Row) -> list[tuple[float, float]]:
     """The row `beside` has been measured on every pair; a row with fewer pairs is held against it on those."""
-    return [(1.0 / row["cost"][size], beside["psnr"]["mean"] + _ahead(row, beside)) for row in rows]
+    return [(row["cost"][size], beside["psnr"]["mean"] + _ahead(row, beside)) for row in rows]
 
 
 def _ahead(row: Row, other: Row) -> float:
@@ -101,8 +101,7 @@ def _compare(row: Row, rows: Sequence[Row]) -> Row:
         levels = {name: at_cost(row, members, size) for name, members in controls.items()}
         known = {name: value for name, value in levels.items() if value is not None}
         best = max(known, key=lambda name: known[name], default=None)
-        paper = next((value for name, value in known.items() if "paper" in name), None)
-        found[f"minus_paper {size}"] = _minus(quality, paper)
+        found[f"minus_paper {size}"] = _minus(quality, _paper(row, controls, size))
         found[f"best_control {size}"] = best
         found[f"minus_best_control {size}"] = None if best is None else quality - known[best]
         found[f"minus_best_control_pairs {size}"] = None if best is None else _pairs_ahead(row, controls[best], size)
@@ -118,19 +117,39 @@ def _pairs_minus(row: Row, cache_rows: Sequence[Row]) -> list[float] | None:
 
 
 def _pairs_ahead(row: Row, members: Sequence[Row], size: str) -> list[float]:
-    """The row over a control at the same cost, on each pair that all of the control's points have."""
-    reachable = row["cost"][size] + SAME_COST
-    pairs = min(len(member["psnr"]["all"]) for member in members)
-    columns = [[(1.0 / m["cost"][size], m["psnr"]["all"][i]) for m in members] for i in range(pairs)]
-    return [row["psnr"]["all"][i] - value_at(points, 1.0 / reachable)[0] for i, points in enumerate(columns)]
+    """The row over a control at the same cost, on each pair where the control has a point that can be compared."""
+    found = []
+    for i, own in enumerate(row["psnr"]["all"]):
+        points = [(m["cost"][size], m["psnr"]["all"][i]) for m in members if len(m["psnr"]["all"]) > i]
+        level = level_at(points, row["cost"][size])
+        if level is not None:
+            found.append(own - level)
+    return found
+
+
+def _paper(row: Row, controls: dict[str, list[Row]], size: str) -> float | None:
+    """What mode `paper` reaches at the row's cost; where it always costs more, at its cheapest: in its favour."""
+    members = next((members for name, members in controls.items() if "paper" in name), None)
+    if members is None:
+        return None
+    level, cheapest = at_cost(row, members, size), min(members, key=lambda member: member["cost"][size])
+    return row["psnr"]["mean"] + _ahead(cheapest, row) if level is None else level
 
 
 def at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:
     """A control's PSNR at the row's cost; where all of its points cost more, there is nothing to compare."""
-    reachable = row["cost"][size] + SAME_COST
-    if min(member["cost"][size] for member in members) > reachable:
+    return level_at(by_cost(members, size, row), row["cost"][size])
+
+
+def level_at(points: Sequence[tuple[float, float]], cost: float) -> float | None:
+    """The best that `(cost, PSNR)` points give at a cost: interpolated there, or measured up to SAME_COST above it."""
+    near = [quality for other, quality in points if other <= cost + SAME_COST]
+    if not near:
         return None
-    return value_at(by_cost(members, size, row), 1.0 / reachable)[0]
+    if min(other for other, _ in points) <= cost:
+        between, _ = value_at([(1.0 / other, quality) for other, quality in points], 1.0 / cost)
+        near += [] if between is None else [between]
+    return max(near)
 
 
 def _minus(value: float, other: float | None) -> float | None:

@@ -9,7 +9,7 @@ ALL_BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
 MAIN_BUDGETS = ALL_BUDGETS[1:]
 FEW_BUDGETS = (0.5, 0.3)
 # By space; `ideas` stands for every ablation. A dense run of hard clips takes four times as long as one of easy ones.
-PAIRS = {"easy": {"whole": 16, "main": 8, "ideas": 8}, "hard": {"whole": 16, "main": 4, "ideas": 4}}
+PAIRS = {"easy": {"whole": 16, "main": 8, "ideas": 8}, "hard": {"whole": 16, "main": 3, "ideas": 3}}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ LISTED = (
     Table("easy", "cfg3", space="whole", budgets=ALL_BUDGETS),
     Table("hard", "cfg3", space="whole", budgets=MAIN_BUDGETS),
     Table("easy", "cfg6", cfg=6.0, pairs=16, budgets=ALL_BUDGETS),
-    Table("hard", "cfg6", cfg=6.0, pairs=8, budgets=MAIN_BUDGETS),
+    Table("hard", "cfg6", cfg=6.0, pairs=4, budgets=MAIN_BUDGETS),
     *both("cfg1", cfg=1.0),
     *both("12-steps", steps=12),
     *both("20-steps", steps=20),

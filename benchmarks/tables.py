@@ -1,6 +1,6 @@
 """Markdown tables from result files; `python benchmarks/tables.py` writes them anew from all JSONs.
 
-No measurement, no host: standard library only.
+What follows from rows is derived anew, too. No measurement, no host: standard library only.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+from quality_derived import derive
 
 KINDS = ("full", "token", "reuse")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -42,12 +44,14 @@ def ratio(figures: dict[str, Any]) -> str:
 def quality_markdown(result: dict[str, Any]) -> str:
     settings = result["settings"]
     text = heading(f"Quality: {settings['table']}", result["environment"])
+    for later in result.get("continued", []):
+        text += f"Continued at commit `{later['commit'][:12]}`, {later['date']}.\n\n"
     text += (
         f"Testbed *{settings['testbed']}*, {settings['sampler']}, {settings['steps']} steps, guidance "
         f"{settings['cfg']:g}, latents {settings['latents']} ({settings['tokens']} tokens), {settings['pairs']} "
-        "prompt–seed pairs. PSNR in dB against the dense run; speed-up: wall-clock of all pairs together (of controls: of "
-        "the first four), dense over candidate; cost: share of the dense run by the cost model at the size of Wan 2.1. How to read this: "
-        "benchmarks/README.md.\n"
+        "prompt–seed pairs. PSNR in dB against the dense run; speed-up: wall-clock of all pairs together (of controls: "
+        "of the first four), dense over candidate; cost: share of the dense run by the cost model at the size of "
+        "Wan 2.1. How to read this: benchmarks/README.md.\n"
     )
     if result["derived"]:
         text += "\n## Bundled schedules against the others, in dB\n\n" + _derived_table(result["derived"])
@@ -148,6 +152,9 @@ def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
         write = WRITERS.get(result.get("benchmark"))
+        if result.get("benchmark") == "quality":
+            result["derived"] = derive(result["rows"])
+            path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
         if write is not None:
             path.with_suffix(".md").write_text(write(result), "utf-8")
             print(path.with_suffix(".md").name)

@@ -77,14 +77,23 @@ def test_controls_are_compared_at_equal_cost_not_at_equal_tokens(derived: Module
     assert found["minus_lazycache"] is None
 
 
-def test_a_control_whose_every_point_costs_more_is_no_partner(derived: ModuleType) -> None:
+def test_a_control_whose_every_point_costs_more_is_no_partner_but_paper_is(derived: ModuleType) -> None:
     rows = [
         row("bundled", "default", 0.3, 50.0, 3.0, 0.30),
         row("uniform, paper", "control", 0.3, 48.0, 2.0, 0.40),
     ]
     (found,) = derived.derive(rows)
     assert found["best_control 1.3B"] is None
-    assert found["minus_paper 1.3B"] is None
+    assert found["minus_paper 1.3B"] == pytest.approx(2.0)  # its cheapest point, in its favour
+
+
+def test_a_control_counts_as_measured_a_little_above_the_cost_but_is_interpolated_at_it(derived: ModuleType) -> None:
+    points = [(0.40, 50.0), (0.30, 40.0)]
+    assert derived.level_at(points, 0.30) == pytest.approx(40.0)
+    assert derived.level_at(points, 0.395) == pytest.approx(50.0)
+    assert 43.0 < derived.level_at(points, 0.35) < 46.0
+    assert derived.level_at(points, 0.292) == pytest.approx(40.0)
+    assert derived.level_at(points, 0.28) is None
 
 
 def test_a_control_measured_on_fewer_pairs_is_compared_on_those(derived: ModuleType) -> None:
