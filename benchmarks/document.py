@@ -86,25 +86,27 @@ def way(described: Table) -> str:
 
 
 def controls(name: str) -> str:
-    """PSNR of every family at every budget; in brackets how many pairs where not all were measured."""
+    """Every family at every budget, against the bundled schedule over the pairs that both have."""
     result = result_of(name)
     if result is None:
         return ""
-    rows = [row for row in result["rows"] if row["kind"] in ("default", "control")]
-    budgets = sorted({row["budget"] for row in rows}, reverse=True)
+    shipped = {row["budget"]: row for row in of_kind(result["rows"], "default")}
+    budgets = sorted(shipped, reverse=True)
     lines = []
-    for family, members in families(rows).items():
+    for family, members in families(of_kind(result["rows"], "control")).items():
         found = {row["budget"]: row for row in members}
-        lines.append([family, *(_cell(found.get(budget), result) for budget in budgets)])
+        lines.append([family, *(_behind(found.get(budget), shipped[budget]) for budget in budgets)])
     lines.sort(key=lambda line: -float(line[2].split()[0]))
-    return table(["", *(f"{budget:g}" for budget in budgets)], lines)
+    first = ["bundled", *(f"{shipped[budget]['psnr']['mean']:.1f} dB" for budget in budgets)]
+    return table(["", *(f"{budget:g}" for budget in budgets)], [first, *lines])
 
 
-def _cell(row: Row | None, result: dict[str, Any]) -> str | None:
+def _behind(row: Row | None, shipped: Row) -> str | None:
     if row is None:
         return None
-    few = "" if row["pairs"] == result["settings"]["pairs"] else f" ({row['pairs']})"
-    return f"{row['psnr']['mean']:.1f}{few}"
+    ahead = [a - b for a, b in zip(row["psnr"]["all"], shipped["psnr"]["all"], strict=False)]
+    few = "" if row["pairs"] == shipped["pairs"] else f" ({row['pairs']})"
+    return f"{statistics.fmean(ahead):+.1f}{few}"
 
 
 def ablation(label: str) -> str:
