@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
     parser.add_argument("--pairs", type=int, help="prompt–seed pairs (by default as many as the table names)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each pair that is timed, the fastest counts")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of an ablation: rows whose names begin like this")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose names begin so, and what they go by")
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
     if args.list:
@@ -236,9 +236,9 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
     listed = candidates(table, sigmas_of(model, table.steps, table.scheduler)[:-1])
     if args.quick:
         listed = listed[:: max(1, len(listed) // QUICK_CANDIDATES)]
-    if args.only and table.is_ablation:
-        listed = [c for c in listed if c.family.startswith(("as shipped", *args.only))]
     progress.keep_only(listed)
+    if args.only:
+        listed = [c for c in listed if c.kind == "default" or c.name.startswith(("as shipped", *args.only))]
     listed = [candidate for candidate in listed if not progress.done(candidate)]
     if not listed:
         return progress
