@@ -48,6 +48,8 @@ class Progress:
 
     def save(self, rows: list[dict[str, Any]]) -> None:
         self.result["rows"] += rows
+        if "continued" in self.result:
+            self.result["continued"][-1]["rows"] += [row["name"] for row in rows]
         self.result["derived"] = derive(self.result["rows"])
         write_json(self.path, self.result)
         self.path.with_suffix(".md").write_text(quality_markdown(self.result), "utf-8")
@@ -62,6 +64,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help="prompt–seed pairs (by default as many as the table names)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each pair that is timed, the fastest counts")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose names begin so, and what they go by")
+    parser.add_argument(
+        "--again",
+        nargs="+",
+        metavar="NAME",
+        help="measure rows whose names begin so anew, keep all others even if other code has measured them",
+    )
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
     if args.list:
@@ -88,16 +96,17 @@ def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: An
     }
     fresh = {"benchmark": "quality", "environment": environment(host, args, "cpu"), "settings": settings}
     saved = None if args.restart else read_json(path)
-    if saved is not None and _same(saved, fresh):
+    if saved is not None and _same(saved, fresh, whatever_code=bool(args.again)):
+        saved["rows"] = [row for row in saved["rows"] if not row["name"].startswith(tuple(args.again or [" "]))]
         print(f"continuing with {len(saved['rows'])} rows from {path.name}")
         when = {key: fresh["environment"][key] for key in ("date", "commit", "command")}
-        saved["continued"] = [*saved.get("continued", []), when]
+        saved["continued"] = [*saved.get("continued", []), {**when, "rows": []}]
         return Progress(path, saved)
     return Progress(path, {**fresh, "rows": [], "derived": []})
 
 
-def _same(saved: dict[str, Any], fresh: dict[str, Any]) -> bool:
-    keys = ("pack_code", "torch", "comfyui", "threads", "seed", "cpu")
+def _same(saved: dict[str, Any], fresh: dict[str, Any], *, whatever_code: bool) -> bool:
+    keys = ["torch", "comfyui", "threads", "seed", "cpu", *([] if whatever_code else ["pack_code"])]
     same = all(saved["environment"].get(key) == fresh["environment"][key] for key in keys)
     return same and saved["settings"] == fresh["settings"]
 

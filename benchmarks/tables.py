@@ -45,7 +45,7 @@ def quality_markdown(result: dict[str, Any]) -> str:
     settings = result["settings"]
     text = heading(f"Quality: {settings['table']}", result["environment"])
     for later in result.get("continued", []):
-        text += f"Continued at commit `{later['commit'][:12]}`, {later['date']}.\n\n"
+        text += f"At commit `{later['commit'][:12]}`, {later['date']}: {', '.join(later['rows'])}.\n\n"
     text += (
         f"Testbed *{settings['testbed']}*, {settings['sampler']}, {settings['steps']} steps, guidance "
         f"{settings['cfg']:g}, latents {settings['latents']} ({settings['tokens']} tokens), {settings['pairs']} "

@@ -45,6 +45,9 @@ def budgets_for(
     if _same_steps(schedule, sigmas) and _is_settled(schedule.budgets, floors, weights, total):
         return list(schedule.budgets)  # where the steps stand was chosen for just this
     density = [max(value, 1e-3) for value in _local_density(schedule, sigmas)]  # a 0 must be able to grow
+    if not schedule.has_fractions and len(set(weights)) == 1:
+        placed = _place_whole_steps(density, *_full_ends(schedule, sigmas), round(asked * steps))
+        return _settle(placed, floors, weights, total)
     factor = _solve(lambda f: _clipped(density, floors, f), weights, total)
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
     budgets = _diffuse(_clipped(density, floors, factor), floors, weights, sorted(palette))
@@ -104,6 +107,40 @@ def _local_density(schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
         (cumulative(edges[i + 1]) - cumulative(edges[i])) / ((edges[i + 1] - edges[i]) * len(source))
         for i in range(steps)
     ]
+
+
+def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
+    """How many full steps a run begins and ends with: as large a part of it as in the source, at least one."""
+    steps, source = len(sigmas) - 1, list(schedule.budgets)
+    start, end = _progress_at(schedule, sigmas[0]), _progress_at(schedule, sigmas[-1])
+    covered = max(end - start, 1e-6)
+    head = next((i for i, budget in enumerate(source) if budget < 1.0), len(source)) / len(source)
+    tail = next((i for i, budget in enumerate(reversed(source)) if budget < 1.0), len(source)) / len(source)
+    last = max(0.0, end - (1.0 - tail)) / covered * steps
+    return (
+        max(1, round(max(0.0, head - start) / covered * steps)),
+        max(int(sigmas[-1] <= SIGMA_TOLERANCE), round(last)),
+    )
+
+
+def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
+    """Full steps at both ends, the rest of the `wanted` ones between them: each in the middle of its share of density.
+
+    So the gaps are alike where the density is, also next to the ends, which error diffusion does not bring about.
+    """
+    steps = len(density)
+    head = min(head, steps)
+    tail = min(tail, steps - head, max(1, wanted - head))
+    between = density[head : steps - tail]
+    number = min(len(between), max(0, wanted - head - tail))
+    share = _solve(lambda f: [min(1.0, f * value) for value in between], [1] * len(between), number)
+    budgets, reached, placed = [1.0] * head, 0.0, 0
+    for value in between:
+        reached += min(1.0, share * value) if number else 0.0
+        due = placed < number and reached >= placed + 0.5 - 1e-9
+        placed += due
+        budgets.append(1.0 if due else 0.0)
+    return budgets + [1.0] * tail
 
 
 def _smoothed(budgets: Sequence[float]) -> list[float]:
@@ -204,12 +241,16 @@ def _middle_of_longest_gap(budgets: Sequence[float]) -> int | None:
 
 
 def _most_expendable(budgets: Sequence[float], floors: Sequence[float]) -> int | None:
-    """The reducible step whose neighbours compute most, latest on ties (early steps decide the layout)."""
+    """The reducible step whose neighbours compute most, latest on ties (early steps decide the layout).
+
+    The last one only if there is no other: no step after it makes good what it misses.
+    """
+    last = len(budgets) - 1
     reducible = [i for i in range(1, len(budgets)) if budgets[i] > max(floors[i], 0.0)]
     if not reducible:
         return None
     following = [*budgets[1:], 0.0]
-    return max(reducible, key=lambda i: (budgets[i - 1] + following[i], i))
+    return max(reducible, key=lambda i: (i != last, budgets[i - 1] + following[i], i))
 
 
 def without_fractions(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
