@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -186,6 +187,19 @@ def test_rhythm_stays_a_rhythm(steps):
     start = next(i for i, b in enumerate(budgets) if b == 0.0)
     gaps = [len(gap) for gap in "".join("0" if b == 0.0 else "1" for b in budgets[start:]).split("1") if gap]
     assert max(gaps) <= 3
+
+
+@pytest.mark.parametrize("steps", [12, 16, 20, 24, 40, 50])
+@pytest.mark.parametrize("mean", [0.3, 0.4, 0.5])
+def test_whole_steps_stay_evenly_spread(steps, mean):
+    """Between the full steps at both ends the gaps differ by two at most, next to the ends too."""
+    source = leaning("even", mean, flow_sigmas(30), lean=0.0)
+    budgets = budgets_for(source, grid(steps))
+    computed = [i for i, budget in enumerate(budgets) if budget > 0.0]
+    gaps = [b - a for a, b in pairwise(computed)]
+    wide = [i for i, gap in enumerate(gaps) if gap > 1]
+    assert max(gaps) - min(gaps[wide[0] : wide[-1] + 1]) <= 2, gaps
+    assert sum(budgets) == pytest.approx(mean * steps, rel=0.01)
 
 
 def test_uniform_stays_uniform():
