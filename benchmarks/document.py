@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quality_derived import at_cost, families, of_kind
+from quality_derived import at_cost, bundled_rows, families, of_kind
 from quality_tables import TABLES, Table
 from tables import RESULTS, table
 
@@ -96,9 +96,13 @@ def controls(name: str) -> str:
     for family, members in families(of_kind(result["rows"], "control")).items():
         found = {row["budget"]: row for row in members}
         lines.append([family, *(_behind(found.get(budget), shipped[budget]) for budget in budgets)])
-    lines.sort(key=lambda line: -float(line[2].split()[0]))
+    lines.sort(key=_mean_of_cells, reverse=True)
     first = ["bundled", *(f"{shipped[budget]['psnr']['mean']:.1f} dB" for budget in budgets)]
     return table(["", *(f"{budget:g}" for budget in budgets)], [first, *lines])
+
+
+def _mean_of_cells(line: Sequence[str | None]) -> float:
+    return statistics.fmean(float(cell.split()[0]) for cell in line[1:] if cell is not None)
 
 
 def _behind(row: Row | None, shipped: Row) -> str | None:
@@ -140,7 +144,7 @@ def fractions(names: Sequence[str]) -> str:
     header = ["clips, sampling", "budget", "best of whole steps", "PSNR", "best with token steps", "behind it"]
     lines = []
     for described, result in measured(names):
-        for row in of_kind(result["rows"], "default"):
+        for row in bundled_rows(result["rows"]):
             best = {whole: _best_at(row, result["rows"], whole) for whole in (True, False)}
             (whole_name, whole), (token_name, token) = best[True], best[False]
             behind = None if token is None or whole is None else f"{whole - token:.1f} dB"

@@ -72,8 +72,13 @@ def families(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def derive(rows: Sequence[Row]) -> list[Row]:
-    """One row for each bundled schedule; a comparison that lacks its partner is None."""
-    return [_compare(row, rows) for row in of_kind(rows, "default")]
+    """One row for each bundled schedule, by budget; a comparison that lacks its partner is None."""
+    return [_compare(row, rows) for row in bundled_rows(rows)]
+
+
+def bundled_rows(rows: Sequence[Row]) -> list[Row]:
+    """Those of the bundled schedules, the largest budget first."""
+    return sorted(of_kind(rows, "default"), key=lambda row: -row["budget"])
 
 
 def _compare(row: Row, rows: Sequence[Row]) -> Row:
