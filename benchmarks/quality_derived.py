@@ -55,10 +55,10 @@ def by_tokens(rows: Iterable[Row]) -> list[tuple[float, float]]:
 
 def by_cost(rows: Iterable[Row], size: str, beside: Row) -> list[tuple[float, float]]:
     """The row `beside` has been measured on every pair; a row with fewer pairs is held against it on those."""
-    return [(row["cost"][size], beside["psnr"]["mean"] + _ahead(row, beside)) for row in rows]
+    return [(row["cost"][size], beside["psnr"]["mean"] + ahead_of(row, beside)) for row in rows]
 
 
-def _ahead(row: Row, other: Row) -> float:
+def ahead_of(row: Row, other: Row) -> float:
     """Mean difference in PSNR over the pairs that both have."""
     own, theirs = row["psnr"]["all"], other["psnr"]["all"]
     return statistics.fmean(a - b for a, b in zip(own, theirs, strict=False))
@@ -138,7 +138,7 @@ def _paper(row: Row, controls: dict[str, list[Row]], size: str) -> float | None:
     if members is None:
         return None
     level, cheapest = at_cost(row, members, size), min(members, key=lambda member: member["cost"][size])
-    return row["psnr"]["mean"] + _ahead(cheapest, row) if level is None else level
+    return row["psnr"]["mean"] + ahead_of(cheapest, row) if level is None else level
 
 
 def at_cost(row: Row, members: Sequence[Row], size: str) -> float | None:
