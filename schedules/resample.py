@@ -45,7 +45,8 @@ def budgets_for(
     if _same_steps(schedule, sigmas) and _is_settled(schedule.budgets, floors, weights, total):
         return list(schedule.budgets)  # where the steps stand was chosen for just this
     density = [max(value, 1e-3) for value in _local_density(schedule, sigmas)]  # a 0 must be able to grow
-    if not schedule.has_fractions and len(set(weights)) == 1:
+    # One fraction is no rhythm: it met the budget where the steps did not come out even.
+    if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1 and len(set(weights)) == 1:
         placed = _place_whole_steps(density, *_full_ends(schedule, sigmas), round(asked * steps))
         return _settle(placed, floors, weights, total)
     factor = _solve(lambda f: _clipped(density, floors, f), weights, total)
