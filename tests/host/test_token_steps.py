@@ -23,4 +23,4 @@ def test_all_calls_of_a_step_compute_as_many_tokens(load_tiny, negative, sampler
     }
     assert all(len(found) == 1 for found in shares.values()), shares
     assert len(set.union(*shares.values())) > 1
-    assert report.computed_share == pytest.approx(0.3, abs=0.02)
+    assert report.computed_share == pytest.approx(report.asked_budget, abs=0.01)
