@@ -27,6 +27,7 @@ from astraea.tiny.testbeds import TESTBEDS, Testbed
 
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))
+PAPER_BELOW = 0.03  # what a token step costs beyond its tokens, at the size of Wan 2.1 1.3B
 THRESHOLDS = {
     "whole": {
         "EasyCache": (0.03, 0.05, 0.1, 0.2, 0.4, 0.8, 2.0),
@@ -152,6 +153,12 @@ def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterat
             yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, title)
 
 
+def cheaper_paper(budgets: Sequence[float], sigmas: Sequence[float]) -> Candidate:
+    """The published method below the lowest budget: at equal tokens it costs more, so that cost needs a point there."""
+    budget = round(min(budgets) - PAPER_BELOW, 3)
+    return drawn(Shape(1, (budget,), mode="paper"), budget, sigmas, "uniform, paper")
+
+
 def step_cache(name: str, threshold: float) -> Candidate:
     """A step cache of the host, through its own node with its default start and end."""
 
@@ -227,7 +234,7 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
         for made in (whole_step_controls, token_controls)
         for control in made(budget, sigmas, wide)
     ]
-    return [*bundled(table.budgets), *caches, *controls]
+    return [*bundled(table.budgets), *caches, *controls, cheaper_paper(table.budgets, sigmas)]
 
 
 def testbed_of(table: Table) -> Testbed:
