@@ -97,7 +97,7 @@ REUSE_VARIANTS = (
     Variant("damping: 0.25", (always(0.25),)),
     Variant("damping: 0.5", (always(0.5),)),
     Variant("damping: 1", (always(1.0),)),
-    Variant("correction: none", ((call, "correction", lambda *_: None),)),
+    Variant("correction: none", ((call, "missed", lambda *_: None),)),
     _line,
     SECOND_ORDER,
     Variant("kept in float16", (_kept_in(torch.float16),)),

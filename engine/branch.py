@@ -51,7 +51,8 @@ class Branch:
         self.blocks: KeptBlocks | None = None
         self.denoised: list[tuple[float, Tensor]] = []  # predictions at these sigmas; newest first, at most two
         self.gap: list[Estimated] = []  # reuse steps since the newest of them
-        self.correction: tuple[int, Tensor] | None = None  # the step whose other evaluations get the same one
+        # By how much the sampler was told more than is known now, at the newest steps, oldest first.
+        self.told: list[tuple[int, Tensor]] = []
         self._spare: ResidualStore | None = None  # allocated, but what it holds is out of date
 
     @property
@@ -76,6 +77,11 @@ class Branch:
             return spare, ""
         return allocate(size, ladder, dtype, device)
 
+    def keep_told(self, step: int, excess: Tensor, memory: int) -> None:
+        """Remember what was told at a step, and drop what a solver of that memory does not use again."""
+        before = [entry for entry in self.told if step - memory < entry[0] < step]
+        self.told = [*before, (step, excess)]
+
     def keep_denoised(self, sigma: float, denoised: Tensor) -> None:
         """Remember a prediction `[rows, …]`; a second one at the same noise level replaces the first."""
         older = [entry for entry in self.denoised if abs(entry[0] - sigma) > 1e-6]
@@ -85,7 +91,7 @@ class Branch:
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
         loose = [prediction for _, prediction in self.denoised]
-        loose += [self.correction[1]] if self.correction is not None else []
+        loose += [excess for _, excess in self.told]
         if self.kept is not None:
             loose += self.kept.tensors()
         return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)

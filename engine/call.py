@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,11 @@ from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch, KeptTokens
 from .estimators import (
     Estimated,
-    correction,
     forecast_denoised,
     forecast_tokens,
     hold_denoised,
     hold_tokens,
+    missed,
     refit_tokens,
     scaled_refit_tokens,
 )
@@ -55,7 +54,7 @@ class Call:
         self.run, self.sigma, self.groups, self.layout = run, sigma, groups, layout
         self.runner, self.attend, self.blocks = runner, attend, blocks
         self.keeps_denoised = False
-        self.step, self.span, self.evaluations = 0, math.inf, 1  # 1/σ from this step to the next; calls of the step
+        self.step, self.evaluations = 0, 1  # this one; the sampler's calls in it
         self.foreign_blocks: set[int] = set()  # blocks whose `forward` another pack has replaced
         self.computed = layout.video
         self._begun = False
@@ -85,7 +84,7 @@ class Call:
         parts = [denoised[group.rows] for group, _ in self.groups]
         if self.keeps_denoised:
             parts = [part.clone() for part in parts]  # what was returned is the host's to change
-        corrections = [self._correction(branch, part) for (_, branch), part in zip(self.groups, parts, strict=True)]
+        corrections = [self._correct(branch, part) for (_, branch), part in zip(self.groups, parts, strict=True)]
         if self.keeps_denoised:
             forecasts = self.run.plan.mode.reuse_estimator == "forecast"
             for (_, branch), part in zip(self.groups, parts, strict=True):
@@ -98,17 +97,39 @@ class Call:
         whole = [part if entry is None else part + entry for part, entry in pairs]
         return whole[0] if len(whole) == 1 else torch.cat(whole)
 
-    def _correction(self, branch: Branch, denoised: Tensor) -> Tensor | None:
-        """What reuse steps before this one missed; every evaluation of a step gets the same."""
-        if branch.correction is not None and branch.correction[0] == self.step:
-            return branch.correction[1]
-        gap, branch.gap, branch.correction = branch.gap, [], None
-        missed = correction(gap, branch.denoised, self.sigma, denoised, self.span)
-        if missed is None:
-            return None
-        if self.evaluations > 1:
-            branch.correction = (self.step, missed)
-        return missed
+    def _correct(self, branch: Branch, denoised: Tensor | None = None) -> Tensor | None:
+        """What to add to this step's prediction, for the latents after it to be as if all before had been right.
+
+        denoised: what was computed, by which the reuse steps before it are known better; None at a reuse step. Every
+        evaluation of a step gets the same correction. Multistep solvers use it again later, and it is taken out there.
+        """
+        if branch.told and branch.told[-1][0] == self.step:
+            return branch.told[-1][1]
+        solver, total = self.run.solver, None
+        if denoised is not None:
+            gap, branch.gap = branch.gap, []
+            shares = [entry.part * solver.share(entry.step, self.step) for entry in gap]
+            total = missed(gap, shares, branch.denoised, self.sigma, denoised)
+        for step, excess in branch.told:
+            again = solver.remembers(step, self.step)
+            if again:
+                total = excess * -again if total is None else total.sub_(excess, alpha=again)
+        if denoised is not None:
+            self._tell_later(branch, gap, denoised)
+        if total is not None and (solver.memory or self.evaluations > 1):
+            branch.keep_told(self.step, total, solver.memory)
+        return total
+
+    def _tell_later(self, branch: Branch, gap: list[Estimated], denoised: Tensor) -> None:
+        """What the last reuse steps of a gap missed, as the solver will use them again."""
+        told = dict(branch.told)
+        for entry in gap:
+            if entry.step <= self.step - self.run.solver.memory:
+                continue
+            lacking = missed([entry], [1.0], branch.denoised, self.sigma, denoised)
+            if lacking is not None:
+                told[entry.step] = told[entry.step] - lacking if entry.step in told else -lacking
+        branch.told = [(step, told[step]) for step in sorted(told)]
 
 
 class FullCall(Call):
@@ -169,9 +190,12 @@ class ReuseCall(Call):
         if mode.reuse_estimator == "hold":
             return hold_denoised(history, self.sigma)
         damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma))
-        if mode.corrects:
-            branch.gap.append(Estimated(self.sigma, self.span / self.evaluations, damping))
-        return forecast_denoised(history, self.sigma, damping)
+        estimate = forecast_denoised(history, self.sigma, damping)
+        if not mode.corrects:
+            return estimate
+        branch.gap.append(Estimated(self.step, self.sigma, damping, 1.0 / self.evaluations))
+        correction = self._correct(branch)
+        return estimate if correction is None else estimate + correction
 
     def close(self, denoised: Tensor) -> Tensor:
         return denoised

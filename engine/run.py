@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from .paper_call import PaperFullCall, PaperTokenCall
 from .plan import Plan
 from .report import CallRecord, Report
 from .selection import selected_count
+from .solver import Solver
 from .store import StoreSize
 
 SIGMA_TOLERANCE = 1e-6
@@ -52,7 +52,8 @@ class Run:
     """Mutable state of one sampler call; dropped when it ends.
 
     sigmas: the sampler's noise levels including the last one; evaluations: model calls per step, default one each.
-    cost: sizes of one block, needed for a target speed-up and for the ideal figure in the report.
+    solver: how the sampler uses predictions, as Euler's method by default. cost: sizes of one block, needed for a
+    target speed-up and for the ideal figure in the report.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Run:
         sigmas: Sequence[float],
         *,
         evaluations: Sequence[int] | None = None,
+        solver: Solver | None = None,
         cost: BlockCost | None = None,
         family: str = "",
         seed: int = 0,
@@ -68,6 +70,7 @@ class Run:
         self.plan, self.sigmas = plan, [float(s) for s in sigmas]
         self.steps = max(1, len(self.sigmas) - 1)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
+        self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
         self.trial = Trial()
@@ -137,7 +140,8 @@ class Run:
                 total += 2 * rows * tokens * 4
         if min(self.budgets) == 0.0 and not self.plan.mode.per_block:
             kept = min(2, sum(b > 0.0 for b in self.budgets))
-            kept += self.plan.mode.corrects and max(self.evaluations) > 1
+            if self.plan.mode.corrects:
+                kept += max(self.solver.memory, int(max(self.evaluations) > 1))
             total += kept * rows * latent_bytes
         return total
 
@@ -153,15 +157,10 @@ class Run:
         pairs = [(group, self._branch(group)) for group in site.groups]
         common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks)
         call, reason = self._make_call(step, site, pairs, common)
-        call.step, call.span, call.evaluations = step, self._span(step), self.evaluations[step]
+        call.step, call.evaluations = step, self.evaluations[step]
         call.keeps_denoised = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
         self._record(step, site, call, reason)
         return call
-
-    def _span(self, step: int) -> float:
-        """How far 1/σ goes from this step's noise level to the next; endless at a last step to 0."""
-        first, last = self.sigmas[step], self.sigmas[min(step + 1, len(self.sigmas) - 1)]
-        return 1.0 / last - 1.0 / first if first > 0.0 and last > 0.0 else math.inf
 
     def _visit(self, step: int) -> None:
         """Forget what cannot be continued when a call belongs to another step than the one before."""

@@ -18,7 +18,7 @@ from .attachment import KEY, RUN_KEY, ActiveRun
 from .branch_keys import row_groups
 from .comfy_bridge import cast_like, host_attention
 from .memory import announced_bytes, context_length, enlarged_shape
-from .rehearsal import asked_sigmas, evaluations_per_step
+from .rehearsal import rehearse
 from .swap import swapped_forwards
 
 
@@ -55,10 +55,12 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
         active.run.report.note(str(reason))
         return active
     layout = architecture.layout(tuple(noise.shape), {})
+    rehearsal = rehearse(guider, sampler, sigmas)
     run = Run(
         plan,
         levels,
-        evaluations=evaluations_per_step(asked_sigmas(guider, sampler, sigmas), levels),
+        evaluations=rehearsal.evaluations() if rehearsal is not None else None,
+        solver=rehearsal.solver() if rehearsal is not None else None,
         cost=architecture.cost(layout.video, context_length(guider)),
         family=architecture.family,
         seed=seed or 0,

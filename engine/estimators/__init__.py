@@ -1,6 +1,6 @@
 """How what is not computed is estimated: interchangeable pure functions, one file each; and their trial."""
 
-from .correct import Estimated, correction
+from .correct import Estimated, missed
 from .forecast import Trial, forecast_denoised, forecast_tokens
 from .hold import hold_denoised, hold_tokens
 from .refit import refit_tokens, scaled_refit_tokens
@@ -8,11 +8,11 @@ from .refit import refit_tokens, scaled_refit_tokens
 __all__ = [
     "Estimated",
     "Trial",
-    "correction",
     "forecast_denoised",
     "forecast_tokens",
     "hold_denoised",
     "hold_tokens",
+    "missed",
     "refit_tokens",
     "scaled_refit_tokens",
 ]

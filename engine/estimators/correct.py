@@ -1,10 +1,9 @@
 """Correction: when the next prediction is computed, the ones estimated before it are known better; make good the rest.
 
-Along the sampler's path d(x/σ) = x₀ d(1/σ): the latents gather the denoised latents, weighted by the steps of 1/σ (an
-Euler step does exactly that, the others in effect). What a reuse step missed can so be added to what a later step
-returns, over the ratio of the two weights. As 1/σ grows ever faster, that makes it smaller, and at the last step it is
-nothing. Correctors without a further model call are known from solvers (UniPC, arXiv 2302.04867); this one does not
-need to know the solver.
+The latents are a weighted sum of the predictions that the sampler was told (`engine.solver`). What a reuse step missed
+can so be added to what a later step returns, over the ratio of the two weights; as each step weighs more than those
+before it, that makes it smaller. Correctors without a further model call are known from solvers (UniPC, arXiv
+2302.04867).
 """
 
 from __future__ import annotations
@@ -20,11 +19,15 @@ from .forecast import reach
 
 @dataclass(frozen=True)
 class Estimated:
-    """A prediction that was forecast: at which noise level, how much 1/σ it was used for, how far the forecast went."""
+    """A prediction that was forecast: at which step and noise level, how far the forecast went.
 
+    part: its share of the step's predictions, less than 1 where the sampler asks several times per step.
+    """
+
+    step: int
     sigma: float
-    span: float
     damping: float | Tensor
+    part: float = 1.0
 
 
 def interpolation_weights(sigma: float, levels: Sequence[float]) -> list[float]:
@@ -32,15 +35,19 @@ def interpolation_weights(sigma: float, levels: Sequence[float]) -> list[float]:
     return [math.prod((sigma - other) / (level - other) for other in levels if other != level) for level in levels]
 
 
-def correction(
-    gap: Sequence[Estimated], history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor, span: float
+def missed(
+    gap: Sequence[Estimated],
+    shares: Sequence[float],
+    history: Sequence[tuple[float, Tensor]],
+    sigma: float,
+    denoised: Tensor,
 ) -> Tensor | None:
-    """What to add to the prediction `denoised` at `sigma`, which is used for `span` of 1/σ; None where it is nothing.
+    """The sum of what the reuse steps `gap` missed, each times its share; None where that is nothing.
 
-    gap: the reuse steps since `history`, `(sigma, denoised)` newest first, was known. Their predictions are
-    interpolated from that history and `denoised`; the difference to what was forecast is what they missed.
+    history: `(sigma, denoised)` newest first, as it was known to them; denoised: computed after them, at `sigma`. Their
+    predictions are interpolated from both; the difference to what was forecast is what they missed.
     """
-    if not gap or not history or not 0.0 < span < float("inf"):
+    if not any(shares) or not history:
         return None
     known = [(sigma, denoised), *history[:2]]
     levels = [level for level, _ in known]
@@ -48,8 +55,7 @@ def correction(
         return None
     weights = [0.0] * len(known)
     overshot: float | Tensor = 0.0
-    for entry in gap:
-        share = entry.span / span
+    for entry, share in zip(gap, shares, strict=True):
         for place, weight in enumerate(interpolation_weights(entry.sigma, levels)):
             weights[place] += share * weight
         weights[1] -= share

@@ -9,6 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
+from astraea.host.rehearsal import rehearse
 from astraea.schedules import flow_sigmas, rhythm
 
 KEY = "astraea_test"
@@ -57,10 +58,12 @@ def test_forecasts_that_fail_go_less_far(load_tiny):
     assert forecast > held - 3.0
 
 
-# A multistep solver weights a prediction by later ones, too: there a correction gains little, and may lose a little.
-@pytest.mark.parametrize(("sampler", "gain"), [("euler", 0.3), ("heun", 0.3), ("res_multistep", -1.0)])
-@pytest.mark.parametrize("negative", ["", LONG], ids=["one call a step", "two calls a step"])
-def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, gain, negative):
+# Where steps are this large a correction gains a multistep solver little, and may lose it a little.
+@pytest.mark.parametrize(
+    ("sampler", "negative", "gain"),
+    [("euler", "", 0.3), ("euler", LONG, 0.3), ("heun", "", 0.3), ("res_multistep", "", -1.0), ("uni_pc", LONG, 0.3)],
+)
+def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, negative, gain):
     model, every_other = load_tiny(), rhythm("every other", [0.0, 1.0], flow_sigmas(30), full_start=1)
     gained = []
     for seed in range(3):
@@ -70,4 +73,49 @@ def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, gain, negative
             for m in (model, accelerated(model, every_other)[0], accelerated(model, every_other, mode="forecast")[0])
         )
         gained.append(psnr(dense, corrected) - psnr(dense, forecast))
-    assert mean(gained) > gain
+    assert mean(gained) > gain, gained
+
+
+def rehearsed(model, sampler, steps=20):
+    from comfy.samplers import CFGGuider, calculate_sigmas, sampler_object
+
+    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    levels = sigmas.tolist()
+    rehearsal = rehearse(CFGGuider(model), sampler_object(sampler), sigmas)
+    assert sigmas.tolist() == levels
+    return rehearsal
+
+
+@pytest.mark.parametrize(
+    ("sampler", "memory"),
+    [
+        ("euler", 0),
+        ("euler_ancestral", 0),
+        ("dpmpp_2m", 1),
+        ("dpmpp_2m_sde", 1),
+        ("res_multistep", 1),
+        ("uni_pc", 3),
+        ("uni_pc_bh2", 3),
+    ],
+)
+def test_a_rehearsal_finds_how_the_sampler_uses_predictions(load_tiny, sampler, memory):
+    rehearsal = rehearsed(load_tiny(), sampler)
+    assert rehearsal.evaluations() == [1] * 20
+    assert rehearsal.solver().memory == memory
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2s_ancestral", "dpm_adaptive"])
+def test_samplers_with_more_calls_per_step_go_by_the_noise_levels(load_tiny, sampler):
+    rehearsal = rehearsed(load_tiny(), sampler)
+    assert rehearsal.asked
+    assert rehearsal.solver() is None
+
+
+def test_a_rehearsal_leaves_random_numbers_alone(load_tiny):
+    model = load_tiny()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    for sampler in ("euler_ancestral", "dpmpp_2m_sde", "uni_pc"):
+        rehearsed(model, sampler)
+    assert torch.equal(torch.rand(3), expected)

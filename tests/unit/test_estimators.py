@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 
 from astraea.engine.estimators import (
     Estimated,
-    correction,
     forecast_denoised,
     forecast_tokens,
     hold_denoised,
+    missed,
     refit_tokens,
     scaled_refit_tokens,
 )
@@ -175,40 +173,26 @@ def test_forecast_tokens_extrapolates_each_token_by_its_own_reach():
     assert torch.allclose(result[:, 200:], (kept + 2 * (kept - older))[:, 200:], atol=1e-5)
 
 
-def euler(sigmas, denoised_at, computed):
-    """Euler steps on denoised latents that depend on sigma alone; what is not computed is forecast, then corrected."""
-    x, history, gap = residuals(seed=7).double(), [], []
-    for sigma, following in pairwise(sigmas):
-        span = 1.0 / following - 1.0 / sigma if following > 0.0 else float("inf")
-        if sigma in computed:
-            denoised = denoised_at(sigma)
-            missed = correction(gap, history, sigma, denoised, span)
-            history, gap = [(sigma, denoised), *history[:1]], []
-            denoised = denoised if missed is None else denoised + missed
-        else:
-            denoised = forecast_denoised(history, sigma, DAMPED)
-            gap.append(Estimated(sigma, span, DAMPED))
-        x = x + (following - sigma) * (x - denoised) / sigma
-    return x
-
-
-@pytest.mark.parametrize("computed", [(0.9, 0.7, 0.4, 0.1), (0.9, 0.8, 0.3, 0.1)], ids=["gaps of one", "a long gap"])
-def test_correction_brings_the_latents_back_to_where_computing_every_step_leads(computed):
-    sigmas = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+def test_what_a_gap_missed_is_interpolated():
     base, slope, bend = (residuals(seed=n).double() for n in range(3))
 
     def denoised_at(sigma):
-        return base + sigma * slope + (sigma**2 * bend if computed[1] == 0.8 else 0.0)
+        return base + sigma * slope + sigma**2 * bend
 
-    dense = euler(sigmas, denoised_at, sigmas)
-    assert torch.allclose(euler(sigmas, denoised_at, computed), dense, atol=1e-9)
+    history = [(0.8, denoised_at(0.8)), (0.9, denoised_at(0.9))]
+    gap = [Estimated(3, 0.7, DAMPED), Estimated(4, 0.6, torch.tensor(DAMPED, dtype=torch.float64))]
+    lacking = [denoised_at(entry.sigma) - forecast_denoised(history, entry.sigma, DAMPED) for entry in gap]
+    found = missed(gap, [0.5, 2.0], history, 0.4, denoised_at(0.4))
+    assert torch.allclose(found, 0.5 * lacking[0] + 2.0 * lacking[1], atol=1e-9)
+    held = missed(gap[:1], [1.0], history[:1], 0.4, denoised_at(0.4))
+    assert torch.allclose(held, (denoised_at(0.4) - history[0][1]) * 0.25, atol=1e-9), "one point known: along a line"
 
 
-def test_correction_is_nothing_without_a_gap_at_the_last_step_and_at_one_noise_level():
+def test_nothing_is_missed_without_a_gap_a_weight_a_history_or_another_noise_level():
     history, now = [(0.8, residuals()), (0.9, residuals(seed=1))], residuals(seed=2)
-    gap = [Estimated(0.7, 0.2, DAMPED)]
-    assert correction(gap, history, 0.6, now, 0.3) is not None
-    assert correction([], history, 0.6, now, 0.3) is None
-    assert correction(gap, [], 0.6, now, 0.3) is None
-    assert correction(gap, history, 0.6, now, float("inf")) is None
-    assert correction(gap, history, 0.8, now, 0.3) is None
+    gap = [Estimated(1, 0.7, DAMPED)]
+    assert missed(gap, [1.0], history, 0.6, now) is not None
+    assert missed([], [], history, 0.6, now) is None
+    assert missed(gap, [0.0], history, 0.6, now) is None
+    assert missed(gap, [1.0], [], 0.6, now) is None
+    assert missed(gap, [1.0], history, 0.8, now) is None

@@ -1,0 +1,146 @@
+"""What a gap missed is made good with every solver: its weights are read off impulses, and the run keeps to them."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from astraea.engine.blocks import RowGroup, TokenLayout
+from astraea.engine.plan import make_plan
+from astraea.engine.run import CallSite, Run
+from astraea.engine.solver import MOST_REMEMBERED, Solver
+from astraea.schedules import flow_sigmas, rhythm
+
+SIGMAS = [0.95, 0.9, 0.84, 0.77, 0.69, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+STEPS = len(SIGMAS) - 1
+PLAN = make_plan(rhythm("r", [0.0, 1.0], flow_sigmas(30)))
+PATTERNS = {"gaps of one": "FF.F.F.F.FF", "long gaps": "FF..F...F.F", "computed steps between": "FF..FFF..FF"}
+
+
+def euler(denoised, sigmas, x):
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
+        told = denoised(k, x)
+        x = told + (x - told) * (following / sigma)
+    return x
+
+
+def multistep(denoised, sigmas, x, order=2):
+    """Exponential multistep: the polynomial through the last predictions, integrated over log σ."""
+    told = []
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
+        told = [*told, (-math.log(sigma), denoised(k, x))][-order:]
+        x = step(x, sigma, following, told)
+    return x
+
+
+def corrected(denoised, sigmas, x):
+    """As `multistep`, but each step is taken again once the next prediction is known, as UniPC does."""
+    told, before = [], None
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
+        told = [*told, (-math.log(sigma), denoised(k, x))][-2:]
+        if before is not None:
+            x = step(*before, sigma, told)
+        before = (x, sigma)
+        x = step(x, sigma, following, told)
+    return x
+
+
+def step(x, sigma, following, told):
+    x, times = x * (following / sigma), [time for time, _ in told]
+    for n, (_, value) in enumerate(told):
+        x = x + value * integral(-math.log(sigma), -math.log(following), n, times)
+    return x
+
+
+def integral(begin, end, place, times):
+    """∫ e^(t − end) Lₙ(t) dt by Gauss–Legendre, Lₙ the Lagrange polynomial of the times."""
+    total = 0.0
+    for node, weight in ((-math.sqrt(0.6), 5 / 9), (0.0, 8 / 9), (math.sqrt(0.6), 5 / 9)):
+        t = (begin + end) / 2 + node * (end - begin) / 2
+        basis = math.prod((t - other) / (times[place] - other) for n, other in enumerate(times) if n != place)
+        total += weight * (end - begin) / 2 * math.exp(t - end) * basis
+    return total
+
+
+SOLVERS = {
+    "euler": (euler, 0),
+    "multistep, order 2": (multistep, 1),
+    "multistep, order 3": (lambda *args: multistep(*args, order=3), 2),
+    "with a corrector": (corrected, 2),
+}
+
+
+def solver_of(sampler, sigmas):
+    """As a rehearsal finds it: a run for each impulse, and one from 1."""
+
+    def latents(impulse, begin):
+        seen = []
+
+        def denoised(k, x):
+            seen.append(x)
+            return float(k == impulse)
+
+        end = sampler(denoised, sigmas, begin)
+        return [*seen, end]
+
+    responses = [latents(impulse, 0.0) for impulse in range(len(sigmas) - 1)]
+    return Solver.of_responses(list(zip(*responses, strict=True)), latents(None, 1.0))
+
+
+def site(sigma):
+    groups = (RowGroup("cond", slice(0, 1)),)
+    return CallSite(sigma, groups, TokenLayout(16), None, None, blocks=1, device=torch.device("cpu"))
+
+
+def result(sampler, solver, pattern, sigmas=SIGMAS):
+    """Latents at the end, denoised latents being a parabola of sigma; `pattern`: F computed, . reused."""
+    generator = torch.Generator().manual_seed(0)
+    base, slope, bend, begin = torch.randn(4, 1, 4, 3, dtype=torch.float64, generator=generator)
+    run = Run(PLAN, sigmas, solver=solver)
+    run.budgets = [1.0 if kind == "F" else 0.0 for kind in pattern]
+
+    def denoised(k, x):
+        call = run.open_call(site(sigmas[k]))
+        if call.kind == "reuse":
+            return run.close_call(call, call.estimate())
+        return run.close_call(call, base + sigmas[k] * slope + sigmas[k] ** 2 * bend)
+
+    return sampler(denoised, sigmas, begin)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_latents_come_back_to_where_computing_every_step_leads(name, pattern):
+    sampler, memory = SOLVERS[name]
+    solver = solver_of(sampler, SIGMAS)
+    assert solver.memory == memory
+    dense = result(sampler, solver, "F" * STEPS)
+    assert torch.allclose(result(sampler, solver, pattern), dense, atol=1e-9)
+    if memory:
+        assert not torch.allclose(result(sampler, None, pattern), dense, atol=1e-4), "Euler's weights would do"
+
+
+@pytest.mark.parametrize("last", [0.0, 0.05])
+def test_weights_of_euler_are_those_of_the_noise_levels(last):
+    sigmas = [*SIGMAS[:-1], last]
+    found, known = solver_of(euler, sigmas), Solver.of_levels(sigmas)
+    assert found.memory == known.memory == 0
+    for k in range(STEPS):
+        for n in range(k):
+            assert found.share(n, k) == pytest.approx(known.share(n, k), abs=1e-9)
+
+
+def test_noise_levels_that_do_not_fall_have_no_weight():
+    known = Solver.of_levels([1.0, 0.5, 0.5, 0.2, 0.0])
+    assert known.share(0, 1) == known.share(1, 2) == known.share(2, 3) == 0.0
+    assert known.share(0, 2) == pytest.approx(1 / 3)
+
+
+def test_solvers_it_cannot_follow_are_refused():
+    assert Solver.of_responses([[0.0], [-1.0]], [1.0, 1.0]) is None
+    steps = MOST_REMEMBERED + 2
+    all_again = [[float(n < k) * k for n in range(steps)] for k in range(steps + 1)]
+    assert Solver.of_responses(all_again, [1.0] * (steps + 1)) is None
