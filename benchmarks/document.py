@@ -163,6 +163,22 @@ def _best_at(row: Row, rows: Sequence[Row], whole: bool) -> tuple[str | None, fl
     return best, None if best is None else found[best]
 
 
+def reruns() -> str:
+    """Tables that were measured twice."""
+    header = ["table", "first, second", "rows", "PSNR of a pair, at most apart", "spread of a row over pairs, median"]
+    header += ["speed-up, second over first"]
+    lines = []
+    for path in sorted(RESULTS.glob("rerun-*.json")):
+        result = json.loads(path.read_text("utf-8"))
+        hosts = ", ".join(run["comfyui"] for run in result["runs"])
+        spread = statistics.median(row["spread"] for row in result["rows"])
+        ratios = result["speedup_ratios"]
+        speeds = f"{ratios['median']:.2f} ({ratios['min']:.2f}…{ratios['max']:.2f})"
+        link = f"[{result['table']}](../benchmarks/results/{path.name})"
+        lines.append([link, hosts, len(result["rows"]), f"{result['most_apart']:.3f} dB", f"{spread:.1f} dB", speeds])
+    return table(header, lines)
+
+
 ALL = [name for name, described in TABLES.items() if not described.is_ablation]
 WHOLE = [name for name, described in TABLES.items() if described.space == "whole"]
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -174,6 +190,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ablation of whole steps": lambda: ablation("ablation-reuse"),
     "ideas at guidance 3": lambda: ablation("ideas-cfg3"),
     "ideas at guidance 6": lambda: ablation("ideas-cfg6"),
+    "reruns": reruns,
 }
 
 

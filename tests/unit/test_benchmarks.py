@@ -139,3 +139,19 @@ def test_documents_state_what_the_results_say(document: ModuleType) -> None:
         path.name for path in document.TEXTS if document.filled(path.read_text("utf-8")) != path.read_text("utf-8")
     ]
     assert not outdated, "run python benchmarks/document.py"
+
+
+def test_a_rerun_is_held_against_the_first_run_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    rerun = next(imported("rerun", monkeypatch))
+    conditions = dict.fromkeys(rerun.CONDITIONS, "same")
+    first = {
+        "settings": {"table": "t"},
+        "environment": conditions,
+        "rows": [row("bundled", "default", 0.5, 40, 2, 0.5)],
+    }
+    second = {**first, "rows": [row("bundled", "default", 0.5, 40.5, 2.2, 0.5)]}
+    found = rerun.agreement(first, second)
+    assert found["most_apart"] == pytest.approx(0.5)
+    assert found["speedup_ratios"]["median"] == pytest.approx(1.1)
+    with pytest.raises(SystemExit):
+        rerun.agreement(first, {**second, "settings": {"table": "another"}})
