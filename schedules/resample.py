@@ -44,11 +44,12 @@ def budgets_for(
     floors = _floors(sigmas, steps)
     if _same_steps(schedule, sigmas) and _is_settled(schedule.budgets, floors, weights, total):
         return list(schedule.budgets)  # where the steps stand was chosen for just this
-    density = [max(value, 1e-3) for value in _local_density(schedule, sigmas)]  # a 0 must be able to grow
     # One fraction is no rhythm: it met the budget where the steps did not come out even.
     if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1 and len(set(weights)) == 1:
+        density = _density_of(_without_ends(schedule.budgets), schedule, sigmas)
         placed = _place_whole_steps(density, *_full_ends(schedule, sigmas), round(asked * steps))
         return _settle(placed, floors, weights, total)
+    density = _density_of(_smoothed(schedule.budgets), schedule, sigmas)
     factor = _solve(lambda f: _clipped(density, floors, f), weights, total)
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
     budgets = _diffuse(_clipped(density, floors, factor), floors, weights, sorted(palette))
@@ -88,12 +89,15 @@ def _progress_at(schedule: Schedule, sigma: float) -> float:
     return (place - 1 + (before - sigma) / (before - after)) / len(schedule.points)
 
 
-def _local_density(schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
-    """The source's average budget over each step of the run, steps spread evenly over the part it covers."""
+def _density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
+    """The average of `source`, budgets of the schedule's steps, over each of the run's; never 0, so that it can grow.
+
+    The run's steps are spread evenly over the part of the schedule that they cover.
+    """
     start, end = _progress_at(schedule, sigmas[0]), _progress_at(schedule, sigmas[-1])
     if end - start < 1e-6:
         start, end = 0.0, 1.0
-    steps, source = len(sigmas) - 1, _smoothed(schedule.budgets)
+    steps = len(sigmas) - 1
     integral = [0.0]
     for budget in source:
         integral.append(integral[-1] + budget)
@@ -105,7 +109,7 @@ def _local_density(schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
 
     edges = [start + (end - start) * i / steps for i in range(steps + 1)]
     return [
-        (cumulative(edges[i + 1]) - cumulative(edges[i])) / ((edges[i + 1] - edges[i]) * len(source))
+        max(1e-3, (cumulative(edges[i + 1]) - cumulative(edges[i])) / ((edges[i + 1] - edges[i]) * len(source)))
         for i in range(steps)
     ]
 
@@ -142,6 +146,19 @@ def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: i
         placed += due
         budgets.append(1.0 if due else 0.0)
     return budgets + [1.0] * tail
+
+
+def _without_ends(budgets: Sequence[float]) -> list[float]:
+    """As `_smoothed`, the full steps at either end like their neighbours: what rounding their number leaves over is no
+    reason for one more step next to them.
+    """
+    smooth = _smoothed(budgets)
+    head = next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
+    tail = next((i for i, budget in enumerate(reversed(budgets)) if budget < 1.0), len(budgets))
+    if head + tail >= len(budgets):
+        return smooth
+    middle = smooth[head : len(budgets) - tail]
+    return [middle[0]] * head + middle + [middle[-1]] * tail
 
 
 def _smoothed(budgets: Sequence[float]) -> list[float]:

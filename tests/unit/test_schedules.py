@@ -207,6 +207,15 @@ def test_uniform_stays_uniform():
     assert max(budgets[1:-1]) - min(budgets[1:-1]) < 1e-9
 
 
+@pytest.mark.parametrize("steps", [16, 20, 22, 40])
+def test_a_full_end_that_rounding_shortens_draws_no_step_to_it(steps):
+    source = leaning("s", 0.5, flow_sigmas(30), lean=0.0, full_end=2)
+    kinds = "".join("F" if budget == 1.0 else "." for budget in budgets_for(source, grid(steps), mean=0.5))
+    tail = max(1, round(2 / 30 * steps))
+    assert kinds.endswith("." + "F" * tail)
+    assert max(len(gap) for gap in kinds.split("F")) <= 2
+
+
 def test_whole_step_schedule_needs_no_store_where_the_step_count_allows():
     budgets = budgets_for(SHAPES["0 0 1"], grid(50), mean=0.4)
     assert set(budgets) == {0.0, 1.0}
