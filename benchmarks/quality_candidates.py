@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,10 +154,16 @@ def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterat
             yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, title)
 
 
-def cheaper_paper(budgets: Sequence[float], sigmas: Sequence[float]) -> Candidate:
-    """The published method below the lowest budget: at equal tokens it costs more, so that cost needs a point there."""
-    budget = round(min(budgets) - PAPER_BELOW, 3)
-    return drawn(Shape(1, (budget,), mode="paper"), budget, sigmas, "uniform, paper")
+def below_the_lowest(budgets: Sequence[float], sigmas: Sequence[float]) -> Iterator[Candidate]:
+    """Points at less than the lowest budget, for comparing at equal cost there.
+
+    The published method costs more at equal tokens. Whole steps that do not come out even compute one more than asked.
+    """
+    lowest, steps = min(budgets), len(sigmas)
+    cheaper = round(lowest - PAPER_BELOW, 3)
+    yield drawn(Shape(1, (cheaper,), mode="paper"), cheaper, sigmas, "uniform, paper")
+    if not math.isclose(lowest * steps, round(lowest * steps)):
+        yield drawn(Shape(1), math.floor(lowest * steps) / steps, sigmas, "whole steps, corrected")
 
 
 def step_cache(name: str, threshold: float) -> Candidate:
@@ -234,7 +241,7 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
         for made in (whole_step_controls, token_controls)
         for control in made(budget, sigmas, wide)
     ]
-    return [*bundled(table.budgets), *caches, *controls, cheaper_paper(table.budgets, sigmas)]
+    return [*bundled(table.budgets), *caches, *controls, *below_the_lowest(table.budgets, sigmas)]
 
 
 def testbed_of(table: Table) -> Testbed:
