@@ -15,6 +15,7 @@ SIGMA_TOLERANCE = 1e-4
 LAST_STEP_FLOOR = 0.5
 SETTLED = 0.005  # share of the budget's sum that may stay unsettled
 LEAST_FRACTION = 0.02
+SMOOTHED_OVER = 6  # periods of the rhythm to either side; less would keep what rounding made of even gaps
 
 
 def budgets_for(
@@ -115,17 +116,16 @@ def _density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[fl
 
 
 def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
-    """How many full steps a run begins and ends with: as large a part of it as in the source, at least one."""
+    """How many full steps a run begins and ends with: one, and of more no larger a part of it than in the source."""
     steps, source = len(sigmas) - 1, list(schedule.budgets)
     start, end = _progress_at(schedule, sigmas[0]), _progress_at(schedule, sigmas[-1])
     covered = max(end - start, 1e-6)
-    head = next((i for i, budget in enumerate(source) if budget < 1.0), len(source)) / len(source)
-    tail = next((i for i, budget in enumerate(reversed(source)) if budget < 1.0), len(source)) / len(source)
-    last = max(0.0, end - (1.0 - tail)) / covered * steps
-    return (
-        max(1, round(max(0.0, head - start) / covered * steps)),
-        max(int(sigmas[-1] <= SIGMA_TOLERANCE), round(last)),
+    head, tail = (
+        next((i for i, budget in enumerate(budgets) if budget < 1.0), len(source)) for budgets in (source, source[::-1])
     )
+    first = max(0.0, max(0, head - 1) / len(source) - start) / covered * steps
+    last = max(0.0, end - 1.0 + max(0, tail - 1) / len(source)) / covered * steps
+    return 1 + int(first + 1e-6), int(sigmas[-1] <= SIGMA_TOLERANCE) + int(last + 1e-6)
 
 
 def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
@@ -174,7 +174,7 @@ def _smoothed(budgets: Sequence[float]) -> list[float]:
     for budget in budgets[head:tail]:
         run = run + 1 if budget < low else 0
         longest = max(longest, run)
-    reach = 2 * (longest + 1) if longest else 0
+    reach = SMOOTHED_OVER * (longest + 1) if longest else 0
     smooth = list(budgets)
     for i in range(head, tail):
         around = budgets[max(head, i - reach) : min(tail, i + reach + 1)]
