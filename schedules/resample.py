@@ -116,16 +116,16 @@ def _density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[fl
 
 
 def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
-    """How many full steps a run begins and ends with: one, and of more no larger a part of it than in the source."""
+    """How many full steps a run begins and ends with: one where the source has one, else as large a part of it."""
     steps, source = len(sigmas) - 1, list(schedule.budgets)
     start, end = _progress_at(schedule, sigmas[0]), _progress_at(schedule, sigmas[-1])
     covered = max(end - start, 1e-6)
     head, tail = (
         next((i for i, budget in enumerate(budgets) if budget < 1.0), len(source)) for budgets in (source, source[::-1])
     )
-    first = max(0.0, max(0, head - 1) / len(source) - start) / covered * steps
-    last = max(0.0, end - 1.0 + max(0, tail - 1) / len(source)) / covered * steps
-    return 1 + int(first + 1e-6), int(sigmas[-1] <= SIGMA_TOLERANCE) + int(last + 1e-6)
+    first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
+    last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
+    return max(1, round(first)), max(int(sigmas[-1] <= SIGMA_TOLERANCE), round(last))
 
 
 def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:

@@ -211,7 +211,7 @@ def test_uniform_stays_uniform():
 def test_a_full_end_that_rounding_shortens_draws_no_step_to_it(steps):
     source = leaning("s", 0.5, flow_sigmas(30), lean=0.0, full_end=2)
     kinds = "".join("F" if budget == 1.0 else "." for budget in budgets_for(source, grid(steps), mean=0.5))
-    tail = 1 + steps // 30
+    tail = max(1, round(2 / 30 * steps))
     assert kinds.endswith("." + "F" * tail)
     assert max(len(gap) for gap in kinds.split("F")) <= 2
 
