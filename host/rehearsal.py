@@ -108,8 +108,10 @@ def rehearse(guider: Any, sampler: Any, sigmas: torch.Tensor) -> Rehearsal | Non
     noise = _run(guider, sampler, sigmas, begin.clone(), _nothing)  # what the sampler adds by itself
     begin[..., -2] = 1.0
     told = _run(guider, sampler, sigmas, begin, _impulses)
-    known = told is not None and noise is not None and told[1].shape == noise[1].shape
-    return Rehearsal([float(level) for level in sigmas], counted[0], told[1] - noise[1] if known else None)
+    latents = None
+    if told is not None and noise is not None and told[1].shape == noise[1].shape:
+        latents = told[1] - noise[1]
+    return Rehearsal([float(level) for level in sigmas], counted[0], latents)
 
 
 def _run(
