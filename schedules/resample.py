@@ -15,7 +15,8 @@ SIGMA_TOLERANCE = 1e-4
 LAST_STEP_FLOOR = 0.5
 SETTLED = 0.005  # share of the budget's sum that may stay unsettled
 LEAST_FRACTION = 0.02
-SMOOTHED_OVER = 6  # periods of the rhythm to either side; less would keep what rounding made of even gaps
+# Periods of a rhythm to either side. Of whole steps, less would keep what rounding made of even gaps.
+SMOOTHED_OVER, WHOLE_STEPS_SMOOTHED_OVER = 2, 6
 
 
 def budgets_for(
@@ -120,12 +121,15 @@ def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
     steps, source = len(sigmas) - 1, list(schedule.budgets)
     start, end = _progress_at(schedule, sigmas[0]), _progress_at(schedule, sigmas[-1])
     covered = max(end - start, 1e-6)
-    head, tail = (
-        next((i for i, budget in enumerate(budgets) if budget < 1.0), len(source)) for budgets in (source, source[::-1])
-    )
+    head, tail = _full_run(source), _full_run(source[::-1])
     first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
     last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
     return max(1, round(first)), max(int(sigmas[-1] <= SIGMA_TOLERANCE), round(last))
+
+
+def _full_run(budgets: Sequence[float]) -> int:
+    """How many full steps come first."""
+    return next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
 
 
 def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
@@ -152,29 +156,27 @@ def _without_ends(budgets: Sequence[float]) -> list[float]:
     """As `_smoothed`, the full steps at either end like their neighbours: what rounding their number leaves over is no
     reason for one more step next to them.
     """
-    smooth = _smoothed(budgets)
-    head = next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
-    tail = next((i for i, budget in enumerate(reversed(budgets)) if budget < 1.0), len(budgets))
+    smooth = _smoothed(budgets, WHOLE_STEPS_SMOOTHED_OVER)
+    head, tail = _full_run(budgets), _full_run(budgets[::-1])
     if head + tail >= len(budgets):
         return smooth
     middle = smooth[head : len(budgets) - tail]
     return [middle[0]] * head + middle + [middle[-1]] * tail
 
 
-def _smoothed(budgets: Sequence[float]) -> list[float]:
+def _smoothed(budgets: Sequence[float], periods: int = SMOOTHED_OVER) -> list[float]:
     """Budgets with the rhythm averaged out between the full steps at the start and those at the end.
 
     Error diffusion makes the rhythm anew; left in, the two would beat against each other.
     """
-    head = next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
-    end = next((i for i, budget in enumerate(reversed(budgets)) if budget < 1.0), len(budgets))
-    tail = max(head, len(budgets) - max(1, end))
+    head = _full_run(budgets)
+    tail = max(head, len(budgets) - max(1, _full_run(budgets[::-1])))
     longest, run = 0, 0
     low = (min(budgets[head:tail], default=0.0) + max(budgets[head:tail], default=0.0)) / 2
     for budget in budgets[head:tail]:
         run = run + 1 if budget < low else 0
         longest = max(longest, run)
-    reach = SMOOTHED_OVER * (longest + 1) if longest else 0
+    reach = periods * (longest + 1) if longest else 0
     smooth = list(budgets)
     for i in range(head, tail):
         around = budgets[max(head, i - reach) : min(tail, i + reach + 1)]
