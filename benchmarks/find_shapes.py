@@ -3,8 +3,10 @@
 python benchmarks/find_shapes.py --seed 100 [--comfyui TREE] [--write]
 
 A shape is a rhythm, how many full steps come before and after it, and how the rest is estimated; each is brought to
-exactly the budget and judged by its PSNR against the dense run, over testbeds, prompts, seeds and guidance scales.
-Nothing is searched: this is trying what one would draw by hand. The seeds are others than those of `quality.py`.
+the budget and judged by its PSNR against the dense run, over testbeds, prompts, seeds and guidance scales. Where a
+budget does not come to whole steps, a shape of them computes as many as it pays for, and is judged at equal cost: by
+the value between theirs and that of one more. Nothing is searched: this is trying what one would draw by hand. The
+seeds are others than those of `quality.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import dataclasses
 import datetime
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean as mean
 from typing import Any
@@ -29,7 +32,6 @@ TOKEN_MODES = ("default", "refit", "forecast")
 HEADS = (1, 2, 3)
 TAILS = (1, 2, 4)
 PARTIAL = (1, 2, 3, 4, 5)
-SAME_BUDGET = 0.01  # share by which a shape may miss the budget
 # Whole steps keep two latents; a schedule with token steps keeps a tensor per block and must be clearly better.
 WORTH_A_STORE = 1.0
 TIE = 0.25  # dB; among shapes so close the one that is never far behind is taken
@@ -70,10 +72,8 @@ def try_all(cases: Sequence[Case], budget: float, candidates: Sequence[Any]) -> 
     best: list[float] = []
     tried = set()
     for shape in candidates:
-        schedule = schedule_of(shape, budget, sigmas, "candidate")
+        schedule = schedule_of(shape, paid_for(shape, budget, len(sigmas)), sigmas, "candidate")
         if shape.whole and schedule.has_fractions:  # the budget cannot be met with whole steps placed like this
-            continue
-        if abs(schedule.mean_budget - budget) > SAME_BUDGET * budget:
             continue
         if (schedule.budgets, schedule.mode) in tried:  # two leans can come to the same steps
             continue
@@ -82,11 +82,35 @@ def try_all(cases: Sequence[Case], budget: float, candidates: Sequence[Any]) -> 
         if len(values) < len(cases):
             continue
         best = max(best, values, key=lambda found: mean(found) if found else float("-inf"))
-        by_label = means_by_label(cases, values)
-        rows.append({"shape": shape, "psnr": spread(values), "by_label": by_label, "share": share})
-        told = ", ".join(f"{label}: {part:.2f}" for label, part in by_label.items())
-        print(f"{budget}  {shape.title:70} {share:.1%} {mean(values):6.2f} dB  ({told})", flush=True)
-    return sorted(rows, key=lambda row: -row["psnr"]["mean"]), len(tried)
+        row = {"shape": shape, "psnr": spread(values), "by_label": means_by_label(cases, values), "share": share}
+        row["at_equal_cost"] = means_by_label(cases, at_budget(cases, shape, budget, values))
+        rows.append(row)
+        told = ", ".join(f"{label}: {part:.2f}" for label, part in row["at_equal_cost"].items())
+        print(f"{budget}  {shape.title:70} {share:.1%} {mean(values):6.2f} dB  (at equal cost {told})", flush=True)
+    return sorted(rows, key=merit, reverse=True), len(tried)
+
+
+def merit(row: dict[str, Any]) -> float:
+    """PSNR at equal cost, every testbed and guidance counting alike."""
+    return mean(row["at_equal_cost"].values())
+
+
+def paid_for(shape: Any, budget: float, steps: int) -> float:
+    """The part of the budget that a shape can spend: whole steps come to as many as fit in."""
+    return math.floor(budget * steps + 1e-6) / steps if shape.whole else budget
+
+
+def at_budget(cases: Sequence[Case], shape: Any, budget: float, values: Sequence[float]) -> list[float]:
+    """What `values`, PSNR at the part of the budget that the shape spends, would be at all of it."""
+    from drawn import schedule_of
+
+    sigmas = grid_of(cases)
+    unspent = (budget - paid_for(shape, budget, len(sigmas))) * len(sigmas)
+    if unspent < 1e-6:
+        return list(values)
+    one_more = schedule_of(shape, math.ceil(budget * len(sigmas)) / len(sigmas), sigmas, "one step more")
+    more, _ = judge(cases, one_more, [])
+    return [less + unspent * (value - less) for less, value in zip(values, more, strict=True)]
 
 
 def judge(cases: Sequence[Case], schedule: Any, best: Sequence[float]) -> tuple[list[float], float]:
@@ -119,11 +143,11 @@ def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Of rows that are as good on average it is the one that falls least behind the best under any label.
     """
     whole = [row for row in rows if row["shape"].whole]
-    if whole and rows[0]["psnr"]["mean"] - whole[0]["psnr"]["mean"] < WORTH_A_STORE:
+    if whole and merit(rows[0]) - merit(whole[0]) < WORTH_A_STORE:
         rows = whole
-    tied = [row for row in rows if row["psnr"]["mean"] > rows[0]["psnr"]["mean"] - TIE]
-    best = {label: max(row["by_label"][label] for row in rows) for label in rows[0]["by_label"]}
-    return min(tied, key=lambda row: max(best[label] - value for label, value in row["by_label"].items()))
+    tied = [row for row in rows if merit(row) > merit(rows[0]) - TIE]
+    best = {label: max(row["at_equal_cost"][label] for row in rows) for label in rows[0]["at_equal_cost"]}
+    return min(tied, key=lambda row: max(best[label] - value for label, value in row["at_equal_cost"].items()))
 
 
 def against_tokens(rows: Sequence[dict[str, Any]]) -> str:
@@ -131,7 +155,7 @@ def against_tokens(rows: Sequence[dict[str, Any]]) -> str:
     best = {whole: next((r for r in rows if r["shape"].whole == whole), None) for whole in (True, False)}
     if best[True] is None or best[False] is None:
         return ""
-    ahead = best[True]["psnr"]["mean"] - best[False]["psnr"]["mean"]
+    ahead = merit(best[True]) - merit(best[False])
     ahead_by = f"{abs(ahead):.1f} dB {'ahead of' if ahead >= 0.0 else 'behind'}"
     return f"on two small test models whole steps were {ahead_by} the best token steps at this budget"
 
@@ -168,7 +192,8 @@ def write_schedules(chosen: dict[float, tuple[dict, dict]], sigmas: Sequence[flo
         for family in ("wan", "any"):
             note = {} if family == "wan" else {"transferred": "made for Wan, not tried on other families"}
             name = f"{family}-{budget:.2f}"
-            schedule = schedule_of(row["shape"], budget, sigmas, name, family=family, provenance={**found, **note})
+            spent = paid_for(row["shape"], budget, len(sigmas))
+            schedule = schedule_of(row["shape"], spent, sigmas, name, family=family, provenance={**found, **note})
             save(schedule, bundled_folder(), overwrite=True)
 
 

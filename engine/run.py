@@ -24,6 +24,7 @@ from .store import StoreSize
 
 SIGMA_TOLERANCE = 1e-6
 FEW_STEPS = 8
+NOTED_SHORTFALL = 0.01
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 
 
@@ -98,22 +99,21 @@ class Run:
     def _new_report(self, cost: BlockCost | None, family: str) -> Report:
         plan = self.plan
         weighted = sum(b * w for b, w in zip(self.budgets, self.evaluations, strict=True))
+        planned = weighted / max(1, sum(self.evaluations))
+        asked = plan.schedule.mean_budget if plan.budget is None else plan.budget
         report = Report(
             schedule=plan.schedule.name,
             choice=plan.choice,
             mode=plan.mode.name,
             family=family,
             steps=self.steps,
-            asked_budget=weighted / max(1, sum(self.evaluations)),
+            asked_budget=asked if plan.target_speedup is None else planned,
             target_speedup=plan.target_speedup,
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
-        fractions = sum(0.0 < b < 1.0 for b in self.budgets)
-        if fractions and not plan.schedule.has_fractions:
-            report.note(
-                f"{fractions} of {self.steps} steps computes a share of the tokens to keep the budget exactly; "
-                "cache 'none' keeps to whole steps and saves its memory"
-            )
+        computed = sum(b == 1.0 for b in self.budgets)
+        if set(self.budgets) == {0.0, 1.0} and asked - planned > NOTED_SHORTFALL and plan.target_speedup is None:
+            report.note(f"{computed} of {self.steps} steps are computed: no more whole ones fit into the budget")
         if self.steps <= FEW_STEPS and not plan.is_full:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
         return report

@@ -20,8 +20,9 @@ TIPS = {
     "accelerated; any other model passes through unchanged, and the log says why.",
     "schedule": "What share of the video is computed at which step. 'auto' picks the schedule for your model whose "
     "mean budget is nearest to the budget below. Saved schedules are listed by name.",
-    "budget": "Used with schedule 'auto': the share of the video's tokens to compute over the whole run. 0.4 is up to "
-    "twice as fast, 1.0 is exactly the original result. A schedule chosen by name keeps its own mean budget.",
+    "budget": "Used with schedule 'auto': the share of the video's tokens to compute over the whole run; as many "
+    "whole steps are computed as it pays for. 0.4 is up to twice as fast, 1.0 is exactly the original result. A "
+    "schedule chosen by name keeps its own mean budget.",
     "target_speedup": "2 means: twice as fast. The budget is then worked out from the size of your model and video, "
     "for any schedule. 0: use the budget instead.",
     "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It takes the place of the one "

@@ -82,20 +82,25 @@ def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | Non
     if family == UNKNOWN_FAMILY:  # the model will pass through: nothing to choose, and nothing to fail about
         return uniform(AUTO, budget, flow_sigmas(30)), budget
     schedule = pick(budget, family, schedule_folders())
-    # Left at its own mean a schedule is used point for point; brought to another it is laid out anew.
+    # Asked for its own mean, a schedule is used point for point on its own steps; for another it is laid out anew.
     fits = abs(schedule.mean_budget - budget) < OWN_MEAN_TOLERANCE
-    return schedule, None if fits else budget
+    return schedule, max(budget, schedule.mean_budget) if fits else budget
 
 
 def explain(schedule: Schedule, budget: float | None, target: float | None) -> str:
     """Why `auto` took this schedule, and what it keeps in memory; budget: the mean it is brought to, None its own."""
     wanted = f"the target of {target:g}x" if target else "the budget"
-    brought = "" if budget is None else f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
+    brought = ""
+    if budget is not None and abs(schedule.mean_budget - budget) > _unspent(schedule):
+        brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
     keeps = "a tensor per block" if schedule.has_fractions else "two latents per conditioning"
-    if budget is not None and not schedule.has_fractions:
-        keeps += " (and a tensor per block, where whole steps do not come to just that budget)"
     reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
     return f"auto: '{schedule.name}' is nearest to {wanted}{brought}; it keeps {keeps}{reason}"
+
+
+def _unspent(schedule: Schedule) -> float:
+    """By how much a schedule may miss the budget it was made for: whole steps by less than one."""
+    return OWN_MEAN_TOLERANCE if schedule.has_fractions else 1.0 / len(schedule.points)
 
 
 def _control(mode: str, schedule: Schedule, budget: float) -> Schedule:

@@ -2,6 +2,9 @@
 
 Budgets are not interpolated: an anchor-and-probe pattern would blur into a uniform one. The source's local density
 is followed by error diffusion over the budgets the source uses, and what is left over is settled on few steps.
+
+A schedule of whole steps stays one, with as many steps as its budget pays for: computing a share of one more gained
+nothing where it was measured, and needs a store per block.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ def budgets_for(
     evaluations: model calls per step (Heun: two for most), default one each; the mean is over calls.
     mean: mean budget wanted, default the schedule's own.
 
-    The first step is always full and a step that ends at sigma 0 is at least 0.5, so on very short runs
-    the mean can come out above what was asked, never below by more than the tolerance.
+    Token steps come to the mean within the tolerance. Whole steps are as many as a mean that is asked for pays for;
+    their own mean they come as near to as they can. The first step is always full and a step that ends at sigma 0 is
+    computed, so on very short runs the mean can come out above what was asked.
     """
     steps = len(sigmas) - 1
     if steps < 1:
@@ -44,13 +48,16 @@ def budgets_for(
         return [1.0] * steps
     total = asked * sum(weights)
     floors = _floors(sigmas, steps)
-    if _same_steps(schedule, sigmas) and _is_settled(schedule.budgets, floors, weights, total):
-        return list(schedule.budgets)  # where the steps stand was chosen for just this
+    own = schedule.budgets if _same_steps(schedule, sigmas) else ()
+    if own and _is_settled(own, floors, weights, total):
+        return list(own)  # where the steps stand was chosen for just this
     # One fraction is no rhythm: it met the budget where the steps did not come out even.
-    if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1 and len(set(weights)) == 1:
-        density = _density_of(_without_ends(schedule.budgets), schedule, sigmas)
-        placed = _place_whole_steps(density, *_full_ends(schedule, sigmas), round(asked * steps))
-        return _settle(placed, floors, weights, total)
+    if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1:
+        # What was asked for is the most that is spent; its own mean is come as near to as whole steps can.
+        most = total * (1.0 + SETTLED) if mean is not None else total + max(weights) / 2
+        placed = _most_whole_steps(schedule, sigmas, weights, most)
+        as_own = not schedule.has_fractions and sum(own) == sum(placed) and _weighted(own, weights) <= most
+        return list(own) if as_own else placed
     density = _density_of(_smoothed(schedule.budgets), schedule, sigmas)
     factor = _solve(lambda f: _clipped(density, floors, f), weights, total)
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
@@ -130,6 +137,18 @@ def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
 def _full_run(budgets: Sequence[float]) -> int:
     """How many full steps come first."""
     return next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
+
+
+def _most_whole_steps(schedule: Schedule, sigmas: Sequence[float], weights: Sequence[int], most: float) -> list[float]:
+    """As many whole steps as come to no more than `most` calls, placed as in the source."""
+    density = _density_of(_without_ends(schedule.budgets), schedule, sigmas)
+    ends = _full_ends(schedule, sigmas)
+    placed: list[float] = []
+    for number in range(min(len(density), int(most / max(1, min(weights)))), -1, -1):
+        placed = _place_whole_steps(density, *ends, number)
+        if _weighted(placed, weights) <= most:
+            break
+    return placed
 
 
 def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:

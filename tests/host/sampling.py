@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,15 @@ def full(model: Any) -> Any:
 def last(handle: ReportHandle) -> Report:
     assert handle.last is not None
     return handle.last
+
+
+def keeps(report: Report, budget: float, schedule: Schedule = TOKENS) -> bool:
+    """Whether a run computed what the budget pays for: of whole steps as many as fit into it."""
+    tokens: Counter[int] = Counter()
+    for call in report.calls:
+        tokens[call.step] += call.tokens
+    spare = 0.0 if schedule.has_fractions else max(tokens.values()) / sum(tokens.values())
+    return 0.98 * budget - spare < report.computed_share < 1.02 * budget
 
 
 def psnr(reference: Tensor, other: Tensor) -> float:

@@ -140,11 +140,16 @@ def test_own_grid_gives_own_budgets(shape):
 def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
     """Where its full steps stand was chosen by trying."""
     schedule = load(path)
-    asked = round(schedule.mean_budget, 2)
+    asked = math.ceil(schedule.mean_budget * 100 - 1e-6) / 100
     assert budgets_for(schedule, grid(30, shift), mean=asked) == list(schedule.budgets)
-    calls = [2] * 29 + [1]  # Heun
-    kept = budgets_for(schedule, grid(30, shift), evaluations=calls, mean=asked)
-    assert sum(b * c for b, c in zip(kept, calls, strict=True)) / sum(calls) == pytest.approx(asked, rel=0.01)
+    assert_as_many_whole_steps_as_fit(schedule, grid(30, shift), [2] * 29 + [1], asked)  # Heun
+
+
+def assert_as_many_whole_steps_as_fit(schedule, sigmas, calls, mean):
+    budgets = budgets_for(schedule, sigmas, evaluations=calls, mean=mean)
+    spent = sum(b * c for b, c in zip(budgets, calls, strict=True))
+    assert set(budgets) <= {0.0, 1.0}
+    assert mean * sum(calls) - max(calls) < spent <= mean * sum(calls) * 1.005
 
 
 @pytest.mark.parametrize("mean", [None, 0.4])
@@ -167,9 +172,13 @@ def test_full_steps_at_the_end_stay_at_the_end(steps, computed, least):
 @SHAPE
 @pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
 def test_mean_budget_is_kept_on_any_grid(shape, mean):
+    """Token steps come to it, whole steps stay whole and come to as much of it as they can."""
     for steps in range(8, 51):
         for shift in (8.0, 3.0, 1.0):
             for calls in ([1] * steps, [1] + [2] * (steps - 1), [2] * (steps - 1) + [1], [3] * steps):
+                if not shape.has_fractions:
+                    assert_as_many_whole_steps_as_fit(shape, grid(steps, shift), calls, mean)
+                    continue
                 budgets = budgets_for(shape, grid(steps, shift), evaluations=calls, mean=mean)
                 kept = sum(b * c for b, c in zip(budgets, calls, strict=True)) / sum(calls)
                 assert kept == pytest.approx(mean, rel=0.01), (steps, shift, calls[:2])
@@ -182,8 +191,7 @@ def test_mean_budget_is_kept_on_any_grid(shape, mean):
 def test_rhythm_stays_a_rhythm(steps):
     """Anchors and probes never blur into middling budgets, and anchors stay evenly spread."""
     budgets = budgets_for(SHAPES["0 0 1"], grid(steps))
-    middling = [b for b in budgets[1:-1] if 0.0 < b < 1.0]
-    assert len(middling) <= 1
+    assert set(budgets) == {0.0, 1.0}
     start = next(i for i, b in enumerate(budgets) if b == 0.0)
     gaps = [len(gap) for gap in "".join("0" if b == 0.0 else "1" for b in budgets[start:]).split("1") if gap]
     assert max(gaps) <= 3
@@ -199,7 +207,7 @@ def test_whole_steps_stay_evenly_spread(steps, mean):
     gaps = [b - a for a, b in pairwise(computed)]
     wide = [i for i, gap in enumerate(gaps) if gap > 1]
     assert max(gaps) - min(gaps[wide[0] : wide[-1] + 1]) <= 2, gaps
-    assert sum(budgets) == pytest.approx(mean * steps, rel=0.01)
+    assert abs(sum(budgets) - mean * steps) <= 0.5
 
 
 def test_uniform_stays_uniform():
