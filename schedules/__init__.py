@@ -2,9 +2,10 @@
 
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .library import bundled_folder, list_schedules, pick
-from .resample import budgets_for, without_fractions
+from .resample import budgets_for
 from .schedule import MODE_NAMES, Schedule, check_name
 from .shapes import flow_sigmas, leaning, rhythm, uniform, whole_steps
+from .whole import without_fractions
 
 __all__ = [
     "FORMAT_NAME",

@@ -1,0 +1,90 @@
+"""Where a schedule spends its budget: its density over a run's progress, and the sums that resampling is made of."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from .schedule import Schedule
+
+SIGMA_TOLERANCE = 1e-4
+SETTLED = 0.005  # share of the budget's sum that may stay unsettled
+SMOOTHED_OVER = 2  # periods of a rhythm to either side
+
+
+def progress_at(schedule: Schedule, sigma: float) -> float:
+    """Where in the source run (0...1) a noise level lies; beyond its ends: the ends."""
+    levels = [-s for s in (*schedule.sigmas, 0.0)]
+    place = bisect_left(levels, -sigma - SIGMA_TOLERANCE)
+    if place == 0:
+        return 0.0
+    if place == len(levels):
+        return 1.0
+    before, after = -levels[place - 1], -levels[place]
+    return (place - 1 + (before - sigma) / (before - after)) / len(schedule.points)
+
+
+def density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
+    """The average of `source`, budgets of the schedule's steps, over each of the run's; never 0, so that it can grow.
+
+    The run's steps are spread evenly over the part of the schedule that they cover.
+    """
+    start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
+    if end - start < 1e-6:
+        start, end = 0.0, 1.0
+    steps = len(sigmas) - 1
+    integral = [0.0]
+    for budget in source:
+        integral.append(integral[-1] + budget)
+
+    def cumulative(progress: float) -> float:
+        position = min(max(progress, 0.0), 1.0) * len(source)
+        whole = min(int(position), len(source) - 1)
+        return integral[whole] + (position - whole) * source[whole]
+
+    edges = [start + (end - start) * i / steps for i in range(steps + 1)]
+    return [
+        max(1e-3, (cumulative(edges[i + 1]) - cumulative(edges[i])) / ((edges[i + 1] - edges[i]) * len(source)))
+        for i in range(steps)
+    ]
+
+
+def smoothed(budgets: Sequence[float], periods: int = SMOOTHED_OVER) -> list[float]:
+    """Budgets with the rhythm averaged out between the full steps at the start and those at the end.
+
+    Error diffusion makes the rhythm anew; left in, the two would beat against each other.
+    """
+    head = full_run(budgets)
+    tail = max(head, len(budgets) - max(1, full_run(budgets[::-1])))
+    longest, run = 0, 0
+    low = (min(budgets[head:tail], default=0.0) + max(budgets[head:tail], default=0.0)) / 2
+    for budget in budgets[head:tail]:
+        run = run + 1 if budget < low else 0
+        longest = max(longest, run)
+    reach = periods * (longest + 1) if longest else 0
+    smooth = list(budgets)
+    for i in range(head, tail):
+        around = budgets[max(head, i - reach) : min(tail, i + reach + 1)]
+        smooth[i] = sum(around) / len(around)
+    return smooth
+
+
+def full_run(budgets: Sequence[float]) -> int:
+    """How many full steps come first."""
+    return next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
+
+
+def weighted(budgets: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(b * w for b, w in zip(budgets, weights, strict=True))
+
+
+def solve(budgets_at: Callable[[float], list[float]], weights: Sequence[int], total: float) -> float:
+    """Bisection for the factor at which non-decreasing budgets sum to the total (or come closest)."""
+    low, high = 0.0, 2048.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        if weighted(budgets_at(middle), weights) < total:
+            low = middle
+        else:
+            high = middle
+    return high

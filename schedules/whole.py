@@ -1,0 +1,83 @@
+"""Schedules of whole steps on other runs: full steps and reused ones, as many full ones as a budget pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .density import SETTLED, SIGMA_TOLERANCE, density_of, full_run, progress_at, smoothed, solve, weighted
+from .schedule import Schedule
+
+WHOLE_STEPS_SMOOTHED_OVER = 6  # periods to either side; less would keep what rounding made of even gaps
+
+
+def most_whole_steps(schedule: Schedule, sigmas: Sequence[float], weights: Sequence[int], most: float) -> list[float]:
+    """As many whole steps as come to no more than `most` calls, placed as in the source."""
+    density = density_of(_without_ends(schedule.budgets), schedule, sigmas)
+    ends = _full_ends(schedule, sigmas)
+    placed: list[float] = []
+    for number in range(min(len(density), int(most / max(1, min(weights)))), -1, -1):
+        placed = _place_whole_steps(density, *ends, number)
+        if weighted(placed, weights) <= most:
+            break
+    return placed
+
+
+def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
+    """How many full steps a run begins and ends with: one where the source has one, else as large a part of it."""
+    steps, source = len(sigmas) - 1, list(schedule.budgets)
+    start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
+    covered = max(end - start, 1e-6)
+    head, tail = full_run(source), full_run(source[::-1])
+    first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
+    last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
+    return max(1, round(first)), max(int(sigmas[-1] <= SIGMA_TOLERANCE), round(last))
+
+
+def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
+    """Full steps at both ends, the rest of the `wanted` ones between them: each in the middle of its share of density.
+
+    So the gaps are alike where the density is, also next to the ends, which error diffusion does not bring about.
+    """
+    steps = len(density)
+    head = min(head, steps)
+    tail = min(tail, steps - head, max(1, wanted - head))
+    between = density[head : steps - tail]
+    number = min(len(between), max(0, wanted - head - tail))
+    share = solve(lambda f: [min(1.0, f * value) for value in between], [1] * len(between), number)
+    budgets, reached, placed = [1.0] * head, 0.0, 0
+    for value in between:
+        reached += min(1.0, share * value) if number else 0.0
+        due = placed < number and reached >= placed + 0.5 - 1e-9
+        placed += due
+        budgets.append(1.0 if due else 0.0)
+    return budgets + [1.0] * tail
+
+
+def _without_ends(budgets: Sequence[float]) -> list[float]:
+    """As `smoothed`, the full steps at either end like their neighbours: what rounding their number leaves over is no
+    reason for one more step next to them.
+    """
+    smooth = smoothed(budgets, WHOLE_STEPS_SMOOTHED_OVER)
+    head, tail = full_run(budgets), full_run(budgets[::-1])
+    if head + tail >= len(budgets):
+        return smooth
+    middle = smooth[head : len(budgets) - tail]
+    return [middle[0]] * head + middle + [middle[-1]] * tail
+
+
+def without_fractions(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
+    """From step `start` on only full and reuse steps, at about the same mean and never above it by a step.
+
+    For runs that cannot keep residuals per block. The last step is full if it was computed at all.
+    """
+    whole = list(budgets)
+    last = len(whole) - 1
+    owed = -(weights[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
+    for i in range(start, last + 1):
+        if i == last and whole[i] > 0.0:
+            whole[i] = 1.0
+            continue
+        owed += weights[i] * whole[i]
+        whole[i] = 1.0 if owed >= weights[i] * (1.0 - SETTLED) else 0.0
+        owed -= weights[i] * whole[i]
+    return whole
