@@ -157,13 +157,16 @@ def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterat
 def below_the_lowest(budgets: Sequence[float], sigmas: Sequence[float]) -> Iterator[Candidate]:
     """Points at less than the lowest budget, for comparing at equal cost there.
 
-    The published method costs more at equal tokens. Whole steps that do not come out even compute one more than asked.
+    The published method costs more at equal tokens. Of a budget that does not come to whole steps the bundled schedules
+    leave a part unspent: the strongest controls are measured at what they spend, too.
     """
     lowest, steps = min(budgets), len(sigmas)
     cheaper = round(lowest - PAPER_BELOW, 3)
     yield drawn(Shape(1, (cheaper,), mode="paper"), cheaper, sigmas, "uniform, paper")
     if not math.isclose(lowest * steps, round(lowest * steps)):
-        yield drawn(Shape(1), math.floor(lowest * steps) / steps, sigmas, "whole steps, corrected")
+        spent = math.floor(lowest * steps) / steps
+        yield from whole_step_controls(spent, sigmas, wide=False)
+        yield from token_controls(spent, sigmas, wide=False)
 
 
 def step_cache(name: str, threshold: float) -> Candidate:
