@@ -138,16 +138,19 @@ def means_by_label(cases: Sequence[Case], values: Sequence[float]) -> dict[str, 
 
 
 def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The best row; whole steps unless token steps are clearly better, since those need a store per block.
+    """The best row; whole steps unless token steps are clearly better at equal cost, since those need a store per block.
 
-    Of rows that are as good on average it is the one that falls least behind the best under any label.
+    Of rows that are as good on average it is the one that falls least behind the best under any label. Whole steps, all
+    of which spend as much, are told apart by what they compute.
     """
     whole = [row for row in rows if row["shape"].whole]
+    figures = "at_equal_cost"
     if whole and merit(rows[0]) - merit(whole[0]) < WORTH_A_STORE:
-        rows = whole
-    tied = [row for row in rows if merit(row) > merit(rows[0]) - TIE]
-    best = {label: max(row["at_equal_cost"][label] for row in rows) for label in rows[0]["at_equal_cost"]}
-    return min(tied, key=lambda row: max(best[label] - value for label, value in row["at_equal_cost"].items()))
+        rows, figures = whole, "by_label"
+    most = max(mean(row[figures].values()) for row in rows)
+    tied = [row for row in rows if mean(row[figures].values()) > most - TIE]
+    best = {label: max(row[figures][label] for row in rows) for label in rows[0][figures]}
+    return min(tied, key=lambda row: max(best[label] - value for label, value in row[figures].items()))
 
 
 def against_tokens(rows: Sequence[dict[str, Any]]) -> str:
