@@ -138,7 +138,7 @@ def means_by_label(cases: Sequence[Case], values: Sequence[float]) -> dict[str, 
 
 
 def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The best row; whole steps unless token steps are clearly better at equal cost, since those need a store per block.
+    """The best row; whole steps unless token steps, which need a store per block, are clearly better at equal cost.
 
     Of rows that are as good on average it is the one that falls least behind the best under any label. Whole steps, all
     of which spend as much, are told apart by what they compute.
