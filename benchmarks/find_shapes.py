@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0, 6.0])
     parser.add_argument("--whole-steps-only", action="store_true", help="leave token rhythms out")
+    parser.add_argument("--only", default="", metavar="TITLE", help="shapes whose titles begin so")
     parser.add_argument("--tag", default="", help="added to the result's name")
     parser.add_argument(
         "--write", action="store_true", help="write the best shape of every budget to schedules/bundled"
@@ -233,6 +234,7 @@ def main() -> None:
     host = host_process.start(args, cpu=True)
     cases = make_cases(args)
     candidates = [shape for shape in shapes() if not shape.pattern or shape.whole or not args.whole_steps_only]
+    candidates = [shape for shape in candidates if shape.title.startswith(args.only)]
     result: dict[str, Any] = {"benchmark": "find_shapes", "environment": environment(host, args, "cpu"), "budgets": {}}
     chosen = {}
     for budget in args.budgets:
