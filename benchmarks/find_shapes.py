@@ -160,7 +160,8 @@ def against_tokens(rows: Sequence[dict[str, Any]]) -> str:
         return ""
     ahead = merit(best[True]) - merit(best[False])
     ahead_by = f"{abs(ahead):.1f} dB {'ahead of' if ahead >= 0.0 else 'behind'}"
-    return f"on two small test models whole steps were {ahead_by} the best token steps at this budget"
+    found = f"on two small test models whole steps were {ahead_by} the best token steps at this budget"
+    return found if ahead >= 0.0 else f"{found}, which keep a tensor per block"
 
 
 def provenance(

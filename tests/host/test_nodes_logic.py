@@ -62,7 +62,7 @@ def test_numbers_out_of_range_are_refused(budget: float, target: float) -> None:
         check_numbers(budget, target)
 
 
-@pytest.mark.parametrize("budget", [0.3, 0.43, 0.5])
+@pytest.mark.parametrize("budget", [0.25, 0.3, 0.43, 0.5])
 @pytest.mark.parametrize("steps", [12, 20, 30])
 def test_auto_never_plans_more_whole_steps_than_the_budget_pays_for(budget: float, steps: int) -> None:
     plan = choose_plan(Wish("auto", budget), "wan")
