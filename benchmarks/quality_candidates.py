@@ -154,7 +154,7 @@ def token_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterat
             yield drawn(Shape(1, pattern, mode=mode), budget, sigmas, title)
 
 
-def below_the_lowest(budgets: Sequence[float], sigmas: Sequence[float]) -> Iterator[Candidate]:
+def below_the_lowest(budgets: Sequence[float], sigmas: Sequence[float], wide: bool) -> Iterator[Candidate]:
     """Points at less than the lowest budget, for comparing at equal cost there.
 
     The published method costs more at equal tokens. Of a budget that does not come to whole steps the bundled schedules
@@ -165,7 +165,7 @@ def below_the_lowest(budgets: Sequence[float], sigmas: Sequence[float]) -> Itera
     yield drawn(Shape(1, (cheaper,), mode="paper"), cheaper, sigmas, "uniform, paper")
     if not math.isclose(lowest * steps, round(lowest * steps)):
         spent = math.floor(lowest * steps) / steps
-        yield from whole_step_controls(spent, sigmas, wide=False)
+        yield from whole_step_controls(spent, sigmas, wide)
         yield from token_controls(spent, sigmas, wide=False)
 
 
@@ -244,7 +244,7 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
         for made in (whole_step_controls, token_controls)
         for control in made(budget, sigmas, wide)
     ]
-    return [*bundled(table.budgets), *caches, *controls, *below_the_lowest(table.budgets, sigmas)]
+    return [*bundled(table.budgets), *caches, *controls, *below_the_lowest(table.budgets, sigmas, wide)]
 
 
 def testbed_of(table: Table) -> Testbed:
