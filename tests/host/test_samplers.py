@@ -34,6 +34,18 @@ def test_budget_is_kept_for_any_step_count(load_tiny, schedule, steps, budget):
     assert keeps(last(handle), budget, SCHEDULES[schedule])
 
 
+@pytest.mark.parametrize(("steps", "computed"), [(12, None), (13, 6)])
+def test_the_report_says_when_whole_steps_leave_some_of_the_budget(load_tiny, steps, computed):
+    fast, handle = accelerated(load_tiny(), WHOLE, budget=0.5)
+    sample(fast, steps=steps)
+    report = last(handle)
+    notes = [note for note in report.notes if "no more whole ones fit" in note]
+    assert notes == (
+        [f"{computed} of {steps} steps are computed: no more whole ones fit into the budget"] * bool(computed)
+    )
+    assert report.asked_budget == 0.5
+
+
 def test_two_halves_of_a_run(load_tiny):
     """KSamplerAdvanced: the first half leaves noise, the second adds none."""
     model = load_tiny()
