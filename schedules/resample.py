@@ -53,8 +53,8 @@ def budgets_for(
         # What was asked for is the most that is spent; its own mean is come as near to as whole steps can.
         most = total * (1.0 + SETTLED) if mean is not None else total + max(weights) / 2
         placed = most_whole_steps(schedule, sigmas, weights, most)
-        as_own = not schedule.has_fractions and sum(own) == sum(placed) and weighted(own, weights) <= most
-        return list(own) if as_own else placed
+        as_many = not schedule.has_fractions and sum(own) == sum(placed) and weighted(own, weights) <= most
+        return list(own) if as_many and _is_above(own, floors) else placed
     density = density_of(smoothed(schedule.budgets), schedule, sigmas)
     factor = solve(lambda f: _clipped(density, floors, f), weights, total)
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
@@ -71,8 +71,11 @@ def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
 
 def _is_settled(budgets: Sequence[float], floors: Sequence[float], weights: Sequence[int], total: float) -> bool:
     """Whether budgets sum to the total already, with none below its floor."""
-    above = all(budget >= floor for budget, floor in zip(budgets, floors, strict=True))
-    return above and abs(weighted(budgets, weights) - total) <= SETTLED * total
+    return _is_above(budgets, floors) and abs(weighted(budgets, weights) - total) <= SETTLED * total
+
+
+def _is_above(budgets: Sequence[float], floors: Sequence[float]) -> bool:
+    return all(budget >= floor for budget, floor in zip(budgets, floors, strict=True))
 
 
 def _floors(sigmas: Sequence[float], steps: int) -> list[float]:

@@ -39,7 +39,7 @@ def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: i
     So the gaps are alike where the density is, also next to the ends, which error diffusion does not bring about.
     """
     steps = len(density)
-    head = min(head, steps)
+    head = min(head, steps, max(1, wanted - min(1, tail)))
     tail = min(tail, steps - head, max(1, wanted - head))
     between = density[head : steps - tail]
     number = min(len(between), max(0, wanted - head - tail))

@@ -169,6 +169,19 @@ def test_full_steps_at_the_end_stay_at_the_end(steps, computed, least):
     assert budgets[-least:] == [1.0] * least
 
 
+@pytest.mark.parametrize("mean", [0.5, 0.3, 0.25])
+@pytest.mark.parametrize(("head", "tail"), [(4, 1), (1, 4), (6, 6)])
+def test_full_ends_give_way_to_the_budget(head, tail, mean):
+    schedule = leaning("ends", 0.6, GRID, full_start=head, full_end=tail)
+    for steps in range(8, 51):
+        assert_as_many_whole_steps_as_fit(schedule, grid(steps), [1] * steps, mean)
+
+
+def test_a_last_step_that_must_be_computed_takes_the_place_of_another():
+    schedule = Schedule("first two", tuple(zip(flow_sigmas(4), (1.0, 1.0, 0.0, 0.0), strict=True)))
+    assert budgets_for(schedule, grid(4)) == [1.0, 0.0, 0.0, 1.0]
+
+
 @SHAPE
 @pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
 def test_mean_budget_is_kept_on_any_grid(shape, mean):
