@@ -73,8 +73,6 @@ def try_all(cases: Sequence[Case], budget: float, candidates: Sequence[Any]) -> 
     tried = set()
     for shape in candidates:
         schedule = schedule_of(shape, paid_for(shape, budget, len(sigmas)), sigmas, "candidate")
-        if shape.whole and schedule.has_fractions:  # the budget cannot be met with whole steps placed like this
-            continue
         if (schedule.budgets, schedule.mode) in tried:  # two leans can come to the same steps
             continue
         tried.add((schedule.budgets, schedule.mode))

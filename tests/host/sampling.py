@@ -82,8 +82,9 @@ def keeps(report: Report, budget: float, schedule: Schedule = TOKENS) -> bool:
     tokens: Counter[int] = Counter()
     for call in report.calls:
         tokens[call.step] += call.tokens
-    spare = 0.0 if schedule.has_fractions else max(tokens.values()) / sum(tokens.values())
-    return 0.98 * budget - spare < report.computed_share < 1.02 * budget
+    one_step = max(tokens.values()) / sum(tokens.values())
+    least, most = (0.98 * budget, 1.02 * budget) if schedule.has_fractions else (budget - one_step, 1.005 * budget)
+    return least < report.computed_share <= most
 
 
 def psnr(reference: Tensor, other: Tensor) -> float:
