@@ -28,6 +28,9 @@ REQUIREMENTS = TESTS / "requirements.txt"
 # hosts on Python 3.10: pip would leave them out when .venv is newer.
 HOST_PYTEST = VENV / "host-pytest"
 HOST_PYTEST_PACKAGES = ("pytest", "exceptiongroup", "tomli", "typing_extensions")
+# The kernels are compiled with the newest Triton, which .venv holds, and with the oldest one supported.
+OLDEST_TRITON = "3.6.0"
+OLDEST_TRITON_FOLDER = VENV / f"triton-{OLDEST_TRITON}"
 
 if sys.version_info < (3, 10):  # noqa: UP036 - the message is for those who have less
     sys.exit("Astraea needs Python 3.10 or newer, this is " + platform.python_version())
@@ -90,9 +93,28 @@ def prepare_venv() -> None:
     if not pip_install("-r", str(REQUIREMENTS)):
         sys.exit("pip could not install tests/requirements.txt into .venv: see its message above.")
     # Without its dependencies, Triton goes beside any torch build, the CPU one included.
-    if platform.system() == "Linux" and platform.machine() == "x86_64":
+    if has_triton_builds():
         pip_install("--no-deps", "triton")
     stamp.write_text(content, "utf-8")
+
+
+def has_triton_builds() -> bool:
+    """Whether Triton is published for this machine."""
+    return platform.system() == "Linux" and platform.machine() == "x86_64"
+
+
+def prepare_oldest_triton() -> bool:
+    """Puts the oldest supported Triton into a folder of its own; says whether it is there."""
+    stamp = OLDEST_TRITON_FOLDER / "astraea-requirements"
+    if stamped(stamp, OLDEST_TRITON):
+        return True
+    if not has_triton_builds():
+        return False
+    heading(f"setting up Triton {OLDEST_TRITON} beside the newest")
+    if not pip_install("--upgrade", "--target", str(OLDEST_TRITON_FOLDER), "--no-deps", f"triton=={OLDEST_TRITON}"):
+        return False
+    stamp.write_text(OLDEST_TRITON, "utf-8")
+    return True
 
 
 def prepare_host_pytest() -> None:
@@ -171,12 +193,15 @@ def kernels_tier(pytest_arguments: list[str], notices: list[str]) -> Row:
             "Triton is not installed in .venv: the Triton kernels were NOT TESTED (the torch ones were).\n"
             "It exists for Linux on x86_64:  .venv/bin/python -m pip install --no-deps triton"
         )
+    oldest = {"ASTRAEA_TRITON_OLDEST": str(OLDEST_TRITON_FOLDER)} if has_triton and prepare_oldest_triton() else {}
+    if has_triton and not oldest:
+        notices.append(f"Triton {OLDEST_TRITON} could not be installed: the kernels were compiled by the newest only.")
     for file in sorted((TESTS / "kernels").glob("test_*.py")):
         interpreted = file.name.startswith("test_interpreter_")
         if interpreted and not has_triton:
             total += Row("", skipped=1, note="no Triton")
             continue
-        environment = {"TRITON_INTERPRET": "1"} if interpreted else {}
+        environment = {"TRITON_INTERPRET": "1"} if interpreted else oldest
         total += pytest_row(Row("kernels"), VENV_PYTHON, [file, *pytest_arguments], environment, label=file.name)
     return total
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ..errors import BudgetError
+from ..kernels import AUTO as AUTO_ATTENTION
+from ..kernels import WISHES as ATTENTION_WISHES
 from ..schedules import Schedule
 from .modes import Mode, mode_named
 
@@ -40,6 +42,7 @@ class Plan:
     budget: mean share of tokens to compute; None takes the schedule's own mean.
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.
     choice: how the schedule was chosen, in the user's words, for the report.
+    attention: what computes the attention of token steps, see `kernels.attend`.
     """
 
     schedule: Schedule
@@ -48,6 +51,7 @@ class Plan:
     target_speedup: float | None = None
     cache: CachePolicy = CachePolicy()
     choice: str = ""
+    attention: str = AUTO_ATTENTION
 
     def __post_init__(self) -> None:
         if self.budget is not None and not (math.isfinite(self.budget) and LEAST_BUDGET <= self.budget <= 1.0):
@@ -55,6 +59,8 @@ class Plan:
         target = self.target_speedup
         if target is not None and not (math.isfinite(target) and 1.0 <= target <= 10.0):
             raise BudgetError(f"Target speed-up {target} is outside 1...10.")
+        if self.attention not in ATTENTION_WISHES:
+            raise BudgetError(f"Attention {self.attention!r} is unknown; choose one of {', '.join(ATTENTION_WISHES)}.")
 
     def __deepcopy__(self, memo: dict) -> Plan:
         return self  # immutable; hosts deep-copy model options
@@ -75,6 +81,8 @@ def make_plan(
     target_speedup: float | None = None,
     cache: str = "auto",
     choice: str = "",
+    attention: str = AUTO_ATTENTION,
 ) -> Plan:
     """A plan from plain values; `mode` None takes the schedule's. Raises BudgetError for values out of range."""
-    return Plan(schedule, mode_named(mode or schedule.mode), budget, target_speedup, CachePolicy(cache), choice)
+    mode_ = mode_named(mode or schedule.mode)
+    return Plan(schedule, mode_, budget, target_speedup, CachePolicy(cache), choice, attention)

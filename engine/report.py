@@ -39,6 +39,7 @@ class Report:
     announced_bytes: int = 0
     cache_bytes: int = 0
     cache_policy: str = "none"
+    attention: str = ""
     seconds: float = 0.0
     finished: bool = False
 

@@ -9,6 +9,7 @@ from ..engine.plan import Plan
 from ..engine.report import ReportHandle
 from ..engine.run import Run
 from ..models import Architecture
+from .attention import RunAttention
 
 KEY = "astraea"
 RUN_KEY = "astraea_run"
@@ -27,9 +28,10 @@ class Attachment:
 
 @dataclass
 class ActiveRun:
-    """A run in progress, and the architecture of the model it runs on."""
+    """A run in progress, the architecture of the model it runs on, and the attention of its token steps."""
 
     run: Run
+    attention: RunAttention
     announced_bytes: int = 0
     architectures: dict[int, Architecture] = field(default_factory=dict)
 

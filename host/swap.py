@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ..engine.call import Call
 from ..models.architecture import unwrap
+from .compilation import untraced
 
 _ABSENT = object()
 
@@ -47,8 +47,5 @@ def _stand_in(call: Call, index: int, block: nn.Module, original: Callable[..., 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
         return call.run_block(index, block, original, args, kwargs)
 
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None:  # nothing is being compiled in this process; do not pay for the import
-        return forward
     # The bookkeeping changes from call to call and would recompile each time; what it calls may still be compiled.
-    return dynamo.disable(forward, recursive=False)
+    return untraced(forward, recursive=False)

@@ -15,8 +15,9 @@ from ..engine.run import CallSite, Run
 from ..errors import UnsupportedModel
 from ..models import Architecture, describe
 from .attachment import KEY, RUN_KEY, ActiveRun
+from .attention import RunAttention
 from .branch_keys import row_groups
-from .comfy_bridge import cast_like, host_attention
+from .comfy_bridge import cast_like
 from .memory import announced_bytes, context_length, enlarged_shape
 from .rehearsal import rehearse
 from .swap import swapped_forwards
@@ -51,9 +52,9 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
     try:
         architecture = describe(guider.model_patcher.get_model_object("diffusion_model"), cast_like)
     except UnsupportedModel as reason:
-        active = ActiveRun(Run(plan, levels))
-        active.run.report.note(str(reason))
-        return active
+        run = Run(plan, levels)
+        run.report.note(str(reason))
+        return ActiveRun(run, RunAttention(plan.attention, run.report))
     layout = architecture.layout(tuple(noise.shape), {})
     rehearsal = rehearse(guider, sampler, sigmas)
     run = Run(
@@ -70,7 +71,7 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
             f"schedule '{plan.schedule.name}' was made for {plan.schedule.family}, this model is {architecture.family}"
         )
     run.report.announced_bytes = announced_bytes(run, architecture, guider, tuple(noise.shape))
-    return ActiveRun(run, announced_bytes=run.report.announced_bytes)
+    return ActiveRun(run, RunAttention(plan.attention, run.report), announced_bytes=run.report.announced_bytes)
 
 
 def prepare_sampling(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,7 +95,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.report.note(str(reason))
         return executor(*args, **kwargs)
-    call = active.run.open_call(_site(args[0], options, kwargs, architecture))
+    call = active.run.open_call(_site(args[0], options, kwargs, architecture, active.attention))
     if isinstance(call, ReuseCall):
         denoised = call.estimate()
     else:
@@ -103,15 +104,18 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return active.run.close_call(call, denoised)
 
 
-def _site(x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture) -> CallSite:
+def _site(
+    x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, attention: RunAttention
+) -> CallSite:
     groups = row_groups(x, options)
     sigmas = options.get("sigmas")
+    layout = architecture.layout(tuple(x.shape), conditions)
     return CallSite(
         sigma=float(sigmas.flatten()[0]) if sigmas is not None else 0.0,
         groups=groups,
-        layout=architecture.layout(tuple(x.shape), conditions),
+        layout=layout,
         runner=architecture.runner,
-        attend=host_attention(options),
+        attend=attention.for_call(options, layout.total),
         blocks=len(architecture.blocks),
         device=x.device,
         why_full="" if groups and sigmas is not None else "the host did not say which conditionings are in the call",

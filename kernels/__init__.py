@@ -1,5 +1,27 @@
-"""Attention on selected rows behind one signature."""
+"""Attention on selected rows behind one signature: a reference that defines it, and backends that earn their place.
 
-from .attention import attend
+`python kernels` in the pack's folder prints every backend: whether it can be used here, why not, its error, its time.
+"""
 
-__all__ = ["attend"]
+from .backend import Backend, Constraints
+from .custom_op import DISPATCHER, attend
+from .dispatch import AUTO, FAST, HOST, WISHES, Choice, described
+from .key_tiles import KeyTiles
+from .problem import Problem
+from .reference import attend_reference
+
+__all__ = [
+    "AUTO",
+    "DISPATCHER",
+    "FAST",
+    "HOST",
+    "WISHES",
+    "Backend",
+    "Choice",
+    "Constraints",
+    "KeyTiles",
+    "Problem",
+    "attend",
+    "attend_reference",
+    "described",
+]

@@ -11,7 +11,17 @@ from ..engine.plan import CACHE_POLICIES
 from ..engine.report import ReportHandle
 from ..host.accelerate import accelerate, family_of
 from ..host.folders import find_schedule, schedule_names
-from .choice import AUTO, LEAST_BUDGET, MODE_CHOICES, MOST_SPEEDUP, OWN_MODE, Wish, check_numbers, choose_plan
+from .choice import (
+    ATTENTION_CHOICES,
+    AUTO,
+    LEAST_BUDGET,
+    MODE_CHOICES,
+    MOST_SPEEDUP,
+    OWN_MODE,
+    Wish,
+    check_numbers,
+    choose_plan,
+)
 from .choice import schedule_stamp as stamp_of
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
 
@@ -32,6 +42,10 @@ TIPS = {
     "step the same budget, 'whole-step ...' reuses whole steps.",
     "cache": "Where results are kept between steps. 'auto' starts with the fastest and steps down when memory is "
     "short: full, fp8 (half the memory), fp8-host (in main memory), none (reuse whole steps, needs next to nothing).",
+    "attention": "What computes the attention of token steps. 'auto' keeps ComfyUI's own unless another one was timed "
+    "clearly faster on your card and is as accurate; 'host' always keeps ComfyUI's; 'fast' also allows 8-bit ones, "
+    "which change details. A named one gives way where it cannot run; the report tells what served. Attention that "
+    "another node has put on the model (SageAttention and the like) is always kept.",
 }
 
 
@@ -92,6 +106,15 @@ class AstraeaAccelerate(io.ComfyNode):
                     advanced=True,
                     tooltip=TIPS["cache"],
                 ),
+                field(
+                    io.Combo,
+                    "attention",
+                    options=list(ATTENTION_CHOICES),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=TIPS["attention"],
+                ),
             ],
             outputs=[
                 io.Model.Output("accelerated", display_name="model", tooltip="The accelerated model; to the sampler."),
@@ -131,9 +154,10 @@ class AstraeaAccelerate(io.ComfyNode):
         astraea_schedule: Any = None,
         mode: str = OWN_MODE,
         cache: str = "auto",
+        attention: str = "auto",
     ) -> io.NodeOutput:
         family, _ = family_of(model)
         chosen = schedule if astraea_schedule is None else astraea_schedule
-        plan = choose_plan(Wish(chosen, budget, target_speedup, mode, cache), family)
+        plan = choose_plan(Wish(chosen, budget, target_speedup, mode, cache, attention), family)
         handle = ReportHandle()
         return io.NodeOutput(accelerate(model, plan, handle), handle)

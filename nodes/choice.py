@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from ..engine.plan import ATTENTION_WISHES as ATTENTION_CHOICES
 from ..engine.plan import CACHE_POLICIES, Plan, make_plan
 from ..errors import BudgetError
 from ..host.folders import find_schedule, schedule_folders
@@ -33,6 +34,7 @@ class Wish:
     target_speedup: float = 0.0
     mode: str = OWN_MODE
     cache: str = "auto"
+    attention: str = "auto"
 
 
 def check_numbers(budget: float | None, target_speedup: float | None) -> None:
@@ -58,6 +60,8 @@ def choose_plan(wish: Wish, family: str) -> Plan:
         raise BudgetError(f"Mode '{wish.mode}' is unknown; choose one of {', '.join(MODE_CHOICES)}.")
     if wish.cache not in CACHE_POLICIES:
         raise BudgetError(f"Cache '{wish.cache}' is unknown; choose one of {', '.join(CACHE_POLICIES)}.")
+    if wish.attention not in ATTENTION_CHOICES:
+        raise BudgetError(f"Attention '{wish.attention}' is unknown; choose one of {', '.join(ATTENTION_CHOICES)}.")
     target = wish.target_speedup or None
     schedule, budget = _schedule_and_budget(wish, family)
     if wish.mode in MODE_OF_CONTROL:
@@ -69,7 +73,15 @@ def choose_plan(wish: Wish, family: str) -> Plan:
     budget = None if target else budget
     by_itself = wish.schedule == AUTO and family != UNKNOWN_FAMILY and mode is None
     choice = explain(schedule, budget, target) if by_itself else ""
-    return make_plan(schedule, mode=mode, budget=budget, target_speedup=target, cache=cache, choice=choice)
+    return make_plan(
+        schedule,
+        mode=mode,
+        budget=budget,
+        target_speedup=target,
+        cache=cache,
+        choice=choice,
+        attention=wish.attention,
+    )
 
 
 def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | None]:

@@ -82,6 +82,8 @@ def _facts(report: Report) -> list[str]:
         ("Speed-up", _speedups(report)),
         ("Cache", _cache(report)),
     ]
+    if report.attention:
+        facts.append(("Attention", report.attention))
     if not report.finished and report.calls:
         facts.append(("Ended", "early, by an interrupt or an error"))
     if report.choice:

@@ -5,8 +5,12 @@ The folder is never put on sys.path: its `nodes` would shadow ComfyUI's.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +25,10 @@ def load_pack(name: str = "astraea") -> None:
     sys.modules[name] = module
     spec.loader.exec_module(module)
 
+
+# What the tests time is not what the user's machine is to remember. Servers and scripts started by tests inherit it.
+os.environ["ASTRAEA_CACHE_DIR"] = CACHE = tempfile.mkdtemp(prefix="astraea-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 if "astraea" not in sys.modules:
     load_pack()

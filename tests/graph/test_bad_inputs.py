@@ -55,6 +55,7 @@ ACCELERATE = {
     "unknown schedule": ({"schedule": "from another machine"}, "There is no schedule named 'from another machine'"),
     "path as schedule": ({"schedule": "../../../etc/passwd"}, "not a usable schedule name"),
     "backslashes": ({"schedule": "..\\..\\secret"}, "not a usable schedule name"),
+    "unknown attention": ({"attention": "by magic"}, "by magic"),
     "leading dot": ({"schedule": ".hidden"}, "not a usable schedule name"),
 }
 

@@ -93,6 +93,25 @@ def test_every_cache_finishes(cache: str, server: ComfyServer) -> None:
     assert f"({'whole steps' if cache == 'none' else cache})" in text
 
 
+ATTENTION = {
+    "host": r"ComfyUI's attention_pytorch$",
+    "cpu-tiles": r"'cpu-tiles', asked for$",
+    "auto": r"(ComfyUI's attention_pytorch$|'[\w-]+', timed \d\.\d\dx as fast as ComfyUI's)",
+    "sage": r"(ComfyUI's attention_pytorch$|'[\w-]+', timed )",  # not on a CPU: it gives way
+}
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_the_report_tells_which_attention_served(attention: str, server: ComfyServer) -> None:
+    text = report_of(server, accelerated(mode="uniform", attention=attention))
+    assert re.search(rf"^Attention +{ATTENTION[attention]}", text, re.MULTILINE), text
+
+
+def test_an_attention_that_gives_way_is_told_in_the_log(server: ComfyServer) -> None:
+    server.queue(accelerated(mode="uniform", attention="flash-attn-3"))
+    assert "attention 'flash-attn-3' cannot be used and another is: runs on cuda, not on cpu" in server.log
+
+
 def test_budget_one_computes_everything(server: ComfyServer) -> None:
     text = report_of(server, accelerated(budget=1.0))
     assert text.startswith("Astraea: every step was computed in full")

@@ -9,10 +9,12 @@ import pytest
 import torch
 from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, keeps, last, psnr, random_wan, sample
 
+from astraea.engine.report import Report
 from astraea.engine.selection import Selection
 from astraea.errors import UnsupportedModel
 from astraea.host.accelerate import architecture_of, family_of
-from astraea.host.comfy_bridge import cast_like, host_attention
+from astraea.host.attention import RunAttention
+from astraea.host.comfy_bridge import cast_like
 from astraea.models.wan import WanRunner
 
 CLIP_VISION = torch.randn(1, 257, 1280, generator=torch.Generator().manual_seed(5))
@@ -113,7 +115,8 @@ def test_selected_rows_equal_the_rows_of_the_whole_block(variant):
     indices = torch.stack([torch.randperm(x.shape[1])[: x.shape[1] // 3].sort().values for _ in range(x.shape[0])])
     selection = Selection(indices, x.shape[1])
     runner = WanRunner(cast_like)
-    residual, _ = runner.run_rows(block, args, kwargs, selection, host_attention({}))
+    attend = RunAttention("host", Report()).for_call({}, x.shape[1])
+    residual, _ = runner.run_rows(block, args, kwargs, selection, attend)
     expected = selection.gather(output) - selection.gather(x)
     assert torch.allclose(residual, expected, atol=2e-5, rtol=1e-4)
 

@@ -1,0 +1,98 @@
+"""Which attention serves a run's token steps: the host's own, with the user's override, or one timed clearly faster.
+
+The log-sum-exp always comes from the pack's kernels: the host's attention returns none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..engine.blocks import Attend
+from ..engine.report import Report
+from ..kernels import AUTO, DISPATCHER, HOST, Backend, Choice, Constraints, Problem, attend
+from .compilation import untraced
+
+OVERRIDE = "optimized_attention_override"
+
+
+def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    heads = q.shape[2]
+    joined = (t.flatten(2) for t in (q, k, v))
+    return optimized_attention(*joined, heads=heads, transformer_options=options).unflatten(-1, (heads, -1))
+
+
+HOST_NAME = f"ComfyUI's {getattr(optimized_attention, '__name__', 'attention')}"
+# Without any call's options: choices outlive a run, and must keep nothing of it. Overrides never come this far.
+HOST_BACKEND = Backend(
+    name=HOST_NAME,
+    what="what ComfyUI was started with",
+    run=lambda q, k, v, *, scale, need_lse: (_host(q, k, v, {}), None),
+    constraints=Constraints(lse=False),
+)
+
+
+class RunAttention:
+    """The attention of one run. wish: `auto`, `host`, `fast` or a backend's name; what serves goes into the report."""
+
+    def __init__(self, wish: str, report: Report):
+        self._wish, self._report = wish, report
+        self._choices: dict[int, Choice] = {}
+
+    def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
+        """The attention for a model call with so many tokens; options: the call's transformer_options.
+
+        Bound before the model runs, so that compiled code finds one plain function. Only the first call ever for a
+        number of tokens decides among backends on the way.
+        """
+        if OVERRIDE in options:
+            self._tell("another node's, through ComfyUI")
+            return self._served(None, options)
+        choice = self._choices.get(tokens)
+        return self._deciding(options, tokens) if choice is None else self._served(choice, options)
+
+    def _served(self, choice: Choice | None, options: dict[str, Any]) -> Attend:
+        name = None if choice is None or choice.backend is HOST_BACKEND else choice.backend.name
+        wish_for_lse = AUTO if self._wish == HOST else self._wish
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            if need_lse:
+                return attend(q, k, v, need_lse=True, wish=wish_for_lse)
+            if name is None:
+                return _host(q, k, v, options), None
+            return attend(q, k, v, wish=name)
+
+        return serve
+
+    def _deciding(self, options: dict[str, Any], tokens: int) -> Attend:
+        decide = untraced(self._decide)
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            choice = decide(q, k, v, tokens, need_lse)
+            return self._served(choice, options)(q, k, v, need_lse=need_lse)
+
+        return serve
+
+    def _decide(self, q: Tensor, k: Tensor, v: Tensor, tokens: int, need_lse: bool) -> Choice:
+        known = self._choices.get(tokens)
+        if known is not None and not need_lse:
+            return known
+        problem = Problem.of(q, k, v, need_lse=need_lse)
+        if need_lse:
+            choice = DISPATCHER.choose(q, k, v, problem, AUTO if self._wish == HOST else self._wish)
+            self._tell(f"'{choice.backend.name}', with log-sum-exp")
+            return choice
+        choice = self._choices[tokens] = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
+        ratio = choice.ratio_to(HOST_NAME)
+        if choice.backend is HOST_BACKEND:
+            self._tell(HOST_NAME)
+        elif ratio is not None:
+            self._tell(f"'{choice.backend.name}', timed {ratio:.2f}x as fast as {HOST_NAME}")
+        else:
+            self._tell(f"'{choice.backend.name}', {choice.why}")
+        return choice
+
+    def _tell(self, text: str) -> None:
+        self._report.attention = text

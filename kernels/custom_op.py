@@ -1,0 +1,88 @@
+"""Attention as one operator of torch, so that torch.compile sees neither the dispatch nor a foreign kernel.
+
+Only compiled code goes through it: outside, a plain call is cheaper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .dispatch import Dispatcher
+from .key_tiles import KeyTiles
+
+DISPATCHER = Dispatcher()
+NAME = "astraea::attend"
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    need_lse: bool,
+    wish: str,
+    counts: Tensor | None = None,
+    tiles: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    key_tiles = KeyTiles(counts, tiles) if counts is not None and tiles is not None else None
+    out, lse = DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)
+    # As the compiler was told: contiguous, and never what came in.
+    return out.contiguous(), q.new_empty(0, dtype=torch.float32) if lse is None else lse.contiguous()
+
+
+def _fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    need_lse: bool,
+    wish: str,
+    counts: Tensor | None = None,
+    tiles: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    batch, queries, heads, _ = q.shape
+    lse = q.new_empty((batch, heads, queries) if need_lse else (0,), dtype=torch.float32)
+    return q.new_empty(q.shape), lse
+
+
+SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v, float scale, bool need_lse, str wish, Tensor? counts=None, Tensor? tiles=None)"
+    " -> (Tensor, Tensor)"
+)
+_custom_op = getattr(torch.library, "custom_op", None)  # torch 2.4
+if _custom_op is not None:
+    _operator = _custom_op(NAME, _attend, mutates_args=(), schema=SCHEMA)
+    _operator.register_fake(_fake)
+else:
+    _operator = _attend
+
+
+def _compiling() -> bool:
+    return torch.compiler.is_compiling()
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    need_lse: bool = False,
+    key_tiles: KeyTiles | None = None,
+    wish: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of M selected queries over all N keys.
+
+    q `[B, M, H, D]`, k and v `[B, N, H, D]` in fp16, bf16 or fp32, M ≤ N in this pack; any strides. scale: 1 / √D by
+    default. key_tiles: attend only to the listed tiles of keys. wish: `auto` (the fastest exact backend, timed once),
+    `fast` (less accurate ones take part), or a backend's name, which gives way where it cannot serve.
+    Returns out `[B, M, H, D]` and, if asked, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`.
+    Raises ValueError where the tensors do not fit together.
+    """
+    if not _compiling():
+        return DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    counts, tiles = (None, None) if key_tiles is None else (key_tiles.counts, key_tiles.tiles)
+    out, lse = _operator(q, k, v, scale, need_lse, wish, counts, tiles)
+    return out, lse if need_lse else None

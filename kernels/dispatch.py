@@ -1,0 +1,239 @@
+"""Which backend computes a call: the fastest that passed its self-test on this device, timed once and remembered.
+
+The environment variable ASTRAEA_ATTENTION overrides every wish: `auto`, `host`, `fast` or a backend's name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import aten, cpu, packages, records, reference, selftest, timing, triton_backends
+from .backend import Attended, Backend
+from .key_tiles import KeyTiles
+from .problem import Problem
+
+WISH_VARIABLE = "ASTRAEA_ATTENTION"
+AUTO, HOST, FAST = "auto", "host", "fast"
+BACKENDS: tuple[Backend, ...] = (
+    *packages.BACKENDS,
+    *aten.BACKENDS,
+    *triton_backends.BACKENDS,
+    *cpu.BACKENDS,
+    reference.BACKEND,
+)
+WISHES = (AUTO, HOST, FAST, *(backend.name for backend in BACKENDS))
+WORTH_LEAVING_THE_HOST = 0.95  # of the host's time: a closer race goes to the host
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What computes calls of one kind, and why.
+
+    milliseconds: what was timed, by backend; reasons: why the others were not; measured: timed in this process.
+    """
+
+    backend: Backend
+    why: str
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    measured: bool = False
+
+    def ratio_to(self, name: str) -> float | None:
+        """How many times sooner the choice is than another that was timed with it."""
+        own, other = self.milliseconds.get(self.backend.name), self.milliseconds.get(name)
+        return other / own if own and other else None
+
+
+class Dispatcher:
+    """All verdicts and choices of a process. Backends that fail at work are not used again."""
+
+    def __init__(self, backends: Sequence[Backend] = BACKENDS):
+        self.backends = tuple(backends)
+        self._choices: dict[tuple[Problem, str, str], Choice] = {}
+        self._verdicts: dict[tuple[str, torch.device, torch.dtype, int], selftest.Verdict] = {}
+        self._failed: dict[tuple[str, torch.device], str] = {}
+        self._lock = threading.RLock()
+
+    def named(self, name: str) -> Backend | None:
+        return next((backend for backend in self.backends if backend.name == name), None)
+
+    def why_not(self, backend: Backend, problem: Problem) -> str:
+        """Why a backend is not to compute a call, its self-test included; "" if it may."""
+        failed = self._failed.get((backend.name, problem.device), "")
+        return failed or backend.why_not(problem) or self.verdict(backend, problem).reason
+
+    def verdict(self, backend: Backend, problem: Problem) -> selftest.Verdict:
+        """The self-test's outcome, once for each device, dtype and head size."""
+        key = (backend.name, problem.device, problem.dtype, problem.head_dim)
+        if key not in self._verdicts:
+            verdict = self._verdicts[key] = selftest.check(backend, problem)
+            if verdict.reason:
+                logging.warning(f"Astraea: attention '{backend.name}' is not used here: {verdict.reason}")
+        return self._verdicts[key]
+
+    def known(self, problem: Problem, wish: str = AUTO, host: Backend | None = None) -> Choice | None:
+        """The choice for such calls if it was made in this process."""
+        return self._choices.get((problem.kind, _overridden(wish), host.name if host else ""))
+
+    def choose(
+        self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, wish: str = AUTO, host: Backend | None = None
+    ) -> Choice:
+        """The backend for calls like this one; timed on these tensors where neither process nor disk knows.
+
+        host: the host's own attention, which is kept unless another is clearly faster. Nothing is timed while a CUDA
+        graph is being recorded.
+        """
+        with self._lock:
+            choice = self.known(problem, wish, host)
+            if choice is None:
+                wish = _overridden(wish)
+                choice = self._choose(q, k, v, problem, wish, host)
+                if choice.milliseconds or not _recording(q.device):
+                    self._choices[problem.kind, wish, host.name if host else ""] = choice
+            return choice
+
+    def _choose(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, wish: str, host: Backend | None) -> Choice:
+        reasons: dict[str, str] = {}
+        if wish == HOST and host is not None:
+            return Choice(host, "asked for")
+        wanted = self.named(wish)
+        if wanted is not None:
+            reason = self.why_not(wanted, problem)
+            if not reason:
+                return Choice(wanted, "asked for")
+            logging.warning(f"Astraea: attention '{wish}' cannot be used and another is: {reason}")
+        if wish == FAST and all(backend.exact or self.why_not(backend, problem) for backend in self.backends):
+            wish = AUTO  # nothing would be gained but another race
+        key = records.key(problem, f"{wish} with {host.name}" if host else wish)
+        recorded = self._recorded(key, problem, host)
+        if recorded is not None:
+            return recorded
+        able = [host] if host is not None else []
+        for backend in self.backends:
+            reason = "" if backend.exact or wish == FAST else "not as accurate as its dtype: ask for 'fast'"
+            reason = backend.why_not(problem) or reason or self.why_not(backend, problem)
+            if reason:
+                reasons[backend.name] = reason
+            else:
+                able.append(backend)
+        return self._fastest(able, reasons, (q, k, v), problem, key, host)
+
+    def _fastest(
+        self,
+        able: list[Backend],
+        reasons: dict[str, str],
+        tensors: tuple[Tensor, Tensor, Tensor],
+        problem: Problem,
+        key: str,
+        host: Backend | None,
+    ) -> Choice:
+        racing = [backend for backend in able if not backend.last_resort] or able
+        if len(racing) == 1 or problem.key_tiles or _recording(problem.device):
+            # Lists of key tiles differ from call to call: what is fastest on one says little.
+            return Choice(racing[0], "the first that can" if len(racing) > 1 else "the only one that can", {}, reasons)
+        if problem.device.type != "cpu":
+            logging.info("Astraea: timing this device's attention kernels, once: it takes some seconds.")
+        scale = problem.head_dim**-0.5
+        found = timing.milliseconds(racing, *tensors, scale=scale, need_lse=problem.need_lse)
+        times = {name: value for name, value in found.items() if isinstance(value, float)}
+        reasons |= {name: value for name, value in found.items() if isinstance(value, str)}
+        if not times:
+            return Choice(able[-1], "nothing else could be timed", {}, reasons)
+        best = min(times, key=lambda name: times[name])
+        if host is not None and times.get(host.name, 0.0) * WORTH_LEAVING_THE_HOST <= times[best]:
+            best = host.name if host.name in times else best
+        chosen = next(backend for backend in racing if backend.name == best)
+        choice = Choice(chosen, "the fastest, timed", times, reasons, measured=True)
+        records.write(key, {"backend": best, "milliseconds": {name: round(ms, 4) for name, ms in times.items()}})
+        logging.info(f"Astraea: {described(choice, problem)}")
+        for name, reason in reasons.items():
+            logging.debug(f"Astraea: attention '{name}' took no part: {reason}")
+        return choice
+
+    def _recorded(self, key: str, problem: Problem, host: Backend | None) -> Choice | None:
+        """What an earlier process chose, if it can still be used."""
+        entry = records.read().get(key, {})
+        name, times = entry.get("backend"), entry.get("milliseconds")
+        if not isinstance(name, str) or not isinstance(times, dict):
+            return None
+        if not all(isinstance(value, int | float) and value > 0 for value in times.values()):
+            return None
+        backend = host if host is not None and host.name == name else self.named(name)
+        if backend is None or (backend is not host and self.why_not(backend, problem)):
+            return None
+        return Choice(backend, "the fastest, timed earlier", times)
+
+    def fail(self, backend: Backend, problem: Problem, error: Exception) -> None:
+        """A backend broke at work: never again in this process."""
+        reason = f"failed at work: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+        with self._lock:
+            self._failed[backend.name, problem.device] = reason
+            self._choices = {key: c for key, c in self._choices.items() if c.backend.name != backend.name}
+        logging.warning(f"Astraea: attention '{backend.name}' {reason}; another takes its place.")
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        need_lse: bool = False,
+        key_tiles: KeyTiles | None = None,
+        wish: str = AUTO,
+    ) -> Attended:
+        """See `kernels.attend`."""
+        q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
+        problem = Problem.of(q, k, v, need_lse=need_lse, key_tiles=key_tiles is not None)
+        scale = problem.head_dim**-0.5 if scale is None else scale
+        backend = self.choose(q, k, v, problem, wish).backend
+        try:
+            return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            if backend.last_resort:
+                raise
+            self.fail(backend, problem, error)
+        return self.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)
+
+
+def described(choice: Choice, problem: Problem) -> str:
+    """One line for the log: what was chosen among what."""
+    times = ", ".join(f"{name} {ms:.3g} ms" for name, ms in sorted(choice.milliseconds.items(), key=lambda t: t[1]))
+    dtype = str(problem.dtype).removeprefix("torch.")
+    lse = " with log-sum-exp" if problem.need_lse else ""
+    return (
+        f"attention{lse} over {problem.keys} tokens, {problem.heads} heads of {problem.head_dim}, {dtype} on "
+        f"{records.device_name(problem.device)}: '{choice.backend.name}' ({times})"
+    )
+
+
+def _overridden(wish: str) -> str:
+    override = os.environ.get(WISH_VARIABLE, "").strip().lower()
+    if not override:
+        return wish
+    if override not in WISHES:
+        _warn_once(f"Astraea: {WISH_VARIABLE}={override} is unknown; known are {', '.join(WISHES)}.")
+        return wish
+    return override
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(text: str) -> None:
+    if text not in _warned:
+        _warned.add(text)
+        logging.warning(text)
+
+
+def _recording(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,58 @@
+"""What an attention call asks for, as plain data that constraints are checked against and choices are kept by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call: q `[B, M, H, D]` against k and v `[B, N, H, D]`.
+
+    need_lse: the log-sum-exp is wanted, too; key_tiles: only listed tiles of keys are attended to.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    queries: int
+    keys: int
+    heads: int
+    head_dim: int
+    need_lse: bool = False
+    key_tiles: bool = False
+
+    @staticmethod
+    def of(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, key_tiles: bool = False) -> Problem:
+        """From the tensors. Raises ValueError where they do not fit together."""
+        if q.ndim != 4 or k.ndim != 4:
+            raise ValueError(f"attention takes q [B, M, H, D] and k, v [B, N, H, D]; q has {q.ndim} dimensions")
+        if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
+            raise ValueError(
+                f"q {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)} differ in more than the number of rows"
+            )
+        if not (q.dtype == k.dtype == v.dtype and q.device == k.device == v.device):
+            raise ValueError(
+                f"q, k and v differ in type or device: {q.dtype} on {q.device}, {k.dtype} on {k.device}, "
+                f"{v.dtype} on {v.device}"
+            )
+        batch, queries, heads, head_dim = q.shape
+        return Problem(q.device, q.dtype, batch, queries, k.shape[1], heads, head_dim, need_lse, key_tiles)
+
+    @property
+    def kind(self) -> Problem:
+        """What a choice is kept by: attention is linear in batch and queries, and keys count by powers of two."""
+        return replace(self, batch=1, queries=0, keys=1 << max(0, self.keys - 1).bit_length())
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of the two products."""
+        return 4.0 * self.batch * self.heads * self.queries * self.keys * self.head_dim
+
+
+def is_hip() -> bool:
+    """Whether torch's `cuda` devices are AMD's."""
+    return getattr(torch.version, "hip", None) is not None

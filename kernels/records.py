@@ -1,0 +1,113 @@
+"""Choices kept on disk, so that a machine times its backends once: a small JSON file in the user's cache folder.
+
+Losing it costs a second of timing; nothing here raises because of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .packages import package_version
+from .problem import Problem
+
+FOLDER_VARIABLE = "ASTRAEA_CACHE_DIR"
+FORMAT = 1
+MOST_BYTES = 1 << 20
+MOST_ENTRIES = 500
+PACKAGES = ("triton", "triton-windows", "flash_attn", "flash_attn_3", "sageattention")
+
+
+def folder() -> Path:
+    """Where the system's users keep caches; ASTRAEA_CACHE_DIR names another place."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return Path(base or Path.home() / "AppData" / "Local") / "astraea"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "astraea"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "astraea"
+
+
+def path() -> Path:
+    return folder() / "attention.json"
+
+
+@cache
+def versions() -> str:
+    """What a timing depends on besides the device: torch with what it was built for, and the packages."""
+    found = [f"torch {torch.__version__}"]
+    built = getattr(torch.version, "hip", None) or torch.version.cuda
+    if built:
+        found.append(f"for {built}")
+    if torch.cuda.is_available() and torch.backends.cudnn.is_available():
+        found.append(f"cudnn {torch.backends.cudnn.version()}")
+    found += [f"{name} {version}" for name in PACKAGES if (version := package_version(name))]
+    return ", ".join(found)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as its maker calls it; CPUs with the threads that torch uses, for they decide what is fastest."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"CPU {_cpu_name()}, {torch.get_num_threads()} threads"
+    return device.type
+
+
+@cache
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def key(problem: Problem, candidates: str) -> str:
+    """Under what a choice is kept; candidates: what else it was made among."""
+    kind = problem.kind
+    dtype = str(kind.dtype).removeprefix("torch.")
+    parts = [device_name(kind.device), versions(), dtype, f"{kind.heads} heads of {kind.head_dim}"]
+    parts += [f"{kind.keys} keys", "with log-sum-exp" if kind.need_lse else "without log-sum-exp", candidates]
+    return " | ".join(parts)
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """All choices on disk. A missing, damaged or foreign file has none."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if path().stat().st_size <= MOST_BYTES:
+            content = json.loads(path().read_text("utf-8"))
+            if content.get("format") == FORMAT and isinstance(content.get("choices"), dict):
+                return {name: entry for name, entry in content["choices"].items() if isinstance(entry, dict)}
+    return {}
+
+
+def write(name: str, entry: dict[str, Any]) -> None:
+    """Adds a choice; the file is replaced as a whole, so that no reader sees half of it."""
+    choices = read()
+    choices.pop(name, None)
+    choices[name] = entry
+    choices = dict(list(choices.items())[-MOST_ENTRIES:])
+    text = json.dumps({"format": FORMAT, "choices": choices}, indent=1, allow_nan=False) + "\n"
+    beside = ""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(dir=folder(), suffix=".part")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path())
+    except OSError:
+        if beside:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)

@@ -1,0 +1,90 @@
+"""A one-time check of each backend on each device: output and log-sum-exp against double precision.
+
+Private operators and packages change their meaning between versions; what is off here is not used. Also catches kernels
+that do not compile, or that need a driver which is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backend import Backend
+from .problem import Problem
+
+BATCH, QUERIES, KEYS, HEADS = 2, 161, 331, 3  # ragged on purpose
+OUTPUT_TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
+LSE_TOLERANCE = 2e-3
+FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE = 5e-2, 5e-2  # backends that are not exact
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """output_error: relative, in the Euclidean norm; lse_error: greatest absolute one, None where there is none.
+
+    reason: why the backend is not to be used; "" if it passed.
+    """
+
+    output_error: float | None = None
+    lse_error: float | None = None
+    reason: str = ""
+
+
+def inputs(problem: Problem, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Small random q, k, v of a problem's device, dtype and head size, with a constant added to the keys.
+
+    The constant moves every score: a log-sum-exp that some smoothing leaves uncorrected shows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = (QUERIES, KEYS, KEYS)
+    q, k, v = (torch.randn(BATCH, rows, HEADS, problem.head_dim, generator=generator) for rows in lengths)
+    q[:, ::7] *= 4.0  # some peaked rows
+    return tuple(t.to(problem.dtype).to(problem.device) for t in (q, k + 1.0, v))  # type: ignore[return-value]
+
+
+def exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output `[B, M, H, D]` and log-sum-exp `[B, H, M]` in double precision, on the CPU."""
+    queries, keys, values = (t.cpu().double().transpose(1, 2) for t in (q, k, v))
+    scores = (queries * scale) @ keys.transpose(-1, -2)
+    return (scores.softmax(-1) @ values).transpose(1, 2), scores.logsumexp(-1)
+
+
+def errors(found: tuple[Tensor, Tensor | None], expected: tuple[Tensor, Tensor]) -> tuple[float, float | None]:
+    """Relative error of the output, absolute error of the log-sum-exp. NaN counts as infinite."""
+    out, lse = found
+    output = ((out.cpu().double() - expected[0]).norm() / expected[0].norm()).nan_to_num(torch.inf).item()
+    if lse is None:
+        return output, None
+    return output, (lse.cpu().double() - expected[1]).abs().max().nan_to_num(torch.inf).item()
+
+
+@torch.inference_mode()
+def check(backend: Backend, problem: Problem) -> Verdict:
+    """Runs a backend on a small problem of the same kind. Never raises."""
+    needs_lse = backend.constraints.lse
+    scale = problem.head_dim**-0.5
+    try:
+        q, k, v = inputs(problem)
+        found = backend(q, k, v, scale=scale, need_lse=needs_lse)
+        again = backend(q, k, v, scale=scale, need_lse=needs_lse)
+        repeatable = torch.equal(found[0], again[0])
+        output, lse = errors(found, exact(q, k, v, scale))
+    except Exception as error:  # whatever a foreign kernel or its compiler raises is a reason, not our failure
+        return Verdict(reason=f"failed: {type(error).__name__}: {_first_line(error)}")
+    if needs_lse and lse is None:
+        return Verdict(output, reason="returned no log-sum-exp")
+    most_output = OUTPUT_TOLERANCE[problem.dtype] if backend.exact else FAST_OUTPUT_TOLERANCE
+    most_lse = LSE_TOLERANCE if backend.exact else FAST_LSE_TOLERANCE
+    if output > most_output:
+        return Verdict(output, lse, f"its output is off by {output:.1e}, more than {most_output:.0e}")
+    if lse is not None and lse > most_lse:
+        return Verdict(output, lse, f"its log-sum-exp is off by {lse:.1e}, more than {most_lse:.0e}")
+    if not repeatable:
+        return Verdict(output, lse, "it gives different bits for the same input")
+    return Verdict(output, lse)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]

@@ -1,0 +1,86 @@
+"""Which tile shapes are shipped for which architecture, kernel and head size.
+
+Each compiles without register spills with the oldest supported Triton and with the newest one:
+tests/kernels/test_compile_shipped.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """block_m × block_n: queries and keys of one tile; warps per program; stages of the software pipeline."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+def options(config: Config) -> dict[str, int | bool]:
+    """The compiler's options. Fused multiply-add is asked for by name: its default depends on Triton's version."""
+    return {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+
+
+QUANTISE = Config(64, 0, 4, 1)  # rows of a program of `quantise_rows`; it has no keys
+HEAD_DIMS = (64, 128)
+# For the interpreter small tiles: its time goes by operations and padding, and more tiles exercise more of a kernel.
+_TABLE: dict[tuple[str, str], dict[int, Config]] = {
+    ("interpreter", "pointer"): dict.fromkeys(HEAD_DIMS, Config(32, 32, 4, 1)),
+    ("interpreter", "tiles"): dict.fromkeys(HEAD_DIMS, Config(64, 32, 4, 1)),
+    ("interpreter", "tma"): dict.fromkeys(HEAD_DIMS, Config(32, 32, 4, 1)),
+    ("interpreter", "int8"): dict.fromkeys(HEAD_DIMS, Config(32, 32, 4, 1)),
+    # 128 × 64 with 4 warps would spill almost everywhere.
+    ("sm80", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm80", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm80", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    # 99 KB of shared memory instead of 163: two stages for heads of 128.
+    ("sm86", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
+    ("sm86", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm86", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm89", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
+    ("sm89", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm89", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm90", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm90", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm90", "tma"): {64: Config(128, 128, 8, 2), 128: Config(128, 128, 8, 2)},
+    ("sm100", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm100", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm100", "tma"): {64: Config(128, 128, 8, 2), 128: Config(128, 128, 8, 2)},
+    ("sm120", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
+    ("sm120", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm120", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    # AMD: a software pipeline would hold the next tiles in registers.
+    ("gfx942", "pointer"): {64: Config(128, 64, 4, 1), 128: Config(128, 64, 4, 1)},
+    ("gfx942", "tiles"): {64: Config(128, 32, 4, 1), 128: Config(128, 64, 4, 1)},
+    # RDNA3 keeps each operand of a matrix instruction twice: wider tiles of keys spill.
+    ("gfx1100", "pointer"): {64: Config(128, 32, 8, 1), 128: Config(128, 16, 8, 1)},
+    ("gfx1100", "tiles"): {64: Config(128, 32, 8, 1), 128: Config(128, 16, 8, 1)},
+    ("gfx1201", "pointer"): {64: Config(128, 64, 8, 1), 128: Config(128, 32, 8, 1)},
+    ("gfx1201", "tiles"): {64: Config(128, 64, 8, 1), 128: Config(128, 32, 8, 1)},
+}
+
+SHIPPED: tuple[tuple[str, str, int], ...] = tuple(
+    (architecture, kind, head_dim)
+    for (architecture, kind), sizes in _TABLE.items()
+    for head_dim in sizes
+    if architecture != "interpreter"
+)
+
+
+def config_for(architecture: str, kind: str, head_dim: int) -> Config | None:
+    """The configuration of a kernel: `pointer`, `tma`, `int8` or `tiles`; None where none is shipped."""
+    return _TABLE.get((_stand_in(architecture), kind), {}).get(head_dim)
+
+
+def _stand_in(architecture: str) -> str:
+    """The architecture itself if it is shipped, else the nearest lower minor of the same NVIDIA generation."""
+    shipped = {name for name, _ in _TABLE}
+    match = re.fullmatch(r"sm(\d+)(\d)", architecture)
+    if match is None:
+        return architecture
+    lower = (f"sm{match[1]}{minor}" for minor in range(int(match[2]), -1, -1))
+    return next((name for name in lower if name in shipped), architecture)

@@ -1,0 +1,132 @@
+"""Attention forward with int8 scores and fp16 values, for GeForce cards: their int8 rate is twice or four times fp16's.
+
+The method of SageAttention (Zhang et al., ICLR 2025), without its per-block scales: K minus its mean over tokens, one
+scale per row of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .online_softmax import softmax_step, store_rows
+
+
+@triton.jit(do_not_specialize=["count", "heads"])
+def quantise_rows(
+    x,
+    offset,
+    direction,
+    codes,
+    scales,
+    projection,
+    factor,
+    count,
+    heads,
+    stride_batch,
+    stride_row,
+    stride_head,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """codes, int8 `[B, T, H, D]`, and scales, fp32 `[B, H, T]`: (x − offset) · factor ≈ codes · scales.
+
+    x `[B, T, H, D]`, last stride 1; offset fp32 `[B, H, D]` or None. With direction, fp32 `[B, H, D]`, also
+    projection, fp32 `[B, H, T]`: the product of each row and the direction · factor.
+    """
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    rows = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    dims = tl.arange(0, HEAD_DIM)
+    present = rows < count
+    at = x + batch * stride_batch + head * stride_head + (rows * stride_row)[:, None] + dims[None, :]
+    values = tl.load(at, mask=present[:, None], other=0.0).to(tl.float32)
+    head_idx = batch * heads + head
+    if offset is not None:
+        values -= tl.load(offset + head_idx * HEAD_DIM + dims)[None, :]
+    if direction is not None:
+        product = tl.sum(values * tl.load(direction + head_idx * HEAD_DIM + dims)[None, :], 1)
+        tl.store(projection + head_idx * count + rows, product * factor, mask=present)
+    # A row of zeros gets any scale but zero.
+    scale = tl.maximum(tl.max(tl.abs(values), 1), 1e-20) / 127.0
+    scaled = values / scale[:, None]
+    # Conversion truncates: half away from zero first. |scaled| ≤ 127, so nothing overflows.
+    rounded = (scaled + tl.where(scaled < 0.0, -0.5, 0.5)).to(tl.int8)
+    codes_at = codes + (((batch * count + rows) * heads + head) * HEAD_DIM)[:, None] + dims[None, :]
+    tl.store(codes_at, rounded, mask=present[:, None])
+    tl.store(scales + head_idx * count + rows, scale * factor, mask=present)
+
+
+@triton.jit(do_not_specialize=["queries", "keys", "heads"])
+def attend_forward_int8(
+    q_codes,
+    q_scales,
+    k_codes,
+    k_scales,
+    v,
+    v_scales,
+    shift,
+    out,
+    lse,
+    queries,
+    keys,
+    heads,
+    v_stride_batch,
+    v_stride_row,
+    v_stride_head,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """As `attend_forward`, from what `quantise_rows` made of q (scale · log2(e) in its scales) and of k.
+
+    v is fp16, v_scales fp32 `[B, H, D]` are multiplied into the output, and shift fp32 `[B, H, M]` (may be None) is
+    added to the log-sum-exp, in base 2: what subtracting the mean of K took from the scores.
+    """
+    row_tile = tl.program_id(0)
+    head = tl.program_id(1).to(tl.int64)
+    batch = tl.program_id(2).to(tl.int64)
+    rows = (row_tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    columns = tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, HEAD_DIM)
+    head_idx = batch * heads + head
+
+    present_rows = rows < queries
+    q_at = q_codes + (((batch * queries + rows) * heads + head) * HEAD_DIM)[:, None] + dims[None, :]
+    q_tile = tl.load(q_at, mask=present_rows[:, None], other=0)
+    q_scale = tl.load(q_scales + head_idx * queries + rows, mask=present_rows, other=1.0)
+    row_stride = heads * HEAD_DIM
+    k_head = k_codes + (batch * keys * heads + head) * HEAD_DIM
+    v_head = v + batch * v_stride_batch + head * v_stride_head
+    k_scale_head = k_scales + head_idx * keys
+    k_tile_offsets = (columns.to(tl.int64) * row_stride)[None, :] + dims[:, None]
+    v_tile_offsets = (columns.to(tl.int64) * v_stride_row)[:, None] + dims[None, :]
+
+    acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    whole = keys // BLOCK_N * BLOCK_N
+    if whole < keys:
+        start = tl.cast(whole, tl.int64)
+        present = whole + columns < keys
+        k_tile = tl.load(k_head + start * row_stride + k_tile_offsets, mask=present[None, :], other=0)
+        k_scale = tl.load(k_scale_head + whole + columns, mask=present, other=0.0)
+        scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
+        scores = tl.where(present[None, :], scores, float("-inf"))
+        weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
+        v_tile = tl.load(v_head + start * v_stride_row + v_tile_offsets, mask=present[:, None], other=0.0)
+        acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+    for first in range(0, whole, BLOCK_N):
+        start = tl.cast(first, tl.int64)
+        k_tile = tl.load(k_head + start * row_stride + k_tile_offsets)
+        k_scale = tl.load(k_scale_head + first + columns)
+        scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
+        weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
+        v_tile = tl.load(v_head + start * v_stride_row + v_tile_offsets)
+        acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+
+    acc = acc * tl.load(v_scales + head_idx * HEAD_DIM + dims)[None, :]
+    row_shift = 0.0
+    if shift is not None:
+        row_shift = tl.load(shift + head_idx * queries + rows, mask=present_rows, other=0.0)
+    store_rows(out, lse, acc, top, total, batch, head, rows, queries, heads, row_shift, HEAD_DIM)

@@ -1,0 +1,232 @@
+"""Launches the Triton kernels.
+
+Needs torch alone at import. Launches do not wait for the device, so they may be recorded into a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..key_tiles import KEY_TILE, QUERY_TILE, KeyTiles
+from .availability import architecture_of, missing, why_not
+from .configs import QUANTISE, Config, config_for, options
+
+if TYPE_CHECKING:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+__all__ = ["architecture_of", "attend_int8", "attend_pointer", "attend_tma", "missing", "why_no_descriptor", "why_not"]
+
+LOG2_E = math.log2(math.e)
+
+
+def _config(kind: str, q: Tensor) -> Config:
+    config = config_for(architecture_of(q.device), kind, q.shape[-1])
+    if config is None:
+        raise ValueError(why_not(kind, q.device, q.dtype, q.shape[-1]))
+    return config
+
+
+def _on(device: torch.device) -> AbstractContextManager:
+    """Triton launches on the current device, whatever device the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _outputs(q: Tensor, need_lse: bool) -> tuple[Tensor, Tensor | None]:
+    batch, queries, heads, _ = q.shape
+    lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device) if need_lse else None
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device), lse
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    """The strides of batch, row and head. The last one is 1, which the kernels rely on."""
+    for tensor in tensors:
+        if tensor.stride(-1) != 1:
+            raise ValueError(f"q, k and v must be contiguous in their last dimension: strides {tensor.stride()}")
+    return tuple(tensor.stride(dim) for tensor in tensors for dim in range(3))
+
+
+def attend_pointer(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    need_lse: bool,
+    key_tiles: KeyTiles | None = None,
+    config: Config | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(q kᵀ · scale) v with pointer loads, over the listed tiles of keys if `key_tiles` is given.
+
+    q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1, scale > 0; out `[B, M, H, D]` contiguous, lse fp32
+    `[B, H, M]`, natural log. `config` replaces the shipped one. Raises ValueError where `why_not` gives a reason.
+    """
+    from .forward import attend_forward
+
+    config = config or _config("pointer" if key_tiles is None else "tiles", q)
+    batch, queries, heads, head_dim = q.shape
+    strides = _strides(q, k, v)
+    out, lse = _outputs(q, need_lse)
+    counts, tiles, query_tiles, length = None, None, 0, 0
+    if key_tiles is not None:
+        counts, tiles = key_tiles.counts.contiguous(), key_tiles.tiles.contiguous()
+        query_tiles, length = tiles.shape[-2:]
+    with _on(q.device):
+        attend_forward[(-(-queries // config.block_m), heads, batch)](
+            q,
+            k,
+            v,
+            out,
+            lse,
+            counts,
+            tiles,
+            scale * LOG2_E,
+            queries,
+            k.shape[1],
+            heads,
+            query_tiles,
+            length,
+            *strides,
+            HEAD_DIM=head_dim,
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            QUERY_TILE=QUERY_TILE,
+            KEY_TILE=KEY_TILE,
+            **options(config),
+        )
+    return out, lse
+
+
+def attend_tma(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, config: Config | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """As `attend_pointer`, with K and V by tensor descriptors. Raises ValueError for what `why_no_descriptor` names."""
+    from .forward_tma import attend_forward_tma
+
+    config = config or _config("tma", q)
+    batch, queries, heads, head_dim = q.shape
+    out, lse = _outputs(q, need_lse)
+    with _on(q.device):
+        attend_forward_tma[(-(-queries // config.block_m), heads, batch)](
+            q,
+            _descriptor(k, config.block_n),
+            _descriptor(v, config.block_n),
+            out,
+            lse,
+            scale * LOG2_E,
+            queries,
+            k.shape[1],
+            heads,
+            *_strides(q),
+            HEAD_DIM=head_dim,
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            **options(config),
+        )
+    return out, lse
+
+
+def why_no_descriptor(tensor: Tensor) -> str:
+    """Why TMA cannot load `[B, N, H, D]`, "" if it can (CUDA driver API, cuTensorMapEncodeTiled)."""
+    if tensor.data_ptr() % 16:
+        return "its first element is not aligned to 16 bytes"
+    if tensor.stride(-1) != 1:
+        return "its last dimension is not contiguous"
+    for dim in range(3):
+        stride = tensor.stride(dim) * tensor.element_size()
+        if tensor.shape[dim] > 1 and not (0 < stride < 1 << 40 and stride % 16 == 0):
+            return f"the stride of dimension {dim} is {stride} bytes, not a positive multiple of 16 below 2^40"
+    return ""
+
+
+def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    if reason := why_no_descriptor(tensor):
+        raise ValueError(f"TMA cannot load the tensor: {reason}")
+    head_dim = tensor.shape[-1]
+    # torch leaves the stride of a dimension of size 1 free; the hardware does not.
+    strides = [tensor.stride(dim) if tensor.shape[dim] > 1 else head_dim for dim in range(3)]
+    return TensorDescriptor(tensor, list(tensor.shape), [*strides, 1], [1, rows, 1, head_dim])
+
+
+def attend_int8(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, config: Config | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """As `attend_pointer` with int8 scores: approximate, within what its tests state; lse is that of q kᵀ itself."""
+    from .int8 import attend_forward_int8
+
+    config = config or _config("int8", q)
+    batch, queries, heads, head_dim = q.shape
+    _strides(q, k, v)
+    out, lse = _outputs(q, need_lse)
+    with _on(q.device):
+        # Subtracting the same vector from all keys changes no softmax, and takes away what most costs int8 its range.
+        mean = k.mean(1, dtype=torch.float32)
+        q_codes, q_scales, shift = _quantise(q, scale * LOG2_E, direction=mean if need_lse else None)
+        k_codes, k_scales, _ = _quantise(k, 1.0, offset=mean)
+        v_half, v_scales = _half_values(v)
+        attend_forward_int8[(-(-queries // config.block_m), heads, batch)](
+            q_codes,
+            q_scales,
+            k_codes,
+            k_scales,
+            v_half,
+            v_scales,
+            shift,
+            out,
+            lse,
+            queries,
+            k.shape[1],
+            heads,
+            *_strides(v_half),
+            HEAD_DIM=head_dim,
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            **options(config),
+        )
+    return out, lse
+
+
+def _quantise(
+    x: Tensor, factor: float, offset: Tensor | None = None, direction: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes, scales and projection of `quantise_rows`."""
+    from .int8 import quantise_rows
+
+    batch, count, heads, head_dim = x.shape
+    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    scales = torch.empty(batch, heads, count, dtype=torch.float32, device=x.device)
+    projection = None if direction is None else torch.empty_like(scales)
+    quantise_rows[(-(-count // QUANTISE.block_m), heads, batch)](
+        x,
+        offset,
+        direction,
+        codes,
+        scales,
+        projection,
+        factor,
+        count,
+        heads,
+        *_strides(x),
+        HEAD_DIM=head_dim,
+        BLOCK=QUANTISE.block_m,
+        **options(QUANTISE),
+    )
+    return codes, scales, projection
+
+
+def _half_values(v: Tensor) -> tuple[Tensor, Tensor]:
+    """v in fp16 `[B, N, H, D]`, and what each channel was divided by, fp32 `[B, H, D]`.
+
+    A tile's weights, each at most 1, sum values in fp16: 64 · 512 stays inside its range. Channels below that are
+    divided by 1, which changes nothing.
+    """
+    largest = torch.linalg.vector_norm(v, math.inf, dim=1, dtype=torch.float32)
+    scales = (largest / 512).clamp_(min=1.0)
+    half = torch.empty(v.shape, dtype=torch.float16, device=v.device)
+    return torch.div(v, scales.unsqueeze(1), out=half), scales

@@ -1,0 +1,173 @@
+"""Which attention serves token steps: the host's with the user's override, unless another was timed clearly faster."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from sampling import accelerated, last, psnr, sample
+
+from astraea.host.attention import HOST_NAME, OVERRIDE
+from astraea.kernels import DISPATCHER, dispatch, records, selftest, timing
+from astraea.kernels.cpu import attend_tiles
+
+OWN = "cpu-tiles"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_decided_yet(monkeypatch, tmp_path):
+    monkeypatch.setenv(records.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(dispatch.WISH_VARIABLE, raising=False)
+    monkeypatch.setattr(DISPATCHER, "_choices", {})
+    monkeypatch.setattr(DISPATCHER, "_failed", {})
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """`timed(own=…, others=…)`: timings as given instead of measured; returns the list of races that were run."""
+
+    def install(own, host=1.0, others=2.0):
+        races = []
+
+        def milliseconds(backends, *tensors, **options):
+            names = [backend.name for backend in backends]
+            races.append(names)
+            return {name: {OWN: own, HOST_NAME: host}.get(name, others) for name in names}
+
+        monkeypatch.setattr(timing, "milliseconds", milliseconds)
+        return races
+
+    return install
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Whether a log-sum-exp was asked for, for each call that the pack's own backend served, the self-test's apart."""
+    calls = []
+
+    def run(q, k, v, **options):
+        if k.shape[1] != selftest.KEYS:
+            calls.append(options["need_lse"])
+        return attend_tiles(q, k, v, **options)
+
+    backend = DISPATCHER.named(OWN)
+    own = type(backend)(**{**vars(backend), "run": run})
+    monkeypatch.setattr(DISPATCHER, "backends", tuple(own if b is backend else b for b in DISPATCHER.backends))
+    return calls
+
+
+def test_the_hosts_attention_serves_where_nothing_is_faster(load_tiny, timed, served):
+    races = timed(own=0.97)
+    expected = sample(accelerated(load_tiny(), attention="host")[0])
+    assert not races
+    fast, handle = accelerated(load_tiny())
+    assert sample(fast).equal(expected)
+    assert len(races) == 1
+    assert {HOST_NAME, OWN, "sdpa"} <= set(races[0])
+    assert last(handle).attention == HOST_NAME
+    assert not served
+
+
+def test_another_serves_where_it_was_timed_faster(load_tiny, timed, served):
+    races = timed(own=0.5)
+    expected = sample(accelerated(load_tiny(), attention="host")[0])
+    fast, handle = accelerated(load_tiny())
+    result = sample(fast)
+    assert psnr(expected, result) > 80.0
+    assert last(handle).attention == f"'{OWN}', timed 2.00x as fast as {HOST_NAME}"
+    token_calls = last(handle).counts()["token"]
+    assert len(served) == token_calls * 8  # every block of every token step
+    assert sample(fast).equal(result), "the second run must not differ from the one that decided"
+    assert len(races) == 1
+
+
+@pytest.mark.parametrize("wish", ["auto", "fast", OWN])
+def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, wish):
+    races = timed(own=0.1)
+    calls = []
+
+    def override(function, *args, **kwargs):
+        calls.append(args[0].shape[1])
+        return function(*args, **kwargs)
+
+    model = load_tiny()
+    model.model_options["transformer_options"][OVERRIDE] = override
+    fast, handle = accelerated(model, attention=wish)
+    sample(fast)
+    assert min(calls) < max(calls)  # selected rows, too
+    assert not races
+    assert not served
+    assert last(handle).attention == "another node's, through ComfyUI"
+
+
+def test_a_named_attention_serves(load_tiny, served):
+    fast, handle = accelerated(load_tiny(), attention=OWN)
+    result = sample(fast)
+    assert served
+    assert last(handle).attention == f"'{OWN}', asked for"
+    assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > 80.0
+
+
+def test_a_named_attention_that_cannot_run_here_gives_way(load_tiny, timed, caplog):
+    timed(own=2.0)
+    fast, handle = accelerated(load_tiny(), attention="flash-attn-3")
+    sample(fast)
+    assert last(handle).attention == HOST_NAME
+    assert "runs on cuda, not on cpu" in caplog.text
+
+
+def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
+    results = {}
+    for wish in (OWN, "reference"):
+        fast, handle = accelerated(load_tiny(), mode="paper", attention=wish)
+        results[wish] = sample(fast)
+        assert last(handle).attention == f"'{wish}', with log-sum-exp"
+    assert served
+    assert all(served)
+    assert psnr(results["reference"], results[OWN]) > 60.0  # rounding may choose another token here and there
+
+
+def test_what_breaks_while_sampling_is_replaced_and_the_run_goes_on(load_tiny, monkeypatch, caplog):
+    backend = DISPATCHER.named(OWN)
+
+    def frail(q, k, v, **options):
+        if q.shape[1] < k.shape[1] and k.shape[1] == 64:
+            raise RuntimeError("an illegal memory access")
+        return attend_tiles(q, k, v, **options)
+
+    own = type(backend)(**{**vars(backend), "run": frail})
+    monkeypatch.setattr(DISPATCHER, "backends", tuple(own if b is backend else b for b in DISPATCHER.backends))
+    result = sample(accelerated(load_tiny(), attention=OWN)[0])
+    assert "an illegal memory access" in caplog.text
+    assert caplog.text.count("an illegal memory access") <= 2  # when it broke, and why the wish was not met after
+    assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > 80.0
+
+
+def test_choices_outlive_a_run_but_keep_nothing_of_it(load_tiny):
+    class Something:
+        pass
+
+    model, something = load_tiny(), Something()
+    model.model_options["transformer_options"]["of a call"] = something
+    fast, _ = accelerated(model)
+    sample(fast)
+    assert DISPATCHER._choices
+    gone = weakref.ref(something)
+    del model, fast, something
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("own", [0.5, 2.0], ids=["own", "host"])
+def test_compiled_blocks_run_with_either(load_tiny, timed, own):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    timed(own=own)
+    expected = sample(accelerated(load_tiny())[0])
+    DISPATCHER._choices.clear()
+    fast, handle = accelerated(load_tiny())
+    compiled = fast.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    assert psnr(expected, sample(compiled)) > 70.0
+    assert OWN in last(handle).attention if own < 1.0 else last(handle).attention == HOST_NAME

@@ -1,0 +1,141 @@
+"""Every shipped configuration compiles for its device without spills, with the oldest supported Triton and the newest.
+
+Needs no GPU: Triton compiles ahead of time, and its tools read what came out. What the code computes is another matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import distributions, version
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed: its kernels were not compiled")
+
+from astraea.kernels.triton_attention import SHIPPED
+
+OLDEST_VARIABLE = "ASTRAEA_TRITON_OLDEST"
+KB = 1024
+SHARED_LIMIT = {
+    "sm80": 163 * KB,
+    "sm86": 99 * KB,
+    "sm89": 99 * KB,
+    "sm90": 227 * KB,
+    "sm100": 227 * KB,
+    "sm120": 99 * KB,
+    "gfx942": 64 * KB,
+    "gfx1100": 64 * KB,
+    "gfx1201": 64 * KB,
+}
+MATRIX_UNIT = {  # what the matrix instructions of a device are called
+    "sm80": "HMMA",
+    "sm86": "HMMA",
+    "sm89": "HMMA",
+    "sm90": "HGMMA",
+    "sm100": "UTCHMMA",
+    "sm120": "HMMA",
+    "gfx942": "v_mfma_f32",
+    "gfx1100": "v_wmma_f32",
+    "gfx1201": "v_wmma_f32",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    architecture: str
+    kind: str
+    head_dim: int
+    dtype: str
+    lse: bool = True
+
+    def __str__(self) -> str:
+        name = f"{self.architecture}-{self.kind}-{self.head_dim}-{self.dtype}"
+        return name if self.lse else f"{name}-without-lse"
+
+
+def jobs() -> list[Job]:
+    """What is compiled: every configuration, but not all that cannot go wrong alone."""
+    found = []
+    for architecture, kind, head_dim in SHIPPED:
+        # The int8 kernel sees the type only when it stores: values come to it as fp16.
+        for dtype in ("bf16",) if kind == "int8" else ("fp16", "bf16"):
+            found.append(Job(architecture, kind, head_dim, dtype))
+        # Without the log-sum-exp a kernel does strictly less: once, where registers are scarcest.
+        if head_dim == 128:
+            found.append(Job(architecture, kind, head_dim, "bf16", lse=False))
+        if kind == "int8":
+            # Of queries with their share of the log-sum-exp, and of keys.
+            found.append(Job(architecture, "quantise", head_dim, "bf16", lse=head_dim == 128))
+    return found
+
+
+def tritons() -> dict[str, str]:
+    """Version → the folder it lies in, "" for the one of this environment."""
+    found = {version("triton"): ""}
+    if folder := os.environ.get(OLDEST_VARIABLE):
+        found |= {found.version: folder for found in distributions(name="triton", path=[folder])}
+    return found
+
+
+def cases() -> list:
+    found = [pytest.param(name, job, id=f"{name}-{job}") for name in tritons() for job in jobs()]
+    if not os.environ.get(OLDEST_VARIABLE):
+        reason = f"{OLDEST_VARIABLE} names no folder with it: no configuration was compiled with the oldest Triton"
+        found.append(pytest.param("", None, id="oldest", marks=pytest.mark.skip(reason=reason)))
+    return found
+
+
+@cache
+def compiled(triton: str) -> dict[Job, dict]:
+    """All jobs with one version of Triton, in a process that finds that version first."""
+    dropped = ("PYTHONPATH", "TRITON_INTERPRET")
+    environment = {key: value for key, value in os.environ.items() if key not in dropped}
+    if folder := tritons()[triton]:
+        environment["PYTHONPATH"] = folder
+    listed = jobs()
+    script = Path(__file__).with_name("triton_compile.py")
+    text = json.dumps([asdict(job) for job in listed])
+    run = subprocess.run([sys.executable, script], input=text, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    results = [json.loads(line) for line in run.stdout.splitlines()]
+    assert {result["triton"] for result in results} == {triton}
+    return dict(zip(listed, results, strict=True))
+
+
+def result_of(triton: str, job: Job) -> dict:
+    result = compiled(triton)[job]
+    assert "error" not in result, result["error"]
+    return result
+
+
+@pytest.mark.parametrize(("triton", "job"), cases())
+def test_compiles_without_spills(triton, job):
+    result = result_of(triton, job)
+    assert result["spills"] == 0
+    assert result["shared"] <= SHARED_LIMIT[job.architecture]
+
+
+@pytest.mark.parametrize(("triton", "job"), cases())
+def test_uses_the_matrix_units(triton, job):
+    matrix = result_of(triton, job)["matrix"]
+    if job.kind == "quantise":
+        assert matrix == []
+    elif job.kind == "int8":
+        assert any(name.startswith("IMMA") for name in matrix)
+        # fp16 sums: with fp32 sums the name goes on with .F32, and GeForce cards take twice as long.
+        assert any(name.startswith("HMMA") and name.endswith(".F16") for name in matrix)
+    else:
+        assert matrix
+        assert all(name.startswith(MATRIX_UNIT[job.architecture]) for name in matrix)
+
+
+@pytest.mark.parametrize(("triton", "job"), cases())
+def test_products_of_two_variables_have_64_bits(triton, job):
+    """Rows times strides pass 2³¹ in long videos; a 32-bit product only shows there, as garbage."""
+    assert result_of(triton, job)["narrow"] == []

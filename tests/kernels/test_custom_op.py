@@ -1,0 +1,61 @@
+"""Attention inside torch.compile: one operator, whose fake tells the truth, and the same numbers as outside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from astraea.kernels import KeyTiles, attend
+from astraea.kernels.custom_op import _operator
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def tensors(queries=48, keys=130):
+    return tuple(torch.randn(2, rows, 2, 64, generator=GENERATOR) for rows in (queries, keys, keys))
+
+
+def tiles(queries=48, keys=130):
+    return KeyTiles.from_mask(torch.rand(2, 2, -(-queries // 128), -(-keys // 64), generator=GENERATOR) < 0.7)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("need_lse", [False, True], ids=["out", "lse"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "key tiles"])
+def test_compiled_as_one_graph_with_the_same_result(need_lse, sparse):
+    key_tiles = tiles() if sparse else None
+
+    def layer(q, k, v):
+        out, lse = attend(q * 2.0, k, v, need_lse=need_lse, key_tiles=key_tiles)
+        return (out.relu(), lse)
+
+    q, k, v = tensors()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(q, k, v), layer(q, k, v), strict=True):
+        assert (found is None) == (expected is None)
+        assert found is None or torch.equal(found, expected)
+
+
+def test_other_numbers_of_selected_rows_need_no_further_compilation_than_torch_makes_anyway():
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda q, k, v: attend(q, k, v)[0], fullgraph=True, backend=counter)
+    for queries in (16, 32, 48, 64, 80):
+        q, k, v = tensors(queries)
+        assert torch.equal(compiled(q, k, v), attend(q, k, v)[0])
+    assert counter.frame_count <= 2  # once as it came, once for any number of rows
+
+
+@pytest.mark.parametrize("need_lse", [False, True], ids=["out", "lse"])
+def test_the_operator_keeps_what_torch_asks_of_one(need_lse):
+    q, k, v = tensors()
+    torch.library.opcheck(_operator, (q, k, v, 0.125, need_lse, "auto"))
+    packed = torch.randn(2, 130, 3, 2, 64, generator=GENERATOR)
+    torch.library.opcheck(_operator, (packed[:, :48, 0], packed[:, :, 1], packed[:, :, 2], 0.125, need_lse, "auto"))
+    lists = tiles()
+    torch.library.opcheck(_operator, (q, k, v, 0.125, need_lse, "auto", lists.counts, lists.tiles))

@@ -1,0 +1,282 @@
+"""Which backend serves: what passes the self-test, is accurate enough and was timed fastest; and what if not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from dataclasses import replace
+
+import pytest
+import torch
+
+from astraea.kernels import Constraints, Problem, attend_reference, dispatch, records, timing
+from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher
+from astraea.kernels.reference import BACKEND as REFERENCE
+
+GENERATOR = torch.Generator().manual_seed(0)
+Q, K, V = (torch.randn(1, rows, 2, 64, generator=GENERATOR) for rows in (40, 96, 96))
+PROBLEM = Problem.of(Q, K, V, need_lse=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(records.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(WISH_VARIABLE, raising=False)
+
+
+def backend(name, run=attend_reference, **fields):
+    return replace(REFERENCE, name=name, run=run, last_resort=False, **fields)
+
+
+def off_by_a_little(q, k, v, *, scale, need_lse):
+    out, lse = attend_reference(q, k, v, scale=scale, need_lse=need_lse)
+    return out * 1.01, lse
+
+
+def base_two(q, k, v, *, scale, need_lse):
+    """The log-sum-exp to the wrong base, as one library returned it."""
+    out, lse = attend_reference(q, k, v, scale=scale)
+    return out, lse / torch.tensor(2.0).log()
+
+
+def uncorrected(q, k, v, *, scale, need_lse):
+    """Smoothed keys, and the log-sum-exp not corrected for it."""
+    return attend_reference(q, k - k.mean(1, keepdim=True), v, scale=scale)
+
+
+def never_the_same(q, k, v, *, scale, need_lse):
+    out, lse = attend_reference(q, k, v, scale=scale)
+    return out + torch.rand_like(out) * 1e-7, lse
+
+
+def poisoned(q, k, v, *, scale, need_lse):
+    out, lse = attend_reference(q, k, v, scale=scale)
+    out[0, -1] = float("nan")
+    return out, lse
+
+
+def raising(q, k, v, *, scale, need_lse):
+    raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+
+WRONG = {
+    off_by_a_little: "its output is off",
+    base_two: "its log-sum-exp is off",
+    uncorrected: "its log-sum-exp is off",
+    never_the_same: "different bits",
+    poisoned: "its output is off by inf",
+    raising: "failed: RuntimeError: no kernel image is available",
+    lambda q, k, v, *, scale, need_lse: (attend_reference(q, k, v, scale=scale)[0], None): "returned no log-sum-exp",
+}
+
+
+@pytest.mark.parametrize("run", WRONG)
+def test_what_fails_the_self_test_is_not_used_and_says_why(run):
+    wrong = backend("wrong", run)
+    dispatcher = Dispatcher([wrong, REFERENCE])
+    assert WRONG[run] in dispatcher.why_not(wrong, PROBLEM)
+    assert "\n" not in dispatcher.why_not(wrong, PROBLEM)
+    choice = dispatcher.choose(Q, K, V, PROBLEM)
+    assert choice.backend is REFERENCE
+    assert WRONG[run] in choice.reasons["wrong"]
+
+
+def timed(monkeypatch, times, calls=None):
+    """Timings as given instead of measured."""
+
+    def milliseconds(backends, *tensors, **options):
+        if calls is not None:
+            calls.append([b.name for b in backends])
+        return {b.name: times[b.name] for b in backends}
+
+    monkeypatch.setattr(timing, "milliseconds", milliseconds)
+
+
+def test_the_fastest_is_chosen_by_real_timing():
+    def slow(*args, **options):
+        torch.randn(400, 400) @ torch.randn(400, 400)
+        return attend_reference(*args, **options)
+
+    dispatcher = Dispatcher([backend("slow", slow), backend("quick"), REFERENCE])
+    choice = dispatcher.choose(Q, K, V, PROBLEM)
+    assert choice.backend.name == "quick"
+    assert choice.milliseconds["quick"] < choice.milliseconds["slow"]
+    assert choice.ratio_to("slow") > 1.0
+    assert "reference" not in choice.milliseconds  # the last resort takes no part where there is another
+
+
+@pytest.mark.parametrize(("own", "expected"), [(0.80, "own"), (0.97, "host"), (1.30, "host")])
+def test_the_hosts_attention_is_kept_unless_another_is_clearly_faster(monkeypatch, own, expected):
+    timed(monkeypatch, {"own": own, "host": 1.0})
+    host = backend("host")
+    assert Dispatcher([backend("own")]).choose(Q, K, V, PROBLEM, host=host).backend.name == expected
+    assert Dispatcher([backend("own")]).choose(Q, K, V, PROBLEM, "host", host).backend is host
+
+
+def test_what_is_less_accurate_takes_part_only_where_speed_is_asked_for(monkeypatch):
+    timed(monkeypatch, {"coarse": 0.1, "exact": 1.0})
+    dispatcher = Dispatcher([backend("coarse", off_by_a_little, exact=False), backend("exact")])
+    choice = dispatcher.choose(Q, K, V, PROBLEM)
+    assert choice.backend.name == "exact"
+    assert "fast" in choice.reasons["coarse"]
+    assert dispatcher.choose(Q, K, V, PROBLEM, "fast").backend.name == "coarse"
+
+
+def test_a_choice_is_kept_for_calls_of_the_same_kind_and_for_later_processes(monkeypatch):
+    calls = []
+    timed(monkeypatch, {"one": 1.0, "two": 0.5}, calls)
+    pair = [backend("one"), backend("two")]
+    dispatcher = Dispatcher(pair)
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "two"
+    more_rows = Problem.of(Q.repeat(2, 2, 1, 1), K.repeat(2, 1, 1, 1), V.repeat(2, 1, 1, 1), need_lse=True)
+    assert dispatcher.known(more_rows) is not None
+    later = Dispatcher(pair).choose(Q, K, V, PROBLEM)
+    assert later.backend.name == "two"
+    assert later.milliseconds == {"one": 1.0, "two": 0.5}
+    assert not later.measured
+    assert len(calls) == 1
+    longer = torch.cat([K, K], 1)
+    assert dispatcher.known(Problem.of(Q, longer, longer, need_lse=True)) is None
+    assert dispatcher.known(replace(PROBLEM, need_lse=False)) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 2, "choices": {}}',
+        '{"format": 1, "choices": []}',
+        '{"format": 1, "choices": {"KEY": 3}}',
+        '{"format": 1, "choices": {"KEY": {"backend": "gone", "milliseconds": {"gone": 1.0}}}}',
+        '{"format": 1, "choices": {"KEY": {"backend": ["one"], "milliseconds": {}}}}',
+        '{"format": 1, "choices": {"KEY": {"backend": "one", "milliseconds": {"one": "soon"}}}}',
+        '{"format": 1, "choices": {"KEY": {"backend": "wrong", "milliseconds": {"wrong": 0.1}}}}',
+    ],
+)
+def test_a_damaged_or_outdated_record_is_made_anew(monkeypatch, content):
+    timed(monkeypatch, {"one": 1.0, "two": 0.5})
+    records.folder().mkdir(parents=True)
+    key = records.key(PROBLEM, "auto")
+    records.path().write_text(content.replace("KEY", json.dumps(key)[1:-1]), "utf-8")
+    choice = Dispatcher([backend("wrong", base_two), backend("one"), backend("two")]).choose(Q, K, V, PROBLEM)
+    assert choice.backend.name == "two"
+    assert records.read()[key]["backend"] == "two"
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_path):
+    timed(monkeypatch, {"one": 1.0, "two": 0.5})
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    monkeypatch.setenv(records.FOLDER_VARIABLE, str(blocked / "below"))
+    assert Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM).backend.name == "two"
+
+
+def test_a_record_is_replaced_as_a_whole_and_leaves_nothing_beside_it():
+    for number in range(records.MOST_ENTRIES + 20):
+        if number in (0, 1, 2) or number >= records.MOST_ENTRIES:
+            records.write(f"key {number}", {"backend": "one", "milliseconds": {"one": 1.0}})
+    assert list(records.folder().iterdir()) == [records.path()]
+    assert "key 2" in records.read()
+    if os.name == "posix":
+        assert stat.S_IMODE(records.path().stat().st_mode) & 0o077 == 0
+
+
+def test_the_environment_overrides_every_wish(monkeypatch):
+    timed(monkeypatch, {"one": 0.5, "two": 1.0})
+    monkeypatch.setattr(dispatch, "WISHES", ("auto", "host", "fast", "one", "two"))
+    dispatcher = Dispatcher([backend("one"), backend("two")])
+    monkeypatch.setenv(WISH_VARIABLE, "two")
+    assert dispatcher.choose(Q, K, V, PROBLEM, "one").backend.name == "two"
+    monkeypatch.delenv(WISH_VARIABLE)
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "one"
+
+
+def test_an_unknown_name_in_the_environment_is_told_and_ignored(monkeypatch, caplog):
+    timed(monkeypatch, {"one": 1.0})
+    monkeypatch.setenv(WISH_VARIABLE, "nonsense")
+    dispatch._warned.clear()
+    with caplog.at_level(logging.WARNING):
+        assert Dispatcher([backend("one")]).choose(Q, K, V, PROBLEM).backend.name == "one"
+    assert "nonsense" in caplog.text
+
+
+def test_a_named_backend_that_cannot_serve_gives_way(caplog):
+    elsewhere = backend("elsewhere", constraints=Constraints(devices=frozenset({"xpu"})))
+    with caplog.at_level(logging.WARNING):
+        choice = Dispatcher([elsewhere, REFERENCE]).choose(Q, K, V, PROBLEM, "elsewhere")
+    assert choice.backend is REFERENCE
+    assert "runs on xpu, not on cpu" in caplog.text
+
+
+def test_what_breaks_at_work_is_replaced_for_good(monkeypatch, caplog):
+    timed(monkeypatch, {"frail": 0.1, "sound": 1.0})
+    small = [0]
+
+    def frail(q, k, v, *, scale, need_lse):
+        if q.shape[1] == Q.shape[1]:
+            small[0] += 1
+            raise RuntimeError("misaligned address")
+        return attend_reference(q, k, v, scale=scale, need_lse=need_lse)
+
+    dispatcher = Dispatcher([backend("frail", frail), backend("sound"), REFERENCE])
+    with caplog.at_level(logging.WARNING):
+        out, lse = dispatcher.attend(Q, K, V, need_lse=True)
+    assert torch.equal(out, attend_reference(Q, K, V)[0])
+    assert lse is not None
+    assert "misaligned address" in caplog.text
+    dispatcher.attend(Q, K, V, need_lse=True)
+    assert small[0] == 1
+    assert dispatcher.why_not(dispatcher.named("frail"), PROBLEM).startswith("failed at work")
+
+
+def test_running_out_of_memory_is_the_callers_to_know(monkeypatch):
+    def hungry(q, k, v, *, scale, need_lse):
+        if q.shape[1] == Q.shape[1]:
+            raise torch.OutOfMemoryError("no room")
+        return attend_reference(q, k, v, scale=scale, need_lse=need_lse)
+
+    timed(monkeypatch, {"hungry": 0.1})
+    with pytest.raises(torch.OutOfMemoryError):
+        Dispatcher([backend("hungry", hungry), REFERENCE]).attend(Q, K, V)
+
+
+def test_a_backend_that_fails_while_it_is_timed_does_not_win():
+    def shy(q, k, v, *, scale, need_lse):
+        if q.shape[1] == Q.shape[1]:
+            raise RuntimeError("not at this size")
+        return attend_reference(q, k, v, scale=scale, need_lse=need_lse)
+
+    choice = Dispatcher([backend("shy", shy), backend("sound")]).choose(Q, K, V, PROBLEM)
+    assert choice.backend.name == "sound"
+    assert "failed when it was timed" in choice.reasons["shy"]
+
+
+def test_the_sample_that_is_timed_stays_short():
+    q, k = torch.empty(2, 9000, 64, 128, device="meta"), torch.empty(2, 9000, 64, 128, device="meta")
+    sampled, keys, _ = timing.sample(q, k, k)
+    assert sampled.shape[0] == keys.shape[0] == 1
+    assert sampled.shape[1] == timing.MOST_ROWS
+    assert keys.shape[1] == 9000
+    assert sampled.shape[2] == keys.shape[2] < 64
+    assert Problem.of(sampled, keys, keys).operations <= timing.MOST_OPERATIONS_ELSEWHERE * 2
+
+
+def test_what_was_left_far_behind_is_not_run_again():
+    runs = {"slow": 0, "quick": 0}
+
+    def counted(name, repeats):
+        def run(q, k, v, *, scale, need_lse):
+            runs[name] += 1
+            for _ in range(repeats):
+                out = attend_reference(q, k, v, scale=scale, need_lse=need_lse)
+            return out
+
+        return backend(name, run)
+
+    found = timing.milliseconds([counted("slow", 30), counted("quick", 1)], Q, K, V, scale=0.125, need_lse=True)
+    assert found["quick"] < found["slow"]
+    assert runs["slow"] < runs["quick"]
