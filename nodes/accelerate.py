@@ -20,6 +20,7 @@ from .choice import (
     OWN_MODE,
     Wish,
     check_numbers,
+    check_words,
     choose_plan,
 )
 from .choice import schedule_stamp as stamp_of
@@ -131,9 +132,13 @@ class AstraeaAccelerate(io.ComfyNode):
         budget: float | None = None,
         target_speedup: float | None = None,
         astraea_schedule: Any = NOT_LINKED,
+        mode: str | None = None,
+        cache: str | None = None,
+        attention: str | None = None,
     ) -> bool | str:
         def check() -> None:
             check_numbers(budget, target_speedup)
+            check_words(mode, cache, attention)
             if schedule is not None and schedule != AUTO and astraea_schedule is NOT_LINKED:
                 find_schedule(schedule)
 

@@ -55,7 +55,9 @@ ACCELERATE = {
     "unknown schedule": ({"schedule": "from another machine"}, "There is no schedule named 'from another machine'"),
     "path as schedule": ({"schedule": "../../../etc/passwd"}, "not a usable schedule name"),
     "backslashes": ({"schedule": "..\\..\\secret"}, "not a usable schedule name"),
-    "unknown attention": ({"attention": "by magic"}, "by magic"),
+    "unknown mode": ({"mode": "by hand"}, "Mode 'by hand' is unknown; choose one of schedule's own, default, paper"),
+    "unknown cache": ({"cache": "none at all"}, "Cache 'none at all' is unknown; choose one of auto, full"),
+    "unknown attention": ({"attention": "magic"}, "Attention 'magic' is unknown; choose one of auto, host, fast"),
     "leading dot": ({"schedule": ".hidden"}, "not a usable schedule name"),
 }
 
