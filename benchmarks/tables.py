@@ -149,9 +149,12 @@ WRITERS = {"quality": quality_markdown, "speed_cpu": speed_cpu_markdown, "speed_
 
 
 def main() -> None:
+    import attention_tables  # which builds on this module
+
+    writers = WRITERS | attention_tables.WRITERS
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
-        write = WRITERS.get(result.get("benchmark"))
+        write = writers.get(result.get("benchmark"))
         if result.get("benchmark") == "quality":
             result["derived"] = derive(result["rows"])
             path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")

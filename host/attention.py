@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engine.blocks import Attend
 from ..engine.report import Report
-from ..kernels import AUTO, DISPATCHER, HOST, Backend, Choice, Constraints, Problem, attend
+from ..kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Constraints, Problem, attend
 from .compilation import untraced
 
 OVERRIDE = "optimized_attention_override"
@@ -39,18 +39,26 @@ class RunAttention:
 
     def __init__(self, wish: str, report: Report):
         self._wish, self._report = wish, report
-        self._choices: dict[int, Choice] = {}
+        self._choices: dict[tuple[int, bool], Choice] = {}
 
     def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
         """The attention for a model call with so many tokens; options: the call's transformer_options.
 
-        Bound before the model runs, so that compiled code finds one plain function. Only the first call ever for a
-        number of tokens decides among backends on the way.
+        Bound before the model runs, so that compiled code finds plain functions. Only the first call for a number of
+        tokens, with few queries or with many, decides among backends on the way.
         """
         if OVERRIDE in options:
             self._tell("another node's, through ComfyUI")
             return self._served(None, options)
-        choice = self._choices.get(tokens)
+        few, many = (self._for_queries(options, tokens, many) for many in (False, True))
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            return (many if q.shape[1] >= MANY_QUERIES else few)(q, k, v, need_lse=need_lse)
+
+        return serve
+
+    def _for_queries(self, options: dict[str, Any], tokens: int, many: bool) -> Attend:
+        choice = self._choices.get((tokens, many))
         return self._deciding(options, tokens) if choice is None else self._served(choice, options)
 
     def _served(self, choice: Choice | None, options: dict[str, Any]) -> Attend:
@@ -76,15 +84,16 @@ class RunAttention:
         return serve
 
     def _decide(self, q: Tensor, k: Tensor, v: Tensor, tokens: int, need_lse: bool) -> Choice:
-        known = self._choices.get(tokens)
+        problem = Problem.of(q, k, v, need_lse=need_lse)
+        known = self._choices.get((tokens, problem.has_many_queries))
         if known is not None and not need_lse:
             return known
-        problem = Problem.of(q, k, v, need_lse=need_lse)
         if need_lse:
             choice = DISPATCHER.choose(q, k, v, problem, AUTO if self._wish == HOST else self._wish)
             self._tell(f"'{choice.backend.name}', with log-sum-exp")
             return choice
-        choice = self._choices[tokens] = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
+        choice = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
+        self._choices[tokens, problem.has_many_queries] = choice
         ratio = choice.ratio_to(HOST_NAME)
         if choice.backend is HOST_BACKEND:
             self._tell(HOST_NAME)

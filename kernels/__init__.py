@@ -7,7 +7,7 @@ from .backend import Backend, Constraints
 from .custom_op import DISPATCHER, attend
 from .dispatch import AUTO, FAST, HOST, WISHES, Choice, described
 from .key_tiles import KeyTiles
-from .problem import Problem
+from .problem import MANY_QUERIES, Problem
 from .reference import attend_reference
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "DISPATCHER",
     "FAST",
     "HOST",
+    "MANY_QUERIES",
     "WISHES",
     "Backend",
     "Choice",

@@ -84,5 +84,6 @@ BACKENDS = (
         what="torch's own choice among its kernels",
         run=attend_sdpa,
         constraints=Constraints(lse=False),
+        further=lambda problem: "on a CPU it is cpu-flash" if problem.device.type == "cpu" else "",
     ),
 )

@@ -8,7 +8,7 @@ import torch
 
 from . import records, timing
 from .dispatch import AUTO, FAST, Choice, Dispatcher
-from .problem import Problem
+from .problem import MANY_QUERIES, Problem
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Explanation:
 def explain(dispatcher: Dispatcher, problem: Problem, seed: int = 0) -> Explanation:
     """Checks and times every backend that can compute such calls, on random tensors of the problem's size."""
     generator = torch.Generator().manual_seed(seed)
-    kind = Problem(**{**vars(problem), "batch": 1, "queries": min(problem.queries, timing.MOST_ROWS)})
+    kind = Problem(**{**vars(problem), "batch": 1, "queries": min(problem.queries, MANY_QUERIES)})
     shape = (kind.heads, kind.head_dim)
     q, k, v = (
         torch.randn(1, rows, *shape, generator=generator).to(kind.dtype).to(kind.device)
@@ -73,7 +73,7 @@ def as_text(explanation: Explanation) -> str:
     """The table that a user reads."""
     problem = explanation.problem
     dtype = str(problem.dtype).removeprefix("torch.")
-    rows = min(problem.queries, timing.MOST_ROWS)
+    rows = min(problem.queries, MANY_QUERIES)
     lines = [
         f"Attention on {records.device_name(problem.device)}, {dtype}, "
         f"{'with' if problem.need_lse else 'without'} log-sum-exp",

@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+# From so many queries on time is proportional to them: a choice made on so many holds for more. Fewer do not fill a
+# large device, and another backend may do better.
+MANY_QUERIES = 4096
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -44,8 +48,13 @@ class Problem:
 
     @property
     def kind(self) -> Problem:
-        """What a choice is kept by: attention is linear in batch and queries, and keys count by powers of two."""
-        return replace(self, batch=1, queries=0, keys=1 << max(0, self.keys - 1).bit_length())
+        """What a choice is kept by: few queries or many, and the next power of two of the keys."""
+        queries = MANY_QUERIES if self.has_many_queries else 0
+        return replace(self, batch=1, queries=queries, keys=1 << max(0, self.keys - 1).bit_length())
+
+    @property
+    def has_many_queries(self) -> bool:
+        return self.queries >= MANY_QUERIES
 
     @property
     def operations(self) -> float:

@@ -78,8 +78,16 @@ def key(problem: Problem, candidates: str) -> str:
     """Under what a choice is kept; candidates: what else it was made among."""
     kind = problem.kind
     dtype = str(kind.dtype).removeprefix("torch.")
-    parts = [device_name(kind.device), versions(), dtype, f"{kind.heads} heads of {kind.head_dim}"]
-    parts += [f"{kind.keys} keys", "with log-sum-exp" if kind.need_lse else "without log-sum-exp", candidates]
+    parts = [
+        device_name(kind.device),
+        versions(),
+        dtype,
+        f"{kind.heads} heads of {kind.head_dim}",
+        f"{kind.keys} keys",
+        "many queries" if kind.has_many_queries else "few queries",
+        "with log-sum-exp" if kind.need_lse else "without log-sum-exp",
+        candidates,
+    ]
     return " | ".join(parts)
 
 

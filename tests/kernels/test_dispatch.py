@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from astraea.kernels import Constraints, Problem, attend_reference, dispatch, records, timing
+from astraea.kernels import MANY_QUERIES, Constraints, Problem, attend_reference, dispatch, records, timing
 from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher
 from astraea.kernels.reference import BACKEND as REFERENCE
 
@@ -137,6 +137,9 @@ def test_a_choice_is_kept_for_calls_of_the_same_kind_and_for_later_processes(mon
     assert later.milliseconds == {"one": 1.0, "two": 0.5}
     assert not later.measured
     assert len(calls) == 1
+    many = Problem.of(Q.repeat(1, 200, 1, 1), K, V, need_lse=True)
+    assert many.has_many_queries
+    assert dispatcher.known(many) is None  # few rows may be another backend's
     longer = torch.cat([K, K], 1)
     assert dispatcher.known(Problem.of(Q, longer, longer, need_lse=True)) is None
     assert dispatcher.known(replace(PROBLEM, need_lse=False)) is None
@@ -256,10 +259,10 @@ def test_a_backend_that_fails_while_it_is_timed_does_not_win():
 
 
 def test_the_sample_that_is_timed_stays_short():
-    q, k = torch.empty(2, 9000, 64, 128, device="meta"), torch.empty(2, 9000, 64, 128, device="meta")
+    q, k = (torch.empty(2, 9000, 64, 128, device="meta") for _ in range(2))
     sampled, keys, _ = timing.sample(q, k, k)
     assert sampled.shape[0] == keys.shape[0] == 1
-    assert sampled.shape[1] == timing.MOST_ROWS
+    assert sampled.shape[1] == MANY_QUERIES
     assert keys.shape[1] == 9000
     assert sampled.shape[2] == keys.shape[2] < 64
     assert Problem.of(sampled, keys, keys).operations <= timing.MOST_OPERATIONS_ELSEWHERE * 2
