@@ -78,7 +78,7 @@ def attend(
     default. key_tiles: attend only to the listed tiles of keys. wish: `auto` (the fastest exact backend, timed once),
     `fast` (less accurate ones take part), or a backend's name, which gives way where it cannot serve.
     Returns out `[B, M, H, D]` and, if asked, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`.
-    Raises ValueError where the tensors do not fit together.
+    Raises ValueError where the tensors do not fit together, or for a scale that is not positive.
     """
     if not _compiling():
         return DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)

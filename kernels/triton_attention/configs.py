@@ -56,9 +56,9 @@ _TABLE: dict[tuple[str, str], dict[int, Config]] = {
     # AMD: a software pipeline would hold the next tiles in registers.
     ("gfx942", "pointer"): {64: Config(128, 64, 4, 1), 128: Config(128, 64, 4, 1)},
     ("gfx942", "tiles"): {64: Config(128, 32, 4, 1), 128: Config(128, 64, 4, 1)},
-    # RDNA3 keeps each operand of a matrix instruction twice: wider tiles of keys spill.
-    ("gfx1100", "pointer"): {64: Config(128, 32, 8, 1), 128: Config(128, 16, 8, 1)},
-    ("gfx1100", "tiles"): {64: Config(128, 32, 8, 1), 128: Config(128, 16, 8, 1)},
+    # RDNA3 keeps the operands of its matrix instructions twice in registers: two warps to 16 rows.
+    ("gfx1100", "pointer"): {64: Config(128, 32, 8, 1), 128: Config(64, 32, 8, 1)},
+    ("gfx1100", "tiles"): {64: Config(128, 32, 8, 1), 128: Config(64, 32, 8, 1)},
     ("gfx1201", "pointer"): {64: Config(128, 64, 8, 1), 128: Config(128, 32, 8, 1)},
     ("gfx1201", "tiles"): {64: Config(128, 64, 8, 1), 128: Config(128, 32, 8, 1)},
 }
@@ -76,8 +76,13 @@ def config_for(architecture: str, kind: str, head_dim: int) -> Config | None:
     return _TABLE.get((_stand_in(architecture), kind), {}).get(head_dim)
 
 
+# AMD chips with the same matrix instructions and as many registers (gfx1102 has fewer: it would spill).
+SIBLINGS = {"gfx1101": "gfx1100", "gfx1200": "gfx1201"}
+
+
 def _stand_in(architecture: str) -> str:
-    """The architecture itself if it is shipped, else the nearest lower minor of the same NVIDIA generation."""
+    """The architecture itself if it is shipped, else its sibling, or the nearest lower minor of NVIDIA's generation."""
+    architecture = SIBLINGS.get(architecture, architecture)
     shipped = {name for name, _ in _TABLE}
     match = re.fullmatch(r"sm(\d+)(\d)", architecture)
     if match is None:

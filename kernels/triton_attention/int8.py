@@ -1,7 +1,8 @@
-"""Attention forward with int8 scores and fp16 values, for GeForce cards: their int8 rate is twice or four times fp16's.
+"""Attention forward with int8 scores and fp16 sums of values, for GeForce cards, where these run four times and twice
+as fast as products with fp32 sums.
 
-The method of SageAttention (Zhang et al., ICLR 2025), without its per-block scales: K minus its mean over tokens, one
-scale per row of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
+The method of SageAttention (Zhang et al., ICLR 2025), with finer scales: K minus its mean over tokens, one scale per
+row of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
 """
 
 from __future__ import annotations

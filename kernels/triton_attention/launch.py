@@ -31,6 +31,13 @@ def _config(kind: str, q: Tensor) -> Config:
     return config
 
 
+def _factor(scale: float) -> float:
+    """What turns products into scores in base 2. The running maximum is taken before it is applied: it keeps order."""
+    if scale <= 0.0:
+        raise ValueError(f"the scale of attention scores must be positive, not {scale}")
+    return scale * LOG2_E
+
+
 def _on(device: torch.device) -> AbstractContextManager:
     """Triton launches on the current device, whatever device the tensors are on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -73,6 +80,8 @@ def attend_pointer(
     out, lse = _outputs(q, need_lse)
     counts, tiles, query_tiles, length = None, None, 0, 0
     if key_tiles is not None:
+        if QUERY_TILE % config.block_m or KEY_TILE % config.block_n:
+            raise ValueError(f"{config} does not divide tiles of {QUERY_TILE} queries and {KEY_TILE} keys")
         counts, tiles = key_tiles.counts.contiguous(), key_tiles.tiles.contiguous()
         query_tiles, length = tiles.shape[-2:]
     with _on(q.device):
@@ -84,7 +93,7 @@ def attend_pointer(
             lse,
             counts,
             tiles,
-            scale * LOG2_E,
+            _factor(scale),
             queries,
             k.shape[1],
             heads,
@@ -117,7 +126,7 @@ def attend_tma(
             _descriptor(v, config.block_n),
             out,
             lse,
-            scale * LOG2_E,
+            _factor(scale),
             queries,
             k.shape[1],
             heads,
@@ -167,7 +176,7 @@ def attend_int8(
     with _on(q.device):
         # Subtracting the same vector from all keys changes no softmax, and takes away what most costs int8 its range.
         mean = k.mean(1, dtype=torch.float32)
-        q_codes, q_scales, shift = _quantise(q, scale * LOG2_E, direction=mean if need_lse else None)
+        q_codes, q_scales, shift = _quantise(q, _factor(scale), direction=mean if need_lse else None)
         k_codes, k_scales, _ = _quantise(k, 1.0, offset=mean)
         v_half, v_scales = _half_values(v)
         attend_forward_int8[(-(-queries // config.block_m), heads, batch)](

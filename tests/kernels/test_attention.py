@@ -168,6 +168,12 @@ def test_entries_behind_a_list_are_ignored():
     assert torch.equal(attend_reference(q, k, v, key_tiles=tiles)[0], attend_reference(q, k, v, key_tiles=spoilt)[0])
 
 
+def test_a_scale_that_is_not_positive_is_refused():
+    for scale in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="positive"):
+            attend(*problem(CASES[1]), scale=scale)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

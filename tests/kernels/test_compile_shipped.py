@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed: its kernels were not compiled")
 
 from astraea.kernels.triton_attention import SHIPPED
+from astraea.kernels.triton_attention.configs import SIBLINGS
 
 OLDEST_VARIABLE = "ASTRAEA_TRITON_OLDEST"
 KB = 1024
@@ -44,6 +45,8 @@ MATRIX_UNIT = {  # what the matrix instructions of a device are called
     "gfx1100": "v_wmma_f32",
     "gfx1201": "v_wmma_f32",
 }
+for sibling, shipped in SIBLINGS.items():
+    SHARED_LIMIT[sibling], MATRIX_UNIT[sibling] = SHARED_LIMIT[shipped], MATRIX_UNIT[shipped]
 
 
 @dataclass(frozen=True)
@@ -53,26 +56,30 @@ class Job:
     head_dim: int
     dtype: str
     lse: bool = True
+    large: bool = False  # tensors beyond 2 GiB
 
     def __str__(self) -> str:
         name = f"{self.architecture}-{self.kind}-{self.head_dim}-{self.dtype}"
-        return name if self.lse else f"{name}-without-lse"
+        return name + "-without-lse" * (not self.lse) + "-beyond-2-GiB" * self.large
 
 
 def jobs() -> list[Job]:
     """What is compiled: every configuration, but not all that cannot go wrong alone."""
     found = []
     for architecture, kind, head_dim in SHIPPED:
-        # The int8 kernel sees the type only when it stores: values come to it as fp16.
-        for dtype in ("bf16",) if kind == "int8" else ("fp16", "bf16"):
-            found.append(Job(architecture, kind, head_dim, dtype))
-        # Without the log-sum-exp a kernel does strictly less: once, where registers are scarcest.
+        amd = architecture.startswith("gfx")
+        found.append(Job(architecture, kind, head_dim, "bf16"))
+        # NVIDIA's registers do not depend on which of the two types it is: once, where they are scarcest. The int8
+        # kernel sees the type only when it stores.
+        if amd or (head_dim == 128 and kind != "int8"):
+            found.append(Job(architecture, kind, head_dim, "fp16"))
+        # Without the log-sum-exp a kernel does strictly less: once as well.
         if head_dim == 128:
             found.append(Job(architecture, kind, head_dim, "bf16", lse=False))
-        if kind == "int8":
-            # Of queries with their share of the log-sum-exp, and of keys.
-            found.append(Job(architecture, "quantise", head_dim, "bf16", lse=head_dim == 128))
-    return found
+        if amd:
+            found.append(Job(architecture, kind, head_dim, "bf16", large=True))
+    # Chips that use another's configurations: once, where registers are scarcest.
+    return found + [Job(sibling, "pointer", 128, dtype) for sibling in SIBLINGS for dtype in ("bf16", "fp16")]
 
 
 def tritons() -> dict[str, str]:
@@ -124,9 +131,7 @@ def test_compiles_without_spills(triton, job):
 @pytest.mark.parametrize(("triton", "job"), cases())
 def test_uses_the_matrix_units(triton, job):
     matrix = result_of(triton, job)["matrix"]
-    if job.kind == "quantise":
-        assert matrix == []
-    elif job.kind == "int8":
+    if job.kind == "int8":
         assert any(name.startswith("IMMA") for name in matrix)
         # fp16 sums: with fp32 sums the name goes on with .F32, and GeForce cards take twice as long.
         assert any(name.startswith("HMMA") and name.endswith(".F16") for name in matrix)
@@ -137,5 +142,5 @@ def test_uses_the_matrix_units(triton, job):
 
 @pytest.mark.parametrize(("triton", "job"), cases())
 def test_products_of_two_variables_have_64_bits(triton, job):
-    """Rows times strides pass 2³¹ in long videos; a 32-bit product only shows there, as garbage."""
+    """Rows times strides pass 2³¹ in long videos; only there a 32-bit product shows, as garbage."""
     assert result_of(triton, job)["narrow"] == []

@@ -168,6 +168,13 @@ def test_a_last_dimension_that_is_not_contiguous_is_refused(kind):
         attend(kind, q, k, v)
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_a_scale_that_would_turn_the_order_of_scores_is_refused(kind):
+    q, k, v = problem(CASES[0], torch.float16, "random")
+    with pytest.raises(ValueError, match="positive"):
+        ALL[kind](q, k, v, scale=-1.0, need_lse=False)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("kind", [*ALL, "tiles"])
 def test_what_lies_around_the_tensors_does_not_leak(kind, case):
@@ -236,6 +243,13 @@ def test_no_list_at_all_gives_zeros():
     out, lse = attend("pointer", q, k, v, key_tiles=empty)
     assert not out.any()
     assert (lse == -math.inf).all()
+
+
+def test_tiles_of_a_kernel_that_do_not_divide_those_listed_are_refused():
+    q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
+    key_tiles = KeyTiles.from_mask(torch.ones(1, 1, 1, 2).bool())
+    with pytest.raises(ValueError, match="does not divide"):
+        attend("pointer", q, k, v, key_tiles=key_tiles, config=Config(128, 128, 8, 1))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------

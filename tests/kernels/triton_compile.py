@@ -1,8 +1,8 @@
-"""Compiles attention kernels ahead of time, without a GPU, and reports what the compiler made of them.
+"""Compiles attention kernels without a GPU, as a launch would, and reports what the compiler made of them.
 
 A script, so that each version of Triton has a process of its own: reads a JSON list of jobs from standard input and
-prints one JSON object a line for each. A job is architecture, kind, head_dim, dtype and lse; block_m, block_n, warps
-and stages replace the shipped configuration.
+prints one JSON object a line for each. A job is architecture, kind, head_dim, dtype, lse and large; block_m, block_n,
+warps and stages replace the shipped configuration.
 """
 
 from __future__ import annotations
@@ -20,89 +20,80 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401 - makes the pack importable as `astraea`
 
-FLOATS = {"factor"}
-INTS = {"queries", "keys", "heads", "query_tiles", "list_length", "count"}
-POINTERS_TO = {
-    "*fp32": {"lse", "q_scales", "k_scales", "v_scales", "shift", "scales", "offset", "direction", "projection"},
-    "*i8": {"q_codes", "k_codes", "codes"},
-    "*i32": {"counts", "tiles"},
-}
+WORKERS = 2
 MATRIX_SASS = re.compile(r"\b((?:HMMA|IMMA|HGMMA|UTC\w*MMA)[\w.]*)")
 MATRIX_AMDGCN = re.compile(r"\b(v_(?:mfma|wmma)_\w+)")
 
 
-def kernel_of(job: dict):
-    """The kernel of a job, its compile-time arguments and its configuration."""
-    from astraea.kernels.key_tiles import KEY_TILE, QUERY_TILE
-    from astraea.kernels.triton_attention import Config, config_for, forward, forward_tma, int8
-    from astraea.kernels.triton_attention.configs import QUANTISE
+class StandIn:
+    """As much of a GPU driver as compiling needs. Kernels are cached by device: each architecture is one."""
 
-    kind, constants = job["kind"], {"HEAD_DIM": job["head_dim"]}
-    if kind == "quantise":
-        # Of queries if the log-sum-exp is asked for, else of keys.
-        constants |= {"BLOCK": QUANTISE.block_m}
-        constants |= {"offset": None} if job["lse"] else {"direction": None, "projection": None}
-        return int8.quantise_rows, constants, QUANTISE
-    config = config_for(job["architecture"], kind, job["head_dim"])
+    def __init__(self, architecture: str, large: bool):
+        from triton.backends.compiler import GPUTarget
+
+        self.device = (architecture, large)
+        if architecture.startswith("sm"):
+            self.target = GPUTarget("cuda", int(architecture[2:]), 32)
+        else:
+            self.target = GPUTarget("hip", architecture, 64 if architecture.startswith("gfx9") else 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return self.device
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def attend(job: dict) -> None:
+    """Calls the launcher of a job's kernel with small tensors on the CPU."""
+    import torch
+
+    from astraea.kernels.key_tiles import KeyTiles
+    from astraea.kernels.triton_attention import Config, launch
+
+    launch.architecture_of = lambda device: job["architecture"]
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[job["dtype"]]
+    q, k, v = (torch.zeros(2, 128, 2, job["head_dim"], dtype=dtype) for _ in range(3))
+    function = {"tma": launch.attend_tma, "int8": launch.attend_int8}.get(job["kind"], launch.attend_pointer)
+    options = {"key_tiles": KeyTiles.from_mask(torch.ones(2, 2, 1, 2).bool())} if job["kind"] == "tiles" else {}
     if "block_m" in job:
-        config = Config(job["block_m"], job["block_n"], job["warps"], job["stages"])
-    constants |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
-    if not job["lse"]:
-        constants |= {"lse": None, "shift": None} if kind == "int8" else {"lse": None}
-    if kind == "int8":
-        return int8.attend_forward_int8, constants, config
-    if kind == "tma":
-        return forward_tma.attend_forward_tma, constants, config
-    constants |= {"QUERY_TILE": QUERY_TILE, "KEY_TILE": KEY_TILE}
-    if kind == "pointer":
-        constants |= {"counts": None, "tiles": None}
-    return forward.attend_forward, constants, config
-
-
-def type_of(name: str, job: dict, block_n: int) -> str:
-    """The type of an argument, as a launch would find it."""
-    if name.endswith("_descriptor"):
-        return f"tensordesc<{job['dtype']}[1, {block_n}, 1, {job['head_dim']}]>"
-    if name in FLOATS:
-        return "fp32"
-    if name in INTS or "stride_" in name:
-        return "i32"
-    for pointer, names in POINTERS_TO.items():
-        if name in names:
-            return pointer
-    return "*fp16" if job["kind"] == "int8" and name == "v" else f"*{job['dtype']}"
+        options["config"] = Config(*(job[name] for name in ("block_m", "block_n", "warps", "stages")))
+    function(q, k, v, scale=0.125, need_lse=job["lse"], **options)
 
 
 def compile_job(job: dict) -> dict:
-    """The job with what came of it: `error`, or seconds, shared (bytes), registers, spills, matrix and narrow."""
+    """The job with what came of it: `error`, or the facts of its kernels together; registers are the last one's."""
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.runtime.jit import JITFunction
 
-    from astraea.kernels.triton_attention.configs import options
+    kernels, run = [], JITFunction.run
 
-    kernel, constants, config = kernel_of(job)
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else type_of(name, job, config.block_n) for name in names}
-    # What a launch specialises on: addresses and strides divisible by 16.
-    divisible = [idx for idx, name in enumerate(names) if signature[name].startswith("*") or "stride_" in name]
-    source = ASTSource(kernel, signature, constants, {(idx,): [["tt.divisibility", 16]] for idx in divisible})
-    architecture = job["architecture"]
-    if architecture.startswith("sm"):
-        target, facts = GPUTarget("cuda", int(architecture[2:]), 32), nvidia_facts
-    else:
-        target, facts = GPUTarget("hip", architecture, 64 if architecture.startswith("gfx9") else 32), amd_facts
-    result = job | {
-        "triton": triton.__version__,
-        "config": [config.block_m, config.block_n, config.warps, config.stages],
-    }
-    start = time.perf_counter()
+    def compile_only(self, *arguments, grid, warmup, **options):
+        kernels.append(run(self, *arguments, grid=grid, warmup=True, **options))
+
+    # AMD's compiler uses other instructions for tensors below 2 GiB: more of them than the test could hold.
+    triton.knobs.amd.use_buffer_ops = not job["large"]
+    triton.runtime.driver.set_active(StandIn(job["architecture"], job["large"]))
+    JITFunction.run = compile_only
+    result, start = job | {"triton": triton.__version__}, time.perf_counter()
     try:
-        compiled = triton.compile(source, target, options(config))
+        attend(job)
     except Exception as error:  # whatever a compiler raises is what is asked for
         return result | {"error": f"{type(error).__name__}: {error}"}
-    result |= {"seconds": round(time.perf_counter() - start, 2), "shared": compiled.metadata.shared}
-    return result | {"narrow": narrow_products(compiled.asm["ttir"])} | facts(compiled.asm)
+    finally:
+        JITFunction.run = run
+    facts = [facts_of(kernel.asm) for kernel in kernels]
+    return result | {
+        "seconds": round(time.perf_counter() - start, 2),
+        "shared": max(kernel.metadata.shared for kernel in kernels),
+        "registers": facts[-1]["registers"],
+        "spills": sum(fact["spills"] for fact in facts),
+        "matrix": sorted(set().union(*(fact["matrix"] for fact in facts))),
+        "narrow": [product for kernel in kernels for product in narrow_products(kernel.asm["ttir"])],
+    }
 
 
 def narrow_products(ttir: str) -> list[str]:
@@ -112,13 +103,17 @@ def narrow_products(ttir: str) -> list[str]:
     return [text for text, a, b in products if not {a, b} & constants]
 
 
-def nvidia_facts(asm: dict) -> dict:
+def facts_of(asm: dict) -> dict:
+    return amd_facts(asm["amdgcn"]) if "amdgcn" in asm else nvidia_facts(asm["cubin"])
+
+
+def nvidia_facts(code: bytes) -> dict:
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(asm["cubin"])
+        cubin.write_bytes(code)
         usage, sass = (
             subprocess.run([tool, option, cubin], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "-sass")
@@ -126,18 +121,17 @@ def nvidia_facts(asm: dict) -> dict:
     return {
         "registers": int(re.findall(r"REG:(\d+)", usage)[0]),
         "spills": int(re.findall(r"STACK:(\d+)", usage)[0]),
-        "matrix": sorted(set(MATRIX_SASS.findall(sass))),
+        "matrix": set(MATRIX_SASS.findall(sass)),
     }
 
 
-def amd_facts(asm: dict) -> dict:
-    text = asm["amdgcn"]
+def amd_facts(text: str) -> dict:
     keys = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
     numbers = {key: int(re.findall(rf"\.{key}:\s+(\d+)", text)[0]) for key in keys}
     return {
         "registers": numbers.pop("vgpr_count"),
         "spills": sum(numbers.values()),
-        "matrix": sorted(set(MATRIX_AMDGCN.findall(text))),
+        "matrix": set(MATRIX_AMDGCN.findall(text)),
     }
 
 
@@ -145,7 +139,7 @@ def main() -> None:
     jobs = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        with ProcessPoolExecutor(2) as pool:
+        with ProcessPoolExecutor(WORKERS) as pool:
             for result in pool.map(compile_job, jobs):
                 print(json.dumps(result), flush=True)
 
