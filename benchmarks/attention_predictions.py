@@ -155,6 +155,7 @@ class CpuPrediction:
 # 1/M of the work. Queries come in multiples of 128, which the figures count in.
 _LINEARITY = {0.1: 1.06, 0.25: 1.02, 0.5: 1.01, 0.75: 1.01, 1.0: 1.0}
 _LINEARITY_8192 = {0.1: 1.02, 0.25: 1.01, 0.5: 1.0, 0.75: 1.0, 1.0: 1.0}
+# All written before products by oneDNN were among the backends.
 # fp32: torch's choice takes part in the race and returns the sum's logarithm inside already: no slower than itself.
 # bf16: without matrix instructions converted products win; fp16: emulated in torch, computed in fp32 here.
 CPU_PREDICTIONS: dict[tuple[int, int, str], CpuPrediction] = {

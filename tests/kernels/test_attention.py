@@ -114,6 +114,16 @@ def test_layouts_do_not_matter(device, layout):
     assert (lse.cpu().double() - expected_lse).abs().max() <= LSE_TOLERANCE
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inputs_stay_as_they_are(layout):
+    for dtype in DTYPES:
+        tensors = tuple(LAYOUTS[layout](t) for t in problem((2, 17, 131, 1, 64), dtype))
+        before = [t.clone() for t in tensors]
+        for backend in capable("cpu", dtype, 64):
+            backend(*tensors, scale=0.125, need_lse=backend.constraints.lse)
+            assert all(map(torch.equal, tensors, before)), backend.name
+
+
 def test_a_scale_of_its_own_is_kept_to():
     q, k, v = problem(CASES[1])
     expected, expected_lse = exact(q * 0.3 * 64**0.5, k, v)
