@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attention_predictions import DTYPE, HEAD_DIM, HEADS, TOKENS
-from tables import table
+from markdown_table import table
 
 Row = dict[str, Any]
 NO_PREDICTION = "no prediction"

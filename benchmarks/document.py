@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
 from quality_derived import at_cost, bundled_rows, families, of_kind
 from quality_tables import TABLES, Table
-from tables import RESULTS, table
+from tables import RESULTS
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,21 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attention_tables
+from markdown_table import table
 from quality_derived import derive
 
 KINDS = ("full", "token", "reuse")
 RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def table(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; numbers stand right, floats have two decimals, None is a dash."""
-
-    def cell(value: Any) -> str:
-        return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def heading(title: str, environment: dict[str, Any]) -> str:
@@ -145,16 +136,18 @@ def _speed_gpu_cells(row: dict[str, Any]) -> list[Any]:
     return [row["name"], row["run_seconds"], row["speedup"], row.get("ideal_speedup"), *steps, *ends]
 
 
-WRITERS = {"quality": quality_markdown, "speed_cpu": speed_cpu_markdown, "speed_gpu": speed_gpu_markdown}
+WRITERS = {
+    "quality": quality_markdown,
+    "speed_cpu": speed_cpu_markdown,
+    "speed_gpu": speed_gpu_markdown,
+    **attention_tables.WRITERS,
+}
 
 
 def main() -> None:
-    import attention_tables  # which builds on this module
-
-    writers = WRITERS | attention_tables.WRITERS
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
-        write = writers.get(result.get("benchmark"))
+        write = WRITERS.get(result.get("benchmark"))
         if result.get("benchmark") == "quality":
             result["derived"] = derive(result["rows"])
             path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")

@@ -5,6 +5,7 @@ The log-sum-exp always comes from the pack's kernels: the host's attention retur
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from comfy.ldm.modules.attention import optimized_attention
@@ -16,6 +17,7 @@ from ..kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Con
 from .compilation import untraced
 
 OVERRIDE = "optimized_attention_override"
+NOTED_SECONDS = 0.5
 
 
 def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
@@ -84,16 +86,19 @@ class RunAttention:
         return serve
 
     def _decide(self, q: Tensor, k: Tensor, v: Tensor, tokens: int, need_lse: bool) -> Choice:
+        began = time.perf_counter()
         problem = Problem.of(q, k, v, need_lse=need_lse)
         known = self._choices.get((tokens, problem.has_many_queries))
         if known is not None and not need_lse:
             return known
         if need_lse:
             choice = DISPATCHER.choose(q, k, v, problem, AUTO if self._wish == HOST else self._wish)
+            self._tell_time(choice, began)
             self._tell(f"'{choice.backend.name}', with log-sum-exp")
             return choice
         choice = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
         self._choices[tokens, problem.has_many_queries] = choice
+        self._tell_time(choice, began)
         ratio = choice.ratio_to(HOST_NAME)
         if choice.backend is HOST_BACKEND:
             self._tell(HOST_NAME)
@@ -102,6 +107,11 @@ class RunAttention:
         else:
             self._tell(f"'{choice.backend.name}', {choice.why}")
         return choice
+
+    def _tell_time(self, choice: Choice, began: float) -> None:
+        seconds = time.perf_counter() - began
+        if choice.measured and seconds > NOTED_SECONDS:
+            self._report.note(f"timing the attention kernels of this device took {seconds:.1f} s of this run, once")
 
     def _tell(self, text: str) -> None:
         self._report.attention = text

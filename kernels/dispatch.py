@@ -88,15 +88,15 @@ class Dispatcher:
     ) -> Choice:
         """The backend for calls like this one; timed on these tensors where neither process nor disk knows.
 
-        host: the host's own attention, which is kept unless another is clearly faster. Nothing is timed while a CUDA
-        graph is being recorded.
+        host: the host's own attention, which is kept unless another is clearly faster. While a CUDA graph is recorded
+        nothing is tested or timed, and what was taken then is not kept.
         """
         with self._lock:
             choice = self.known(problem, wish, host)
             if choice is None:
                 wish = _overridden(wish)
                 choice = self._choose(q, k, v, problem, wish, host)
-                if choice.milliseconds or not _recording(q.device):
+                if not _recording(q.device):
                     self._choices[problem.kind, wish, host.name if host else ""] = choice
             return choice
 
@@ -104,6 +104,8 @@ class Dispatcher:
         reasons: dict[str, str] = {}
         if wish == HOST and host is not None:
             return Choice(host, "asked for")
+        if _recording(problem.device):
+            return self._untested(problem, host)
         wanted = self.named(wish)
         if wanted is not None:
             reason = self.why_not(wanted, problem)
@@ -136,7 +138,7 @@ class Dispatcher:
         host: Backend | None,
     ) -> Choice:
         racing = [backend for backend in able if not backend.last_resort] or able
-        if len(racing) == 1 or problem.key_tiles or _recording(problem.device):
+        if len(racing) == 1 or problem.key_tiles:
             # Lists of key tiles differ from call to call: what is fastest on one says little.
             return Choice(racing[0], "the first that can" if len(racing) > 1 else "the only one that can", {}, reasons)
         if problem.device.type != "cpu":
@@ -157,6 +159,18 @@ class Dispatcher:
         for name, reason in reasons.items():
             logging.debug(f"Astraea: attention '{name}' took no part: {reason}")
         return choice
+
+    def _untested(self, problem: Problem, host: Backend | None) -> Choice:
+        """While a CUDA graph is recorded: nothing may wait for the device, so only what is known to be right serves."""
+        if host is not None:
+            return Choice(host, "a CUDA graph is being recorded")
+        place = (problem.device, problem.dtype, problem.head_dim)
+        tested = {
+            name for (name, *where), verdict in self._verdicts.items() if tuple(where) == place and not verdict.reason
+        }
+        able = [backend for backend in self.backends if backend.exact and not backend.why_not(problem)]
+        sure = [backend for backend in able if backend.name in tested or backend.last_resort]
+        return Choice(sure[0], "a CUDA graph is being recorded")
 
     def _recorded(self, key: str, problem: Problem, host: Backend | None) -> Choice | None:
         """What an earlier process chose, if it can still be used."""

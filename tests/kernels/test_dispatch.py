@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from astraea.kernels import MANY_QUERIES, Constraints, Problem, attend_reference, dispatch, records, timing
+from astraea.kernels import MANY_QUERIES, Constraints, Problem, attend_reference, dispatch, records, selftest, timing
 from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher
 from astraea.kernels.reference import BACKEND as REFERENCE
 
@@ -283,3 +283,21 @@ def test_what_was_left_far_behind_is_not_run_again():
     found = timing.milliseconds([counted("slow", 30), counted("quick", 1)], Q, K, V, scale=0.125, need_lse=True)
     assert found["quick"] < found["slow"]
     assert runs["slow"] < runs["quick"]
+
+
+def test_while_a_graph_is_recorded_nothing_is_tested_or_timed_and_nothing_kept(monkeypatch):
+    def untouchable(*args, **options):
+        raise AssertionError("would wait for the device")
+
+    monkeypatch.setattr(dispatch, "_recording", lambda device: True)
+    monkeypatch.setattr(timing, "milliseconds", untouchable)
+    monkeypatch.setattr(selftest, "check", untouchable)
+    host, quick = backend("host"), backend("quick")
+    dispatcher = Dispatcher([backend("coarse", exact=False), quick, REFERENCE])
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend is REFERENCE  # nothing else is known to be right
+    assert dispatcher.choose(Q, K, V, PROBLEM, host=host).backend is host
+    monkeypatch.undo()
+    assert not dispatcher.why_not(quick, PROBLEM)
+    monkeypatch.setattr(dispatch, "_recording", lambda device: True)
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend is quick
+    assert dispatcher.known(PROBLEM) is None
