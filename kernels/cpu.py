@@ -69,12 +69,14 @@ class OneDnnProducts:
         self._k_buffer, self._v_buffer = torch.empty(keys, dim), torch.empty(keys, dim, dtype=_weights_dtype(dtype))
 
     def take(self, k: Tensor, v: Tensor) -> None:
-        self._k, self._v = _without_gaps(k, self._k_buffer), _without_gaps(v, self._v_buffer)
+        self._k, self._v = _without_gaps(k, self._k_buffer), v
 
     def scores(self, rows: Tensor) -> Tensor:
         return _inner_product(rows, self._k)
 
     def values(self, weights: Tensor) -> Tensor:
+        # Copied when they are needed, into the cache that the scores' keys have left.
+        self._v = _without_gaps(self._v, self._v_buffer)
         if self._v.dtype == torch.bfloat16:
             return torch.mm(weights.to(torch.bfloat16), self._v)
         return _inner_product(weights, self._v.t())
@@ -85,6 +87,7 @@ def _inner_product(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _without_gaps(x: Tensor, buffer: Tensor) -> Tensor:
+    """x itself if it has none and is of the buffer's type, as the buffer itself is; else its copy there."""
     return x if x.is_contiguous() and x.dtype == buffer.dtype else buffer.copy_(x)
 
 
@@ -105,11 +108,11 @@ def _attend_in_tiles(
     each: Products = products(keys, dim, rows, q.dtype)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = q.new_empty((batch, heads, queries), dtype=torch.float32) if need_lse else None
+    scaled = torch.empty(batch, heads, queries, dim).copy_(q.transpose(1, 2)).mul_(scale)
     for row, head in ((b, h) for b in range(batch) for h in range(heads)):
-        scaled = q[row, :, head].float() * scale
         each.take(k[row, :, head], v[row, :, head])
         for start in range(0, queries, rows):
-            scores = each.scores(scaled[start : start + rows])
+            scores = each.scores(scaled[row, head, start : start + rows])
             largest = scores.amax(-1) if need_lse else None
             weights = torch.softmax(scores, -1, out=scores)
             if lse is not None and largest is not None:
