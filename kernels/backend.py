@@ -82,7 +82,8 @@ class Backend:
     missing: why it cannot be used in this process, "" if it can; asked once, never raises.
     further: why it cannot do a certain call, beyond its constraints.
     exact: whether it keeps to the accuracy of the call's dtype; those that do not are used only where speed is asked
-    for before accuracy. last_resort: always right, and taken only where nothing else is.
+    for before accuracy. last_resort: always right, and taken only where nothing else is. trusted: runs here anyway, so
+    that nothing is risked by trying it.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Backend:
     further: Callable[[Problem], str] = nothing_further
     exact: bool = True
     last_resort: bool = False
+    trusted: bool = False
 
     def why_not(self, problem: Problem) -> str:
         """Why it cannot compute this call; "" if it can."""

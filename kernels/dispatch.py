@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import aten, cpu, packages, records, reference, selftest, timing, triton_backends
+from . import aten, cpu, packages, records, reference, selftest, timing, trial, triton_backends
 from .backend import Attended, Backend
 from .key_tiles import KeyTiles
 from .problem import Problem
@@ -74,7 +74,7 @@ class Dispatcher:
         """The self-test's outcome, once for each device, dtype and head size."""
         key = (backend.name, problem.device, problem.dtype, problem.head_dim)
         if key not in self._verdicts:
-            verdict = self._verdicts[key] = selftest.check(backend, problem)
+            verdict = self._verdicts[key] = trial.check(backend, problem)
             if verdict.reason:
                 logging.warning(f"Astraea: attention '{backend.name}' is not used here: {verdict.reason}")
         return self._verdicts[key]
@@ -144,7 +144,7 @@ class Dispatcher:
         if problem.device.type != "cpu":
             logging.info("Astraea: timing this device's attention kernels, once: it takes some seconds.")
         scale = problem.head_dim**-0.5
-        found = timing.milliseconds(racing, *tensors, scale=scale, need_lse=problem.need_lse)
+        found = timing.milliseconds(racing, *tensors, scale=scale, need_lse=problem.need_lse, key=key)
         times = {name: value for name, value in found.items() if isinstance(value, float)}
         reasons |= {name: value for name, value in found.items() if isinstance(value, str)}
         if not times:

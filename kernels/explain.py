@@ -46,7 +46,8 @@ def explain(dispatcher: Dispatcher, problem: Problem, seed: int = 0) -> Explanat
     )
     reasons = {backend.name: dispatcher.why_not(backend, kind) for backend in dispatcher.backends}
     able = [backend for backend in dispatcher.backends if not reasons[backend.name]]
-    times = timing.milliseconds(able, q, k, v, scale=kind.head_dim**-0.5, need_lse=kind.need_lse)
+    key = records.key(kind, "explained")
+    times = timing.milliseconds(able, q, k, v, scale=kind.head_dim**-0.5, need_lse=kind.need_lse, key=key)
     choice, fast = (dispatcher.choose(q, k, v, kind, wish) for wish in (AUTO, FAST))
     lines = []
     for backend in dispatcher.backends:

@@ -1,6 +1,7 @@
-"""Choices kept on disk, so that a machine times its backends once: a small JSON file in the user's cache folder.
+"""What is kept on disk, so that a machine times its backends once: a small JSON file in the user's cache folder.
 
-Losing it costs a second of timing; nothing here raises because of the file.
+Beside choices it holds trials: which backends came back from their first self-test. Losing the file costs a second of
+timing; nothing here raises because of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .problem import Problem
 
 FOLDER_VARIABLE = "ASTRAEA_CACHE_DIR"
 FORMAT = 1
+CHOICES, TRIALS = SECTIONS = ("choices", "trials")
 MOST_BYTES = 1 << 20
 MOST_ENTRIES = 500
 PACKAGES = ("triton", "triton-windows", "flash_attn", "flash_attn_3", "sageattention")
@@ -91,23 +93,29 @@ def key(problem: Problem, candidates: str) -> str:
     return " | ".join(parts)
 
 
-def read() -> dict[str, dict[str, Any]]:
-    """All choices on disk. A missing, damaged or foreign file has none."""
+def trial_key(problem: Problem, backend: str) -> str:
+    """Under what the first self-test of a backend on a device is kept."""
+    dtype = str(problem.dtype).removeprefix("torch.")
+    return " | ".join([device_name(problem.device), versions(), dtype, f"heads of {problem.head_dim}", backend])
+
+
+def read(section: str = CHOICES) -> dict[str, dict[str, Any]]:
+    """All entries of a section. A missing, damaged or foreign file has none."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if path().stat().st_size <= MOST_BYTES:
             content = json.loads(path().read_text("utf-8"))
-            if content.get("format") == FORMAT and isinstance(content.get("choices"), dict):
-                return {name: entry for name, entry in content["choices"].items() if isinstance(entry, dict)}
+            if content.get("format") == FORMAT and isinstance(content.get(section), dict):
+                return {name: entry for name, entry in content[section].items() if isinstance(entry, dict)}
     return {}
 
 
-def write(name: str, entry: dict[str, Any]) -> None:
-    """Adds a choice; the file is replaced as a whole, so that no reader sees half of it."""
-    choices = read()
-    choices.pop(name, None)
-    choices[name] = entry
-    choices = dict(list(choices.items())[-MOST_ENTRIES:])
-    text = json.dumps({"format": FORMAT, "choices": choices}, indent=1, allow_nan=False) + "\n"
+def write(name: str, entry: dict[str, Any], section: str = CHOICES) -> None:
+    """Adds an entry; the file is replaced as a whole, so that no reader sees half of it."""
+    content = {each: read(each) for each in SECTIONS}
+    content[section].pop(name, None)
+    content[section][name] = entry
+    content = {each: dict(list(entries.items())[-MOST_ENTRIES:]) for each, entries in content.items()}
+    text = json.dumps({"format": FORMAT, **content}, indent=1, allow_nan=False) + "\n"
     beside = ""
     try:
         folder().mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from . import trial
 from .backend import Backend
 from .problem import MANY_QUERIES, Problem
 
@@ -30,16 +31,18 @@ def sample(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.inference_mode()
 def milliseconds(
-    backends: Sequence[Backend], q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool
+    backends: Sequence[Backend], q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key: str = ""
 ) -> dict[str, float | str]:
     """The shortest time of each backend by name; a backend that fails has its reason instead.
 
-    The backends take turns, so that a clock or a machine that wanders moves all alike.
+    The backends take turns, so that a clock or a machine that wanders moves all alike. key: under which first attempts
+    at this size are written down. Raises RuntimeError where a backend leaves the device unusable.
     """
     q, k, v = sample(q, k, v)
     stopwatch = _cuda_milliseconds if q.device.type == "cuda" else _wall_milliseconds
     times: dict[str, list[float]] = {}
-    failures: dict[str, str] = {}
+    keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.trusted}
+    failures = {name: why for name, key in keys.items() if (why := trial.why_not(key, q.device))}
     for round_ in range(MOST_ROUNDS + 1):
         shortest = {name: min(spent) for name, spent in times.items()}
         racing = [backend for backend in backends if backend.name not in failures]
@@ -48,9 +51,13 @@ def milliseconds(
         if round_ > LEAST_ROUNDS:
             racing = [b for b in racing if sum(times[b.name]) < ENOUGH_MILLISECONDS]
         for backend in racing:
+            work = partial(stopwatch, partial(backend, q, k, v, scale=scale, need_lse=need_lse), q.device)
             try:
-                spent = stopwatch(partial(backend, q, k, v, scale=scale, need_lse=need_lse), q.device)
+                first_try = round_ == 0 and backend.name in keys
+                spent = trial.attempt(keys[backend.name], q.device, work) if first_try else work()
             except Exception as error:  # out of memory, most likely: this one only
+                if trial.is_lost(q.device):
+                    raise RuntimeError(f"attention '{backend.name}': {trial.DEVICE_LOST}") from error
                 failures[backend.name] = f"failed when it was timed: {type(error).__name__}"
                 times.pop(backend.name, None)
                 continue
