@@ -30,6 +30,7 @@ BACKENDS: tuple[Backend, ...] = (
     reference.BACKEND,
 )
 WISHES = (AUTO, HOST, FAST, *(backend.name for backend in BACKENDS))
+OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the general one since torch 2.5
 WORTH_LEAVING_THE_HOST = 0.95  # of the host's time: a closer race goes to the host
 
 
@@ -213,7 +214,7 @@ class Dispatcher:
         backend = self.choose(q, k, v, problem, wish).backend
         try:
             return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
-        except torch.OutOfMemoryError:
+        except OUT_OF_MEMORY:
             raise
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             if backend.last_resort:
