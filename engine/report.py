@@ -24,7 +24,10 @@ class CallRecord:
 
 @dataclass
 class Report:
-    """The record of one run. Serialisable with `as_dict`."""
+    """The record of one run. Serialisable with `as_dict`.
+
+    choosing_seconds: what timing this device's attention kernels took, once; part of a call, but of no later run.
+    """
 
     schedule: str = ""
     choice: str = ""
@@ -40,6 +43,7 @@ class Report:
     cache_bytes: int = 0
     cache_policy: str = "none"
     attention: str = ""
+    choosing_seconds: float = 0.0
     seconds: float = 0.0
     finished: bool = False
 
@@ -73,7 +77,7 @@ class Report:
     @property
     def speedup(self) -> float | None:
         """Measured speed-up of the model calls over full ones of the same run; None where all were full, or none."""
-        dense, spent = self.dense_seconds, self.model_seconds
+        dense, spent = self.dense_seconds, self.model_seconds - self.choosing_seconds
         if dense is None or spent <= 0 or all(call.kind == "full" for call in self.calls):
             return None
         return dense / spent

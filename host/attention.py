@@ -17,7 +17,6 @@ from ..kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Con
 from .compilation import untraced
 
 OVERRIDE = "optimized_attention_override"
-NOTED_SECONDS = 0.5
 
 
 def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
@@ -43,6 +42,7 @@ class RunAttention:
     def __init__(self, wish: str, report: Report):
         self._wish, self._report = wish, report
         self._choices: dict[tuple[int, bool], Choice] = {}
+        self._timed: list[Choice] = []
 
     def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
         """The attention for a model call with so many tokens; options: the call's transformer_options.
@@ -110,9 +110,9 @@ class RunAttention:
         return choice
 
     def _tell_time(self, choice: Choice, began: float) -> None:
-        seconds = time.perf_counter() - began
-        if choice.measured and seconds > NOTED_SECONDS:
-            self._report.note(f"timing the attention kernels of this device took {seconds:.1f} s of this run, once")
+        if choice.measured and choice not in self._timed:
+            self._timed.append(choice)
+            self._report.choosing_seconds += time.perf_counter() - began
 
     def _tell(self, text: str) -> None:
         self._report.attention = text

@@ -78,7 +78,7 @@ def _facts(report: Report) -> list[str]:
         ("Steps", f"{report.steps}, model calls: {counts or 'none'}"),
         ("Budget", f"asked {report.asked_budget:.1%}{aim}, kept {report.computed_share:.1%}"),
         ("Tokens per call", _token_counts(report)),
-        ("Time", f"{report.model_seconds:.2f} s in the model, {report.seconds:.2f} s for the whole sampler"),
+        ("Time", _time(report)),
         ("Speed-up", _speedups(report)),
         ("Cache", _cache(report)),
     ]
@@ -95,6 +95,13 @@ def _facts(report: Report) -> list[str]:
 def _token_counts(report: Report) -> str:
     counts = sorted({call.tokens for call in report.calls})
     return " or ".join(f"{count:,}" for count in counts) or "-"
+
+
+def _time(report: Report) -> str:
+    text = f"{report.model_seconds:.2f} s in the model, {report.seconds:.2f} s for the whole sampler"
+    if report.choosing_seconds < 0.005:
+        return text
+    return f"{text}; {report.choosing_seconds:.2f} s of it timed this device's attention kernels, once"
 
 
 def _speedups(report: Report) -> str:

@@ -11,6 +11,7 @@ from sampling import accelerated, last, psnr, sample
 from astraea.host.attention import HOST_NAME, OVERRIDE
 from astraea.kernels import DISPATCHER, dispatch, records, selftest, timing
 from astraea.kernels.cpu import attend_tiles
+from astraea.nodes.report_text import report_text
 
 OWN = "cpu-tiles"
 
@@ -80,6 +81,17 @@ def test_another_serves_where_it_was_timed_faster(load_tiny, timed, served):
     assert len(served) == token_calls * 8  # every block of every token step
     assert sample(fast).equal(result), "the second run must not differ from the one that decided"
     assert len(races) == 1
+
+
+def test_what_timing_took_is_told_and_counts_once(load_tiny):
+    fast, handle = accelerated(load_tiny())
+    sample(fast)
+    first = last(handle)
+    assert 0.001 < first.choosing_seconds < first.model_seconds
+    sample(fast)
+    assert last(handle).choosing_seconds < 0.001
+    first.choosing_seconds = 0.25
+    assert "; 0.25 s of it timed this device's attention kernels, once" in report_text(first)
 
 
 @pytest.mark.parametrize("wish", ["auto", "fast", OWN])

@@ -158,6 +158,8 @@ def test_report_leaves_the_warm_up_call_out_of_its_estimate():
     assert report.dense_seconds == pytest.approx(4.0)
     assert report.computed_share == 0.75
     assert report.as_dict()["speedup"] == pytest.approx(4.0 / 11.0)
+    report.choosing_seconds = 1.0  # of the calls' own, and of no later run
+    assert report.speedup == pytest.approx(4.0 / 10.0)
 
 
 def test_summary_is_one_line_with_the_gain():
