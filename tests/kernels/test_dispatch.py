@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from stand_ins import PROBLEM, REFERENCE, K, Q, V, backend, base_two, off_by_a_little, own_folder, timed  # noqa: F401
 
 from astraea.kernels import (
     MANY_QUERIES,
@@ -20,88 +21,8 @@ from astraea.kernels import (
     records,
     selftest,
     timing,
-    trial,
 )
 from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher
-from astraea.kernels.reference import BACKEND as REFERENCE
-
-GENERATOR = torch.Generator().manual_seed(0)
-Q, K, V = (torch.randn(1, rows, 2, 64, generator=GENERATOR) for rows in (40, 96, 96))
-PROBLEM = Problem.of(Q, K, V, need_lse=True)
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(records.FOLDER_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.delenv(WISH_VARIABLE, raising=False)
-
-
-def backend(name, run=attend_reference, **fields):
-    return replace(REFERENCE, name=name, run=run, last_resort=False, **fields)
-
-
-def off_by_a_little(q, k, v, *, scale, need_lse):
-    out, lse = attend_reference(q, k, v, scale=scale, need_lse=need_lse)
-    return out * 1.01, lse
-
-
-def base_two(q, k, v, *, scale, need_lse):
-    """The log-sum-exp to the wrong base, as one library returned it."""
-    out, lse = attend_reference(q, k, v, scale=scale)
-    return out, lse / torch.tensor(2.0).log()
-
-
-def uncorrected(q, k, v, *, scale, need_lse):
-    """Smoothed keys, and the log-sum-exp not corrected for it."""
-    return attend_reference(q, k - k.mean(1, keepdim=True), v, scale=scale)
-
-
-def never_the_same(q, k, v, *, scale, need_lse):
-    out, lse = attend_reference(q, k, v, scale=scale)
-    return out + torch.rand_like(out) * 1e-7, lse
-
-
-def poisoned(q, k, v, *, scale, need_lse):
-    out, lse = attend_reference(q, k, v, scale=scale)
-    out[0, -1] = float("nan")
-    return out, lse
-
-
-def raising(q, k, v, *, scale, need_lse):
-    raise RuntimeError("no kernel image is available\nfor execution on the device")
-
-
-WRONG = {
-    off_by_a_little: "its output is off",
-    base_two: "its log-sum-exp is off",
-    uncorrected: "its log-sum-exp is off",
-    never_the_same: "different bits",
-    poisoned: "its output is off by inf",
-    raising: "failed: RuntimeError: no kernel image is available",
-    lambda q, k, v, *, scale, need_lse: (attend_reference(q, k, v, scale=scale)[0], None): "returned no log-sum-exp",
-}
-
-
-@pytest.mark.parametrize("run", WRONG)
-def test_what_fails_the_self_test_is_not_used_and_says_why(run):
-    wrong = backend("wrong", run)
-    dispatcher = Dispatcher([wrong, REFERENCE])
-    assert WRONG[run] in dispatcher.why_not(wrong, PROBLEM)
-    assert "\n" not in dispatcher.why_not(wrong, PROBLEM)
-    choice = dispatcher.choose(Q, K, V, PROBLEM)
-    assert choice.backend is REFERENCE
-    assert WRONG[run] in choice.reasons["wrong"]
-
-
-def timed(monkeypatch, times, calls=None):
-    """Timings as given instead of measured."""
-
-    def milliseconds(backends, *tensors, **options):
-        if calls is not None:
-            calls.append([b.name for b in backends])
-        return {b.name: times[b.name] for b in backends}
-
-    monkeypatch.setattr(timing, "milliseconds", milliseconds)
 
 
 def test_the_fastest_is_chosen_by_real_timing():
@@ -311,95 +232,3 @@ def test_while_a_graph_is_recorded_nothing_is_tested_or_timed_and_nothing_kept(m
     monkeypatch.setattr(dispatch, "_recording", lambda device: True)
     assert dispatcher.choose(Q, K, V, PROBLEM).backend is quick
     assert dispatcher.known(PROBLEM) is None
-
-
-@pytest.fixture
-def losable(monkeypatch):
-    """The CPU as a device that a kernel can take with it: `lose()` does."""
-    lost = []
-    monkeypatch.setattr(trial, "_can_be_lost", lambda device: True)
-    monkeypatch.setattr(trial, "_still_works", lambda device: not lost)
-    return lambda: lost.append(True)
-
-
-def hours_later(monkeypatch):
-    now = trial.time.time()
-    monkeypatch.setattr(trial.time, "time", lambda: now + 3600.0)
-
-
-def test_a_backend_that_comes_back_is_written_down_once(losable, monkeypatch):
-    assert Dispatcher([]).why_not(backend("sound"), PROBLEM) == ""
-    (entry,) = records.read(records.TRIALS).values()
-    assert entry == {"came back": True}
-    monkeypatch.setattr(records, "write", lambda *arguments: pytest.fail("nothing new to write"))
-    hours_later(monkeypatch)
-    assert Dispatcher([]).why_not(backend("sound"), PROBLEM) == ""
-
-
-def test_what_takes_the_device_with_it_is_not_tried_again(losable, monkeypatch):
-    runs = []
-
-    def fatal(q, k, v, *, scale, need_lse):
-        runs.append(True)
-        losable()
-        raise RuntimeError("an illegal memory access was encountered")
-
-    assert "restart ComfyUI" in Dispatcher([]).why_not(backend("fatal", fatal), PROBLEM)
-    hours_later(monkeypatch)
-    monkeypatch.setattr(trial, "_still_works", lambda device: True)  # after a restart
-    assert "did not come back" in Dispatcher([]).why_not(backend("fatal", fatal), PROBLEM)
-    assert len(runs) == 1
-    assert Dispatcher([]).why_not(backend("another"), PROBLEM) == ""
-
-
-def test_what_kills_the_process_is_not_tried_again(losable, monkeypatch):
-    def killing(q, k, v, *, scale, need_lse):
-        raise KeyboardInterrupt  # as near to a killed process as a test can come
-
-    with pytest.raises(KeyboardInterrupt):
-        Dispatcher([]).why_not(backend("killing", killing), PROBLEM)
-    hours_later(monkeypatch)
-    assert "did not come back" in Dispatcher([]).why_not(backend("killing", killing), PROBLEM)
-
-
-def test_what_comes_after_the_culprit_is_not_blamed(losable, monkeypatch):
-    def fatal(q, k, v, *, scale, need_lse):
-        losable()
-        raise RuntimeError("an illegal memory access was encountered")
-
-    innocent = backend("innocent")
-    dispatcher = Dispatcher([backend("fatal", fatal), innocent])
-    assert "restart ComfyUI" in dispatcher.why_not(dispatcher.named("fatal"), PROBLEM)
-    assert "restart ComfyUI" in dispatcher.why_not(innocent, PROBLEM)
-    hours_later(monkeypatch)
-    monkeypatch.setattr(trial, "_still_works", lambda device: True)  # after a restart
-    assert Dispatcher([]).why_not(innocent, PROBLEM) == ""
-
-
-def test_what_takes_the_device_with_it_at_the_real_size_takes_no_part_in_later_races(losable, monkeypatch):
-    def fatal(q, k, v, *, scale, need_lse):
-        if q.shape[1] == Q.shape[1]:
-            losable()
-            raise RuntimeError("an illegal memory access was encountered")
-        return attend_reference(q, k, v, scale=scale)
-
-    racing = [backend("sound"), backend("fatal", fatal), backend("innocent")]
-    with pytest.raises(RuntimeError, match=r"attention 'fatal'.*restart ComfyUI"):
-        Dispatcher(racing).choose(Q, K, V, PROBLEM)
-    hours_later(monkeypatch)
-    monkeypatch.setattr(trial, "_still_works", lambda device: True)  # after a restart
-    choice = Dispatcher(racing).choose(Q, K, V, PROBLEM)
-    assert set(choice.milliseconds) == {"sound", "innocent"}
-    assert "did not come back" in choice.reasons["fatal"]
-
-
-def test_what_another_process_is_trying_just_now_may_be_tried(losable):
-    records.write(records.trial_key(PROBLEM, "sound"), {"began": trial.time.time() - 1.0}, records.TRIALS)
-    assert Dispatcher([]).why_not(backend("sound"), PROBLEM) == ""
-
-
-def test_choices_and_trials_share_a_file_without_losing_each_other(losable, monkeypatch):
-    timed(monkeypatch, {"one": 1.0, "two": 0.5})
-    Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM)
-    assert len(records.read(records.TRIALS)) == 2  # self-tests only: the race was not a real one
-    assert len(records.read(records.CHOICES)) == 1

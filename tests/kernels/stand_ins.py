@@ -1,0 +1,48 @@
+"""Backends that are easy to tell apart, for tests of what is chosen among them; choices go into a folder of the test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from astraea.kernels import Problem, attend_reference, records, timing
+from astraea.kernels.dispatch import WISH_VARIABLE
+from astraea.kernels.reference import BACKEND as REFERENCE
+
+GENERATOR = torch.Generator().manual_seed(0)
+Q, K, V = (torch.randn(1, rows, 2, 64, generator=GENERATOR) for rows in (40, 96, 96))
+PROBLEM = Problem.of(Q, K, V, need_lse=True)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(records.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(WISH_VARIABLE, raising=False)
+
+
+def backend(name, run=attend_reference, **fields):
+    return replace(REFERENCE, name=name, run=run, last_resort=False, **fields)
+
+
+def timed(monkeypatch, times, calls=None):
+    """Timings as given instead of measured."""
+
+    def milliseconds(backends, *tensors, **options):
+        if calls is not None:
+            calls.append([b.name for b in backends])
+        return {b.name: times[b.name] for b in backends}
+
+    monkeypatch.setattr(timing, "milliseconds", milliseconds)
+
+
+def off_by_a_little(q, k, v, *, scale, need_lse):
+    out, lse = attend_reference(q, k, v, scale=scale, need_lse=need_lse)
+    return out * 1.01, lse
+
+
+def base_two(q, k, v, *, scale, need_lse):
+    """The log-sum-exp to the wrong base, as one library returned it."""
+    out, lse = attend_reference(q, k, v, scale=scale)
+    return out, lse / torch.tensor(2.0).log()
