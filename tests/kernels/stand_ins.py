@@ -1,4 +1,4 @@
-"""Backends that are easy to tell apart, for tests of what is chosen among them. Choices go into the test's own folder."""
+"""Backends that are easy to tell apart, for tests of what is chosen. Choices go into a folder of the test."""
 
 from __future__ import annotations
 
