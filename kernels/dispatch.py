@@ -216,7 +216,7 @@ class Dispatcher:
             return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
         except OUT_OF_MEMORY:
             raise
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             if backend.last_resort:
                 raise
             self.fail(backend, problem, error)
