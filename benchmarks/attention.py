@@ -56,6 +56,7 @@ from astraea.kernels.dispatch import WISH_VARIABLE
 
 NO_HOST = Host(ROOT, "none", Path(sys.executable))
 ROUNDS, SMALL_ROUNDS = 12, 4
+THREADS = 2  # on a CPU; results with others carry the number in their name
 PASS_SHARE = 0.5
 DENSE_GUESS = 0.3  # of the matmul ceiling, before any attention was timed: for estimates of time only
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -117,7 +118,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, help="default 7, with --cpu 12, with --small 1.5; the rest is left out"
     )
-    parser.add_argument("--threads", type=int, default=2, help="torch threads on the CPU (default 2)")
+    parser.add_argument("--threads", type=int, default=THREADS, help="torch threads on the CPU (default 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for JSON and tables")
     args = parser.parse_args()
@@ -138,6 +139,8 @@ def begin(args: argparse.Namespace) -> Session:
     device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
     found = environment(NO_HOST, args, device.type) | {"versions": records.versions()}
     slug = re.sub(r"[^a-z0-9]+", "-", (found["gpu"] or "cpu").lower()).strip("-")
+    if args.cpu and args.threads != THREADS:
+        slug += f"-threads-{args.threads}"
     name = "small" if args.small else slug
     result: dict[str, Any] = {
         "benchmark": "attention_cpu" if args.cpu else "attention",
