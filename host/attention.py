@@ -41,6 +41,7 @@ class RunAttention:
 
     def __init__(self, wish: str, report: Report):
         self._wish, self._report = wish, report
+        self._wish_for_lse = AUTO if wish == HOST else wish
         self._choices: dict[tuple[int, bool], Choice] = {}
         self._timed: list[Choice] = []
 
@@ -66,11 +67,10 @@ class RunAttention:
 
     def _served(self, choice: Choice | None, options: dict[str, Any]) -> Attend:
         name = None if choice is None or choice.backend is HOST_BACKEND else choice.backend.name
-        wish_for_lse = AUTO if self._wish == HOST else self._wish
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
             if need_lse:
-                return attend(q, k, v, need_lse=True, wish=wish_for_lse)
+                return attend(q, k, v, need_lse=True, wish=self._wish_for_lse)
             if name is None:
                 return _host(q, k, v, options), None
             return attend(q, k, v, wish=name)
@@ -78,25 +78,19 @@ class RunAttention:
         return serve
 
     def _deciding(self, options: dict[str, Any], tokens: int) -> Attend:
-        decide = untraced(self._decide)
+        decide, decide_for_lse = untraced(self._decide), untraced(self._decide_for_lse)
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
-            choice = decide(q, k, v, tokens, need_lse)
+            choice = decide_for_lse(q, k, v) if need_lse else decide(q, k, v, tokens)
             return self._served(choice, options)(q, k, v, need_lse=need_lse)
 
         return serve
 
-    def _decide(self, q: Tensor, k: Tensor, v: Tensor, tokens: int, need_lse: bool) -> Choice:
-        began = time.perf_counter()
-        problem = Problem.of(q, k, v, need_lse=need_lse)
+    def _decide(self, q: Tensor, k: Tensor, v: Tensor, tokens: int) -> Choice:
+        began, problem = time.perf_counter(), Problem.of(q, k, v)
         known = self._choices.get((tokens, problem.has_many_queries))
-        if known is not None and not need_lse:
+        if known is not None:
             return known
-        if need_lse:
-            choice = DISPATCHER.choose(q, k, v, problem, AUTO if self._wish == HOST else self._wish)
-            self._tell_time(choice, began)
-            self._tell(f"'{choice.backend.name}', with log-sum-exp")
-            return choice
         choice = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
         self._choices[tokens, problem.has_many_queries] = choice
         self._tell_time(choice, began)
@@ -107,6 +101,13 @@ class RunAttention:
             self._tell(f"'{choice.backend.name}', timed {ratio:.2f}x as fast as {HOST_NAME}")
         else:
             self._tell(f"'{choice.backend.name}', {choice.why}")
+        return choice
+
+    def _decide_for_lse(self, q: Tensor, k: Tensor, v: Tensor) -> Choice:
+        began = time.perf_counter()
+        choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._wish_for_lse)
+        self._tell_time(choice, began)
+        self._tell(f"'{choice.backend.name}', with log-sum-exp")
         return choice
 
     def _tell_time(self, choice: Choice, began: float) -> None:

@@ -5,7 +5,7 @@
 
 from .backend import Backend, Constraints
 from .custom_op import DISPATCHER, attend
-from .dispatch import AUTO, FAST, HOST, WISHES, Choice, described
+from .dispatch import AUTO, HOST, WISHES, Choice
 from .key_tiles import KeyTiles
 from .problem import MANY_QUERIES, Problem
 from .reference import attend_reference
@@ -13,7 +13,6 @@ from .reference import attend_reference
 __all__ = [
     "AUTO",
     "DISPATCHER",
-    "FAST",
     "HOST",
     "MANY_QUERIES",
     "WISHES",
@@ -24,5 +23,4 @@ __all__ = [
     "Problem",
     "attend",
     "attend_reference",
-    "described",
 ]
