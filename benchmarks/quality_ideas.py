@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from quality_variants import Patch, Variant
 from torch import Tensor
 
+from astraea.engine import run
 from astraea.engine.estimators import correct, forecast
 
 NEIGHBOURHOOD = (3, 3, 3)  # of a latent, in frames, rows and columns
@@ -81,7 +82,7 @@ def _local_damping(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> f
 
 def expecting(share: float) -> Patch:
     """Before a run has shown how much of a forecast comes true, and as half of the mean later."""
-    return (forecast, "DAMPING", share)
+    return (run.Run, "_new_trial", lambda current: forecast.Trial(share, current.along))
 
 
 def _alike_at_every_reach(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> float | Tensor:

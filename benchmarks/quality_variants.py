@@ -56,7 +56,7 @@ def keep_three(kept: branch.Branch, sigma: float, denoised: Tensor) -> None:
     kept.denoised = [(sigma, denoised), *older[:2]]
 
 
-def _second_order(history: History, sigma: float, damping: float | Tensor = 1.0) -> Tensor:
+def _second_order(history: History, sigma: float, damping: float | Tensor = 1.0, time: object = None) -> Tensor:
     """The parabola through the last three predictions; a line through two."""
     if len(history) < 3:
         return forecast.forecast_denoised(history[:2], sigma, 1.0)

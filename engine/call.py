@@ -109,7 +109,7 @@ class Call:
         if denoised is not None:
             gap, branch.gap = branch.gap, []
             shares = [entry.part * solver.share(entry.step, self.step) for entry in gap]
-            total = missed(gap, shares, branch.denoised, self.sigma, denoised)
+            total = self._missed(gap, shares, branch, denoised)
         for step, excess in branch.told:
             again = solver.remembers(step, self.step)
             if again:
@@ -120,13 +120,17 @@ class Call:
             branch.keep_told(self.step, total, solver.memory)
         return total
 
+    def _missed(self, gap: list[Estimated], shares: list[float], branch: Branch, denoised: Tensor) -> Tensor | None:
+        run = self.run
+        return missed(gap, shares, branch.denoised, self.sigma, denoised, run.along, run.corrected_along)
+
     def _tell_later(self, branch: Branch, gap: list[Estimated], denoised: Tensor) -> None:
         """What the last reuse steps of a gap missed, as the solver will use them again."""
         told = dict(branch.told)
         for entry in gap:
             if entry.step <= self.step - self.run.solver.memory:
                 continue
-            lacking = missed([entry], [1.0], branch.denoised, self.sigma, denoised)
+            lacking = self._missed([entry], [1.0], branch, denoised)
             if lacking is not None:
                 told[entry.step] = told[entry.step] - lacking if entry.step in told else -lacking
         branch.told = [(step, told[step]) for step in sorted(told)]
@@ -189,8 +193,8 @@ class ReuseCall(Call):
         mode, history = self.run.plan.mode, branch.denoised
         if mode.reuse_estimator == "hold":
             return hold_denoised(history, self.sigma)
-        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma))
-        estimate = forecast_denoised(history, self.sigma, damping)
+        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma, self.run.along))
+        estimate = forecast_denoised(history, self.sigma, damping, self.run.along)
         if not mode.corrects:
             return estimate
         branch.gap.append(Estimated(self.step, self.sigma, damping, 1.0 / self.evaluations))

@@ -14,7 +14,7 @@ from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
 from .clock import Clock
 from .cost import BlockCost, budget_for_speedup
-from .estimators import Trial
+from .estimators import TIMES, Trial
 from .paper_call import PaperFullCall, PaperTokenCall
 from .plan import Plan
 from .report import CallRecord, Report
@@ -74,7 +74,9 @@ class Run:
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
-        self.trial = Trial()
+        settings = plan.schedule.forecast
+        self.along, self.corrected_along = TIMES[settings.along], TIMES[settings.corrected_along]
+        self.trial = self._new_trial()
         self.budgets = self._plan_budgets(cost)
         self.report = self._new_report(cost, family)
         self._last_step = -1
@@ -82,6 +84,9 @@ class Run:
         self._owed = 0.0
         self._counts: dict[int, int] = {}
         self._pending: list = []
+
+    def _new_trial(self) -> Trial:
+        return Trial(self.plan.schedule.forecast.expected, self.along)
 
     def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
         plan = self.plan
@@ -168,7 +173,7 @@ class Run:
             return
         if step < self._last_step - 1:
             self.branches.clear()  # noise was added back: nothing kept fits any more
-            self.trial = Trial()
+            self.trial = self._new_trial()
         # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
         self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
         self._counts = {}
@@ -267,7 +272,7 @@ class Run:
                 entry[0].seconds = entry[1]()
         self._pending.clear()
         self.branches.clear()
-        self.trial = Trial()
+        self.trial = self._new_trial()
         self._explain_full_calls()
         return self.report
 

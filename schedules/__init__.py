@@ -1,5 +1,6 @@
 """Budgets over noise levels: the schedule object, its file format, its shapes and the bundled files."""
 
+from .forecast import TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .library import bundled_folder, list_schedules, pick
 from .resample import budgets_for
@@ -11,6 +12,8 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MODE_NAMES",
+    "TIME_NAMES",
+    "Forecast",
     "Schedule",
     "budgets_for",
     "bundled_folder",

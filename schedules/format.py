@@ -6,16 +6,18 @@ import json
 import math
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError
+from .forecast import STANDARD_FORECAST, forecast_of
 from .schedule import Schedule
 
 FORMAT_NAME = "astraea-schedule"
 FORMAT_VERSION = 1
 MAX_BYTES = 256 * 1024
-_KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "provenance"}
+_KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "forecast", "provenance"}
 _MAX_DEPTH = 8
 
 
@@ -59,6 +61,7 @@ def _schedule_from(data: dict[str, Any], source: str) -> Schedule:
         points=tuple(tuple(point) for point in points),
         family=data.get("family", "any"),
         mode=data.get("mode", "default"),
+        forecast=forecast_of(data.get("forecast", {}), source),
         provenance=provenance,
     )
 
@@ -89,6 +92,7 @@ def serialise(schedule: Schedule) -> str:
         "family": schedule.family,
         "mode": schedule.mode,
         "mean_budget": round(schedule.mean_budget, 4),
+        **({"forecast": asdict(schedule.forecast)} if schedule.forecast != STANDARD_FORECAST else {}),
         "provenance": dict(schedule.provenance),
     }
     points = ",\n    ".join(json.dumps([sigma, budget]) for sigma, budget in schedule.points)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ScheduleError
+from .forecast import STANDARD_FORECAST, Forecast
 
 MODE_NAMES = ("default", "paper", "random", "hold", "refit", "forecast")
 MAX_POINTS = 1000
@@ -38,6 +39,7 @@ class Schedule:
         (the final sigma 0 has no step), budget in 0...1; 0 is a reuse step.
     family: the model family it was made for ("wan"), or "any".
     mode: how tokens are chosen and the rest estimated, one of MODE_NAMES.
+    forecast: how its reuse steps are forecast.
     provenance: how it was found, on what, with which figures; plain JSON values.
     """
 
@@ -45,6 +47,7 @@ class Schedule:
     points: tuple[tuple[float, float], ...]
     family: str = "any"
     mode: str = "default"
+    forecast: Forecast = STANDARD_FORECAST
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

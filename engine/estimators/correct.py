@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .forecast import reach
+from .times import Time, by_sigma
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,29 @@ def missed(
     history: Sequence[tuple[float, Tensor]],
     sigma: float,
     denoised: Tensor,
+    along: Time = by_sigma,
+    corrected_along: Time = by_sigma,
 ) -> Tensor | None:
     """The sum of what the reuse steps `gap` missed, each times its share; None where that is nothing.
 
     history: `(sigma, denoised)` newest first, as it was known to them; denoised: computed after them, at `sigma`. Their
-    predictions are interpolated from both; the difference to what was forecast is what they missed.
+    predictions are interpolated from both; the difference to what was forecast is what they missed. along and
+    corrected_along: the variables of the noise level in which was forecast and is interpolated.
     """
     if not any(shares) or not history:
         return None
     known = [(sigma, denoised), *history[:2]]
-    levels = [level for level, _ in known]
+    levels = [corrected_along(level) for level, _ in known]
     if len({round(level, 6) for level in levels}) < len(levels):
         return None
     weights = [0.0] * len(known)
     overshot: float | Tensor = 0.0
     for entry, share in zip(gap, shares, strict=True):
-        for place, weight in enumerate(interpolation_weights(entry.sigma, levels)):
+        for place, weight in enumerate(interpolation_weights(corrected_along(entry.sigma), levels)):
             weights[place] += share * weight
         weights[1] -= share
         if len(history) > 1:
-            ahead = reach(entry.sigma, history[0][0], history[1][0])
+            ahead = reach(along(entry.sigma), along(history[0][0]), along(history[1][0]))
             overshot = overshot + share * ahead * entry.damping
     result = denoised * weights[0]
     for weight, (_, value) in zip(weights[1:], history, strict=False):

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .times import Time, by_sigma
+
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
 # How much of a forecast one interval ahead comes true, before a run has shown it: nothing, as predictions bend back
 # where reuse gaps are wide. What that leaves is made good by the correction.
@@ -27,14 +29,16 @@ def reach(sigma: float, newest: float, older: float) -> float:
     return min(MOST_REACH, max(0.0, (sigma - newest) / gap))
 
 
-def reach_from(history: Sequence[tuple[float, Tensor]], sigma: float) -> float:
-    """`reach` from `(sigma, denoised)`, newest first; 0 from one entry alone."""
-    return reach(sigma, history[0][0], history[1][0]) if len(history) > 1 else 0.0
+def reach_from(history: Sequence[tuple[float, Tensor]], sigma: float, time: Time = by_sigma) -> float:
+    """`reach` from `(sigma, denoised)`, newest first, in that variable; 0 from one entry alone."""
+    return reach(time(sigma), time(history[0][0]), time(history[1][0])) if len(history) > 1 else 0.0
 
 
-def forecast_denoised(history: Sequence[tuple[float, Tensor]], sigma: float, damping: float | Tensor = 1.0) -> Tensor:
+def forecast_denoised(
+    history: Sequence[tuple[float, Tensor]], sigma: float, damping: float | Tensor = 1.0, time: Time = by_sigma
+) -> Tensor:
     """x₁ + damping · reach · (x₁ − x₂) from `history`, `(sigma, denoised)` newest first; one entry alone is held."""
-    ahead, denoised = reach_from(history, sigma), history[0][1]
+    ahead, denoised = reach_from(history, sigma, time), history[0][1]
     return denoised if ahead == 0.0 else torch.lerp(history[1][1], denoised, 1.0 + damping * ahead)
 
 
@@ -43,9 +47,12 @@ class Trial:
 
     Where large steps or strong guidance make the predictions swing, forecasts do harm. Each computed step shows it, at
     the price of two sums.
+
+    expected: what is taken to come true before a run has shown it; time: the variable that forecasts are linear in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: float | None = None, time: Time = by_sigma) -> None:
+        self._expected, self._time = DAMPING if expected is None else expected, time
         self._sigma = float("nan")
         self._sums: Tensor | None = None  # ⟨forecast change, change⟩ and |forecast change|² of that step, [2]
 
@@ -53,7 +60,7 @@ class Trial:
         """Hold the forecast against what has been computed at `sigma`; history: what was known before."""
         if len(history) < 2 or abs(history[0][0] - sigma) < 1e-6:
             return
-        forecast = (history[0][1] - history[1][1]).float() * reach_from(history, sigma)
+        forecast = (history[0][1] - history[1][1]).float() * reach_from(history, sigma, self._time)
         sums = torch.stack([(forecast * (denoised - history[0][1])).sum(), forecast.square().sum()])
         if self._sums is not None and sigma == self._sigma:
             sums += self._sums.to(sums.device)
@@ -62,14 +69,14 @@ class Trial:
     def damping(self, like: Tensor, ahead: float = 1.0) -> float | Tensor:
         """How far a forecast goes that reaches `ahead` of the last interval. No sync.
 
-        One interval ahead: the mean of DAMPING and what would have been best at the newest step, as one step alone says
+        One interval ahead: the mean of what is expected and what would have been best at the newest step, as one step alone says
         too little. Nearer, less is missing: what falls short grows with the square of the distance, so its share with
         the distance. The same for all conditionings: guidance would blow up a difference.
         """
-        share: float | Tensor = DAMPING
+        share: float | Tensor = self._expected
         if self._sums is not None:
             came_true = self._sums[0] / self._sums[1].clamp_min(1e-12)
-            share = ((DAMPING + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
+            share = ((self._expected + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
         return 1.0 - (1.0 - share) * min(1.0, ahead)
 
 
