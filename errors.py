@@ -17,3 +17,7 @@ class BudgetError(AstraeaError, ValueError):
 
 class UnsupportedModel(AstraeaError):
     """A model's blocks are not ones that can run for selected rows; the message is the reason."""
+
+
+class SearchError(AstraeaError):
+    """A search cannot begin or go on."""

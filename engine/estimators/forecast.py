@@ -69,9 +69,9 @@ class Trial:
     def damping(self, like: Tensor, ahead: float = 1.0) -> float | Tensor:
         """How far a forecast goes that reaches `ahead` of the last interval. No sync.
 
-        One interval ahead: the mean of what is expected and what would have been best at the newest step, as one step alone says
-        too little. Nearer, less is missing: what falls short grows with the square of the distance, so its share with
-        the distance. The same for all conditionings: guidance would blow up a difference.
+        One interval ahead: the mean of what is expected and what would have been best at the newest step, as one step
+        alone says too little. Nearer, less is missing: what falls short grows with the square of the distance, so its
+        share with the distance. The same for all conditionings: guidance would blow up a difference.
         """
         share: float | Tensor = self._expected
         if self._sums is not None:

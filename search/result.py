@@ -1,0 +1,78 @@
+"""What a search has found, as plain data: from it come the schedules that are saved, the plots and the texts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Found:
+    """One schedule with what it promises.
+
+    budget: the mean budget it was searched for; loss: mean over the cases (see `problem`); losses: of each case.
+    seconds: predicted for the model calls of one run; speedup: those of a dense run over them.
+    hand_made: whether it was one of the schedules that the search began with.
+    """
+
+    schedule: Schedule
+    budget: float
+    loss: float
+    losses: tuple[float, ...]
+    seconds: float
+    speedup: float
+    hand_made: bool
+
+    @property
+    def psnr(self) -> float:
+        """dB of the mean loss."""
+        return -10.0 * math.log10(max(self.loss, 1e-20))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """After `spent` dense-run equivalents the best loss for this budget was `loss`."""
+
+    spent: float
+    budget: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """best: one per budget asked for, in their order; a budget that nothing was found for is left out.
+
+    front: schedules of all budgets that no other one beats in both time and loss, fastest first.
+    hand_made: per budget the best of those that the search began with.
+    tried: `(predicted seconds, loss)` of every candidate judged on all cases.
+    sensitivity: per step, the loss if that step alone is reused, by replaying the dense runs; () where unknown.
+    spent: dense-run equivalents, those of the dense runs included. finished: False where it was interrupted.
+    """
+
+    best: tuple[Found, ...]
+    front: tuple[Found, ...]
+    hand_made: tuple[Found, ...]
+    tried: tuple[tuple[float, float], ...]
+    history: tuple[Moment, ...]
+    sensitivity: tuple[float, ...]
+    dense_seconds: float
+    spent: float
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is. planned: dense-run equivalents it may spend; seconds_left: None before it is known.
+
+    best: what has been found so far, one per budget where there is one; improved: whether the run just made is a new
+    best, whose latents the bench still holds.
+    """
+
+    stage: str
+    spent: float
+    planned: float
+    seconds_left: float | None
+    best: tuple[Found, ...]
+    improved: bool = False
