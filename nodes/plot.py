@@ -1,25 +1,16 @@
-"""Draws a report: a bar per step for the share computed, coloured by kind, and a line for the seconds per call.
-
-Pillow only. Drawn at twice the nominal size, so that it stays crisp when a graph is zoomed.
-"""
+"""Draws a report: a bar per step for the share computed, coloured by kind, and a line for the seconds per call."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..engine.report import Report
+from .drawing import COLOURS, FAINT, GRID, HEIGHT, LINE, REUSE_STUB, SCALE, WIDTH, font, new_plot, round_up, text
 from .report_text import MEANING, StepRow, step_rows
 
-SCALE = 2
-WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 66, 82, 78
-PAPER, INK, FAINT, GRID = (252, 252, 250), (34, 36, 40), (120, 124, 130), (226, 228, 230)
-COLOURS = {"full": (58, 84, 132), "token": (86, 162, 178), "reuse": (216, 200, 160)}
-LINE = (200, 76, 48)
-REUSE_STUB = 0.012  # a reuse step computes nothing; a sliver shows that it is there
 
 
 @dataclass(frozen=True)
@@ -46,15 +37,14 @@ class Frame:
 def draw_report(report: Report) -> Image.Image:
     """The plot of a report as an RGB image."""
     rows = step_rows(report)
-    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
-    draw = ImageDraw.Draw(image)
+    image, draw = new_plot()
     frame = Frame(
         left=LEFT * SCALE,
         top=TOP * SCALE,
         right=(WIDTH - RIGHT) * SCALE,
         bottom=(HEIGHT - BOTTOM) * SCALE,
         steps=max(report.steps, len(rows), 1),
-        most_seconds=_round_up(max((row.seconds for row in rows), default=1.0)),
+        most_seconds=round_up(max((row.seconds for row in rows), default=1.0)),
     )
     _titles(draw, report)
     _axes(draw, frame)
@@ -65,30 +55,16 @@ def draw_report(report: Report) -> Image.Image:
     return image
 
 
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.load_default(size * SCALE)
-    except TypeError:  # an old Pillow has its default font in one size only
-        return ImageFont.load_default()
-
-
-def _text(
-    draw: ImageDraw.ImageDraw, x: float, y: float, text: str, size: float = 11, anchor: str = "lm", fill: tuple = INK
-) -> None:
-    font = _font(size)
-    draw.text((x, y), text, fill, font, anchor=anchor if isinstance(font, ImageFont.FreeTypeFont) else None)
-
-
 def _titles(draw: ImageDraw.ImageDraw, report: Report) -> None:
     if not report.calls:
-        _text(draw, LEFT * SCALE, 22 * SCALE, "no model call was made yet", 17)
+        text(draw, LEFT * SCALE, 22 * SCALE, "no model call was made yet", 17)
         return
     gained = f"{report.speedup:.2f}x faster" if report.speedup is not None else "no full step to compare with"
-    _text(draw, LEFT * SCALE, 22 * SCALE, f"{report.schedule}: {gained}, {report.computed_share:.0%} of tokens", 17)
+    text(draw, LEFT * SCALE, 22 * SCALE, f"{report.schedule}: {gained}, {report.computed_share:.0%} of tokens", 17)
     detail = f"mode {report.mode or '-'}, {report.steps} steps, {report.model_seconds:.2f} s in the model"
     if report.cache_bytes:
         detail += f", cache {report.cache_bytes / 2**20:.1f} MiB ({report.cache_policy})"
-    _text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
 
 
 def _axes(draw: ImageDraw.ImageDraw, frame: Frame) -> None:
@@ -96,14 +72,14 @@ def _axes(draw: ImageDraw.ImageDraw, frame: Frame) -> None:
         share = tick / 4
         y = frame.y_share(share)
         draw.line((frame.left, y, frame.right, y), GRID, SCALE)
-        _text(draw, frame.left - 8 * SCALE, y, f"{share:.0%}", anchor="rm", fill=FAINT)
-        _text(draw, frame.right + 8 * SCALE, y, _seconds(frame.most_seconds * share), fill=LINE)
+        text(draw, frame.left - 8 * SCALE, y, f"{share:.0%}", anchor="rm", fill=FAINT)
+        text(draw, frame.right + 8 * SCALE, y, _seconds(frame.most_seconds * share), fill=LINE)
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if frame.steps / n <= 16)
     for step in range(every - 1, frame.steps, every):
-        _text(draw, frame.x(step + 0.5), frame.bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
-    _text(draw, (frame.left + frame.right) / 2, frame.bottom + 30 * SCALE, "sampling step", 12, "mm")
-    _text(draw, frame.left - 48 * SCALE, frame.top - 15 * SCALE, "tokens computed", 11)
-    _text(draw, frame.right + 54 * SCALE, frame.top - 15 * SCALE, "seconds per call", 11, "rm", LINE)
+        text(draw, frame.x(step + 0.5), frame.bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
+    text(draw, (frame.left + frame.right) / 2, frame.bottom + 30 * SCALE, "sampling step", 12, "mm")
+    text(draw, frame.left - 48 * SCALE, frame.top - 15 * SCALE, "tokens computed", 11)
+    text(draw, frame.right + 54 * SCALE, frame.top - 15 * SCALE, "seconds per call", 11, "rm", LINE)
 
 
 def _bar(draw: ImageDraw.ImageDraw, frame: Frame, row: StepRow) -> None:
@@ -128,19 +104,11 @@ def _legend(draw: ImageDraw.ImageDraw, kinds: set[str]) -> None:
             continue
         draw.rectangle((x, y - side / 2, x + side, y + side / 2), colour)
         label = f"{kind}: {MEANING[kind]}"
-        _text(draw, x + side + 6 * SCALE, y, label, 10.5)
-        x += side + 24 * SCALE + draw.textlength(label, _font(10.5))
+        text(draw, x + side + 6 * SCALE, y, label, 10.5)
+        x += side + 24 * SCALE + draw.textlength(label, font(10.5))
     if kinds:
         draw.line((x, y, x + 1.6 * side, y), LINE, 2 * SCALE)
-        _text(draw, x + 1.6 * side + 6 * SCALE, y, "seconds per call", 10.5)
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 6, 8 times a power of ten, so that quarter ticks read well."""
-    if value <= 0.0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(power * step for step in (1, 1.5, 2, 3, 4, 6, 8, 10) if value <= power * step * (1 + 1e-9))
+        text(draw, x + 1.6 * side + 6 * SCALE, y, "seconds per call", 10.5)
 
 
 def _seconds(value: float) -> str:
