@@ -1,8 +1,9 @@
 """Budgets over noise levels: the schedule object, its file format, its shapes and the bundled files."""
 
-from .forecast import TIME_NAMES, Forecast
+from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .library import bundled_folder, list_schedules, pick
+from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
 from .schedule import MODE_NAMES, Schedule, check_name
 from .shapes import flow_sigmas, leaning, rhythm, uniform, whole_steps
@@ -12,8 +13,10 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MODE_NAMES",
+    "STANDARD_FORECAST",
     "TIME_NAMES",
     "Forecast",
+    "Promise",
     "Schedule",
     "budgets_for",
     "bundled_folder",
@@ -24,6 +27,8 @@ __all__ = [
     "load",
     "parse",
     "pick",
+    "promise_from",
+    "promise_of",
     "rhythm",
     "save",
     "serialise",

@@ -6,6 +6,7 @@ the same ones again from the same outcomes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import zlib
@@ -66,10 +67,8 @@ class Memo:
 
     def close(self) -> None:
         if self._file is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._file.close()
-            except OSError:
-                pass
             self._file = None
 
     def _opened(self, path: Path) -> TextIO:

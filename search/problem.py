@@ -23,6 +23,8 @@ class Setting:
     sigmas: noise levels including the last; evaluations: model calls of each step; cases: prompt–seed pairs.
     weights: `weights[k][n]` is what 1 more in the prediction of step n adds to the latents after step k, `[K, K]`; None
         where a step has several calls or the sampler is not linear, so that nothing can be replayed.
+    starts: what 1 more in the latents that a run begins with adds to them at each step's beginning and at the end,
+        `[K + 1]`; None where unknown.
     identity: a digest of everything results depend on; outcomes of one identity may be reused.
     facts: what a found schedule tells of how it was found, plain JSON values.
     """
@@ -34,6 +36,7 @@ class Setting:
     weights: tuple[tuple[float, ...], ...] | None
     identity: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    starts: tuple[float, ...] | None = None
 
     @property
     def steps(self) -> int:

@@ -61,10 +61,14 @@ class Trial:
         if len(history) < 2 or abs(history[0][0] - sigma) < 1e-6:
             return
         forecast = (history[0][1] - history[1][1]).float() * reach_from(history, sigma, self._time)
-        sums = torch.stack([(forecast * (denoised - history[0][1])).sum(), forecast.square().sum()])
+        sums = torch.stack([self._sum(forecast * (denoised - history[0][1])), self._sum(forecast.square())])
         if self._sums is not None and sigma == self._sigma:
             sums += self._sums.to(sums.device)
         self._sigma, self._sums = sigma, sums
+
+    def _sum(self, products: Tensor) -> Tensor:
+        """Over what is to share a damping: everything."""
+        return products.sum()
 
     def damping(self, like: Tensor, ahead: float = 1.0) -> float | Tensor:
         """How far a forecast goes that reaches `ahead` of the last interval. No sync.

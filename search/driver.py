@@ -1,0 +1,161 @@
+"""A whole search: dense runs, then every budget in turn, and at any time what has been found so far."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from .evolve import Evolution
+from .genome import Genome
+from .judge import Judge, Verdict
+from .memo import Memo
+from .problem import Bench, Outcome
+from .replay import Replay
+from .result import Found, Moment, Progress, Result
+
+LEAST_CASES = 2
+DENSE_SHARE = 5.0  # one of so many dense-run equivalents makes a dense run
+
+
+def ignore(progress: Progress) -> None:
+    """Watches nothing."""
+
+
+class Search:
+    """Finds schedules for some budgets with about `effort` dense-run equivalents, the dense runs included.
+
+    The same seed, setting and effort find the same, also where the memo has some or all of it already. watch: called
+    after every run; exceptions of it and of the bench pass through `run`, and `result` tells what there is.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        memo: Memo,
+        *,
+        budgets: Sequence[float],
+        effort: float,
+        seed: int,
+        watch: Callable[[Progress], None] = ignore,
+    ):
+        self.judge = Judge(bench, memo, self._after_run)
+        self.setting, self.budgets, self.effort, self.seed = bench.setting, list(budgets), effort, seed
+        self._watch, self._began = watch, time.monotonic()
+        self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / DENSE_SHARE)))))
+        self._evolutions: dict[float, Evolution] = {}
+        self._history: list[Moment] = []
+        self._replay: Replay | None = None
+        self._stage, self._finished = "", False
+
+    def run(self) -> Result:
+        """Search to the end."""
+        self._began = time.monotonic()
+        recordings = []
+        for number, case in enumerate(self._cases, start=1):
+            self._say(f"dense run {number} of {len(self._cases)}")
+            recordings.append(self.judge.dense(case))
+        if self.setting.weights is not None:
+            self._replay = Replay(self.setting, recordings)
+        for number, budget in enumerate(self.budgets):
+            # Runs cost as much as their budget: every budget gets as many of them.
+            share = budget / sum(self.budgets[number:])
+            self._stage = f"budget {budget:g}"
+            random_ = random.Random(f"{self.seed} {budget:.4f}")
+            evolution = Evolution(self.judge, self._replay, self._cases, budget, random_)
+            self._evolutions[budget] = evolution
+            evolution.run((self.effort - self.judge.spent) * share)
+            self._note_best()
+        self._finished = True
+        self._say("done")
+        return self.result()
+
+    def result(self) -> Result:
+        """What has been found so far."""
+        found = {budget: self._found_for(evolution) for budget, evolution in self._evolutions.items()}
+        everything = [each for group in found.values() for each in group]
+        best = [max(group, key=lambda f: f.psnr) for group in found.values() if group]
+        drawn = [[f for f in group if f.hand_made] for group in found.values()]
+        return Result(
+            best=tuple(best),
+            front=_front(everything),
+            hand_made=tuple(max(group, key=lambda f: f.psnr) for group in drawn if group),
+            tried=tuple((f.seconds, f.loss) for f in everything),
+            history=tuple(self._history),
+            sensitivity=self._sensitivity(),
+            dense_seconds=self.judge.seconds.of_dense(self.setting.evaluations),
+            spent=self.judge.spent,
+            finished=self._finished,
+        )
+
+    @property
+    def recalled(self) -> int:
+        """Runs that were taken from the memo."""
+        return self.judge.recalled
+
+    def _found_for(self, evolution: Evolution) -> list[Found]:
+        """Candidates judged on all cases within the budget; before there are any, the one judged on most."""
+        verdicts = [v for v in evolution.judged.values() if evolution.affords(v.genome)]
+        if not verdicts:
+            partly = [v for v in evolution.partly.values() if not v.given_up and evolution.affords(v.genome)]
+            verdicts = sorted(partly, key=lambda v: (len(v.losses), v.score))[-1:]
+        return [self._found(evolution, verdict) for verdict in verdicts]
+
+    def _found(self, evolution: Evolution, verdict: Verdict) -> Found:
+        seconds = self.judge.seconds
+        spent = seconds.of_run(verdict.genome, self.setting.evaluations)
+        dense = seconds.of_dense(self.setting.evaluations)
+        return Found(
+            schedule=verdict.genome.schedule(self.setting.sigmas, family=self.setting.family),
+            budget=evolution.budget,
+            loss=10.0 ** (-verdict.score / 10.0),
+            losses=verdict.losses,
+            seconds=spent,
+            speedup=dense / spent if spent > 0.0 else 1.0,
+            hand_made=verdict.genome in evolution.hand_made,
+        )
+
+    def _sensitivity(self) -> tuple[float, ...]:
+        if self._replay is None or not self._evolutions:
+            return ()
+        bests = [e.best.genome for e in self._evolutions.values() if e.best is not None]
+        whole = [genome for genome in bests if genome.whole]
+        return self._replay.sensitivity(whole[0] if whole else Genome((1.0,) * self.setting.steps))
+
+    def _after_run(self, genome: Genome, case: int, outcome: Outcome) -> None:
+        self._say(self._stage, improved=self._note_best())
+
+    def _note_best(self) -> bool:
+        """Write down new bests; whether there is one."""
+        improved = False
+        for budget, evolution in self._evolutions.items():
+            if evolution.best is None:
+                continue
+            loss = 10.0 ** (-evolution.best.score / 10.0)
+            known = [moment.loss for moment in self._history if moment.budget == budget]
+            if not known or loss < known[-1]:
+                self._history.append(Moment(self.judge.spent, budget, loss))
+                improved = True
+        return improved
+
+    def _say(self, stage: str, improved: bool = False) -> None:
+        self._stage = stage
+        best = [e for e in self._evolutions.values() if e.best is not None]
+        found = tuple(self._found(e, e.best) for e in best if e.best is not None)
+        self._watch(Progress(stage, self.judge.spent, self.effort, self._seconds_left(), found, improved))
+
+    def _seconds_left(self) -> float | None:
+        """By what the runs made here took; nothing is known while all come from the memo."""
+        if not self.judge.made_equivalents:
+            return None
+        pace = (time.monotonic() - self._began) / self.judge.made_equivalents
+        return max(0.0, self.effort - self.judge.spent) * pace
+
+
+def _front(found: Sequence[Found]) -> tuple[Found, ...]:
+    """Those that no other one beats in both time and loss, fastest first."""
+    front: list[Found] = []
+    for each in sorted(found, key=lambda f: (f.seconds, f.loss)):
+        if not front or each.loss < front[-1].loss:
+            front.append(each)
+    return tuple(front)

@@ -1,0 +1,199 @@
+"""The search for one budget: many candidates are replayed, few are run.
+
+Replaying the dense runs (`replay`) costs no model call and ranks schedules of whole steps well, so a population evolves
+there; its best are run on a few cases, the better half on more (successive halving). What those runs tell corrects the
+replay, and it goes on from the best. Seeds are drawn by hand, by dynamic programming, and by the sensitivity probe.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from .gaps import cheapest_paths, gap_prices
+from .genome import FORECASTS, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
+from .judge import Judge, Verdict, mean_psnr
+from .probe import allotted, probe
+from .replay import Replay
+from .seeds import bundled_seed, token_seeds, whole_seeds
+
+POPULATION, CHILDREN, GENERATIONS = 24, 24, 10
+SLACK_DB = 12.0  # a run is given up where it is this much worse than the best one is anywhere
+PER_FORECAST = 2  # of one way to forecast no more are run in a round: they fail together
+FIRST_CASES = 2
+ENOUGH_FOR_TOKENS = 12.0  # dense-run equivalents from which token steps are tried, too
+
+
+class Evolution:
+    """The candidates for one budget. budget: the most that is spent; cases: those that count in the end."""
+
+    def __init__(self, judge: Judge, replay: Replay | None, cases: Sequence[int], budget: float, rng: random.Random):
+        self.judge, self.replay, self.cases, self.budget, self.rng = judge, replay, list(cases), budget, rng
+        self.setting = judge.setting
+        self.best: Verdict | None = None
+        self.hand_made: list[Genome] = []
+        self.judged: dict[Genome, Verdict] = {}  # on all cases
+        self.partly: dict[Genome, Verdict] = {}  # on the first cases
+
+    def run(self, allowance: float) -> None:
+        """Spend about so many dense-run equivalents."""
+        end = self.judge.spent + allowance
+        bundled = bundled_seed(self.setting, self.budget)
+        self.hand_made = list(dict.fromkeys([bundled, *whole_seeds(self.setting, self.budget)]))
+        self._settle(self.judge.verdicts([bundled], self.cases))
+        population = self._seeds(allowance)
+        width = self._width(end - self.judge.spent)
+        while self._room(end, width):
+            population = self._evolved(population)
+            if not self._round(self._chosen(population, width), end):
+                break
+            width = max(2, width // 2)
+            population = [*population, *(v.genome for v in self._leaders(4))]
+
+    def _width(self, left: float) -> int:
+        """How many candidates the first round tries, so that about half of what is left is spent in it."""
+        runs = left / max(self.budget, 0.05)
+        return int(min(12, max(2, runs / (2.0 * (FIRST_CASES + len(self.cases) / 2.0)))))
+
+    def _room(self, end: float, width: int) -> bool:
+        return self.judge.spent + self.budget * FIRST_CASES * min(width, 2) <= end
+
+    def _seeds(self, allowance: float) -> list[Genome]:
+        seeds = list(self.hand_made)
+        seeds += [replace(self.hand_made[0], mode="hold")]
+        if self.replay is not None:
+            self.replay.learn(list(self.judge.outcomes.values()))
+            seeds += self._by_dynamic_programming()
+        if allowance >= ENOUGH_FOR_TOKENS:
+            tokens = token_seeds(self.setting, self.budget)
+            found = probe(self.judge, self.cases[0], self.replay)
+            tokens += [allotted(found, self.setting, self.budget)] if found is not None else []
+            self._round(tokens, self.judge.spent + allowance / 4.0)
+        return list(dict.fromkeys(seeds))
+
+    def _by_dynamic_programming(self) -> list[Genome]:
+        assert self.replay is not None
+        computed = round(sum(self.hand_made[0].budgets))
+        found = []
+        for forecast in (FORECASTS[0], FORECASTS[len(FORECASTS) // 3 + 1]):
+            prices = gap_prices(self._replayed_loss, Genome(self.hand_made[0].budgets, forecast))
+            path = cheapest_paths(prices, self.setting.steps).get(computed)
+            found += [Genome(path, forecast)] if path is not None and self._affordable(path) else []
+        return found
+
+    def _replayed_loss(self, genome: Genome) -> float:
+        assert self.replay is not None
+        return fmean(self.replay.losses(genome))
+
+    def affords(self, genome: Genome) -> bool:
+        """Whether the budget pays for it."""
+        return self._affordable(genome.budgets)
+
+    def _affordable(self, budgets: Sequence[float]) -> bool:
+        return mean_budget(budgets, self.setting.evaluations) <= self.budget * 1.005
+
+    def _evolved(self, population: Sequence[Genome]) -> list[Genome]:
+        """The population after some generations of replayed evolution, best first; without replay: with mutants."""
+        pool = list(dict.fromkeys(population))
+        if self.replay is None:
+            return [*pool, *(self._child(pool) for _ in range(CHILDREN))]
+        self.replay.learn(list(self.judge.outcomes.values()))
+        whole = [genome for genome in pool if genome.whole]
+        whole += [replace(genome, forecast=forecast) for genome in whole[:6] for forecast in FORECASTS]
+        ranked = self._ranked(whole)[:POPULATION]
+        for _ in range(GENERATIONS):
+            children = [self._child(ranked) for _ in range(CHILDREN)]
+            ranked = self._ranked([*ranked, *children])[:POPULATION]
+        return ranked
+
+    def _child(self, parents: Sequence[Genome]) -> Genome:
+        """A parent changed, or two mixed, within the budget. Better parents, which come first, are taken oftener."""
+        rng = self.rng
+        first = parents[min(rng.randrange(len(parents)), rng.randrange(len(parents)))]
+        if not first.whole:
+            return moved(first, rng)
+        if rng.random() < 0.25:
+            second = rng.choice(parents)
+            if second.whole:
+                mixed = replace(first, budgets=tuple(uniform_crossover(first.budgets, second.budgets, rng)))
+                first = most_steps(mixed, self.setting.evaluations, self.budget, rng)
+        child = moved(first, rng, rng.choice((0, 1, 1, 2)))
+        return other_forecast(child, rng) if rng.random() < 0.25 and child.mode == "default" else child
+
+    def _ranked(self, genomes: Sequence[Genome]) -> list[Genome]:
+        """By replayed PSNR, corrected by how real runs with the same way to forecast came out against it."""
+        assert self.replay is not None
+        replay, offsets = self.replay, self._offsets()
+        everywhere = fmean(offsets.values()) if offsets else 0.0
+
+        def score(genome: Genome) -> float:
+            return mean_psnr(replay.losses(genome)) + offsets.get((genome.forecast, genome.mode), everywhere)
+
+        return sorted(dict.fromkeys(g for g in genomes if self._affordable(g.budgets)), key=score, reverse=True)
+
+    def _offsets(self) -> dict[tuple, float]:
+        """Real minus replayed dB, by way to forecast; drawn to the mean where few runs tell."""
+        assert self.replay is not None
+        seen: dict[tuple, list[float]] = {}
+        for genome, verdict in {**self.partly, **self.judged}.items():
+            if genome.whole and not verdict.given_up:
+                replayed = self.replay.losses(genome)[: len(verdict.losses)]
+                seen.setdefault((genome.forecast, genome.mode), []).append(verdict.score - mean_psnr(replayed))
+        if not seen:
+            return {}
+        mean = fmean(value for values in seen.values() for value in values)
+        return {way: (sum(values) + mean) / (len(values) + 1) for way, values in seen.items()}
+
+    def _chosen(self, ranked: Sequence[Genome], width: int) -> list[Genome]:
+        """The first so many that were not run yet, not all of one way to forecast."""
+        chosen: list[Genome] = []
+        for genome in ranked:
+            alike = sum((g.forecast, g.mode) == (genome.forecast, genome.mode) for g in chosen)
+            if genome not in self.partly and genome not in self.judged and alike < PER_FORECAST:
+                chosen.append(genome)
+            if len(chosen) == width:
+                break
+        return chosen
+
+    def _round(self, genomes: Sequence[Genome], end: float) -> bool:
+        """Successive halving: on the first cases, then the better half on twice as many, until all. False: no more
+        could be run.
+        """
+        running = list(dict.fromkeys(genomes))
+        count = min(FIRST_CASES, len(self.cases))
+        while running:
+            affordable = int((end - self.judge.spent) / max(self.budget, 0.05) / count + 1e-6)
+            running = running[: max(0, affordable)]
+            verdicts = self.judge.verdicts(running, self.cases[:count], self._limits(count))
+            self.partly.update({v.genome: v for v in verdicts})
+            if count == len(self.cases):
+                self._settle(verdicts)
+                return bool(running)
+            hopeful = [v for v in verdicts if not v.given_up and self._may_win(v, count)]
+            hopeful.sort(key=lambda v: v.score, reverse=True)
+            running = [v.genome for v in hopeful[: max(1, (len(verdicts) + 1) // 2)]]
+            count = min(len(self.cases), 2 * count)
+        return self._room(end, 2)
+
+    def _may_win(self, verdict: Verdict, count: int) -> bool:
+        """Whether it is not clearly behind the best on the cases it has been run on."""
+        return self.best is None or verdict.score > mean_psnr(self.best.losses[:count]) - 1.0
+
+    def _limits(self, count: int) -> dict[int, tuple[float, ...]] | None:
+        if self.best is None:
+            return None
+        return self.judge.limits(self.best.genome, self.cases[:count], SLACK_DB)
+
+    def _settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Take candidates judged on all cases."""
+        for verdict in verdicts:
+            if verdict.given_up:
+                continue
+            self.judged[verdict.genome] = verdict
+            if self._affordable(verdict.genome.budgets) and (self.best is None or verdict.score > self.best.score):
+                self.best = verdict
+
+    def _leaders(self, count: int) -> list[Verdict]:
+        return sorted(self.judged.values(), key=lambda v: v.score, reverse=True)[:count]

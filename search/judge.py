@@ -1,0 +1,121 @@
+"""Runs candidates, remembers what came out and counts what it cost, in dense-run equivalents.
+
+What a run cost is counted by the tokens it computed, not by the clock, so that a search decides alike on every machine
+and when it is taken up again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .genome import Genome
+from .memo import Memo, key_of
+from .problem import Bench, Job, Outcome, Recording
+from .seconds import StepSeconds
+
+LEAST_LOSS = 1e-20
+NOT_FINITE = 1.0  # loss that counts for a run that was not finite, or was given up
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A candidate's losses on the cases it was run on, in their order; inf where it was given up."""
+
+    genome: Genome
+    losses: tuple[float, ...]
+
+    @property
+    def given_up(self) -> bool:
+        return math.inf in self.losses
+
+    @property
+    def score(self) -> float:
+        """Mean PSNR in dB over the cases: higher is better."""
+        return mean_psnr(self.losses)
+
+
+def mean_psnr(losses: Sequence[float]) -> float:
+    """Mean of −10 lg loss; a loss that is not finite counts as that of an empty picture."""
+    bounded = [min(NOT_FINITE, max(LEAST_LOSS, loss)) for loss in losses]
+    return -10.0 * sum(math.log10(loss) for loss in bounded) / len(bounded)
+
+
+class Judge:
+    """The bench with a memo and a ledger.
+
+    spent: dense-run equivalents of this search, whether made now or found in the memo; recalled: how many of its runs
+    were found there; made_equivalents: what was made now. told: called after each run with its genome and outcome.
+    """
+
+    def __init__(self, bench: Bench, memo: Memo, told: Callable[[Genome, int, Outcome], None] | None = None):
+        self.bench, self.memo, self.setting = bench, memo, bench.setting
+        self.seconds = StepSeconds()
+        self.spent, self.recalled, self.made_equivalents = 0.0, 0, 0.0
+        self.outcomes: dict[tuple[int, Genome], Outcome] = {}
+        self._told = told
+        self._dense: set[int] = set()
+
+    def dense(self, case: int) -> Recording:
+        """The dense recording; counted once."""
+        recording = self.bench.dense(case)
+        if case not in self._dense:
+            self._dense.add(case)
+            self.spent += 1.0
+            self.made_equivalents += 1.0
+            self.seconds.add_steps([1.0] * self.setting.steps, recording.seconds)
+        return recording
+
+    def verdicts(
+        self, genomes: Sequence[Genome], cases: Sequence[int], limits: dict[int, tuple[float, ...]] | None = None
+    ) -> list[Verdict]:
+        """Run candidates on cases. limits: per case, the most loss after each step, from which a run is given up."""
+        wanted = [(case, genome) for genome in dict.fromkeys(genomes) for case in cases]
+        jobs: list[tuple[int, Genome]] = []
+        for pair in wanted:
+            if pair in self.outcomes and self._holds(self.outcomes[pair], limits, pair[0]):
+                continue
+            remembered = self.memo.get(self._key(pair))
+            if remembered is not None and self._holds(remembered, limits, pair[0]):
+                self.recalled += 1
+                self._take(pair, remembered)
+            else:
+                jobs.append(pair)
+        self._run(jobs, limits)
+        return [Verdict(g, tuple(self.outcomes[case, g].loss for case in cases)) for g in genomes]
+
+    def _run(self, pairs: Sequence[tuple[int, Genome]], limits: dict[int, tuple[float, ...]] | None) -> None:
+        sigmas = self.setting.sigmas
+        jobs = [Job(case, genome.schedule(sigmas), limits.get(case) if limits else None) for case, genome in pairs]
+        for pair, outcome in zip(pairs, self.bench.measure(jobs), strict=False):
+            self.memo.put(self._key(pair), outcome)
+            self.made_equivalents += outcome.computed / sum(self.setting.evaluations)
+            self._take(pair, outcome)
+
+    def _take(self, pair: tuple[int, Genome], outcome: Outcome) -> None:
+        self.outcomes[pair] = outcome
+        self.spent += outcome.computed / sum(self.setting.evaluations)
+        self.seconds.add(pair[1], outcome)
+        if self._told is not None:
+            self._told(pair[1], pair[0], outcome)
+
+    def _key(self, pair: tuple[int, Genome]) -> str:
+        return key_of(pair[0], pair[1].schedule(self.setting.sigmas))
+
+    def _holds(self, outcome: Outcome, limits: dict[int, tuple[float, ...]] | None, case: int) -> bool:
+        """Whether an outcome says what is asked: one that was given up does where it would be given up again."""
+        if outcome.steps >= self.setting.steps:
+            return True
+        limit = limits.get(case) if limits else None
+        return limit is not None and any(loss > most for loss, most in zip(outcome.losses, limit, strict=False))
+
+    def limits(self, best: Genome, cases: Sequence[int], slack_db: float) -> dict[int, tuple[float, ...]]:
+        """Where to give up: a candidate may at each step be worse than the best so far is at any by `slack_db`."""
+        found = {}
+        for case in cases:
+            outcome = self.outcomes.get((case, best))
+            if outcome is not None and outcome.steps >= self.setting.steps:
+                most = max((*outcome.losses, LEAST_LOSS)) * 10.0 ** (slack_db / 10.0)
+                found[case] = (most,) * self.setting.steps
+        return found

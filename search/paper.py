@@ -1,0 +1,76 @@
+"""The paper's evolutionary search (arXiv 2506.05096, §3.3), free sizes: what this project's is measured against.
+
+Population 50, 30 children a generation, uniform and block crossover, mutation probability falling from 0.1 to 0.01,
+repair into 0.9…1.1 of the budget, fitness the mean square error over the prompts. What it leaves open: the population
+begins at random, parents are drawn from the better half, the best 50 survive.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from .genome import FREE_SIZES, Genome, block_crossover, repaired, uniform_crossover, with_ends
+from .judge import NOT_FINITE, Judge, Verdict
+
+POPULATION, CHILDREN, GENERATIONS = 50, 30, 30
+BAND = (0.9, 1.1)
+MUTATION = (0.1, 0.01)
+
+
+class PaperSearch:
+    """One search; `mode` is how its candidates estimate what they do not compute."""
+
+    def __init__(
+        self, judge: Judge, cases: Sequence[int], budget: float, rng: random.Random, mode: str = "default"
+    ) -> None:
+        self.judge, self.cases, self.budget, self.rng, self.mode = judge, list(cases), budget, rng, mode
+        self.population: list[Verdict] = []
+
+    @property
+    def best(self) -> Verdict | None:
+        return min(self.population, key=_error) if self.population else None
+
+    def run(self, limit: float, told: Callable[[Verdict], None] | None = None) -> None:
+        """Until `judge.spent` reaches the limit. told: called with the best after each candidate."""
+        for _ in range(POPULATION):
+            if self.judge.spent >= limit:
+                return
+            self._judge(self._genome(self._random()), told)
+        generation = 0
+        while self.judge.spent < limit:
+            chance = max(MUTATION[1], MUTATION[0] + (MUTATION[1] - MUTATION[0]) * generation / (GENERATIONS - 1))
+            parents = sorted(self.population, key=_error)[: POPULATION // 2]
+            for _ in range(CHILDREN):
+                if self.judge.spent >= limit:
+                    break
+                self._judge(self._genome(self._child(parents, chance)), told)
+            self.population = sorted(self.population, key=_error)[:POPULATION]
+            generation += 1
+
+    def _judge(self, genome: Genome, told: Callable[[Verdict], None] | None) -> None:
+        known = {verdict.genome for verdict in self.population}
+        if genome in known:
+            return
+        self.population += self.judge.verdicts([genome], self.cases)
+        if told is not None and self.best is not None:
+            told(self.best)
+
+    def _random(self) -> list[float]:
+        return [self.rng.choice(FREE_SIZES) for _ in range(self.judge.setting.steps)]
+
+    def _child(self, parents: Sequence[Verdict], chance: float) -> list[float]:
+        a, b = (parent.genome.budgets for parent in self.rng.sample(parents, 2))
+        mix = uniform_crossover if self.rng.random() < 0.5 else block_crossover
+        return [self.rng.choice(FREE_SIZES) if self.rng.random() < chance else size for size in mix(a, b, self.rng)]
+
+    def _genome(self, budgets: Sequence[float]) -> Genome:
+        setting = self.judge.setting
+        band = (BAND[0] * self.budget, BAND[1] * self.budget)
+        ended = with_ends(budgets, setting.sigmas)
+        return Genome(tuple(repaired(ended, setting.evaluations, band, self.rng)), mode=self.mode)
+
+
+def _error(verdict: Verdict) -> float:
+    """Mean square error over the cases; what was not finite counts as an empty picture."""
+    return sum(min(loss, NOT_FINITE) for loss in verdict.losses) / len(verdict.losses)

@@ -1,0 +1,96 @@
+"""The sensitivity probe: what each budget at each step costs in quality, from three runs along a dense one.
+
+Steps are computed in full and in part by turns, so that each one in part continues from a full one; two runs, one with
+the odd steps in part and one with the even ones, show every step. Reuse steps are replayed instead. Budgets are then
+allotted by the method of Lagrange multipliers, as if what steps cost added up: a seed, not a result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .genome import Genome, mean_budget, with_ends
+from .judge import Judge
+from .problem import Setting
+from .replay import Replay
+
+PROBED = 0.3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """losses: by budget and step, of the final latents, if this step alone has this budget; shares: the price of a step
+    by budget, that of a full one being 1.
+    """
+
+    losses: dict[float, tuple[float, ...]]
+    shares: dict[float, float]
+
+
+def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
+    """Costs about 1.3 dense-run equivalents; None where reuse steps cannot be replayed."""
+    if replay is None:
+        return None
+    setting = judge.setting
+    turns = [_by_turns(setting, PROBED, odd) for odd in (0, 1)]
+    reused = [_by_turns(setting, 0.0, odd) for odd in (0, 1)]
+    verdicts = judge.verdicts([*turns, *reused], [case])
+    if any(verdict.given_up for verdict in verdicts):
+        return None
+    told = {PROBED: _told(judge, turns, case), 0.0: _told(judge, reused, case)}
+    alone = replay.sensitivity(turns[0])
+    in_part = tuple(
+        whole * part / reuse if reuse > 0.0 else whole
+        for whole, part, reuse in zip(alone, told[PROBED], told[0.0], strict=True)
+    )
+    full = judge.seconds.of(1.0)
+    shares = {budget: judge.seconds.of(budget) / full if full > 0.0 else budget for budget in (0.0, PROBED)}
+    # Prices are rounded: a clock that differs a little must not lead another way when a search is taken up again.
+    return Probe({0.0: alone, PROBED: in_part}, {b: round(max(b, share), 1) for b, share in shares.items()})
+
+
+def _by_turns(setting: Setting, budget: float, odd: int) -> Genome:
+    turns = [budget if step % 2 == odd else 1.0 for step in range(setting.steps)]
+    return Genome(tuple(with_ends([*turns[:-1], 1.0], setting.sigmas)))
+
+
+def _told(judge: Judge, genomes: Sequence[Genome], case: int) -> list[float]:
+    """By step, how far what was told was off where it was not computed in full."""
+    losses = [judge.outcomes[case, genome].losses for genome in genomes]
+    return [
+        max(
+            (loss[step] for loss, genome in zip(losses, genomes, strict=True) if genome.budgets[step] < 1.0),
+            default=0.0,
+        )
+        for step in range(len(genomes[0].budgets))
+    ]
+
+
+def allotted(found: Probe, setting: Setting, budget: float) -> Genome:
+    """Budgets per step that minimise the sum of losses plus a price on what is computed, so that the mean is met."""
+    low, high = -40.0, 10.0  # log10 of the price
+    best = [1.0] * setting.steps
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        budgets = with_ends(_cheapest(found, setting.steps, 10.0**middle), setting.sigmas)
+        if mean_budget(budgets, setting.evaluations) <= budget:
+            best, high = budgets, middle
+        else:
+            low = middle
+    return Genome(tuple(best))
+
+
+def _cheapest(found: Probe, steps: int, price: float) -> list[float]:
+    def at(step: int, budget: float) -> float:
+        return 0.0 if budget == 1.0 else found.losses[budget][step]
+
+    options = sorted({*found.losses, 1.0})
+    shares = {**found.shares, 1.0: 1.0}
+    return [
+        min(options, key=lambda budget: (at(step, budget) + price * shares[budget], budget), default=1.0)
+        if math.isfinite(price)
+        else 0.0
+        for step in range(steps)
+    ]

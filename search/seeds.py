@@ -1,0 +1,53 @@
+"""What one would draw by hand: where every search begins, and what it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ScheduleError
+from ..schedules import budgets_for, leaning, pick, rhythm, uniform
+from .genome import Genome, genome_of, mean_budget, with_ends
+from .problem import Setting
+
+# Lean, full steps at the start and at the end.
+SHAPES = ((0.0, 1, 1), (0.0, 1, 2), (0.125, 1, 1), (-0.125, 1, 1), (0.25, 1, 2), (0.0, 2, 1), (0.0, 3, 1))
+TOKEN_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5), (0.1, 0.3, 0.8))
+
+
+def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None = None) -> Genome:
+    """The schedule that `auto` would take, on this run's steps."""
+    try:
+        schedule = pick(budget, setting.family, folders)
+    except ScheduleError:
+        schedule = leaning("even", budget, setting.sigmas[:-1])
+    placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+    return Genome(tuple(with_ends(placed, setting.sigmas)), mode=schedule.mode)
+
+
+def whole_seeds(setting: Setting, budget: float) -> list[Genome]:
+    """Whole steps, evenly placed and leaning to either end: as many as the budget pays for."""
+    levels, found = setting.sigmas[:-1], []
+    for lean, start, end in SHAPES:
+        shape = leaning("seed", budget, levels, lean=lean, full_start=start, full_end=end)
+        placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+        found.append(Genome(tuple(with_ends(placed, setting.sigmas))))
+    affordable = [g for g in found if mean_budget(g.budgets, setting.evaluations) <= budget + 1e-6]
+    return list(dict.fromkeys(affordable))
+
+
+def token_seeds(setting: Setting, budget: float) -> list[Genome]:
+    """Rhythms in which part of the tokens is computed."""
+    levels, found = setting.sigmas[:-1], []
+    for pattern in TOKEN_PATTERNS:
+        shape = rhythm("seed", list(pattern), levels, full_start=1)
+        placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+        found.append(Genome(tuple(with_ends(placed, setting.sigmas))))
+    return list(dict.fromkeys(g for g in found if not g.whole))
+
+
+def uniform_seed(setting: Setting, budget: float) -> Genome:
+    """The same budget at every step between a full first and a full last one."""
+    shape = uniform("uniform", budget, setting.sigmas[:-1])
+    placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+    return genome_of(shape) if setting.steps < 2 else Genome(tuple(with_ends(placed, setting.sigmas)))
