@@ -11,7 +11,7 @@ from ..engine.plan import Plan
 from ..engine.report import Report, ReportHandle
 from ..errors import UnsupportedModel
 from ..models import Architecture, describe
-from .attachment import KEY, Attachment
+from .attachment import KEY, Attachment, Observe
 from .comfy_bridge import cast_like
 from .wrappers import apply_model, outer_sample, prepare_sampling
 
@@ -35,10 +35,11 @@ def family_of(model: Any) -> tuple[str, str]:
         return "any", str(reason)
 
 
-def accelerate(model: Any, plan: Plan, handle: ReportHandle) -> Any:
+def accelerate(model: Any, plan: Plan, handle: ReportHandle, observe: Observe | None = None) -> Any:
     """A clone of the MODEL that samples by the plan and reports into the handle.
 
     A model that cannot be accelerated comes back as a plain clone; the log and the handle say why.
+    observe: told of every model call that is computed.
     """
     accelerated = without_acceleration(model)
     _, why_not = family_of(model)
@@ -46,7 +47,7 @@ def accelerate(model: Any, plan: Plan, handle: ReportHandle) -> Any:
         logging.warning(f"Astraea: the model passes through unchanged: {why_not}.")
         handle.add(Report(schedule=plan.schedule.name, notes=[f"the model passes through unchanged: {why_not}"]))
         return accelerated
-    accelerated.model_options.setdefault("transformer_options", {})[KEY] = Attachment(plan, handle)
+    accelerated.model_options.setdefault("transformer_options", {})[KEY] = Attachment(plan, handle, observe)
     for kind, wrapper in WRAPPERS:
         accelerated.add_wrapper_with_key(kind, KEY, wrapper)
     return accelerated

@@ -32,6 +32,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     began = time.perf_counter()
     original_options = guider.model_options
     active = _begin(guider, attachment.plan, noise=args[0], sampler=args[2], sigmas=args[3], seed=kwargs.get("seed"))
+    active.observe = attachment.observe
     finished = False
     try:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original_options)
@@ -95,12 +96,15 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.report.note(str(reason))
         return executor(*args, **kwargs)
-    call = active.run.open_call(_site(args[0], options, kwargs, architecture, active.attention))
+    site = _site(args[0], options, kwargs, architecture, active.attention)
+    call = active.run.open_call(site)
     if isinstance(call, ReuseCall):
         denoised = call.estimate()
     else:
         with swapped_forwards(architecture.blocks, call):
             denoised = executor(*args, **kwargs)
+        if active.observe is not None:
+            active.observe(call.step, args[0], denoised, site.groups)
     return active.run.close_call(call, denoised)
 
 
