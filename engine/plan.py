@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import BudgetError
 from ..kernels import AUTO as AUTO_ATTENTION
 from ..kernels import WISHES as ATTENTION_WISHES
-from ..schedules import Schedule
+from ..schedules import Promise, Schedule, promise_of
 from .modes import Mode, mode_named
 
 LEAST_BUDGET = 0.1
+OWN_MEAN_TOLERANCE = 0.005
 CACHE_POLICIES = ("auto", "full", "fp8", "fp8-host", "none")
 
 
@@ -71,6 +73,28 @@ class Plan:
         if self.target_speedup is not None:
             return self.target_speedup <= 1.0
         return (self.schedule.mean_budget if self.budget is None else self.budget) >= 1.0
+
+    @property
+    def keeps_own_mean(self) -> bool:
+        """Whether the schedule is used at its own mean budget."""
+        if self.target_speedup is not None:
+            return False
+        return self.budget is None or abs(self.budget - self.schedule.mean_budget) < OWN_MEAN_TOLERANCE
+
+    def promise_for(self, budgets: Sequence[float]) -> tuple[Promise | None, str]:
+        """What the schedule promises for a run of these budgets by step, or why it promises nothing for its steps.
+
+        A promise holds for a schedule that is used as it was found. With another budget, mode or cache it is passed
+        over in silence: then the user has asked for something else.
+        """
+        promise = promise_of(self.schedule)
+        if promise is None or self.is_full or self.mode.name != self.schedule.mode:
+            return None, ""
+        steps = promise.steps or len(self.schedule.points)
+        if len(budgets) == steps:
+            return (promise if tuple(budgets) == self.schedule.budgets else None), ""
+        told = f"{promise.figures()} for {steps} steps; this run has {len(budgets)}"
+        return None, told if self.keeps_own_mean else ""
 
 
 def make_plan(

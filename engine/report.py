@@ -27,6 +27,8 @@ class Report:
     """The record of one run. Serialisable with `as_dict`.
 
     choosing_seconds: what timing this device's attention kernels took, once; part of a call, but of no later run.
+    promise: what the schedule promises for this run, plain values as in its file; promise_note: why it promises nothing
+    for so many steps.
     """
 
     schedule: str = ""
@@ -44,6 +46,8 @@ class Report:
     cache_policy: str = "none"
     attention: str = ""
     choosing_seconds: float = 0.0
+    promise: dict[str, Any] | None = None
+    promise_note: str = ""
     seconds: float = 0.0
     finished: bool = False
 

@@ -116,6 +116,8 @@ class Run:
             target_speedup=plan.target_speedup,
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
+        promise, report.promise_note = plan.promise_for(self.budgets)
+        report.promise = promise.as_dict() if promise is not None else None
         computed = sum(b == 1.0 for b in self.budgets)
         if set(self.budgets) == {0.0, 1.0} and asked - planned > NOTED_SHORTFALL and plan.target_speedup is None:
             report.note(f"{computed} of {self.steps} steps are computed: no more whole ones fit into the budget")
@@ -244,6 +246,7 @@ class Run:
     def give_up_store(self, reason: str) -> None:
         """No residuals per block can be kept: go on with full and reuse steps at about the same mean."""
         self.report.note(f"whole steps are reused instead of tokens: {reason}")
+        self.report.promise = None
         self.budgets = without_fractions(self.budgets, self.evaluations, self._last_step + 1)
 
     def _record(self, step: int, site: CallSite, call: Call, reason: str) -> None:

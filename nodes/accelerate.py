@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..engine.plan import CACHE_POLICIES
 from ..engine.report import ReportHandle
 from ..host.accelerate import accelerate, family_of
-from ..host.folders import find_schedule, schedule_names
+from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from .choice import (
     ATTENTION_CHOICES,
     AUTO,
@@ -24,6 +24,7 @@ from .choice import (
     choose_plan,
 )
 from .choice import schedule_stamp as stamp_of
+from .promises import saved_promises
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
 
 TIPS = {
@@ -68,7 +69,7 @@ class AstraeaAccelerate(io.ComfyNode):
                     "schedule",
                     options=[AUTO, *schedule_names()],
                     default=AUTO,
-                    tooltip=TIPS["schedule"],
+                    tooltip="\n".join([TIPS["schedule"], *saved_promises(user_schedule_folder())]),
                 ),
                 field(
                     io.Float,

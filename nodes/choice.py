@@ -7,10 +7,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ..engine.plan import ATTENTION_WISHES as ATTENTION_CHOICES
-from ..engine.plan import CACHE_POLICIES, Plan, make_plan
+from ..engine.plan import CACHE_POLICIES, OWN_MEAN_TOLERANCE, Plan, make_plan
 from ..errors import BudgetError
 from ..host.folders import find_schedule, schedule_folders
-from ..schedules import Schedule, flow_sigmas, list_schedules, pick, uniform, whole_steps
+from ..schedules import Schedule, flow_sigmas, list_schedules, pick, promise_of, uniform, whole_steps
+from ..schedules.promise import tell
 
 AUTO = "auto"
 UNKNOWN_FAMILY = "any"
@@ -22,7 +23,6 @@ MODE_CHOICES = (OWN_MODE, "default", "paper", "random", UNIFORM, WHOLE_HOLD, WHO
 # What a control computes with; the others take the mode of their name.
 MODE_OF_CONTROL = {UNIFORM: "default", WHOLE_HOLD: "hold", WHOLE_FORECAST: "forecast"}
 LEAST_BUDGET, MOST_SPEEDUP = 0.2, 8.0
-OWN_MEAN_TOLERANCE = 0.005
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,19 @@ def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | Non
 
 
 def explain(schedule: Schedule, budget: float | None, target: float | None) -> str:
-    """Why `auto` took this schedule, and what it keeps in memory; budget: the mean it is brought to, None its own."""
+    """Why `auto` took this schedule, what it keeps in memory and, used as it was found, what it promises.
+
+    budget: the mean it is brought to, None its own.
+    """
     wanted = f"the target of {target:g}x" if target else "the budget"
     brought = ""
     if budget is not None and abs(schedule.mean_budget - budget) > _unspent(schedule):
         brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
     keeps = "a tensor per block" if schedule.has_fractions else "two latents per conditioning"
     reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
-    return f"auto: '{schedule.name}' is nearest to {wanted}{brought}; it keeps {keeps}{reason}"
+    promise = promise_of(schedule) if not target and not brought else None
+    told = f"; it {tell(promise)}" if promise is not None else ""
+    return f"auto: '{schedule.name}' is nearest to {wanted}{brought}; it keeps {keeps}{told}{reason}"
 
 
 def _unspent(schedule: Schedule) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..engine.report import CallRecord, Report
+from ..schedules import promise_from
 
 KINDS = ("full", "token", "reuse")
 MEANING = {
@@ -80,6 +81,7 @@ def _facts(report: Report) -> list[str]:
         ("Tokens per call", _token_counts(report)),
         ("Time", _time(report)),
         ("Speed-up", _speedups(report)),
+        *_promised(report),
         ("Cache", _cache(report)),
     ]
     if report.attention:
@@ -107,6 +109,23 @@ def _time(report: Report) -> str:
 def _speedups(report: Report) -> str:
     measured = f"{report.speedup:.2f}x measured" if report.speedup is not None else "not measurable, no full step"
     return f"{measured}, {report.ideal_speedup:.2f}x ideal by the cost model"
+
+
+def _promised(report: Report) -> list[tuple[str, str]]:
+    """What the schedule promised beside what was measured, and below it what the promise was made for."""
+    if not report.calls:
+        return []
+    promise = promise_from(report.promise)
+    if promise is None:
+        return [("Promised", report.promise_note)] if report.promise_note else []
+    seconds = f", {promise.seconds:.2f} s in the model" if promise.seconds is not None else ""
+    line = f"{promise.speedup:.2f}x, {promise.psnr_db:.1f} dB{seconds}"
+    if report.finished:
+        gained = f"{report.speedup:.2f}x, " if report.speedup is not None else ""
+        line += f"; measured {gained}{report.model_seconds - report.choosing_seconds:.2f} s"
+    given = ", ".join([*promise.conditions(), *filter(None, [promise.device])])
+    below = f"{f'for {given}; ' if given else ''}to measure the dB, compare with a dense run: Astraea Compare"
+    return [("Promised", line), ("", below)]
 
 
 def _cache(report: Report) -> str:

@@ -1,0 +1,127 @@
+"""A schedule's promise on its way to the user: the list's tooltip, the choice, the report and its plot."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import ImageChops
+from sampling import accelerated, last, sample
+
+from astraea.host.folders import user_schedule_folder
+from astraea.nodes.accelerate import TIPS, AstraeaAccelerate
+from astraea.nodes.choice import Wish, choose_plan
+from astraea.nodes.plot import draw_report
+from astraea.nodes.promises import MOST_LINES, saved_promises
+from astraea.nodes.report_text import report_text
+from astraea.schedules import Schedule, flow_sigmas, rhythm, save
+
+STEPS = 12
+PROMISE = {
+    "psnr_db": 48.123,
+    "speedup": 2.4,
+    "seconds": 3.2,
+    "steps": STEPS,
+    "device": "a card",
+    "sampler": "euler",
+    "cfg": 3.0,
+}
+TOLD = "promises 2.4x at 48.1 dB (12 steps, euler, cfg 3)"
+
+
+def promising(name: str = "found", **changes: object) -> Schedule:
+    schedule = rhythm(name, [0.0, 0.0, 1.0], flow_sigmas(STEPS))
+    return replace(schedule, provenance={"promise": PROMISE | changes})
+
+
+def save_at(folder: Path, schedule: Schedule, seconds: float) -> Path:
+    """The file of a schedule that was last changed then."""
+    path = save(schedule, folder, overwrite=True)
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+def test_a_run_tells_what_was_promised_beside_what_was_measured(load_tiny) -> None:
+    fast, handle = accelerated(load_tiny(), promising())
+    sample(fast, steps=STEPS)
+    report = last(handle)
+    assert report.promise == PROMISE
+    lines = report_text(report).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("Promised"))
+    assert lines[at].split(maxsplit=1)[1] == (
+        f"2.40x, 48.1 dB, 3.20 s in the model; measured {report.speedup:.2f}x, {report.model_seconds:.2f} s"
+    )
+    assert "for 12 steps, euler, cfg 3, a card; to measure" in lines[at + 1]
+    assert "compare with a dense run: Astraea Compare" in lines[at + 1]
+    silent = replace(report, promise=None)
+    assert ImageChops.difference(draw_report(report), draw_report(silent)).getbbox() is not None
+
+
+def test_a_run_of_other_steps_says_what_the_promise_is_for(load_tiny) -> None:
+    fast, handle = accelerated(load_tiny(), promising())
+    sample(fast, steps=10)
+    report = last(handle)
+    assert report.promise is None
+    assert "2.4x at 48.1 dB for 12 steps; this run has 10" in report_text(report)
+    assert "measure the dB" not in report_text(report)
+
+
+def test_a_run_at_another_budget_promises_nothing(load_tiny) -> None:
+    fast, handle = accelerated(load_tiny(), promising(), budget=0.7)
+    sample(fast, steps=STEPS)
+    assert "Promised" not in report_text(last(handle))
+
+
+def test_auto_tells_the_promise_of_a_schedule_at_its_own_mean(monkeypatch, tmp_path) -> None:
+    schedule = replace(promising(), family="wan")
+    save(schedule, tmp_path)
+    monkeypatch.setattr("astraea.nodes.choice.schedule_folders", lambda: (tmp_path,))
+    mean = schedule.mean_budget
+    assert f"; it {TOLD}" in choose_plan(Wish("auto", mean), "wan").choice
+    assert "promises" not in choose_plan(Wish("auto", mean + 0.2), "wan").choice
+    assert "promises" not in choose_plan(Wish("auto", mean, target_speedup=2.0), "wan").choice
+
+
+def test_the_list_of_schedules_tells_what_saved_ones_promise() -> None:
+    path = save(promising("told in the list"), user_schedule_folder())
+    try:
+        inputs = {each.id: each for each in AstraeaAccelerate.define_schema().inputs}
+        assert inputs["schedule"].tooltip.startswith(TIPS["schedule"])
+        assert f"'told in the list' {TOLD}" in inputs["schedule"].tooltip.splitlines()
+    finally:
+        path.unlink()
+
+
+def test_the_newest_promises_come_first_and_follow_their_files(tmp_path) -> None:
+    assert saved_promises(tmp_path / "missing") == []
+    for number in range(MOST_LINES + 3):
+        save_at(tmp_path, promising(f"s{number}"), 1000.0 + number)
+    save_at(tmp_path, replace(promising("silent"), provenance={}), 5000.0)
+    names = [line.split()[0] for line in saved_promises(tmp_path)]
+    assert names == [f"'s{MOST_LINES + 2 - number}'" for number in range(MOST_LINES)]
+    save_at(tmp_path, promising("s0", speedup=3.0), 6000.0)
+    assert saved_promises(tmp_path)[0].startswith("'s0' promises 3.0x")
+    (tmp_path / "s0.json").unlink()
+    assert saved_promises(tmp_path)[0] == f"'s{MOST_LINES + 2}' {TOLD}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"{}", b"[" * 100_000, b"x" * 300_000],
+    ids=["empty", "no text", "no schedule", "deep", "large"],
+)
+def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, content: bytes) -> None:
+    save(promising(), tmp_path)
+    (tmp_path / "broken.json").write_bytes(content)
+    (tmp_path / "folder.json").mkdir()
+    assert saved_promises(tmp_path) == [f"'found' {TOLD}"]
+
+
+def test_numbers_beyond_any_float_are_passed_over(tmp_path) -> None:
+    path = save(promising(), tmp_path)
+    text = path.read_text("utf-8")
+    (tmp_path / "huge.json").write_text(text.replace("48.123", "9" * 400).replace("found", "huge"), "utf-8")
+    (tmp_path / "huge points.json").write_text(text.replace("[1.0, 1.0]", f"[{'9' * 400}, 1.0]"), "utf-8")
+    assert saved_promises(tmp_path) == [f"'found' {TOLD}"]

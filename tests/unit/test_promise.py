@@ -1,0 +1,138 @@
+"""What a schedule promises: read from any provenance without an error, told, and kept by the right runs only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from astraea.engine.cost import BlockCost
+from astraea.engine.plan import Plan, make_plan
+from astraea.engine.report import Report
+from astraea.engine.run import Run
+from astraea.schedules import Promise, Schedule, flow_sigmas, parse, promise_from, promise_of, rhythm, serialise
+from astraea.schedules.promise import tell
+
+GRID = flow_sigmas(30)
+COST = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
+DATA = {
+    "psnr_db": 48.123,
+    "speedup": 2.4,
+    "seconds": 3.2,
+    "dense_seconds": 7.68,
+    "steps": 30,
+    "device": "a card",
+    "sampler": "euler",
+    "cfg": 3.0,
+    "latent": [1, 16, 4, 8, 8],
+}
+NESTED: list = []
+for _ in range(50):
+    NESTED = [NESTED]
+NO_NUMBER = [None, "2.4", True, float("nan"), float("inf"), -float("inf"), -1.0, 0, 1e300, 10**400, [2.4], {}, NESTED]
+
+
+def promising(steps: int = 30, **changes: Any) -> Schedule:
+    budgets = rhythm("found", [0.0, 0.0, 1.0], flow_sigmas(steps))
+    return replace(budgets, provenance={"promise": DATA | {"steps": steps} | changes})
+
+
+def report_of(plan: Plan, steps: int) -> Report:
+    return Run(plan, [*flow_sigmas(steps), 0.0], cost=COST).report
+
+
+def test_a_promise_is_read_whole_and_survives_the_file() -> None:
+    promise = promise_of(parse(serialise(promising())))
+    assert promise is not None
+    assert promise == Promise(48.123, 2.4, 3.2, 7.68, 30, "a card", "euler", 3.0, (1, 16, 4, 8, 8))
+    assert promise.as_dict() == DATA
+    assert tell(promise) == "promises 2.4x at 48.1 dB (30 steps, euler, cfg 3)"
+
+
+def test_loss_and_speed_alone_are_a_promise() -> None:
+    promise = promise_from({"psnr_db": 40, "speedup": 2})
+    assert promise == Promise(40.0, 2.0)
+    assert promise is not None
+    assert tell(promise) == "promises 2.0x at 40.0 dB"
+    assert promise.as_dict() == {"psnr_db": 40.0, "speedup": 2.0}
+
+
+@pytest.mark.parametrize("data", [None, "promise", 3, [], [DATA], NESTED, {}, {"psnr_db": 48.0}, {"speedup": 2.0}])
+def test_without_both_figures_there_is_no_promise(data: Any) -> None:
+    assert promise_from(data) is None
+    assert promise_of(replace(promising(), provenance={"promise": data})) is None
+    assert promise_of(replace(promising(), provenance={})) is None
+
+
+@pytest.mark.parametrize("value", NO_NUMBER, ids=lambda value: repr(value)[:20])
+def test_what_is_no_sane_number_is_no_promise(value: Any) -> None:
+    assert promise_from(DATA | {"psnr_db": value}) is None
+    assert promise_from(DATA | {"speedup": value}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("seconds", NO_NUMBER),
+        ("dense_seconds", NO_NUMBER),
+        ("cfg", NO_NUMBER),
+        ("steps", [*NO_NUMBER, 30.0, 1001]),
+        ("device", [None, 3, ["cuda"], "a\nb", "\x1b[31m", "x" * 81, NESTED]),
+        ("sampler", [None, True, {}, "euler\t", "x" * 10_000]),
+        ("latent", [None, 5, "1x16", {}, NESTED, [1, -1], [1.5], [True], [1] * 9, [10**400]]),
+    ],
+)
+def test_the_rest_is_left_out_where_it_makes_no_sense(name: str, values: list) -> None:
+    nothing = getattr(Promise(1.0, 1.0), name)
+    for value in values:
+        promise = promise_from(DATA | {name: value})
+        assert promise is not None
+        assert getattr(promise, name) == nothing
+        assert promise.as_dict() == {key: kept for key, kept in DATA.items() if key != name}
+
+
+def test_a_run_as_it_was_found_carries_the_promise_through_json() -> None:
+    report = report_of(make_plan(promising()), 30)
+    assert (report.promise, report.promise_note) == (DATA, "")
+    again = json.loads(json.dumps(report.as_dict()))
+    assert again["promise"] == DATA
+    assert promise_from(again["promise"]) == promise_of(promising())
+    assert Report().as_dict()["promise"] is None
+
+
+def test_another_number_of_steps_is_told() -> None:
+    report = report_of(make_plan(promising()), 20)
+    assert report.promise is None
+    assert report.promise_note == "2.4x at 48.1 dB for 30 steps; this run has 20"
+    assert not [note for note in report.notes if "dB" in note]
+
+
+def test_without_a_number_of_steps_the_schedule_has_it() -> None:
+    plan = make_plan(replace(promising(), provenance={"promise": {"psnr_db": 40.0, "speedup": 2.0}}))
+    assert report_of(plan, 30).promise == {"psnr_db": 40.0, "speedup": 2.0}
+    assert "for 30 steps; this run has 20" in report_of(plan, 20).promise_note
+
+
+@pytest.mark.parametrize("steps", [20, 30])
+@pytest.mark.parametrize(
+    "changes",
+    [{"budget": 0.6}, {"budget": 1.0}, {"target_speedup": 1.5}, {"mode": "hold"}],
+    ids=["budget", "full", "target", "mode"],
+)
+def test_a_schedule_that_the_user_changed_promises_nothing(steps: int, changes: dict) -> None:
+    report = report_of(make_plan(promising(), **changes), steps)
+    assert (report.promise, report.promise_note) == (None, "")
+
+
+def test_its_own_mean_asked_for_is_no_change() -> None:
+    schedule = promising()
+    assert report_of(make_plan(schedule, budget=schedule.mean_budget), 30).promise == DATA
+
+
+def test_a_run_that_gives_up_its_tokens_promises_nothing_any_more() -> None:
+    run = Run(make_plan(promising()), [*GRID, 0.0])
+    assert run.report.promise == DATA
+    run.give_up_store("no memory")
+    assert run.report.promise is None
