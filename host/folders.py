@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import folder_paths
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, SearchError
 from ..schedules import Schedule, bundled_folder, check_name, list_schedules, load
 
 TINY_FOLDER = Path(__file__).parent.parent / "tiny"
+PROBE_BYTES = 64 * 1024  # more than a schedule: a full disk is noticed
 
 
 def user_schedule_folder() -> Path:
     """Schedules that the user has saved or found; made when the first is written."""
     return Path(folder_paths.get_user_directory()) / "astraea" / "schedules"
+
+
+def user_search_folder() -> Path:
+    """What searches have measured, so that one that was stopped goes on where it was."""
+    return Path(folder_paths.get_user_directory()) / "astraea" / "search"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SearchError where no file can be made in the folder; it is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="probe-", suffix=".part") as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        raise SearchError(
+            f"Nothing can be written to '{folder}' ({error.strerror}), where the search keeps its results. Make the "
+            "folder writable or make room on its disk, then queue again. Nothing has been started."
+        ) from None
 
 
 def schedule_folders() -> tuple[Path, Path]:

@@ -10,9 +10,11 @@ from .compare import AstraeaCompare
 from .demo import AstraeaDemoPrompt, AstraeaDemoView
 from .report import AstraeaReport
 from .schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
+from .search import AstraeaSearch
 
 NODES = [
     AstraeaAccelerate,
+    AstraeaSearch,
     AstraeaScheduleLoad,
     AstraeaScheduleSave,
     AstraeaScheduleInline,

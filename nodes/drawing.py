@@ -6,6 +6,9 @@ Drawn at twice the nominal size, so that a plot stays crisp when a graph is zoom
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,7 +17,54 @@ WIDTH, HEIGHT = 760, 400
 PAPER, INK, FAINT, GRID = (252, 252, 250), (34, 36, 40), (120, 124, 130), (226, 228, 230)
 COLOURS = {"full": (58, 84, 132), "token": (86, 162, 178), "reuse": (216, 200, 160)}
 LINE = (200, 76, 48)
+SERIES = (
+    (200, 76, 48),
+    (58, 84, 132),
+    (70, 136, 84),
+    (148, 92, 150),
+    (176, 132, 36),
+    (60, 150, 170),
+    (196, 104, 140),
+    (92, 92, 96),
+)
 REUSE_STUB = 0.012  # a reuse step computes nothing; a sliver shows that it is there
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale between two places in pixels; `low` lies at `start`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
+
+    def ticks(self, most: int = 6) -> list[float]:
+        """Round values in it."""
+        step = next(size for size in _round_steps((self.high - self.low) / most) if size * most >= self.high - self.low)
+        first = math.ceil(self.low / step - 1e-9)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def _round_steps(least: float) -> list[float]:
+    power = 10.0 ** math.floor(math.log10(least))
+    return [power * size for size in (1, 2, 2.5, 5, 10, 20)]
+
+
+def spread(places: Sequence[float], gap: float, least: float, most: float) -> list[float]:
+    """Places moved as little as need be to stand `gap` apart between two bounds; in the order given."""
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    moved = [min(max(place, least), most) for place in places]
+    for before, number in pairwise(order):
+        moved[number] = max(moved[number], moved[before] + gap)
+    if order:
+        moved[order[-1]] = min(moved[order[-1]], most)
+    for number, after in zip(order[-2::-1], order[:0:-1], strict=True):
+        moved[number] = min(moved[number], moved[after] - gap)
+    return moved
 
 
 def new_plot() -> tuple[Image.Image, ImageDraw.ImageDraw]:

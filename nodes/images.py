@@ -10,9 +10,10 @@ from torch import Tensor
 GAP = 4  # pixels between pictures that stand side by side
 
 
-def to_batch(picture: Image.Image) -> Tensor:
-    """A picture as a batch of one."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0).unsqueeze(0)
+def to_batch(*pictures: Image.Image) -> Tensor:
+    """Pictures of one size as a batch."""
+    arrays = [np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0 for picture in pictures]
+    return torch.from_numpy(np.stack(arrays))
 
 
 def enlarge(frames: Tensor, factor: int) -> Tensor:

@@ -1,0 +1,36 @@
+"""The host's samplers and schedulers: their names for a node's lists, and what KSampler would sample with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """sampler: a SAMPLER; sigmas: the noise levels, the last included; cfg: guidance scale."""
+
+    sampler: Any
+    sigmas: Tensor
+    cfg: float
+
+
+def sampler_names() -> list[str]:
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def scheduler_names() -> list[str]:
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def sampler_named(name: str) -> Any:
+    """The SAMPLER of that name."""
+    return comfy.samplers.sampler_object(name)
+
+
+def sigmas_of(model: Any, steps: int, sampler_name: str, scheduler: str) -> Tensor:
+    """The noise levels of a KSampler with these widgets, which drops one level for some samplers."""
+    return comfy.samplers.KSampler(model, steps, "cpu", sampler_name, scheduler, 1.0).sigmas

@@ -1,0 +1,175 @@
+"""The node `Astraea Search`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..errors import SearchError
+from ..host.samplers import Sampling, sampler_named, sampler_names, scheduler_names, sigmas_of
+from ..host.searching import Order, cases_of, search
+from .images import to_batch
+from .schema import NOT_LINKED, ScheduleType, field, node_schema, refusal
+from .search_plots import draw_search
+from .search_text import search_text
+from .search_wish import (
+    EFFORTS,
+    MOST_CASES,
+    MOST_CFG,
+    MOST_STEPS,
+    check_amounts,
+    check_search_name,
+    check_word,
+    parse_budgets,
+)
+
+DEFAULT_EFFORT = list(EFFORTS)[1]
+TIPS = {
+    "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
+    "Wan 2.1 and 2.2 can be searched for.",
+    "positive": "A prompt like those you make videos of. The search compares clips of this prompt.",
+    "negative": "The negative prompt of your sampler.",
+    "latent": "The size and length of your video, as for the sampler. A search on smaller or shorter clips takes less "
+    "time; what it finds serves larger ones too.",
+    "steps": "As many sampling steps as you use for finished videos: a schedule is made for its steps.",
+    "cfg": "The guidance scale of your sampler. With 1.0 the negative prompt is not used and steps take half the time.",
+    "sampler_name": "The sampler that you use for finished videos.",
+    "scheduler": "The scheduler that you use for finished videos.",
+    "first_seed": "The first clip's seed; the next clips take the seeds after it. The same seed finds the same "
+    "schedules.",
+    "budgets": "The shares of the video to compute, separated by commas: a schedule is searched for each. 0.5 is up to "
+    "2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
+    "effort": "How long it may take, counted in clips: with 'good' about as long as making 30 clips without "
+    "acceleration. More effort finds better schedules. You can stop at any time: the best so far is kept.",
+    "cases": "How many clips each schedule is judged on; they share the effort. More clips: better for other seeds and "
+    "prompts, but fewer schedules are tried. Every linked prompt gets at least one.",
+    "name": "The schedules are saved under this name with the budget behind it, for example searched-0.50. A finished "
+    "search replaces the schedules of an earlier one that has the same name.",
+    "sampler": "A sampler from a custom-sampling node. It takes the place of the sampler's name above.",
+    "sigmas": "Noise levels from a custom-sampling node. They take the place of steps and scheduler above.",
+    "more": "Another prompt, so that the schedules suit more than one kind of video. Clips take the prompts in turn.",
+}
+
+
+class AstraeaSearch(io.ComfyNode):
+    """Finds schedules for the user's own model, prompts and sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="AstraeaSearch",
+            display_name="Astraea Search",
+            description="Finds the schedules that keep most of your video at the speed you want, for your own model, "
+            "sampler and prompts, and saves them for Astraea Accelerate. Takes as long as making 10 to 100 clips, "
+            "once.",
+            search_aliases=["find schedule", "optimize", "tune", "evolution", "speed up"],
+            is_output_node=True,
+            inputs=[*_required_inputs(), *_optional_inputs()],
+            outputs=[
+                ScheduleType.Output(
+                    "schedule",
+                    display_name="schedule",
+                    tooltip="The best schedule for the first budget of the list; to Astraea Accelerate.",
+                ),
+                io.Image.Output(
+                    "plots",
+                    display_name="plots",
+                    tooltip="Four plots: closeness against speed, how the search went, the schedules, and which "
+                    "steps matter.",
+                ),
+                io.String.Output("text", display_name="text", tooltip="What was found, in readable lines."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        steps: int | None = None,
+        cfg: float | None = None,
+        sampler_name: str | None = None,
+        scheduler: str | None = None,
+        first_seed: int | None = None,
+        budgets: str | None = None,
+        effort: str | None = None,
+        cases: int | None = None,
+        name: str | None = None,
+        sigmas: Any = NOT_LINKED,
+    ) -> bool | str:
+        def check() -> None:
+            check_amounts(steps if sigmas is NOT_LINKED else None, cfg, cases, first_seed)
+            check_word("sampler", sampler_name, sampler_names())
+            check_word("scheduler", scheduler, scheduler_names())
+            check_word("effort", effort, list(EFFORTS))
+            if budgets is not None:
+                parse_budgets(budgets)
+            if name is not None:
+                check_search_name(name)
+
+        return refusal(check)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent: dict[str, Any],
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        first_seed: int,
+        budgets: str,
+        effort: str,
+        cases: int,
+        name: str,
+        sampler: Any = None,
+        sigmas: Any = None,
+        positive_2: Any = None,
+        positive_3: Any = None,
+        positive_4: Any = None,
+    ) -> io.NodeOutput:
+        # Values that came through links were not known when the prompt was validated.
+        check_amounts(steps if sigmas is None else None, cfg, cases, first_seed)
+        order = Order(check_search_name(name), parse_budgets(budgets), EFFORTS[effort], first_seed)
+        way = Sampling(
+            sampler=sampler_named(sampler_name) if sampler is None else sampler,
+            sigmas=sigmas_of(model, steps, sampler_name, scheduler) if sigmas is None else sigmas,
+            cfg=cfg,
+        )
+        prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
+        searched = search(model, cases_of(prompts, negative, latent, first_seed, cases), way, order)
+        if not searched.schedules:
+            raise SearchError("Nothing was found for these budgets. Raise the effort, or list a higher budget.")
+        text = search_text(searched, order.budgets)
+        plots = to_batch(*draw_search(searched.result))
+        shown = {"text": (text,), **ui.PreviewImage(plots, cls=cls).as_dict()}
+        return io.NodeOutput(searched.schedules[0], plots, text, ui=shown)
+
+
+def _required_inputs() -> list[Any]:
+    return [
+        field(io.Model, "model", tooltip=TIPS["model"]),
+        field(io.Conditioning, "positive", tooltip=TIPS["positive"]),
+        field(io.Conditioning, "negative", tooltip=TIPS["negative"]),
+        field(io.Latent, "latent", tooltip=TIPS["latent"]),
+        field(io.Int, "steps", default=30, min=2, max=MOST_STEPS, tooltip=TIPS["steps"]),
+        field(io.Float, "cfg", default=6.0, min=0.0, max=MOST_CFG, step=0.1, tooltip=TIPS["cfg"]),
+        field(io.Combo, "sampler_name", options=sampler_names(), default="uni_pc", tooltip=TIPS["sampler_name"]),
+        field(io.Combo, "scheduler", options=scheduler_names(), default="simple", tooltip=TIPS["scheduler"]),
+        # Not called "seed": the editor would draw another one for each run, and every run would be a new search.
+        field(io.Int, "first_seed", default=1, min=0, max=2**64 - 1, tooltip=TIPS["first_seed"]),
+        field(io.String, "budgets", default="0.5, 0.4, 0.3", tooltip=TIPS["budgets"]),
+        field(io.Combo, "effort", options=list(EFFORTS), default=DEFAULT_EFFORT, tooltip=TIPS["effort"]),
+        field(io.Int, "cases", default=4, min=1, max=MOST_CASES, tooltip=TIPS["cases"]),
+        field(io.String, "name", default="searched", tooltip=TIPS["name"]),
+    ]
+
+
+def _optional_inputs() -> list[Any]:
+    return [
+        field(io.Sampler, "sampler", optional=True, tooltip=TIPS["sampler"]),
+        field(io.Sigmas, "sigmas", optional=True, tooltip=TIPS["sigmas"]),
+        *(field(io.Conditioning, f"positive_{i}", optional=True, tooltip=TIPS["more"]) for i in (2, 3, 4)),
+    ]

@@ -1,0 +1,83 @@
+"""From the widgets of `Astraea Search` to what is searched for; everything that cannot work is refused here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from ..errors import SearchError
+from ..host.searching import SO_FAR, name_for
+from ..schedules import check_name
+from .choice import AUTO
+
+LEAST_BUDGET, MOST_BUDGET, MOST_BUDGETS = 0.2, 0.95, 8
+EFFORTS = {
+    "quick (10 dense runs)": 10.0,
+    "good (30 dense runs)": 30.0,
+    "thorough (100 dense runs)": 100.0,
+}
+MOST_STEPS, MOST_CASES, MOST_CFG = 1000, 16, 100.0
+LONGEST_NAME = 80
+
+
+def parse_budgets(text: str) -> tuple[float, ...]:
+    """The budgets of a list such as "0.5, 0.4", in its order. Raises SearchError with the entry that is wrong."""
+    entries = [entry for entry in re.split(r"[,;\s]+", text.strip()) if entry]
+    if not entries:
+        raise SearchError('There is no budget to search for. Write for example "0.5, 0.4, 0.3".')
+    if len(entries) > MOST_BUDGETS:
+        raise SearchError(f"{len(entries)} budgets are too many for one search; at most {MOST_BUDGETS} are possible.")
+    budgets = [_budget(entry) for entry in entries]
+    names = [name_for("", budget) for budget in budgets]
+    twice = next((name[1:] for name in names if names.count(name) > 1), None)
+    if twice:
+        raise SearchError(f"The budget {twice} is listed twice (budgets are told apart by two decimals).")
+    return tuple(budgets)
+
+
+def _budget(entry: str) -> float:
+    try:
+        budget = float(entry)
+    except ValueError:
+        raise SearchError(
+            f"'{entry}' is not a budget. Write numbers with a decimal point, separated by commas, for example "
+            '"0.5, 0.4, 0.3".'
+        ) from None
+    if not (math.isfinite(budget) and LEAST_BUDGET <= budget <= MOST_BUDGET):
+        raise SearchError(
+            f"The budget {entry} is outside {LEAST_BUDGET}...{MOST_BUDGET}. It is the share of the video to compute: "
+            "0.4 computes 40 % of it. Decimals are written with a point: 0.5, not 0,5."
+        )
+    return budget
+
+
+def check_search_name(name: str) -> str:
+    """The name, if schedules can be saved under it with a budget behind it. Raises ScheduleError or SearchError."""
+    if check_name(name) == AUTO:
+        raise SearchError(f"'{AUTO}' means that Astraea chooses; give the schedules another name.")
+    longest = LONGEST_NAME - len(name_for("", 0.5) + SO_FAR)
+    if len(name) > longest:
+        raise SearchError(f"The name has {len(name)} characters; only {longest} leave room for the budget behind it.")
+    return name
+
+
+def check_amounts(steps: int | None, cfg: float | None, cases: int | None, first_seed: int | None) -> None:
+    """Raise SearchError for amounts that cannot work; None is a value that is not known yet."""
+    if steps is not None and not 2 <= steps <= MOST_STEPS:
+        raise SearchError(
+            f"{steps} steps cannot be searched: at least 2 are needed, and there is little to gain below 12. Use as "
+            f"many as for your finished videos, at most {MOST_STEPS}."
+        )
+    if cfg is not None and not (math.isfinite(cfg) and 0.0 <= cfg <= MOST_CFG):
+        raise SearchError(f"The cfg {cfg:g} is outside 0...{MOST_CFG:g}. Use the one of your sampler.")
+    if cases is not None and not 1 <= cases <= MOST_CASES:
+        raise SearchError(f"{cases} clips are outside 1...{MOST_CASES}. 4 are enough for most searches.")
+    if first_seed is not None and not 0 <= first_seed < 2**64:
+        raise SearchError(f"The seed {first_seed} is outside 0...2^64.")
+
+
+def check_word(what: str, word: str | None, known: Sequence[str]) -> None:
+    """Raise SearchError for a word that is not in its list, which ComfyUI 0.3.64 does not check itself."""
+    if word is not None and word not in known:
+        raise SearchError(f"The {what} '{word}' is unknown; choose one of {', '.join(known)}.")
