@@ -17,10 +17,11 @@ PARTIAL = (
 )
 
 
-def places_of(elements: int, most: int) -> Tensor:
-    """Which of the latents' `elements` values are kept, up to `most`: the same ones at every call."""
-    order = torch.randperm(elements, generator=torch.Generator().manual_seed(0))
-    return order[:most].sort().values
+def places_of(sampled: Tensor, most: int) -> Tensor:
+    """Which of the latents' values are kept, `[D]`: up to `most` in the mask `sampled`, at every call the same ones."""
+    candidates = sampled.reshape(-1).nonzero()[:, 0]
+    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
+    return candidates[order[:most]].sort().values
 
 
 class Recorder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
-import comfy.samplers
+import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from .bench_setting import Case, setting_of
 from .recorder import Recorder, places_of
 
 SMALLEST_DIFFERENCE = 1e-6  # root mean square of latents that count as off
+ALL_SAMPLED = 0.999  # noise mask
 Told = Callable[[int, Tensor], None]
 
 
@@ -77,6 +78,7 @@ class HostBench:
         self._on_step = on_step or (lambda: None)
         self._cases = [_with_channels(self._model, case) for case in cases]
         self._setting = setting_of(self._model, family, self._cases, sampler, self._sigmas, cfg)
+        self._places = [places_of(_is_sampled(case.latent), MOST_SAMPLED) for case in self._cases]
         self._dense: dict[int, _Dense] = {}
         self._latest: Tensor | None = None
 
@@ -169,8 +171,7 @@ class HostBench:
         )
 
     def _run(self, case: int, schedule: Schedule, judge: Told) -> _Run:
-        latents = self._cases[case].latent["samples"]
-        recorder = Recorder(places_of(latents.numel(), MOST_SAMPLED), latents.numel())
+        recorder = Recorder(self._places[case], self._cases[case].latent["samples"].numel())
         handle = ReportHandle(keep=1)
         candidate = accelerate(self._model, make_plan(schedule), handle, recorder.observe)
 
@@ -219,6 +220,15 @@ def _with_channels(model: Any, case: Case) -> Case:
     extra = (case.latent.get("downscale_ratio_spacial"),) if newer else ()
     samples = prepare(model, samples, *extra)
     return Case(case.positive, case.negative, {**case.latent, "samples": samples}, case.seed)
+
+
+def _is_sampled(latent: dict) -> Tensor:
+    """Where latents are sampled, `[B, C, T, H, W]`: elsewhere a noise mask keeps them, whatever the model predicts."""
+    samples, mask = latent["samples"], latent.get("noise_mask")
+    if mask is None:
+        return torch.ones(samples.shape, dtype=torch.bool)
+    inside = comfy.sampler_helpers.prepare_mask(mask, samples.shape, "cpu") > ALL_SAMPLED
+    return inside if inside.any() else torch.ones_like(inside)
 
 
 def _loss(own: Tensor, dense: Tensor, peak: float) -> float:

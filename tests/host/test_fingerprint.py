@@ -1,0 +1,48 @@
+"""The digest of a MODEL: the same for the same model, another for other weights or patches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sampling import random_wan, sample
+
+from astraea.host.fingerprint import digest_of, model_fingerprint
+
+
+def test_fingerprints_of_models(load_tiny):
+    model = load_tiny()
+    before = model_fingerprint(model)
+    patched = model.clone()
+    name = "diffusion_model.blocks.0.ffn.0.weight"
+    shape = model.model.diffusion_model.blocks[0].ffn[0].weight.shape
+    patched.add_patches({name: ("diff", (torch.ones(shape),))}, 0.5)
+    stronger = model.clone()
+    stronger.add_patches({name: ("diff", (torch.ones(shape),))}, 0.6)
+    found = {before, model_fingerprint(patched), model_fingerprint(stronger), model_fingerprint(random_wan())}
+    assert len(found) == 4
+    sample(patched, steps=2)
+    assert model_fingerprint(model) == before
+    assert model_fingerprint(patched) in found - {before}
+
+
+def test_digests_tell_values_types_and_order_apart():
+    values = [1, 1.0, True, "1", None, [1, 2], [2, 1], [[1], 2], {"a": 1}, {"b": 1}, torch.ones(2), torch.ones(2, 1)]
+    values += [torch.ones(2, dtype=torch.bfloat16), torch.zeros(2), torch.tensor(1.0), torch.float32]
+    assert len({digest_of(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("left_behind", [{"a": 1, "b": {}}, {"b": [], "a": 1}])
+def test_digests_pass_over_what_says_nothing(left_behind):
+    assert digest_of(left_behind) == digest_of({"a": 1})
+
+
+def test_digests_see_into_functions_and_objects():
+    def scaled(by):
+        return lambda x: x * by
+
+    class Settings:
+        def __init__(self, strength):
+            self.strength, self.inner = strength, object()
+
+    assert digest_of(scaled(1.0)) == digest_of(scaled(1.0)) != digest_of(scaled(2.0))
+    assert digest_of(Settings(1.0)) == digest_of(Settings(1.0)) != digest_of(Settings(2.0))
