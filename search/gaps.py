@@ -21,12 +21,11 @@ def gap_prices(loss: Loss, like: Genome) -> dict[tuple[int, int], float]:
     prices: dict[tuple[int, int], float] = {}
     for start in range(steps - 1):
         for end in range(start + 1, min(steps, start + MOST_GAP + 1)):
-            prices[start, end] = loss(Genome(_one_gap(steps, start, end), like.forecast)) if end > start + 1 else 0.0
-    # What is not due to the gap, the wide steps before it, is the price of the gap before.
-    return {
-        (start, end): max(0.0, price - prices.get((start - (end - start), start), 0.0)) if end > start + 1 else 0.0
-        for (start, end), price in prices.items()
-    }
+            # What is not due to the gap, the wide steps before it, is the price of the gap before.
+            before = prices.get((max(0, start - (end - start)), start), 0.0)
+            priced = loss(Genome(_one_gap(steps, start, end), like.forecast)) - before if end > start + 1 else 0.0
+            prices[start, end] = max(0.0, priced)
+    return prices
 
 
 def _one_gap(steps: int, start: int, end: int) -> tuple[float, ...]:

@@ -77,8 +77,7 @@ class Memo:
         file = path.open("a", encoding="utf-8")
         if not complete:
             file.write("\n")
-        if not self._outcomes or path.stat().st_size == 0:
-            file.write(_line({"format": FORMAT, "identity": self.identity}))
+        file.write(_line({"format": FORMAT, "identity": self.identity}))  # whatever the lines before it say
         return file
 
     def _read(self, path: Path) -> None:

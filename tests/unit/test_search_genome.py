@@ -1,0 +1,233 @@
+"""Parts of the search that know no model: how candidates are changed, paths through the steps, what steps take."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations, pairwise
+
+import pytest
+
+from astraea.schedules import Forecast
+from astraea.search.gaps import MOST_GAP, cheapest_paths, gap_prices
+from astraea.search.genome import (
+    EXPECTED,
+    TIMES,
+    Genome,
+    block_crossover,
+    mean_budget,
+    most_steps,
+    moved,
+    other_forecast,
+    repaired,
+    uniform_crossover,
+    with_ends,
+)
+from astraea.search.problem import Outcome
+from astraea.search.seconds import StepSeconds
+
+EVEN, HEUN = [1] * 12, [1] + [2] * 11
+SEEDS = pytest.mark.parametrize("seed", range(20))
+CALLS = pytest.mark.parametrize("evaluations", [EVEN, HEUN, [2] * 11 + [1]], ids=["one call", "heun", "midpoint"])
+
+
+def whole(rng: random.Random, steps: int = 12) -> Genome:
+    return Genome((1.0, *(float(rng.random() < 0.4) for _ in range(steps - 2)), 1.0))
+
+
+def sizes(rng: random.Random, steps: int = 12) -> list[float]:
+    return with_ends([rng.randrange(11) / 10 for _ in range(steps)], [1.0] * steps + [0.0])
+
+
+@SEEDS
+@CALLS
+@pytest.mark.parametrize("budget", [0.2, 0.5, 0.8])
+def test_repair_lands_in_the_band_and_keeps_the_ends(seed, evaluations, budget):
+    rng = random.Random(seed)
+    low, high = 0.9 * budget, 1.1 * budget
+    budgets = repaired(sizes(rng), evaluations, (low, high), rng)
+    assert low <= mean_budget(budgets, evaluations) <= high
+    assert budgets[0] == 1.0
+    assert budgets[-1] >= 0.5
+
+
+@SEEDS
+def test_repair_leaves_alone_what_is_in_the_band(seed):
+    rng = random.Random(seed)
+    budgets = sizes(rng)
+    mean = mean_budget(budgets, EVEN)
+    assert repaired(budgets, EVEN, (mean - 0.01, mean + 0.01), rng) == budgets
+
+
+def test_repair_ends_where_the_band_cannot_be_reached():
+    budgets = repaired([1.0, 0.5, 0.5], [1, 1, 1], (0.0, 0.1), random.Random(0))
+    assert budgets == [1.0, 0.0, 0.5]
+
+
+@SEEDS
+def test_uniform_crossover_takes_each_step_from_a_parent(seed):
+    rng = random.Random(seed)
+    a, b = sizes(rng), sizes(rng)
+    child = uniform_crossover(a, b, rng)
+    assert all(x in parents for x, parents in zip(child, zip(a, b, strict=True), strict=True))
+
+
+def test_uniform_crossover_takes_from_both_parents_alike():
+    child = uniform_crossover([0.0] * 1000, [1.0] * 1000, random.Random(0))
+    assert 450 < sum(child) < 550
+
+
+@SEEDS
+def test_block_crossover_takes_one_segment_from_the_second_parent(seed):
+    child = block_crossover([0.0] * 12, [1.0] * 12, random.Random(seed))
+    borders = sum(x != y for x, y in zip([0.0, *child], [*child, 0.0], strict=True))
+    assert borders == 2
+
+
+@SEEDS
+@pytest.mark.parametrize("moves", [0, 1, 2, 7])
+def test_moves_keep_the_number_of_computed_steps_and_the_ends(seed, moves):
+    rng = random.Random(seed)
+    genome = whole(rng)
+    child = moved(genome, rng, moves)
+    assert sorted(child.budgets) == sorted(genome.budgets)
+    assert (child.budgets[0], child.budgets[-1]) == (1.0, 1.0)
+    assert (child.forecast, child.mode) == (genome.forecast, genome.mode)
+
+
+@SEEDS
+def test_one_move_takes_one_step_at_most_three_places(seed):
+    rng = random.Random(seed)
+    genome = whole(rng)
+    changed = [k for k, (x, y) in enumerate(zip(genome.budgets, moved(genome, rng).budgets, strict=True)) if x != y]
+    assert len(changed) in (0, 2)
+    assert not changed or changed[1] - changed[0] <= 3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_where_nothing_can_be_moved_nothing_is(steps):
+    genome = Genome((1.0,) * steps)
+    assert moved(genome, random.Random(0), 3) == genome
+
+
+@SEEDS
+def test_another_forecast_is_a_neighbour(seed):
+    genome = Genome((1.0, 0.0, 1.0), Forecast(EXPECTED[1], *TIMES[2]))
+    other = other_forecast(genome, random.Random(seed)).forecast
+    same_times = (other.along, other.corrected_along) == TIMES[2]
+    assert same_times != (other.expected == EXPECTED[1])
+
+
+@SEEDS
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.75, 1.0])
+def test_as_many_steps_as_are_paid_for(seed, target):
+    rng = random.Random(seed)
+    genome = most_steps(whole(rng), EVEN, target, rng)
+    assert sum(genome.budgets) == int(12 * target)
+
+
+@SEEDS
+@CALLS
+def test_never_more_steps_than_are_paid_for(seed, evaluations):
+    rng = random.Random(seed)
+    genome = most_steps(whole(rng), evaluations, 0.45, rng)
+    spent = mean_budget(genome.budgets, evaluations)
+    assert 0.45 - 2 / sum(evaluations) < spent <= 0.45 + 1e-6
+    assert (genome.budgets[0], genome.budgets[-1]) == (1.0, 1.0)
+
+
+@SEEDS
+def test_the_cheapest_path_is_what_trying_all_finds(seed):
+    rng, steps = random.Random(seed), 8
+    prices = {(a, b): rng.random() if b > a + 1 else 0.0 for a, b in combinations(range(steps), 2)}
+
+    def price(computed: tuple[int, ...]) -> float:
+        return sum(prices[gap] for gap in pairwise(computed))
+
+    paths = cheapest_paths(prices, steps)
+    assert set(paths) == set(range(2, steps + 1))
+    for number, budgets in paths.items():
+        found = tuple(k for k in range(steps) if budgets[k] == 1.0)
+        every = [(0, *inner, steps - 1) for inner in combinations(range(1, steps - 1), number - 2)]
+        assert len(found) == number
+        assert set(budgets) <= {0.0, 1.0}
+        assert price(found) == pytest.approx(min(map(price, every)))
+        assert (budgets[0], budgets[-1]) == (1.0, 1.0)
+
+
+def test_no_path_has_a_wider_gap_than_was_priced():
+    steps = 30
+    prices = {(a, b): 0.0 for a, b in combinations(range(steps), 2) if b - a <= MOST_GAP}
+    paths = cheapest_paths(prices, steps)
+    assert min(paths) == 5  # 4 gaps of 8 span 32 steps, 3 only 24
+
+
+def test_additive_losses_give_the_gaps_their_prices():
+    rng, steps = random.Random(3), 11
+    true = {(a, b): rng.random() if b > a + 1 else 0.0 for a, b in combinations(range(steps), 2)}
+
+    def loss(genome: Genome) -> float:
+        computed = [k for k, budget in enumerate(genome.budgets) if budget]
+        return sum(true[gap] for gap in pairwise(computed))
+
+    prices = gap_prices(loss, Genome((1.0,) * steps))
+    assert prices == pytest.approx({gap: true[gap] for gap in prices})
+    assert set(prices) == {gap for gap in true if gap[1] - gap[0] <= MOST_GAP}
+
+
+def outcome(budgets: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[Genome, Outcome]:
+    return Genome(budgets), Outcome(0.1, len(budgets), (0.1,) * len(budgets), 1.0, seconds, ("full",) * len(budgets))
+
+
+def known(points: dict[float, float]) -> StepSeconds:
+    seconds = StepSeconds()
+    seconds.add(*outcome((1.0, *points), (9.0, *points.values())))
+    return seconds
+
+
+def test_measured_steps_take_what_they_took():
+    points = {0.0: 0.01, 0.3: 0.5, 1.0: 1.2}
+    seconds = known(points)
+    assert {budget: seconds.of(budget) for budget in points} == points
+
+
+def test_a_runs_first_step_does_not_count():
+    assert known({1.0: 2.0}).of(1.0) == 2.0
+
+
+def test_one_hiccup_does_not_count():
+    seconds = StepSeconds()
+    seconds.add(*outcome((1.0,) * 6, (9.0, 1.0, 1.0, 50.0, 1.0, 1.0)))
+    assert seconds.of(1.0) == 1.0
+
+
+def test_only_the_newest_runs_count():
+    seconds = StepSeconds(newest=3)
+    for each in (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0):
+        seconds.add(*outcome((1.0, 1.0), (9.0, each)))
+    assert seconds.of(1.0) == 2.0
+
+
+def test_between_measured_budgets_along_a_line():
+    seconds = known({0.0: 0.01, 0.2: 0.3, 0.6: 0.7, 1.0: 2.0})
+    assert seconds.of(0.3) == pytest.approx(0.4)
+    assert seconds.of(0.8) == pytest.approx(1.35)
+
+
+def test_below_the_least_token_step_along_the_token_steps_line():
+    assert known({0.0: 0.01, 0.2: 0.3, 0.6: 0.7}).of(0.1) == pytest.approx(0.2)
+
+
+def test_a_token_step_is_not_drawn_towards_reuse_steps():
+    assert known({0.0: 0.01, 1.0: 1.0}).of(0.5) == pytest.approx(0.5)
+
+
+def test_before_anything_is_known_a_full_step_is_the_unit():
+    assert [StepSeconds().of(budget) for budget in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
+
+
+def test_a_run_takes_what_its_calls_take():
+    seconds = known({0.0: 0.1, 1.0: 2.0})
+    assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (1, 1, 1)) == pytest.approx(4.1)
+    assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (2, 2, 1)) == pytest.approx(3.1)
+    assert seconds.of_dense((1, 1, 1)) == pytest.approx(6.0)
+    assert seconds.of_dense((2, 2, 1)) == pytest.approx(5.0)

@@ -1,0 +1,209 @@
+"""The memo: what was measured is there after any crash, and what cannot be kept is told."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from astraea.errors import SearchError
+from astraea.schedules import Forecast, Schedule
+from astraea.search.memo import Memo, key_of
+from astraea.search.problem import Outcome
+
+FULL_DEVICE = Path("/dev/full")
+OUTCOMES = {
+    "whole": Outcome(
+        1.25e-5, 3, (0.0, 1e-4, 2e-5), 2.0, (1.0, 0.01, 1.0), ("full", "reuse", "full"), (None, None, 0.5)
+    ),
+    "given up": Outcome(math.inf, 2, (0.0, 0.3), 1.0, (1.0, 0.01), ("full", "reuse"), (None, None)),
+    "not finite": Outcome(math.inf, 2, (0.0, math.inf), 1.3, (1.0, 0.3), ("full", "token"), (None, 0.25)),
+}
+
+
+def filled(path: Path, identity: str = "mine") -> Memo:
+    memo = Memo(path, identity)
+    for key, outcome in OUTCOMES.items():
+        memo.put(key, outcome)
+    memo.close()
+    return memo
+
+
+def outcomes_in(memo: Memo) -> dict[str, Outcome]:
+    return {key: outcome for key in [*OUTCOMES, "later"] if (outcome := memo.get(key)) is not None}
+
+
+def test_outcomes_are_there_again(tmp_path):
+    filled(tmp_path / "memo.jsonl")
+    again = Memo(tmp_path / "memo.jsonl", "mine")
+    assert outcomes_in(again) == OUTCOMES
+    assert len(again) == len(OUTCOMES)
+    assert again.skipped == 0
+
+
+def test_an_outcome_is_on_disk_when_put_returns(tmp_path):
+    memo = Memo(tmp_path / "memo.jsonl", "mine")
+    for number, (key, outcome) in enumerate(OUTCOMES.items(), start=1):
+        memo.put(key, outcome)
+        assert len(Memo(tmp_path / "memo.jsonl", "mine")) == number
+
+
+def test_folders_are_made_when_the_first_outcome_is_put(tmp_path):
+    memo = Memo(tmp_path / "a" / "b" / "memo.jsonl", "mine")
+    assert not (tmp_path / "a").exists()
+    memo.put("whole", OUTCOMES["whole"])
+    assert len(Memo(memo.path, "mine")) == 1
+
+
+def test_the_newest_outcome_of_a_key_counts(tmp_path):
+    memo = filled(tmp_path / "memo.jsonl")
+    memo.put("given up", OUTCOMES["whole"])
+    assert Memo(memo.path, "mine").get("given up") == OUTCOMES["whole"]
+
+
+def test_outcomes_of_another_identity_are_not_taken(tmp_path):
+    filled(tmp_path / "memo.jsonl", "theirs")
+    assert len(Memo(tmp_path / "memo.jsonl", "mine")) == 0
+
+
+def test_each_identity_finds_its_own_in_a_shared_file(tmp_path):
+    filled(tmp_path / "memo.jsonl", "theirs")
+    mine = Memo(tmp_path / "memo.jsonl", "mine")
+    mine.put("later", OUTCOMES["whole"])
+    assert outcomes_in(Memo(tmp_path / "memo.jsonl", "mine")) == {"later": OUTCOMES["whole"]}
+    assert outcomes_in(Memo(tmp_path / "memo.jsonl", "theirs")) == OUTCOMES
+
+
+def test_a_memo_without_a_path_keeps_to_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    memo = Memo()
+    memo.put("whole", OUTCOMES["whole"])
+    assert memo.get("whole") == OUTCOMES["whole"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_last_line_cut_off_anywhere_costs_no_other_outcome(tmp_path):
+    path = tmp_path / "memo.jsonl"
+    filled(path)
+    content = path.read_bytes()
+    last = content.rindex(b"\n", 0, -1) + 1
+    others = {key: OUTCOMES[key] for key in ("whole", "given up")}
+    for cut in range(last, len(content)):
+        path.write_bytes(content[:cut])
+        memo = Memo(path, "mine")
+        assert outcomes_in(memo) | others == outcomes_in(memo), f"cut off at byte {cut}"
+        memo.put("later", OUTCOMES["not finite"])
+        memo.close()
+        again = Memo(path, "mine")
+        assert outcomes_in(again) == outcomes_in(memo), f"appended to after a cut at byte {cut}"
+        assert again.get("later") == OUTCOMES["not finite"]
+
+
+def test_a_first_line_cut_off_anywhere_does_not_keep_a_memo_from_being_written(tmp_path):
+    path = tmp_path / "memo.jsonl"
+    filled(path)
+    head = path.read_bytes().split(b"\n")[0]
+    for cut in range(len(head) + 1):
+        path.write_bytes(head[:cut])
+        memo = Memo(path, "mine")
+        memo.put("later", OUTCOMES["whole"])
+        memo.close()
+        assert outcomes_in(Memo(path, "mine")) == {"later": OUTCOMES["whole"]}, f"cut off at byte {cut}"
+
+
+@pytest.mark.parametrize("damage", [b"\x00", b"\xff", b"\n", b"\r", b"}", "\u2028".encode(), b"\x1c"])
+def test_damage_in_the_middle_costs_only_the_line_it_is_in(tmp_path, damage):
+    path = tmp_path / "memo.jsonl"
+    filled(path)
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    begin = len(lines[0]) + len(lines[1])
+    for place in range(begin, begin + len(lines[2]) - 1, 7):
+        path.write_bytes(content[:place] + damage + content[place + 1 :])
+        memo = Memo(path, "mine")
+        kept = {key: OUTCOMES[key] for key in ("whole", "not finite")}
+        assert outcomes_in(memo) == kept, f"damaged at byte {place}"
+        assert memo.skipped >= 1
+
+
+def test_a_file_of_something_else_is_passed_over(tmp_path):
+    (tmp_path / "memo.jsonl").write_bytes(bytes(range(256)) * 20)
+    memo = Memo(tmp_path / "memo.jsonl", "mine")
+    assert len(memo) == 0
+    memo.put("whole", OUTCOMES["whole"])
+    assert len(Memo(tmp_path / "memo.jsonl", "mine")) == 1
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path):
+    (tmp_path / "memo.jsonl").mkdir()
+    with pytest.raises(SearchError, match="cannot be read") as told:
+        Memo(tmp_path / "memo.jsonl", "mine")
+    assert str(tmp_path / "memo.jsonl") in str(told.value)
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "taken").write_text("")
+    path = tmp_path / "taken" / "memo.jsonl"
+    with pytest.raises(SearchError, match="make the folder writable") as told:
+        Memo(path, "mine").put("whole", OUTCOMES["whole"])
+    assert str(path) in str(told.value)
+
+
+@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_with_what_to_do(tmp_path):
+    path = tmp_path / "memo.jsonl"
+    path.symlink_to(FULL_DEVICE)
+    memo = Memo(None, "mine")
+    memo.path = path  # the device never ends when it is read
+    with pytest.raises(SearchError, match=r"No space left on device.*Make room") as told:
+        memo.put("whole", OUTCOMES["whole"])
+    assert str(path) in str(told.value)
+    assert memo.get("whole") == OUTCOMES["whole"], "what was measured still counts for the search that goes on"
+
+
+class FullDisk:
+    """A file that takes some bytes of what is written, then none: as a disk does."""
+
+    def __init__(self, path: Path, room: int):
+        self._file, self._room = path.open("ab"), room
+
+    def write(self, text: str) -> None:
+        self._file.write(text.encode()[: self._room])
+
+    def flush(self) -> None:
+        self._file.flush()
+        raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.mark.parametrize("room", [0, 1, 9, 40])
+def test_after_a_full_disk_the_same_memo_goes_on(tmp_path, room):
+    memo = filled(tmp_path / "memo.jsonl")
+    memo._file = FullDisk(memo.path, room)  # type: ignore[assignment]
+    with pytest.raises(SearchError, match="No space left"):
+        memo.put("lost", OUTCOMES["whole"])
+    memo.put("later", OUTCOMES["whole"])
+    again = Memo(memo.path, "mine")
+    assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["whole"]}
+
+
+def test_keys_tell_apart_all_that_an_outcome_depends_on():
+    def schedule(budgets=(1.0, 0.3, 1.0), **changes) -> Schedule:
+        return Schedule("s", tuple(zip((0.9, 0.5, 0.2), budgets, strict=True)), **changes)
+
+    keys = [
+        key_of(0, schedule()),
+        key_of(1, schedule()),
+        key_of(0, schedule((1.0, 0.4, 1.0))),
+        key_of(0, schedule(mode="hold")),
+        *(key_of(0, schedule(forecast=Forecast(*each))) for each in ((0.5,), (0.0, "root"), (0.0, "sigma", "root"))),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_keys_do_not_depend_on_a_schedules_name():
+    points = ((0.9, 1.0), (0.2, 1.0))
+    assert key_of(0, Schedule("a", points)) == key_of(0, Schedule("b", points))
