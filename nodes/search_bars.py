@@ -56,7 +56,7 @@ def draw_sensitivity(result: Result) -> Image.Image:
     """What reusing a single step costs: the higher the bar, the more that step matters."""
     image, draw = new_plot()
     text(draw, LEFT * SCALE, 22 * SCALE, "which steps matter", 17)
-    finite = [decibels for decibels in map(_decibels, result.sensitivity) if math.isfinite(decibels)]
+    finite = [decibels for decibels in map(_decibels, result.sensitivity[1:]) if math.isfinite(decibels)]
     if not finite:
         for number, line in enumerate(UNKNOWN):
             text(draw, LEFT * SCALE, (50 + 18 * number) * SCALE, line, 12, fill=FAINT)
@@ -73,14 +73,11 @@ def draw_sensitivity(result: Result) -> Image.Image:
         text(draw, across.start - 8 * SCALE, up.at(value), f"{value:g}", anchor="rm", fill=FAINT)
     text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, "dB (PSNR) left")
     for step, decibels in enumerate(map(_decibels, result.sensitivity)):
-        known = math.isfinite(decibels)
-        top = up.at(decibels) if known else up.end if decibels < 0 else up.start - 2 * SCALE
-        _bar(draw, across, step, top, up.start, COLOURS["token" if known or decibels > 0 else "full"])
+        always = step == 0 or decibels == -math.inf
+        top = up.end if always else min(up.at(min(decibels, up.low)), up.start - 2 * SCALE)
+        _bar(draw, across, step, top, up.start, COLOURS["full" if always else "token"])
     _steps(draw, across, up.start)
-    shown = [(COLOURS["token"], "estimated on its own")]
-    if any(_decibels(loss) == -math.inf for loss in result.sensitivity):
-        shown.append((COLOURS["full"], "cannot be estimated: nothing is kept yet"))
-    _legend(draw, shown)
+    _legend(draw, [(COLOURS["full"], "always computed"), (COLOURS["token"], "if it alone is estimated")])
     return image
 
 

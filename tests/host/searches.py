@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from astraea.schedules import Schedule, flow_sigmas, rhythm
@@ -41,7 +40,7 @@ def result(budgets: Sequence[float] = (0.5, 0.4, 0.3), *, finished: bool = True)
         for place, budget in enumerate(budgets)
         for number in range(4)
     )
-    sensitivity = (math.inf, *(10 ** (-(30 + 20 * abs(step - 20) / 20) / 10) for step in range(1, STEPS)))
+    sensitivity = (0.0, *(10 ** (-(30 + 20 * abs(step - 20) / 20) / 10) for step in range(1, STEPS)))
     spent = 6.0 + 8 * len(budgets)
     front = tuple(sorted(best, key=lambda each: each.seconds))
     return Result(best, front, hand_made, tried, history, sensitivity, DENSE_SECONDS, spent, finished)

@@ -1,0 +1,329 @@
+"""What stands around a search in the graph: widgets, progress, what is saved whatever ends it, texts and plots."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from sampling import PROMPT, conditioning
+from searches import NOTHING, found, partial, result
+
+from astraea.errors import AstraeaError, ScheduleError, SearchError
+from astraea.host import searching
+from astraea.host.folders import find_schedule, schedule_names, user_schedule_folder, user_search_folder
+from astraea.host.samplers import sigmas_of
+from astraea.host.search_progress import SearchView, picture, progress_text
+from astraea.host.searching import SO_FAR, Searched, cases_of
+from astraea.nodes.drawing import Axis, spread
+from astraea.nodes.search import AstraeaSearch
+from astraea.nodes.search_plots import draw_search
+from astraea.nodes.search_text import search_text
+from astraea.nodes.search_wish import EFFORTS, check_search_name, parse_budgets
+from astraea.schedules import load, save
+from astraea.search.result import Progress
+
+QUICK = next(iter(EFFORTS))
+
+
+@pytest.fixture(autouse=True)
+def _no_schedules_before() -> Iterator[None]:
+    yield
+    for folder in (user_schedule_folder(), user_search_folder()):
+        for path in folder.glob("*") if folder.is_dir() else ():
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "budgets"),
+    [("0.5, 0.4, 0.3", (0.5, 0.4, 0.3)), ("0.5", (0.5,)), (" .4;0.95  0.20,\n", (0.4, 0.95, 0.2)), ("0.333", (0.333,))],
+)
+def test_budgets_are_read_in_their_order(text: str, budgets: tuple[float, ...]) -> None:
+    assert parse_budgets(text) == budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "There is no budget"),
+        (" , ", "There is no budget"),
+        ("abc", "'abc' is not a budget"),
+        ("50%", "'50%' is not a budget"),
+        ("0,5", "Decimals are written with a point"),
+        ("0.1", "outside 0.2...0.95"),
+        ("1.0", "outside 0.2...0.95"),
+        ("nan", "outside"),
+        ("inf", "outside"),
+        ("0.5, 0.500", "0.50 is listed twice"),
+        ("0.3, 0.301", "0.30 is listed twice"),
+        (", ".join(f"0.{n}" for n in range(21, 30)), "9 budgets are too many"),
+    ],
+)
+def test_budgets_that_cannot_work_are_named(text: str, message: str) -> None:
+    with pytest.raises(SearchError, match=message.replace(".", r"\.")):
+        parse_budgets(text)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "auto", "x" * 70, "ends with dot."])
+def test_a_name_that_cannot_carry_a_budget_is_refused(name: str) -> None:
+    with pytest.raises((ScheduleError, SearchError)):
+        check_search_name(name)
+    assert check_search_name("x" * 60) == "x" * 60
+
+
+@pytest.mark.parametrize(
+    ("widgets", "message"),
+    [
+        ({"steps": 0}, "0 steps"),
+        ({"steps": 1}, "1 steps"),
+        ({"cfg": math.inf}, "cfg inf"),
+        ({"cases": 0}, "0 clips"),
+        ({"first_seed": -1}, "seed -1"),
+        ({"sampler_name": "magic"}, "sampler 'magic' is unknown"),
+        ({"scheduler": "magic"}, "scheduler 'magic' is unknown"),
+        ({"effort": "endless"}, "effort 'endless' is unknown"),
+        ({"budgets": "abc"}, "'abc' is not a budget"),
+        ({"name": "a/b"}, "not a usable schedule name"),
+    ],
+)
+def test_widgets_that_cannot_work_are_refused(widgets: dict[str, Any], message: str) -> None:
+    assert message in str(AstraeaSearch.validate_inputs(**widgets))
+
+
+def test_linked_widgets_and_sigmas_are_no_reason_to_refuse() -> None:
+    assert AstraeaSearch.validate_inputs(steps=None, budgets=None, name=None) is True
+    assert AstraeaSearch.validate_inputs(steps=1, sigmas=None) is True
+
+
+def test_clips_take_the_prompts_in_turn_and_the_next_seed() -> None:
+    cases = cases_of(["a", "b"], "none", {}, 2**64 - 2, 5)
+    assert [(case.positive, case.seed) for case in cases] == [
+        ("a", 2**64 - 2),
+        ("b", 2**64 - 1),
+        ("a", 0),
+        ("b", 1),
+        ("a", 2),
+    ]
+    assert [case.positive for case in cases_of(["a", "b", "c"], "none", {}, 0, 1)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpm_2"])
+def test_noise_levels_are_those_of_ksampler(sampler: str, load_tiny: Callable) -> None:
+    model = load_tiny()
+    assert torch.equal(
+        sigmas_of(model, 9, sampler, "simple"), comfy.samplers.KSampler(model, 9, "cpu", sampler, "simple", 1.0).sigmas
+    )
+
+
+def test_all_plots_have_one_size_whatever_was_found() -> None:
+    part = dataclasses.replace(result((0.5,)), best=(partial(0.5, 33.0),), sensitivity=())
+    many = result((0.95, 0.6, 0.58, 0.5, 0.45, 0.4, 0.3, 0.2), finished=False)
+    lost = dataclasses.replace(
+        result(), tried=((0.0, 1.0), (3.0, math.inf), (3.0, 0.0)), sensitivity=(math.inf,) * STEPS
+    )
+    for each in (result(), part, many, lost, result((0.4,)), NOTHING):
+        assert {plot.size for plot in draw_search(each)} == {(1520, 800)}
+
+
+@pytest.mark.parametrize("places", [[10.0, 11.0, 12.0], [90.0, 95.0, 99.0], [5.0], [], [50.0, 10.0, 51.0]])
+def test_labels_are_moved_apart_within_their_bounds(places: list[float]) -> None:
+    moved = sorted(spread(places, 10.0, 0.0, 100.0))
+    assert all(after - before >= 10.0 - 1e-9 for before, after in pairwise(moved))
+    assert all(0.0 <= place <= 100.0 for place in moved)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (21.3, 24.9), (-3.0, 1000.0), (1.99, 2.01)])
+def test_ticks_are_few_and_within_the_scale(low: float, high: float) -> None:
+    ticks = Axis(low, high, 0, 1).ticks()
+    assert 2 <= len(ticks) <= 7
+    assert all(low - 1e-6 <= tick <= high + 1e-6 for tick in ticks)
+
+
+def test_the_text_tells_what_each_schedule_promises() -> None:
+    outcome = result((0.5, 0.3))
+    schedules = tuple(each.schedule.renamed(f"mine-{each.budget:.2f}") for each in outcome.best)
+    text = search_text(Searched(outcome, schedules, Path("folder"), 90, 40), (0.5, 0.4, 0.3))
+    assert "90 candidate runs, 40 of them taken from before" in text
+    assert "Budget 0.50: mine-0.50\n  promises 2.00x the speed at 35.0 dB" in text
+    assert "+2.5 dB against the best hand-made one (32.5 dB at 2.00x)" in text
+    assert "Budget 0.40: nothing found" in text
+    assert "Saved in folder" in text
+    by_hand = dataclasses.replace(outcome, best=(found(0.5, 32.5, hand_made=True),))
+    assert "no candidate beat" in search_text(Searched(by_hand, schedules[:1], Path("folder"), 9, 0), (0.5,))
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
+    """What the host's progress bar was told: value, total, preview."""
+    told: list[tuple[int, int, Any]] = []
+    hook = lambda value, total, preview, node_id=None: told.append((value, total, preview))  # noqa: E731
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    return told
+
+
+def test_the_bar_moves_and_a_new_best_is_pictured(shown: list) -> None:
+    view = SearchView()
+    view.bench = type("Bench", (), {"latest": torch.randn(1, 16, 3, 6, 8)})
+    view(Progress("dense run 1 of 2", 0.0, 10.0, None, ()))
+    time.sleep(0.15)  # newer hosts tell the browser ten times a second at most
+    view(Progress("budget 0.4", 5.0, 10.0, 90.0, (found(0.4, 31.0),), improved=True))
+    time.sleep(0.15)
+    view(Progress("budget 0.4", 12.0, 10.0, 0.0, ()))
+    assert [value / total for value, total, _ in shown] == pytest.approx([0.0, 0.5, 1.0], abs=0.002)
+    assert all(value < total for value, total, _ in shown)
+    kind, image, side = shown[1][2]
+    assert (kind, image.size, side) == ("JPEG", (8, 6), 512)
+    assert [preview is None for *_, preview in shown] == [True, False, True]
+
+
+def test_the_progress_text_says_how_long_it_takes() -> None:
+    text = progress_text(Progress("budget 0.4", 5.0, 30.0, 7200.0, (found(0.4, 31.04),)))
+    assert text == "budget 0.4: 5.0 of 30 dense runs, about 2.0 h left\nbudget 0.40: 31.0 dB, 2.50x"
+    assert "left" not in progress_text(Progress("dense run 1 of 2", 0.0, 30.0, None, ()))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 3, 6, 8), (2, 48, 1, 6, 8), (1, 5, 2, 6, 8)])
+def test_any_latents_have_a_picture(shape: tuple[int, ...]) -> None:
+    assert picture(torch.randn(shape)).size == (8, 6)
+
+
+def run(model: Any, **changes: Any) -> Any:
+    """A small search through the node; `changes` replace its inputs."""
+    inputs: dict[str, Any] = {
+        "positive": conditioning(PROMPT),
+        "negative": conditioning(""),
+        "latent": {"samples": torch.zeros(1, 16, 2, 8, 8)},
+        "steps": 8,
+        "cfg": 1.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "first_seed": 1,
+        "budgets": "0.6, 0.4",
+        "effort": QUICK,
+        "cases": 2,
+        "name": "mine",
+    }
+    return AstraeaSearch.execute(model, **(inputs | changes))
+
+
+def test_a_search_saves_what_it_found_and_does_not_measure_twice(load_tiny: Callable) -> None:
+    model = load_tiny()
+    schedule, plots, text = run(model).args
+    assert {"mine-0.60", "mine-0.40"} <= set(schedule_names())
+    assert find_schedule("mine-0.60").budgets == schedule.budgets
+    assert schedule.provenance["promise"]["speedup"] > 1.2
+    assert plots.shape == (4, 800, 1520, 3)
+    assert "taken from before" not in text
+    again = run(model).args
+    assert again[0].budgets == schedule.budgets
+    runs, known = (int(word) for word in again[2].split("(")[1].split() if word.isdigit())
+    assert runs == known > 0
+
+
+class Cancelled(SearchView):
+    """The user cancels after some candidates have been run."""
+
+    after = 8
+
+    def __call__(self, progress: Progress) -> None:
+        super().__call__(progress)
+        if progress.best:
+            self.after -= 1
+        if self.after <= 0:
+            comfy.model_management.interrupt_current_processing()
+
+
+@pytest.fixture
+def cancelled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(searching, "SearchView", Cancelled)
+    yield
+    comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.mark.usefixtures("cancelled")
+def test_what_was_found_before_an_interrupt_is_saved(load_tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_tiny()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(model)
+    saved = find_schedule("mine-0.60")
+    assert "interrupted after" in saved.provenance["found"]
+    monkeypatch.undo()
+    text = run(model).args[2]
+    assert "of them taken from before" in text
+    assert "interrupted" not in find_schedule("mine-0.60").provenance["found"]
+
+
+@pytest.mark.usefixtures("cancelled")
+def test_an_interrupted_search_leaves_a_finished_ones_schedule(load_tiny: Callable) -> None:
+    finished = found(0.5, 30.0).schedule.renamed("mine-0.60")
+    path = save(finished, user_schedule_folder())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(load_tiny())
+    assert load(path).budgets == finished.budgets
+    assert "interrupted after" in find_schedule(f"mine-0.60{SO_FAR}").provenance["found"]
+
+
+@pytest.mark.parametrize("folder", [user_schedule_folder, user_search_folder])
+def test_a_folder_that_cannot_be_written_stops_it_before_it_starts(
+    folder: Callable[[], Path], load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        place.rmdir()
+    place.write_text("in the way", "utf-8")
+    monkeypatch.setattr(searching, "HostBench", None)  # is not reached
+    try:
+        with pytest.raises(SearchError, match=r"Nothing can be written to .* Nothing has been started"):
+            run(load_tiny())
+    finally:
+        place.unlink()
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_half_written_stays(
+    load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Path:
+        raise ScheduleError("The schedule cannot be written to 'there' (No space left on device).")
+
+    monkeypatch.setattr(searching, "save", full)
+    with pytest.raises(SearchError, match=r"No space left on device.* nothing has to be measured twice"):
+        run(load_tiny())
+    assert list(user_schedule_folder().iterdir()) == []
+
+
+def test_lines_that_a_crash_cut_off_are_measured_again(load_tiny: Callable) -> None:
+    model = load_tiny()
+    schedule = run(model).args[0]
+    (memo,) = user_search_folder().iterdir()
+    whole = memo.read_bytes()
+    memo.write_bytes(whole[: len(whole) // 2] + b"\x00\xff{broken\n")
+    again, _, text = run(model).args
+    assert again.budgets == schedule.budgets
+    assert "of them taken from before" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"positive": []}, "positive conditioning is empty"),
+        ({"latent": {"samples": torch.ones(1, 4, 8, 8)}}, "holds no video"),
+        ({"sigmas": torch.tensor([1.0])}, "no steps to save"),
+        ({"sigmas": torch.tensor([])}, "no steps to save"),
+        ({"steps": 1}, "1 steps cannot be searched"),
+        ({"budgets": "none"}, "not a budget"),
+    ],
+)
+def test_what_only_shows_when_it_runs_is_told_as_clearly(changes: dict, message: str, load_tiny: Callable) -> None:
+    with pytest.raises(AstraeaError, match=message):
+        run(load_tiny(), **changes)
+    assert not list(user_schedule_folder().glob("*.json"))
