@@ -74,12 +74,13 @@ class Judge:
         wanted = [(case, genome) for genome in dict.fromkeys(genomes) for case in cases]
         jobs: list[tuple[int, Genome]] = []
         for pair in wanted:
-            if pair in self.outcomes and self._holds(self.outcomes[pair], limits, pair[0]):
+            limit = limits.get(pair[0]) if limits else None
+            if pair in self.outcomes and self._holds(self.outcomes[pair], limit):
                 continue
             remembered = self.memo.get(self._key(pair))
-            if remembered is not None and self._holds(remembered, limits, pair[0]):
+            if remembered is not None and self._holds(remembered, limit):
                 self.recalled += 1
-                self._take(pair, remembered)
+                self._take(pair, self._under(limit, pair[1], remembered))
             else:
                 jobs.append(pair)
         self._run(jobs, limits)
@@ -90,12 +91,12 @@ class Judge:
         jobs = [Job(case, genome.schedule(sigmas), limits.get(case) if limits else None) for case, genome in pairs]
         for pair, outcome in zip(pairs, self.bench.measure(jobs), strict=False):
             self.memo.put(self._key(pair), outcome)
-            self.made_equivalents += outcome.computed / sum(self.setting.evaluations)
+            self.made_equivalents += self._equivalents(pair[1], outcome)
             self._take(pair, outcome)
 
     def _take(self, pair: tuple[int, Genome], outcome: Outcome) -> None:
         self.outcomes[pair] = outcome
-        self.spent += outcome.computed / sum(self.setting.evaluations)
+        self.spent += self._equivalents(pair[1], outcome)
         self.seconds.add(pair[1], outcome)
         if self._told is not None:
             self._told(pair[1], pair[0], outcome)
@@ -103,19 +104,56 @@ class Judge:
     def _key(self, pair: tuple[int, Genome]) -> str:
         return key_of(pair[0], pair[1].schedule(self.setting.sigmas))
 
-    def _holds(self, outcome: Outcome, limits: dict[int, tuple[float, ...]] | None, case: int) -> bool:
+    def _equivalents(self, genome: Genome, outcome: Outcome) -> float:
+        """What a run cost; one that was given up by its steps' kinds, so that `_under` comes to the same."""
+        evaluations = self.setting.evaluations
+        computed = outcome.computed if self._is_whole(outcome) else _computed(genome, outcome.kinds, evaluations)
+        return computed / sum(evaluations)
+
+    def _is_whole(self, outcome: Outcome) -> bool:
+        """Whether a run was made to its end; it may also have been given up at its last step."""
+        to_the_last = outcome.steps >= self.setting.steps
+        return to_the_last and (math.isfinite(outcome.loss) or not math.isfinite(outcome.losses[-1]))
+
+    def _holds(self, outcome: Outcome, limit: tuple[float, ...] | None) -> bool:
         """Whether an outcome says what is asked: one that was given up does where it would be given up again."""
-        if outcome.steps >= self.setting.steps:
-            return True
-        limit = limits.get(case) if limits else None
-        return limit is not None and any(loss > most for loss, most in zip(outcome.losses, limit, strict=False))
+        return self._is_whole(outcome) or _steps_within(outcome, limit) < outcome.steps
+
+    def _under(self, limit: tuple[float, ...] | None, genome: Genome, outcome: Outcome) -> Outcome:
+        """An outcome as it would be under a limit, so that a search goes the same way whatever the memo has already."""
+        steps = _steps_within(outcome, limit) + 1
+        if steps > outcome.steps:
+            return outcome
+        kinds = outcome.kinds[:steps]
+        return Outcome(
+            loss=math.inf,
+            steps=steps,
+            losses=outcome.losses[:steps],
+            computed=_computed(genome, kinds, self.setting.evaluations),
+            seconds=outcome.seconds[:steps],
+            kinds=kinds,
+            responses=outcome.responses[:steps],
+        )
 
     def limits(self, best: Genome, cases: Sequence[int], slack_db: float) -> dict[int, tuple[float, ...]]:
         """Where to give up: a candidate may at each step be worse than the best so far is at any by `slack_db`."""
         found = {}
         for case in cases:
             outcome = self.outcomes.get((case, best))
-            if outcome is not None and outcome.steps >= self.setting.steps:
+            if outcome is not None and self._is_whole(outcome):
                 most = max((*outcome.losses, LEAST_LOSS)) * 10.0 ** (slack_db / 10.0)
                 found[case] = (most,) * self.setting.steps
         return found
+
+
+def _steps_within(outcome: Outcome, limit: tuple[float, ...] | None) -> int:
+    """How many steps a run makes before one that is worse than the limit."""
+    pairs = enumerate(zip(outcome.losses, limit or (), strict=False))
+    return next((step for step, (loss, most) in pairs if not loss <= most), outcome.steps)
+
+
+def _computed(genome: Genome, kinds: Sequence[str], evaluations: Sequence[int]) -> float:
+    """Full steps' worth of tokens that the first steps, of these kinds, computed."""
+    shares = {"full": 1.0, "reuse": 0.0}
+    steps = zip(kinds, genome.budgets, evaluations, strict=False)
+    return sum(calls * shares.get(kind, budget) for kind, budget, calls in steps)

@@ -1,8 +1,9 @@
-"""The sensitivity probe: what each budget at each step costs in quality, from three runs along a dense one.
+"""The sensitivity probe: what each budget at each step costs in quality, from four runs along a dense one.
 
 Steps are computed in full and in part by turns, so that each one in part continues from a full one; two runs, one with
-the odd steps in part and one with the even ones, show every step. Reuse steps are replayed instead. Budgets are then
-allotted by the method of Lagrange multipliers, as if what steps cost added up: a seed, not a result.
+the odd steps in part and one with the even ones, show every step. Two more with reuse steps there tell how much worse
+those are, whose losses are replayed. Budgets are then allotted by the method of Lagrange multipliers, as if what steps
+cost added up: a seed, not a result.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Probe:
 
 
 def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
-    """Costs about 1.3 dense-run equivalents; None where reuse steps cannot be replayed."""
+    """Costs about 2.5 dense-run equivalents; None where reuse steps cannot be replayed."""
     if replay is None:
         return None
     setting = judge.setting

@@ -26,7 +26,7 @@ from astraea.search.problem import Outcome
 from astraea.search.seconds import StepSeconds
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
-SEEDS = pytest.mark.parametrize("seed", range(20))
+SEEDS = pytest.mark.parametrize("seed", range(6))
 CALLS = pytest.mark.parametrize("evaluations", [EVEN, HEUN, [2] * 11 + [1]], ids=["one call", "heun", "midpoint"])
 
 
