@@ -17,6 +17,7 @@ from .schedule import Schedule
 FORMAT_NAME = "astraea-schedule"
 FORMAT_VERSION = 1
 MAX_BYTES = 256 * 1024
+MOST_DIGITS = 30
 _KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "forecast", "provenance"}
 _MAX_DEPTH = 8
 
@@ -26,7 +27,7 @@ def parse(text: str, source: str = "the text") -> Schedule:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ScheduleError(f"{source} is larger than {MAX_BYTES // 1024} KiB: it is not a schedule.")
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(text, parse_constant=_refuse_constant, parse_int=_bounded_int)
     except (ValueError, RecursionError) as error:
         raise ScheduleError(f"{source} is not valid JSON ({error}).") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT_NAME:
@@ -77,6 +78,13 @@ def _check_json(value: Any, source: str, depth: int = 0) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _bounded_int(digits: str) -> int:
+    """Integers beyond every float are no numbers that a schedule can mean."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse_constant(word: str) -> float:

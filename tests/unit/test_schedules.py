@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from astraea.errors import ScheduleError
 from astraea.schedules import (
+    Forecast,
     Schedule,
     budgets_for,
     bundled_folder,
@@ -90,6 +92,12 @@ def test_save_into_a_file_instead_of_a_folder(tmp_path):
         (text_with(points={"1": 0.5}), "must be a list"),
         (text_with(points=[[1.0, 0.5]]).replace("0.5", "NaN"), "not valid JSON"),
         (text_with(points=[[1.0, 0.5]]).replace("0.5", "1e999"), "outside 0...1"),
+        (text_with(points=[[1.0, 0.5]]).replace("0.5", "9" * 400), "not valid JSON"),
+        (text_with(forecast={"expected": 2.0}), "expected 2.0 is outside"),
+        (text_with(forecast={"expected": "0"}), "expected '0' is outside"),
+        (text_with(forecast={"along": "time"}), "'time' is not one of"),
+        (text_with(forecast={"surprise": 1}), "must be an object with no other entries"),
+        (text_with(forecast=[]), "must be an object with no other entries"),
         (text_with(name="../../etc/passwd"), "not a usable schedule name"),
         (text_with(name=""), "not a usable schedule name"),
         (text_with(name=None), "not a usable schedule name"),
@@ -106,6 +114,12 @@ def test_save_into_a_file_instead_of_a_folder(tmp_path):
 def test_bad_text_is_refused_with_the_reason(text, message):
     with pytest.raises(ScheduleError, match=message):
         parse(text)
+
+
+def test_forecast_settings_survive_a_file(tmp_path):
+    made = replace(SHAPES["0 1"], forecast=Forecast(0.25, "log-snr", "root"))
+    assert load(save(made, tmp_path)).forecast == made.forecast
+    assert '"forecast"' not in serialise(SHAPES["0 1"])
 
 
 def test_unreadable_files_are_refused(tmp_path):

@@ -1,0 +1,97 @@
+"""The contestants of `search.py`: ways to come to a schedule for a budget. Import after the host was started.
+
+Each yields what it would hand over and after how many dense-run equivalents of work; `search.py` runs that on prompts
+and seeds that no contestant has seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from astraea.search.driver import Search
+from astraea.search.gaps import cheapest_paths, gap_prices
+from astraea.search.genome import Genome, genome_of
+from astraea.search.judge import Judge, Verdict
+from astraea.search.memo import Memo
+from astraea.search.paper import PaperSearch
+from astraea.search.probe import allotted, probe
+from astraea.search.replay import Replay
+from astraea.search.seeds import bundled_seed, token_seeds, uniform_seed, whole_seeds
+
+PAPER_CASES = 4  # prompts that the paper's fitness is taken over
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A schedule on offer: after so much work, with this loss (mean PSNR in dB) on the calibration cases."""
+
+    contestant: str
+    seed: int
+    spent: float
+    genome: Genome
+    psnr: float | None
+    seconds: float | None = None
+    speedup: float | None = None
+
+
+def hand_made(setting: Any, budget: float) -> dict[str, Genome]:
+    """Everything one would draw by hand at a budget, by name; the estimators as shipped, held, and linear."""
+    found = {"bundled": bundled_seed(setting, budget), "uniform": uniform_seed(setting, budget)}
+    for number, genome in enumerate(whole_seeds(setting, budget)):
+        found[f"whole steps {number + 1}"] = genome
+        found[f"whole steps {number + 1}, held"] = replace(genome, mode="hold")
+    for number, genome in enumerate(token_seeds(setting, budget)):
+        found[f"token rhythm {number + 1}"] = genome
+    return found
+
+
+def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
+    """The seeds of dynamic programming and of the sensitivity probe alone, from two dense runs."""
+    judge = Judge(bench, Memo())
+    replay = Replay(bench.setting, [judge.dense(case) for case in (0, 1)])
+    bundled = bundled_seed(bench.setting, budget)
+    judge.verdicts([bundled], [0])
+    replay.learn(list(judge.outcomes.values()))
+    prices = gap_prices(lambda genome: fmean(replay.losses(genome)), bundled)
+    path = cheapest_paths(prices, bench.setting.steps).get(round(sum(bundled.budgets)))
+    if path is not None:
+        yield Offer("gaps by dynamic programming", 0, judge.spent, Genome(path), None)
+    found = probe(judge, 0, replay)
+    if found is not None:
+        yield Offer("budgets by sensitivity", 0, judge.spent, allotted(found, bench.setting, budget), None)
+
+
+def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]:
+    """The node's search, from nothing."""
+    search = Search(bench, Memo(), budgets=[budget], effort=effort, seed=seed)
+    result = search.run()
+    if result.best:
+        best = result.best[0]
+        name = f"ours, effort {effort:g}"
+        yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup)
+
+
+def papers(bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo: Path) -> Iterator[Offer]:
+    """The best of the paper's search whenever it has spent as much as one of the efforts; dense runs included."""
+    kept = Memo(memo / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity)
+    judge = Judge(bench, kept)
+    cases = range(min(PAPER_CASES, bench.setting.cases))
+    for case in cases:
+        judge.dense(case)
+    name = "paper's search" if mode == "default" else f"paper's search, mode {mode}"
+    search = PaperSearch(judge, cases, budget, random.Random(seed), mode)
+    offers: list[Offer] = []
+    ahead = sorted(efforts)
+
+    def note(best: Verdict) -> None:
+        while ahead and judge.spent >= ahead[0]:
+            offers.append(Offer(f"{name}, effort {ahead.pop(0):g}", seed, judge.spent, best.genome, best.score))
+            print(f"  {offers[-1].contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
+
+    search.run(max(efforts) + 1e-6, note)
+    yield from offers
