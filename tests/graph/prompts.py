@@ -27,5 +27,30 @@ def accelerated(steps: int = 12, **settings: Any) -> dict[str, Any]:
     }
 
 
+def search(steps: int = 12, **settings: Any) -> dict[str, Any]:
+    """A prompt whose only output is node "search", on small clips; `settings` replace that node's inputs."""
+    inputs = {
+        "model": ["loader", 0],
+        "positive": ["words", 0],
+        "negative": ["words", 0],
+        "latent": ["size", 0],
+        "steps": steps,
+        "cfg": 1.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "first_seed": 1,
+        "budgets": "0.5, 0.3",
+        "effort": "quick (10 dense runs)",
+        "cases": 2,
+        "name": "searched",
+    }
+    return {
+        "loader": node("UNETLoader", unet_name=MODEL, weight_dtype="default"),
+        "words": node("AstraeaDemoPrompt", text="a small green ring spinning over a black ground"),
+        "size": node("EmptyHunyuanLatentVideo", width=96, height=96, length=9, batch_size=1),
+        "search": node("AstraeaSearch", **(inputs | settings)),
+    }
+
+
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}

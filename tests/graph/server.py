@@ -133,6 +133,17 @@ class ComfyServer:
                 self._process.wait()
         shutil.rmtree(self.base, ignore_errors=True)
 
+    def crash(self) -> None:
+        """Ends the server as a power cut does: it has no chance to write anything."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        """Starts the server again on the folders that it left."""
+        self.crash()
+        self._start()
+
     def _start(self) -> None:
         port = self.url.rpartition(":")[2]
         where = ("--listen", "127.0.0.1", "--port", port, "--base-directory", str(self.base))

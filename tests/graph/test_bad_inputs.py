@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prompts import accelerated, node
+from prompts import accelerated, node, search
 from server import ComfyServer, ServerError
 
 GOOD = {
@@ -60,6 +60,24 @@ ACCELERATE = {
     "unknown attention": ({"attention": "magic"}, "Attention 'magic' is unknown; choose one of auto, host, fast"),
     "leading dot": ({"schedule": ".hidden"}, "not a usable schedule name"),
 }
+SEARCH = {
+    "no step": ({"steps": 0}, "0 steps cannot be searched: at least 2 are needed"),
+    "one step": ({"steps": 1}, "1 steps cannot be searched"),
+    "endless cfg": ({"cfg": math.inf}, "The cfg inf is outside"),
+    "no clip": ({"cases": 0}, "0 clips are outside 1...16"),
+    "seed too high": ({"first_seed": 2**64}, "is outside 0...2^64"),
+    "unknown sampler": ({"sampler_name": "magic"}, "The sampler 'magic' is unknown; choose one of euler"),
+    "unknown scheduler": ({"scheduler": "magic"}, "The scheduler 'magic' is unknown; choose one of"),
+    "unknown effort": ({"effort": "endless"}, "The effort 'endless' is unknown; choose one of quick"),
+    "no budget": ({"budgets": " "}, "There is no budget to search for"),
+    "words for budgets": ({"budgets": "abc"}, "'abc' is not a budget"),
+    "decimal comma": ({"budgets": "0,5"}, "Decimals are written with a point"),
+    "budget too low": ({"budgets": "0.5, 0.1"}, "The budget 0.1 is outside 0.2...0.95"),
+    "budget twice": ({"budgets": "0.5, 0.50"}, "The budget 0.50 is listed twice"),
+    "path as name": ({"name": "../evil"}, "not a usable schedule name"),
+    "slash in name": ({"name": "a/b"}, "not a usable schedule name"),
+    "auto as name": ({"name": "auto"}, "give the schedules another name"),
+}
 
 
 @pytest.fixture
@@ -91,6 +109,11 @@ def test_a_bad_inline_schedule_is_refused(text: str, message: str, refusal: Call
 @pytest.mark.parametrize(("settings", "message"), ACCELERATE.values(), ids=ACCELERATE)
 def test_a_bad_setting_of_accelerate_is_refused(settings: dict, message: str, refusal: Callable) -> None:
     assert message in refusal(accelerated(**settings))
+
+
+@pytest.mark.parametrize(("settings", "message"), SEARCH.values(), ids=SEARCH)
+def test_a_bad_setting_of_search_is_refused(settings: dict, message: str, refusal: Callable) -> None:
+    assert message in refusal(search(**settings))
 
 
 def test_an_unknown_schedule_names_the_known_ones(refusal: Callable) -> None:

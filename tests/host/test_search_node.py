@@ -127,9 +127,7 @@ def test_noise_levels_are_those_of_ksampler(sampler: str, load_tiny: Callable) -
 def test_all_plots_have_one_size_whatever_was_found() -> None:
     part = dataclasses.replace(result((0.5,)), best=(partial(0.5, 33.0),), sensitivity=())
     many = result((0.95, 0.6, 0.58, 0.5, 0.45, 0.4, 0.3, 0.2), finished=False)
-    lost = dataclasses.replace(
-        result(), tried=((0.0, 1.0), (3.0, math.inf), (3.0, 0.0)), sensitivity=(math.inf,) * STEPS
-    )
+    lost = dataclasses.replace(result(), tried=((0.0, 1.0), (3.0, math.inf), (3.0, 0.0)), sensitivity=(math.inf,) * 30)
     for each in (result(), part, many, lost, result((0.4,)), NOTHING):
         assert {plot.size for plot in draw_search(each)} == {(1520, 800)}
 
@@ -316,7 +314,7 @@ def test_lines_that_a_crash_cut_off_are_measured_again(load_tiny: Callable) -> N
     ("changes", "message"),
     [
         ({"positive": []}, "positive conditioning is empty"),
-        ({"latent": {"samples": torch.ones(1, 4, 8, 8)}}, "holds no video"),
+        ({"latent": {"samples": torch.ones(1, 4, 8, 8)}}, "4 channels and the model takes 16"),
         ({"sigmas": torch.tensor([1.0])}, "no steps to save"),
         ({"sigmas": torch.tensor([])}, "no steps to save"),
         ({"steps": 1}, "1 steps cannot be searched"),

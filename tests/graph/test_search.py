@@ -1,0 +1,148 @@
+"""A search as a user runs it: through the real server, stopped, killed and taken up again."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from prompts import accelerated, node, search
+from server import ComfyServer, PromptFailed, PromptInterrupted
+from workflow import ids_of, load, to_prompt
+
+from hosts import HOW_TO, current_host
+
+pytestmark = pytest.mark.slow
+THOROUGH = "thorough (100 dense runs)"
+
+
+def schedules(server: ComfyServer) -> Path:
+    return server.base / "user" / "astraea" / "schedules"
+
+
+def memos(server: ComfyServer) -> list[Path]:
+    return sorted((server.base / "user" / "astraea" / "search").glob("*.jsonl"))
+
+
+def told(server: ComfyServer, prompt: dict[str, Any]) -> str:
+    return server.queue(prompt)["outputs"]["search"]["text"][0]
+
+
+def lines(memo: Path) -> int:
+    return memo.read_bytes().count(b"\n")
+
+
+def taken_from_before(text: str) -> tuple[int, int]:
+    """Candidate runs that a search used, and how many of them it had from before."""
+    runs, _, known = re.search(r"\((\d+) candidate runs(, (\d+) of them taken from before)?\)", text).groups()
+    return int(runs), int(known or 0)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+def nothing_half_written(server: ComfyServer) -> bool:
+    """Whether every file among the schedules is a whole one."""
+    files = list(schedules(server).iterdir())
+    return all(path.suffix == ".json" and json.loads(path.read_text("utf-8"))["points"] for path in files)
+
+
+def test_a_search_ends_with_schedules_that_accelerate_lists(server: ComfyServer) -> None:
+    outputs = server.queue(search(name="fresh"))["outputs"]["search"]
+    (text,) = outputs["text"]
+    assert re.search(r"Budget 0\.50: fresh-0\.50\n  promises \d\.\d\dx the speed at \d\d\.\d dB", text)
+    assert f"Saved in {schedules(server)}" in text
+    pictures = [server.view(file["filename"], file["subfolder"], file["type"]) for file in outputs["images"]]
+    assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(1520, 800)] * 4
+    listed = server.object_info()["AstraeaAccelerate"]["input"]["required"]["schedule"][1]["options"]
+    assert {"fresh-0.50", "fresh-0.30"} <= set(listed)
+    report = server.queue(accelerated(schedule="fresh-0.50"))["outputs"]["report"]["text"][0]
+    assert re.search(r"Schedule +fresh-0\.50 ", report)
+
+
+def test_the_same_search_once_more_is_quick_and_finds_the_same(server: ComfyServer) -> None:
+    first = told(server, search(name="one"))
+    # Another name: the server would answer the very same prompt from its cache.
+    second = told(server, search(name="other"))
+    runs, known = taken_from_before(second)
+    assert runs == known > 0
+    assert re.findall(r"at [\d.]+ dB", first) == re.findall(r"at [\d.]+ dB", second)
+
+
+def test_an_interrupt_is_obeyed_at_once_and_keeps_what_was_found(server: ComfyServer) -> None:
+    before = set(memos(server))
+    waiting = server.submit(search(steps=16, name="stopped", effort=THOROUGH, cases=4))
+    wait_until(lambda: any(lines(memo) > 12 for memo in set(memos(server)) - before))
+    start = time.monotonic()
+    server.interrupt()
+    with pytest.raises(PromptInterrupted):
+        server.wait(waiting, seconds=20)
+    assert time.monotonic() - start < 2.0
+    saved = json.loads((schedules(server) / "stopped-0.50.json").read_text("utf-8"))
+    assert "interrupted after" in saved["provenance"]["found"]
+    assert "Saved: stopped-0.50" in server.log
+    assert nothing_half_written(server)
+
+
+@pytest.fixture
+def own_server() -> Iterator[ComfyServer]:
+    """A server that may be killed."""
+    host = current_host()
+    if host is None:
+        pytest.skip(f"No ComfyUI was found. {HOW_TO}")
+    with ComfyServer(host) as running:
+        yield running
+
+
+def test_a_search_goes_on_after_a_crash(own_server: ComfyServer) -> None:
+    own_server.submit(search())
+    wait_until(lambda: any(lines(memo) > 6 for memo in memos(own_server)))
+    own_server.crash()
+    (memo,) = memos(own_server)
+    measured = lines(memo) - 1
+    with memo.open("ab") as file:
+        file.write(b'0badc0de {"key": "cut off')
+    own_server.restart()
+    runs, known = taken_from_before(told(own_server, search()))
+    assert measured - 1 <= known < runs
+    assert "1 lines of" in own_server.log
+    assert nothing_half_written(own_server)
+
+
+def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server: ComfyServer) -> None:
+    place = schedules(own_server)
+    place.parent.mkdir(parents=True)
+    place.write_text("in the way", "utf-8")
+    with pytest.raises(PromptFailed, match=r"Nothing can be written to .*Nothing has been started"):
+        own_server.queue(search())
+    assert memos(own_server) == []
+    place.unlink()
+    assert "0.50: searched-0.50" in told(own_server, search())
+
+
+def test_sigmas_without_steps_are_named(server: ComfyServer) -> None:
+    prompt = search(sigmas=["levels", 0])
+    prompt["levels"] = node("BasicScheduler", model=["loader", 0], scheduler="simple", steps=1, denoise=1.0)
+    with pytest.raises(PromptFailed, match="There are no steps to save"):
+        server.queue(prompt)
+
+
+def test_the_search_workflow_ends_with_a_clip_of_the_schedule_it_found(server: ComfyServer) -> None:
+    prompt = to_prompt(load("astraea_search.json"), server.object_info())
+    (searching,) = ids_of(prompt, "AstraeaSearch")
+    prompt[searching]["inputs"] |= {"effort": "quick (10 dense runs)", "cases": 2}
+    outputs = server.queue(prompt)["outputs"]
+    (report,) = (outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaReport"))
+    assert re.search(r"Schedule +demo search-0\.40 ", report)
+    (comparison,) = (outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaCompare"))
+    assert float(re.match(r"PSNR (\d+\.\d+) dB", comparison)[1]) > 30
