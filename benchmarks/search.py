@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 CALIBRATION, HELD_OUT = 8, {"easy": 16, "hard": 8}
 HELD_OUT_SEED = 1000
+FIRST_PAIRS, HOPELESS = 3, 5.0
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 # Other ways to sample than a schedule was found for: steps, guidance, sampler, latent height and width as a share.
 TRANSFERS: tuple[dict[str, Any], ...] = (
@@ -97,9 +99,15 @@ class Contest:
             (row["contestant"], row["budget"], row["seed"]) == (contestant, budget, seed) for row in self.result["rows"]
         )
 
-    def take(self, budget: float, offers: Iterable[Any]) -> None:
-        """Run what is on offer on the held-out pairs."""
+    def take(self, budget: float, offers: Iterable[Any], hopeless: float = math.inf) -> None:
+        """Run what is on offer on the held-out pairs; not to the end what is so many dB behind on the first ones."""
+        best: list[float] = []
         for offer in offers:
+            first = self.held_out.verdicts([offer.genome], range(FIRST_PAIRS))[0].score
+            if best and first < max(best) - hopeless:
+                print(f"{budget:g}  {offer.contestant:34} is {max(best) - first:.1f} dB behind: dropped", flush=True)
+                continue
+            best.append(first)
             verdict = self.held_out.verdicts([offer.genome], range(self.held_out.setting.cases))[0]
             row = {
                 "contestant": offer.contestant,
@@ -135,7 +143,7 @@ def run_parts(contest: Contest) -> None:
     for budget in args.budgets:
         if "hand" in args.parts:
             drawn = contestants.hand_made(bench.setting, budget)
-            contest.take(budget, (contestants.Offer(name, 0, 0.0, g, None) for name, g in drawn.items()))
+            contest.take(budget, (contestants.Offer(name, 0, 0.0, g, None) for name, g in drawn.items()), HOPELESS)
         if "programming" in args.parts:
             contest.take(budget, contestants.by_programming(bench, budget))
         if "ours" in args.parts:

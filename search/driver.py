@@ -15,7 +15,7 @@ from .replay import Replay
 from .result import Found, Moment, Progress, Result
 
 LEAST_CASES = 2
-DENSE_SHARE = 5.0  # one of so many dense-run equivalents makes a dense run
+DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run
 
 
 def ignore(progress: Progress) -> None:
@@ -46,7 +46,7 @@ class Search:
         self._evolutions: dict[float, Evolution] = {}
         self._history: list[Moment] = []
         self._replay: Replay | None = None
-        self._stage, self._finished = "", False
+        self._stage, self._finished, self._recalled = "", False, 0
 
     def run(self) -> Result:
         """Search to the end."""
@@ -123,11 +123,14 @@ class Search:
         return self._replay.sensitivity(whole[0] if whole else Genome((1.0,) * self.setting.steps))
 
     def _after_run(self, genome: Genome, case: int, outcome: Outcome) -> None:
-        self._say(self._stage, improved=self._note_best())
+        made, self._recalled = self.judge.recalled == self._recalled, self.judge.recalled
+        evolution = list(self._evolutions.values())[-1]
+        improved = evolution.take(genome) and made
+        self._note_best()
+        self._say(self._stage, improved)
 
-    def _note_best(self) -> bool:
-        """Write down new bests; whether there is one."""
-        improved = False
+    def _note_best(self) -> None:
+        """Write down new bests."""
         for budget, evolution in self._evolutions.items():
             if evolution.best is None:
                 continue
@@ -135,8 +138,6 @@ class Search:
             known = [moment.loss for moment in self._history if moment.budget == budget]
             if not known or loss < known[-1]:
                 self._history.append(Moment(self.judge.spent, budget, loss))
-                improved = True
-        return improved
 
     def _say(self, stage: str, improved: bool = False) -> None:
         self._stage = stage

@@ -7,23 +7,27 @@ replay, and it goes on from the best. Seeds are drawn by hand, by dynamic progra
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from statistics import fmean
 
 from .gaps import cheapest_paths, gap_prices
-from .genome import FORECASTS, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
+from .genome import FORECASTS, PROMISING, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
 from .probe import allotted, probe
 from .replay import Replay
 from .seeds import bundled_seed, token_seeds, whole_seeds
 
-POPULATION, CHILDREN, GENERATIONS = 24, 24, 10
+POPULATION, CHILDREN, GENERATIONS = 24, 24, 8
 SLACK_DB = 12.0  # a run is given up where it is this much worse than the best one is anywhere
-PER_FORECAST = 2  # of one way to forecast no more are run in a round: they fail together
-FIRST_CASES = 2
-ENOUGH_FOR_TOKENS = 12.0  # dense-run equivalents from which token steps are tried, too
+PER_FORECAST = 3  # of one way to forecast no more are run in a round: they fail together
+FIRST_CASES = 3
+BEHIND_DB = 3.0  # two candidates differ by so much from case to case, by chance
+ENOUGH_FOR_TOKENS = 40.0  # dense-run equivalents from which token steps are tried, too
+FOR_WAYS = 0.5  # share of the runs that look for the way to forecast, on one placement
 
 
 class Evolution:
@@ -38,31 +42,48 @@ class Evolution:
         self.partly: dict[Genome, Verdict] = {}  # on the first cases
 
     def run(self, allowance: float) -> None:
-        """Spend about so many dense-run equivalents."""
+        """Spend about so many dense-run equivalents; nothing where the budget does not pay for the ends of a run."""
         end = self.judge.spent + allowance
-        bundled = bundled_seed(self.setting, self.budget)
-        self.hand_made = list(dict.fromkeys([bundled, *whole_seeds(self.setting, self.budget)]))
-        self._settle(self.judge.verdicts([bundled], self.cases))
+        drawn = [bundled_seed(self.setting, self.budget), *whole_seeds(self.setting, self.budget)]
+        self.hand_made = [genome for genome in dict.fromkeys(drawn) if self.affords(genome)]
+        if not self.hand_made:
+            return
+        self._settle(self.judge.verdicts(self.hand_made[:1], self.cases))
+        ways = self._ways(self.hand_made[0], self._width((end - self.judge.spent) * FOR_WAYS))
+        self._round(ways, end)
         population = self._seeds(allowance)
-        width = self._width(end - self.judge.spent)
-        while self._room(end, width):
-            population = self._evolved(population)
-            if not self._round(self._chosen(population, width), end):
+        while self._room(end):
+            evolved = self._evolved([*(v.genome for v in self._leaders(3)), *population])
+            best, width = evolved[:POPULATION], self._width((end - self.judge.spent) * 0.6)
+            if not self._round(self._chosen(best, width) or self._chosen(evolved, width), end):
                 break
-            width = max(2, width // 2)
-            population = [*population, *(v.genome for v in self._leaders(4))]
+            if self.replay is not None:
+                population = best
 
-    def _width(self, left: float) -> int:
-        """How many candidates the first round tries, so that about half of what is left is spent in it."""
-        runs = left / max(self.budget, 0.05)
-        return int(min(12, max(2, runs / (2.0 * (FIRST_CASES + len(self.cases) / 2.0)))))
+    def _width(self, allowance: float) -> int:
+        """How many candidates a round can begin with: of each so many more cases, half as many go on."""
+        first = min(FIRST_CASES, len(self.cases))
+        runs_each = 1.5 * first + len(self.cases) / 4.0
+        return int(min(14, max(1, allowance / max(self.budget, 0.05) / runs_each)))
 
-    def _room(self, end: float, width: int) -> bool:
-        return self.judge.spent + self.budget * FIRST_CASES * min(width, 2) <= end
+    def _room(self, end: float) -> bool:
+        """Whether one more candidate can be judged on all cases."""
+        return self.judge.spent + self.budget * len(self.cases) <= end + 1e-6
+
+    def _ways(self, placed: Genome, width: int) -> list[Genome]:
+        """One placement with other ways to forecast: by turns those that have gained most elsewhere and those that the
+        replay ranks first; and held.
+        """
+        ways: list[Genome | None] = [replace(placed, forecast=forecast) for forecast in PROMISING]
+        if self.replay is not None and placed.whole:
+            self.replay.learn(list(self.judge.outcomes.values()))
+            ranked = self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])
+            ways = [way for pair in zip_longest(ways, ranked) for way in pair]
+        ways.insert(4, replace(placed, mode="hold"))
+        return [way for way in dict.fromkeys(ways) if way is not None and way != placed][:width]
 
     def _seeds(self, allowance: float) -> list[Genome]:
         seeds = list(self.hand_made)
-        seeds += [replace(self.hand_made[0], mode="hold")]
         if self.replay is not None:
             self.replay.learn(list(self.judge.outcomes.values()))
             seeds += self._by_dynamic_programming()
@@ -77,7 +98,7 @@ class Evolution:
         assert self.replay is not None
         computed = round(sum(self.hand_made[0].budgets))
         found = []
-        for forecast in (FORECASTS[0], FORECASTS[len(FORECASTS) // 3 + 1]):
+        for forecast in dict.fromkeys(v.genome.forecast for v in self._leaders(2)):
             prices = gap_prices(self._replayed_loss, Genome(self.hand_made[0].budgets, forecast))
             path = cheapest_paths(prices, self.setting.steps).get(computed)
             found += [Genome(path, forecast)] if path is not None and self._affordable(path) else []
@@ -95,18 +116,25 @@ class Evolution:
         return mean_budget(budgets, self.setting.evaluations) <= self.budget * 1.005
 
     def _evolved(self, population: Sequence[Genome]) -> list[Genome]:
-        """The population after some generations of replayed evolution, best first; without replay: with mutants."""
+        """All that some generations of replayed evolution came upon, best first; without replay: with mutants."""
         pool = list(dict.fromkeys(population))
         if self.replay is None:
-            return [*pool, *(self._child(pool) for _ in range(CHILDREN))]
+            return [*pool, *self._mutants()]
         self.replay.learn(list(self.judge.outcomes.values()))
+        ways = dict.fromkeys((v.genome.forecast, v.genome.mode) for v in self._leaders(3))
         whole = [genome for genome in pool if genome.whole]
-        whole += [replace(genome, forecast=forecast) for genome in whole[:6] for forecast in FORECASTS]
-        ranked = self._ranked(whole)[:POPULATION]
-        for _ in range(GENERATIONS):
-            children = [self._child(ranked) for _ in range(CHILDREN)]
-            ranked = self._ranked([*ranked, *children])[:POPULATION]
+        whole += [replace(genome, forecast=forecast, mode=mode) for genome in whole for forecast, mode in ways]
+        ranked = self._ranked(whole)
+        for _ in range(GENERATIONS if ranked else 0):
+            children = [self._child(ranked[:POPULATION]) for _ in range(CHILDREN)]
+            ranked = self._ranked([*ranked, *children])
         return ranked
+
+    def _mutants(self) -> list[Genome]:
+        """Children of the best that were run."""
+        parents = [verdict.genome for verdict in self._leaders(POPULATION)]
+        children = [self._child(parents) for _ in range(CHILDREN)]
+        return [child for child in dict.fromkeys(children) if self.affords(child)]
 
     def _child(self, parents: Sequence[Genome]) -> Genome:
         """A parent changed, or two mixed, within the budget. Better parents, which come first, are taken oftener."""
@@ -161,7 +189,9 @@ class Evolution:
         """Successive halving: on the first cases, then the better half on twice as many, until all. False: no more
         could be run.
         """
-        running = list(dict.fromkeys(genomes))
+        running = [genome for genome in dict.fromkeys(genomes) if self.affords(genome)]
+        if not running:
+            return False
         count = min(FIRST_CASES, len(self.cases))
         while running:
             affordable = int((end - self.judge.spent) / max(self.budget, 0.05) / count + 1e-6)
@@ -175,16 +205,26 @@ class Evolution:
             hopeful.sort(key=lambda v: v.score, reverse=True)
             running = [v.genome for v in hopeful[: max(1, (len(verdicts) + 1) // 2)]]
             count = min(len(self.cases), 2 * count)
-        return self._room(end, 2)
+        return self._room(end)
 
     def _may_win(self, verdict: Verdict, count: int) -> bool:
         """Whether it is not clearly behind the best on the cases it has been run on."""
-        return self.best is None or verdict.score > mean_psnr(self.best.losses[:count]) - 1.0
+        slack = BEHIND_DB / math.sqrt(count)
+        return self.best is None or verdict.score > mean_psnr(self.best.losses[:count]) - slack
 
     def _limits(self, count: int) -> dict[int, tuple[float, ...]] | None:
         if self.best is None:
             return None
         return self.judge.limits(self.best.genome, self.cases[:count], SLACK_DB)
+
+    def take(self, genome: Genome) -> bool:
+        """Settle a candidate as soon as it has been run on all cases; whether it is a new best."""
+        outcomes = [self.judge.outcomes.get((case, genome)) for case in self.cases]
+        losses = tuple(outcome.loss for outcome in outcomes if outcome is not None)
+        before = self.best
+        if len(losses) == len(self.cases) and self.affords(genome):
+            self._settle([Verdict(genome, losses)])
+        return self.best is not before
 
     def _settle(self, verdicts: Sequence[Verdict]) -> None:
         """Take candidates judged on all cases."""

@@ -13,6 +13,15 @@ FREE_SIZES = tuple(number / 10 for number in range(11))  # of the paper, §3.3
 EXPECTED = (0.0, 0.25, 0.5)
 TIMES = (("sigma", "sigma"), ("log-snr", "log-snr"), ("sigma", "log-snr"), ("root", "root"), ("sigma", "root"))
 FORECASTS = tuple(Forecast(expected, *times) for expected in EXPECTED for times in TIMES)
+# Where to begin: what gained most on the two test models over their budgets, in that order.
+PROMISING = (
+    Forecast(0.25, "log-snr", "log-snr"),
+    Forecast(0.5, "sigma", "sigma"),
+    Forecast(0.25, "sigma", "log-snr"),
+    Forecast(0.25, "root", "root"),
+    Forecast(0.0, "log-snr", "log-snr"),
+    Forecast(0.25, "sigma", "sigma"),
+)
 
 
 @dataclass(frozen=True)
