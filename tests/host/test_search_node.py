@@ -187,6 +187,20 @@ def test_the_progress_text_says_how_long_it_takes() -> None:
     text = progress_text(Progress("budget 0.4", 5.0, 30.0, 7200.0, (found(0.4, 31.04),)))
     assert text == "budget 0.4: 5.0 of 30 dense runs, about 2.0 h left\nbudget 0.40: 31.0 dB, 2.50x"
     assert "left" not in progress_text(Progress("dense run 1 of 2", 0.0, 30.0, None, ()))
+    assert "left" not in progress_text(Progress("done", 29.0, 30.0, 9.0, ()))
+
+
+def test_the_bar_moves_within_a_run_and_never_back(shown: list) -> None:
+    view = SearchView()
+    view.bench = type("Bench", (), {"latest": None, "setting": type("Setting", (), {"steps": 4})})
+    view(Progress("dense run 1 of 2", 0.0, 10.0, None, ()))
+    for _ in range(4):
+        time.sleep(0.15)
+        view.step()
+    assert [value for value, *_ in shown] == [0, 25, 50, 75, 100]
+    time.sleep(0.15)
+    view(Progress("dense run 2 of 2", 0.6, 10.0, None, ()))
+    assert shown[-1][0] == 100
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 3, 6, 8), (2, 48, 1, 6, 8), (1, 5, 2, 6, 8)])
