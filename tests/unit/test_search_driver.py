@@ -1,0 +1,235 @@
+"""A whole search on a toy: what it keeps to, what it finds, and what it tells on the way."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+from toy_bench import ToyBench
+
+from astraea.search.driver import DENSE_SHARE, Search
+from astraea.search.evolve import ENOUGH_FOR_TOKENS
+from astraea.search.genome import Genome, mean_budget
+from astraea.search.judge import Judge
+from astraea.search.memo import Memo
+from astraea.search.result import Progress
+
+# Toy, budgets, effort.
+SEARCHES = {
+    "one budget": ({"steps": 8, "cases": 3}, (0.5,), 16),
+    "three budgets": ({"steps": 8, "cases": 3}, (0.3, 0.5, 0.7), 24),
+    "unordered budgets": ({"steps": 7, "cases": 2}, (0.7, 0.3, 0.45), 12),
+    "token steps": ({"steps": 8, "cases": 2}, (0.55,), 1.2 * ENOUGH_FOR_TOKENS),
+    "least effort": ({"steps": 8, "cases": 2}, (0.5,), 3),
+    "one case": ({"steps": 8, "cases": 1}, (0.5,), 8),
+    "more cases than are paid for": ({"steps": 8, "cases": 9}, (0.4,), 16),
+    "three steps": ({"steps": 3, "cases": 2}, (0.7, 0.9), 14),
+    "more effort than candidates": ({"steps": 3, "cases": 2}, (0.7,), 60),
+    "no replay": ({"steps": 8, "cases": 2, "calls": 2}, (0.5,), 24),
+    "ending above sigma 0": ({"steps": 8, "cases": 2, "end": 0.1}, (0.4,), 8),
+    "everything paid for": ({"steps": 6, "cases": 2}, (1.0,), 6),
+    "barely the ends": ({"steps": 8, "cases": 2}, (0.25,), 8),
+}
+TOO_SHORT = {
+    "one step": ({"steps": 1, "cases": 2}, (0.5,), 14),
+    "two steps": ({"steps": 2, "cases": 2}, (0.5, 0.8), 14),
+    "less than the ends": ({"steps": 8, "cases": 2}, (0.15,), 14),
+}
+EACH = pytest.mark.parametrize("name", SEARCHES)
+
+
+class Watched:
+    """A search that has been run, with what it told on the way."""
+
+    def __init__(self, name: str, seed: int = 0):
+        toy, self.budgets, self.effort = (SEARCHES | TOO_SHORT)[name]
+        self.bench = ToyBench(**toy)
+        self.told: list[Progress] = []
+        self.made: list[int] = []  # how many runs had been made when each was told
+        self.search = Search(self.bench, Memo(), budgets=self.budgets, effort=self.effort, seed=seed, watch=self._watch)
+        self.result = self.search.run()
+
+    def _watch(self, progress: Progress) -> None:
+        self.told.append(progress)
+        self.made.append(len(self.bench.runs))
+
+    def mean(self, budgets: tuple[float, ...]) -> float:
+        return mean_budget(budgets, self.bench.setting.evaluations)
+
+
+@cache
+def watched(name: str) -> Watched:
+    return Watched(name)
+
+
+@EACH
+def test_one_result_per_budget_in_their_order(name):
+    assert [best.budget for best in watched(name).result.best] == list(watched(name).budgets)
+
+
+@EACH
+def test_what_is_found_is_within_its_budget(name):
+    run = watched(name)
+    for found in (*run.result.best, *run.result.front, *run.result.hand_made):
+        assert run.mean(found.schedule.budgets) <= found.budget * 1.005
+        assert found.schedule.budgets[0] == 1.0
+
+
+@EACH
+def test_every_candidate_but_the_probe_is_within_a_budget(name):
+    run = watched(name)
+    beyond = [schedule for _, schedule in run.bench.runs if run.mean(schedule.budgets) > max(run.budgets) * 1.005]
+    assert len(beyond) <= 4
+    for schedule in beyond:
+        assert set(schedule.budgets[1::2]) == {1.0} or set(schedule.budgets[2::2]) == {1.0}, "every other step in full"
+
+
+@EACH
+def test_no_more_is_spent_than_asked_for_once_the_bundled_ones_are_paid(name):
+    run = watched(name)
+    cases = len(run.search.judge._dense)
+    least = cases + cases * sum(run.budgets)
+    assert run.result.spent <= max(run.effort, least) * 1.005
+
+
+@EACH
+def test_what_is_spent_is_what_was_computed(name):
+    run = watched(name)
+    judge, calls = run.search.judge, sum(run.bench.setting.evaluations)
+    computed = sum(outcome.computed for outcome in judge.outcomes.values())
+    assert len(judge.outcomes) == len(run.bench.runs), "none was run twice"
+    assert run.result.spent == pytest.approx(len(judge._dense) + computed / calls)
+
+
+@EACH
+def test_the_best_is_no_worse_than_the_bundled_schedule(name):
+    result = watched(name).result
+    for best, hand_made in zip(result.best, result.hand_made, strict=True):
+        assert best.psnr >= hand_made.psnr
+
+
+@pytest.mark.parametrize("name", ["one budget", "token steps", "no replay", "ending above sigma 0", "one case"])
+def test_a_search_is_worth_its_effort(name):
+    result = watched(name).result
+    assert result.best[0].psnr > result.hand_made[0].psnr + 1.0
+
+
+@EACH
+def test_losses_found_are_those_of_a_run(name):
+    run = watched(name)
+    judge = Judge(ToyBench(**SEARCHES[name][0]), Memo())
+    for best in run.result.best:
+        genome = Genome(best.schedule.budgets, best.schedule.forecast, best.schedule.mode)
+        verdict = judge.verdicts([genome], range(len(best.losses)))[0]
+        assert best.losses == verdict.losses
+        assert best.psnr == pytest.approx(verdict.score)
+
+
+def test_with_enough_effort_steps_in_part_are_tried():
+    run = watched("token steps")
+    affordable = [s.budgets for _, s in run.bench.runs if run.mean(s.budgets) <= 0.55 * 1.005]
+    assert any(0.0 < budget < 1.0 for budgets in affordable for budget in budgets[1:-1])
+
+
+def test_the_best_is_judged_on_all_cases_that_are_searched_on():
+    run = watched("more cases than are paid for")
+    assert len(run.result.best[0].losses) == round(run.effort / DENSE_SHARE) < run.bench.setting.cases
+
+
+@pytest.mark.parametrize("name", ["three budgets", "unordered budgets", "one budget"])
+def test_the_front_is_sorted_and_nothing_found_beats_it(name):
+    result = watched(name).result
+    front = [(found.seconds, found.loss) for found in result.front]
+    assert front == sorted(front)
+    assert [loss for _, loss in front] == sorted({loss for _, loss in front}, reverse=True)
+    for seconds, loss in result.tried:
+        assert any(f[0] <= seconds and f[1] <= loss for f in front)
+
+
+def test_seconds_are_those_of_the_steps():
+    run = watched("one budget")
+    best = run.result.best[0]
+    computed = sum(best.schedule.budgets)
+    assert run.result.dense_seconds == pytest.approx(8.0)
+    assert best.seconds == pytest.approx(computed + 0.01 * (8 - computed))
+    assert best.speedup == pytest.approx(8.0 / best.seconds)
+
+
+@EACH
+def test_sensitivity_is_told_by_step_where_there_is_replay(name):
+    run = watched(name)
+    replayed = run.bench.setting.weights is not None
+    assert len(run.result.sensitivity) == (run.bench.setting.steps if replayed else 0)
+
+
+@EACH
+def test_history_tells_each_new_best_of_a_budget(name):
+    result = watched(name).result
+    for best in result.best:
+        moments = [moment for moment in result.history if moment.budget == best.budget]
+        losses = [moment.loss for moment in moments]
+        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] == best.loss
+        assert [m.spent for m in moments] == sorted(m.spent for m in moments)
+
+
+@pytest.mark.parametrize("name", TOO_SHORT)
+def test_where_the_budget_does_not_pay_for_the_ends_nothing_is_run(name):
+    run = watched(name)
+    assert (run.result.best, run.result.front, run.result.hand_made) == ((), (), ())
+    assert (run.result.finished, run.bench.runs) == (True, [])
+
+
+# --- what is told on the way ------------------------------------------------------------------------------------
+
+
+@EACH
+def test_progress_is_told_after_every_run(name):
+    run = watched(name)
+    assert set(run.made) >= set(range(1, len(run.bench.runs) + 1))
+    spent = [progress.spent for progress in run.told]
+    assert spent == sorted(spent)
+    assert all(progress.planned == run.effort for progress in run.told)
+    assert run.told[0].stage.startswith("dense run 1 of ")
+    assert run.told[-1].stage == "done"
+
+
+@EACH
+def test_time_left_is_unknown_or_not_negative(name):
+    left = [progress.seconds_left for progress in watched(name).told]
+    assert left[0] is None
+    assert all(each is None or (math.isfinite(each) and each >= 0.0) for each in left)
+
+
+@EACH
+def test_a_new_best_is_told_with_the_run_that_made_it(name):
+    """Its latents are what a host shows."""
+    run = watched(name)
+    for progress, made in zip(run.told, run.made, strict=True):
+        if progress.improved:
+            assert run.bench.runs[made - 1][1].points in [best.schedule.points for best in progress.best]
+    if len(run.budgets) == 1:  # else a candidate may be known from another budget
+        assert sum(progress.improved for progress in run.told) == len(run.result.history)
+
+
+def test_a_remembered_best_is_not_told_as_a_run_just_made():
+    memo, told = Memo(), []
+    toy, budgets, effort = SEARCHES["one budget"]
+    Search(ToyBench(**toy), memo, budgets=budgets, effort=effort, seed=0).run()
+    search = Search(ToyBench(**toy), memo, budgets=budgets, effort=effort, seed=0, watch=told.append)
+    search.run()
+    assert search.recalled == len(search.judge.outcomes)
+    assert not any(progress.improved for progress in told)
+
+
+# --- chance -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["three budgets", "token steps", "no replay", "one case"])
+def test_the_same_seed_finds_the_same(name):
+    assert Watched(name).result == watched(name).result
+
+
+def test_another_seed_may_find_something_else():
+    assert Watched("no replay", seed=1).result.tried != watched("no replay").result.tried
