@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import BudgetError
 from ..kernels import AUTO as AUTO_ATTENTION
@@ -45,6 +45,7 @@ class Plan:
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.
     choice: how the schedule was chosen, in the user's words, for the report.
     attention: what computes the attention of token steps, see `kernels.attend`.
+    others: schedules for the same wish, made for other numbers of steps; a run takes the one made for about as many.
     """
 
     schedule: Schedule
@@ -54,6 +55,7 @@ class Plan:
     cache: CachePolicy = CachePolicy()
     choice: str = ""
     attention: str = AUTO_ATTENTION
+    others: tuple[Schedule, ...] = ()
 
     def __post_init__(self) -> None:
         if self.budget is not None and not (math.isfinite(self.budget) and LEAST_BUDGET <= self.budget <= 1.0):
@@ -73,6 +75,17 @@ class Plan:
         if self.target_speedup is not None:
             return self.target_speedup <= 1.0
         return (self.schedule.mean_budget if self.budget is None else self.budget) >= 1.0
+
+    def for_steps(self, steps: int) -> Plan:
+        """The plan for a run of so many steps."""
+        if not self.others:
+            return self
+        nearest = min((self.schedule, *self.others), key=lambda s: abs(math.log(len(s.points) / max(1, steps))))
+        if nearest is self.schedule:
+            return replace(self, others=())
+        mode = mode_named(nearest.mode) if self.mode.name == self.schedule.mode else self.mode
+        told = f"{self.choice}; for {steps} steps: '{nearest.name}'" if self.choice else ""
+        return replace(self, schedule=nearest, mode=mode, choice=told, others=())
 
     @property
     def keeps_own_mean(self) -> bool:
@@ -106,7 +119,8 @@ def make_plan(
     cache: str = "auto",
     choice: str = "",
     attention: str = AUTO_ATTENTION,
+    others: Sequence[Schedule] = (),
 ) -> Plan:
     """A plan from plain values; `mode` None takes the schedule's. Raises BudgetError for values out of range."""
     mode_ = mode_named(mode or schedule.mode)
-    return Plan(schedule, mode_, budget, target_speedup, CachePolicy(cache), choice, attention)
+    return Plan(schedule, mode_, budget, target_speedup, CachePolicy(cache), choice, attention, tuple(others))

@@ -68,8 +68,9 @@ class Run:
         family: str = "",
         seed: int = 0,
     ):
-        self.plan, self.sigmas = plan, [float(s) for s in sigmas]
+        self.sigmas = [float(s) for s in sigmas]
         self.steps = max(1, len(self.sigmas) - 1)
+        self.plan = plan = plan.for_steps(self.steps)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)

@@ -45,7 +45,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         report = active.run.finish()
         report.seconds, report.finished = time.perf_counter() - began, finished
         attachment.handle.add(report)
-        logging.info(f"Astraea: {'' if finished else 'stopped early; '}{report.summary()}")
+        if attachment.observe is None:  # who observes makes many runs, and tells of them itself
+            logging.info(f"Astraea: {'' if finished else 'stopped early; '}{report.summary()}")
 
 
 def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, seed: int | None) -> ActiveRun:

@@ -2,7 +2,7 @@
 
 from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
-from .library import bundled_folder, list_schedules, pick
+from .library import bundled_folder, list_schedules, pick, pick_by_steps
 from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
 from .schedule import MODE_NAMES, Schedule, check_name
@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "parse",
     "pick",
+    "pick_by_steps",
     "promise_from",
     "promise_of",
     "rhythm",
