@@ -40,7 +40,7 @@ class Search:
         watch: Callable[[Progress], None] = ignore,
     ):
         self.judge = Judge(bench, memo, self._after_run)
-        self.setting, self.budgets, self.effort, self.seed = bench.setting, list(budgets), effort, seed
+        self.setting, self.budgets, self.effort, self.seed = bench.setting, list(dict.fromkeys(budgets)), effort, seed
         self._watch, self._began = watch, time.monotonic()
         self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / DENSE_SHARE)))))
         self._evolutions: dict[float, Evolution] = {}

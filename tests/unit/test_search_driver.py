@@ -13,7 +13,7 @@ from astraea.search.evolve import ENOUGH_FOR_TOKENS
 from astraea.search.genome import Genome, mean_budget
 from astraea.search.judge import Judge
 from astraea.search.memo import Memo
-from astraea.search.result import Progress
+from astraea.search.result import Progress, Result
 
 # Toy, budgets, effort.
 SEARCHES = {
@@ -172,6 +172,13 @@ def test_history_tells_each_new_best_of_a_budget(name):
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] == best.loss
         assert [m.spent for m in moments] == sorted(m.spent for m in moments)
+
+
+def test_a_budget_asked_for_twice_is_searched_once():
+    def result(budgets: tuple[float, ...]) -> Result:
+        return Search(ToyBench(steps=6), Memo(), budgets=budgets, effort=8, seed=0).run()
+
+    assert result((0.5, 0.7, 0.5)) == result((0.5, 0.7))
 
 
 @pytest.mark.parametrize("name", TOO_SHORT)
