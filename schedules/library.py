@@ -50,8 +50,9 @@ def pick_by_steps(budget: float, family: str, folders: Iterable[Path] | None = N
 def _off_budget(schedule: Schedule, budget: float) -> float:
     """How far the budget it was made for is off; whole steps often spend less than that."""
     made_for = schedule.provenance.get("budget")
-    known = isinstance(made_for, (int, float)) and not isinstance(made_for, bool)
-    return round(abs((made_for if known else schedule.mean_budget) - budget), 4)
+    if isinstance(made_for, bool) or not isinstance(made_for, (int, float)):
+        made_for = schedule.mean_budget
+    return round(abs(made_for - budget), 4)
 
 
 def _off_steps(schedule: Schedule, steps: int) -> float:

@@ -33,7 +33,8 @@ def budgets_for(
     mean: mean budget wanted, default the schedule's own.
 
     Token steps come to the mean within the tolerance. Whole steps are as many as a mean that is asked for pays for;
-    their own mean they come as near to as they can. The first step is always full and a step that ends at sigma 0 is
+    their own mean they come as near to as they can. On its own steps and for its own mean, which then is over steps, a
+    schedule stays as it is. The first step is always full and a step that ends at sigma 0 is
     computed, so on very short runs the mean can come out above what was asked.
     """
     steps = len(sigmas) - 1
@@ -46,7 +47,7 @@ def budgets_for(
     total = asked * sum(weights)
     floors = _floors(sigmas, steps)
     own = schedule.budgets if _same_steps(schedule, sigmas) else ()
-    if own and _is_settled(own, floors, weights, total):
+    if own and _is_above(own, floors) and (mean is None or _is_settled(own, floors, weights, total)):
         return list(own)  # where the steps stand was chosen for just this
     # One fraction is no rhythm: it met the budget where the steps did not come out even.
     if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1:
