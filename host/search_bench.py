@@ -92,16 +92,21 @@ class HostBench:
         return self._latest
 
     def dense(self, case: int) -> Recording:
-        return self._known(case).recording
+        return self.known(case).recording
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for job in jobs:
             yield self._measured(job)
 
-    def _known(self, case: int) -> _Dense:
+    def known(self, case: int) -> _Dense:
+        """All that is known of a case's dense run, made at the first call; for `adopt` of a bench of equal setting."""
         if case not in self._dense:
             self._dense[case] = self._run_dense(case)
         return self._dense[case]
+
+    def adopt(self, case: int, known: _Dense) -> None:
+        """Take a case's dense run from another bench, so that all are measured against the same."""
+        self._dense[case] = known
 
     def _run_dense(self, case: int) -> _Dense:
         # At budget 1 the result is the model's own to the bit, and the same eyes see it as see the candidates.
@@ -145,7 +150,7 @@ class HostBench:
         return (torch.linalg.pinv(rows.T @ rows, hermitian=True) @ (rows.T @ told)).float()
 
     def _measured(self, job: Job) -> Outcome:
-        dense = self._known(job.case)
+        dense = self.known(job.case)
         recording, peak = dense.recording, dense.recording.peak
         losses: list[float] = []
 

@@ -1,0 +1,112 @@
+"""A search spread by Ray finds what one process finds; workers may end, and what goes wrong is said in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+from toy_bench import ToyBench
+
+from astraea.errors import SearchError
+from astraea.schedules import Schedule
+from astraea.search import spread
+from astraea.search.driver import Search
+from astraea.search.memo import Memo
+from astraea.search.problem import Job
+from astraea.search.spread import Cluster, Factory, SpreadBench
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed: spreading a search was NOT TESTED (pip install ray)", allow_module_level=True)
+
+TOY = Path(__file__).with_name("toy_worker.py")
+STEPS, CASES = 8, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    """One Ray for all tests: a second is not started where there is one."""
+    ray, own = spread._started(Cluster(workers=2))
+    assert own
+    yield
+    ray.shutdown()
+
+
+def spread_toy(*arguments, workers=2):
+    return SpreadBench(Factory(TOY, "bench", (STEPS, CASES, *arguments)), Cluster(workers))
+
+
+def searched(bench):
+    return Search(bench, Memo(), budgets=(0.5, 0.35), effort=16.0, seed=3).run()
+
+
+def jobs(bench, count=7):
+    """Runs that differ in which step is reused."""
+    sigmas = bench.setting.sigmas
+    budgets = [[0.0 if step == 1 + n % (STEPS - 2) else 1.0 for step in range(STEPS)] for n in range(count)]
+    return [Job(n % CASES, Schedule("tried", tuple(zip(sigmas, b, strict=False)))) for n, b in enumerate(budgets)]
+
+
+def test_two_workers_find_what_one_process_finds(tmp_path):
+    bench = spread_toy(-1, str(tmp_path))
+    try:
+        assert searched(bench) == searched(ToyBench(STEPS, CASES))
+        assert sorted(path.name.split("-")[1] for path in tmp_path.glob("dense-*")) == ["0", "1", "2"]
+        assert len({path.name.split("-")[2] for path in tmp_path.glob("dense-*")}) == 2
+        tried = jobs(bench)
+        assert list(bench.measure(tried)) == list(ToyBench(STEPS, CASES).measure(tried))
+        next(unfinished := bench.measure(tried))
+        unfinished.close()
+        assert list(bench.measure(tried[:1])) == list(ToyBench(STEPS, CASES).measure(tried[:1]))
+    finally:
+        bench.close()
+
+
+def test_a_run_whose_worker_ends_is_made_by_another(tmp_path):
+    bench = spread_toy(2, str(tmp_path), 1)
+    try:
+        assert list(bench.measure(jobs(bench))) == list(ToyBench(STEPS, CASES).measure(jobs(bench)))
+        assert len(list(tmp_path.glob("dead-*"))) == 1
+    finally:
+        bench.close()
+
+
+def test_a_run_that_ends_two_workers_ends_the_search(tmp_path):
+    bench = spread_toy(2, str(tmp_path), 9)
+    try:
+        with pytest.raises(SearchError, match="ended two workers"):
+            list(bench.measure(jobs(bench, 3)))
+    finally:
+        began = time.monotonic()
+        bench.close()
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("refused", "^This model cannot be searched.$"), ("broken", "^A worker cannot begin: KeyError: 'weights'$")],
+)
+def test_what_keeps_a_worker_from_beginning_is_said(function, message):
+    with pytest.raises(SearchError, match=message):
+        SpreadBench(Factory(TOY, function), Cluster(1))
+
+
+def test_workers_that_do_not_sample_alike_are_refused(tmp_path):
+    with pytest.raises(SearchError, match="do not sample alike"):
+        SpreadBench(Factory(TOY, "other_by_process", (str(tmp_path),)), Cluster(2))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_more_workers_than_there_is_room_for_are_refused():
+    with pytest.raises(SearchError, match="no place for 1000 workers"):
+        spread_toy(workers=1000)
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(spread.importlib, "import_module", missing)
+    with pytest.raises(SearchError, match=r"Ray is not installed.*pip install ray"):
+        spread_toy()

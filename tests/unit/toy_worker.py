@@ -1,0 +1,66 @@
+"""What a worker of a spread search runs in the tests: the toy bench, which may end its own process."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0) -> Any:
+    """A toy bench. The first `deaths` runs of the deadly case end their process; the folder `mark` counts them."""
+    toy = _toy_bench()
+
+    class Worker(toy.ToyBench):  # type: ignore[name-defined]
+        def known(self, case: int) -> Any:
+            (Path(mark) / f"dense-{case}-{os.getpid()}").touch() if mark else None
+            return self._known(case)
+
+        def adopt(self, case: int, known: Any) -> None:
+            self._dense[case] = known
+
+        def measure(self, jobs: Any) -> Any:
+            dead = len(list(Path(mark).glob("dead-*"))) if mark else 0
+            if jobs[0].case == deadly_case and dead < deaths:
+                (Path(mark) / f"dead-{os.getpid()}").touch()
+                os._exit(1)
+            return super().measure(jobs)
+
+    return Worker(steps, cases)
+
+
+def refused() -> Any:
+    """A bench that cannot be made."""
+    _toy_bench()
+    raise importlib.import_module("astraea.errors").SearchError("This model cannot be searched.")
+
+
+def broken() -> Any:
+    """A bench that fails by a fault."""
+    raise KeyError("weights")
+
+
+def other_by_process(folder: str) -> Any:
+    """A bench whose setting is another in every worker."""
+    (Path(folder) / str(os.getpid())).touch()
+    return _toy_bench().ToyBench(steps=8, cases=2, answers=float(os.getpid()))
+
+
+def _toy_bench() -> Any:
+    """The module, with the pack loaded as tests/conftest.py does it."""
+    if "astraea" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "astraea", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["astraea"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["astraea"])
+        sys.path.append(str(HERE))
+    return importlib.import_module("toy_bench")
