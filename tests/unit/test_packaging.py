@@ -34,8 +34,9 @@ ROOT_MAY_IMPORT = {"__init__": {"nodes"}}
 COMFY = re.compile(
     r"(comfy(_\w+)?|app|execution|folder_paths|latent_preview|node_helpers|nodes|protocol|server|utils)(\.|$)"
 )
-# The demonstration stands outside the layers: it is run by path, and drives the engine as the host does elsewhere.
-SCRIPTS = {PurePosixPath("tiny/demo.py"), PurePosixPath("tiny/standalone.py")}
+# Outside the layers, because run by path: the demonstration, which drives the engine as the host does elsewhere, and
+# the search's command line, which brings up ComfyUI and hands over to the host.
+SCRIPTS = {PurePosixPath("tiny/demo.py"), PurePosixPath("tiny/standalone.py"), PurePosixPath("search/__main__.py")}
 LONGEST_FILE = 350
 
 

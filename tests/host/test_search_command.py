@@ -1,0 +1,214 @@
+"""`python search`: what it saves and prints, that it goes on where it was stopped, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import pytest
+import torch
+from safetensors.torch import save_file
+from sampling import conditioning
+
+from astraea.host import search_command
+from astraea.host.folders import user_schedule_folder, user_search_folder
+from astraea.host.search_command import main
+from astraea.schedules import load
+from hosts import current_host
+
+SEARCH = Path(__file__).resolve().parents[2] / "search"
+SHAPE = ["--latent", "16", "2", "8", "8"]
+SMALL = [*SHAPE, "--steps", "6", "--effort", "4", "--cases", "2", "--budgets", "0.6"]
+WITHOUT_SIGNALS = pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
+
+
+@pytest.fixture(autouse=True)
+def _unloaded():
+    yield
+    comfy.model_management.unload_all_models()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Options for folders of this test's own."""
+    return ["--out", str(tmp_path / "out"), "--memo", str(tmp_path / "memo")]
+
+
+def known(folder):
+    """Lines of the folder's one memo, the heading left out."""
+    (memo,) = folder.glob("*.jsonl")
+    return memo.read_text("utf-8").splitlines()[1:]
+
+
+def test_a_search_saves_what_it_found_and_a_second_one_measures_nothing(tmp_path, folders, capsys):
+    assert main([*SMALL, *folders]) == 0
+    first, runs = capsys.readouterr().out, known(tmp_path / "memo")
+    schedule = load(tmp_path / "out" / "searched-0.60.json")
+    assert schedule.provenance["found"].startswith("searched: ")
+    assert "interrupted" not in schedule.provenance["found"]
+    assert schedule.provenance["search"]["effort"] == 4.0
+    assert schedule.provenance["sampling"]["latent"] == [1, 16, 2, 8, 8]
+    assert schedule.provenance["promise"]["psnr_db"] > 0.0
+    assert schedule.mean_budget <= 0.6 * 1.005
+    assert f"{len(runs)} candidate runs, 0 of them taken from before" in first
+    assert str(tmp_path / "out" / "searched-0.60.json") in first.splitlines()[-1]
+    assert len(runs) >= 2
+
+    assert main([*SMALL, *folders]) == 0
+    assert f"{len(runs)} candidate runs, {len(runs)} of them taken from before" in capsys.readouterr().out
+    assert known(tmp_path / "memo") == runs
+    again = load(tmp_path / "out" / "searched-0.60.json")
+    assert (again.points, again.forecast, again.mode) == (schedule.points, schedule.forecast, schedule.mode)
+
+
+def test_without_folders_it_saves_where_the_nodes_look(capsys):
+    assert main([*SMALL, "--name", "from a shell"]) == 0
+    assert (user_schedule_folder() / "from a shell-0.60.json").is_file()
+    assert str(user_search_folder()) in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: spreading was NOT TESTED")
+def test_two_workers_find_what_one_process_finds(tmp_path):
+    for name, options in (("one", []), ("two", ["--workers", "2"])):
+        out = ["--out", str(tmp_path / name), "--memo", str(tmp_path / name / "memo")]
+        assert main([*SMALL, "--effort", "6", *out, *options]) == 0
+    one, two = (load(tmp_path / name / "searched-0.60.json") for name in ("one", "two"))
+    assert (one.points, one.forecast, one.mode) == (two.points, two.forecast, two.mode)
+    assert one.provenance["search"] == two.provenance["search"]
+    assert one.provenance["figures"] == two.provenance["figures"]
+    assert len(known(tmp_path / "one" / "memo")) == len(known(tmp_path / "two" / "memo"))
+
+
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_what_was_found_before_an_interrupt_is_saved(tmp_path, folders, monkeypatch, capsys, finished_before):
+    if finished_before:
+        assert main([*SMALL, *folders]) == 0
+        shutil.rmtree(tmp_path / "memo")
+
+    class Interrupted(search_command.Lines):
+        def __call__(self, progress):
+            if progress.best:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_command, "Lines", Interrupted)
+    assert main([*SMALL, *folders]) == 130
+    stopped = tmp_path / "out" / ("searched-0.60 so far.json" if finished_before else "searched-0.60.json")
+    assert "interrupted after" in load(stopped).provenance["found"]
+    assert len(list((tmp_path / "out").iterdir())) == 1 + finished_before
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.join([str(SEARCH), *SMALL, *folders, "--", *sys.argv[1:]]) in last
+
+
+@WITHOUT_SIGNALS
+def test_ctrl_c_ends_a_process_with_what_it_found(tmp_path, folders, capsys):
+    options = [*SMALL, "--effort", "500", *folders]
+    flags = ["--cpu", "--base-directory", str(tmp_path)]
+    command = [sys.executable, str(SEARCH), "--comfyui", str(current_host().tree), *options, "--", *flags]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in a shell's background would hand down that the signal is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        end = time.monotonic() + 60.0
+        while time.monotonic() < end and process.poll() is None:
+            if list((tmp_path / "memo").glob("*.jsonl")) and len(known(tmp_path / "memo")) >= 4:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=30.0)
+    finally:
+        process.kill()
+    assert process.returncode == 130, out + errors
+    assert "Traceback" not in errors
+    assert "interrupted after" in load(tmp_path / "out" / "searched-0.60.json").provenance["found"]
+    assert out.splitlines()[-1].startswith("Stopped. To go on: ")
+    # Another process knows the same search again.
+    assert main([*SMALL, *folders]) == 0
+    assert " 0 runs known" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budgets", "0.5,0.1"], "budgets go from 0.2 to 0.95"),
+        (["--budgets", "0.5,0.502"], "listed twice"),
+        (["--steps", "1"], "whole number of 2 or more"),
+        (["--cfg", "nan"], "not a number"),
+        (["--name", "../up"], "name"),
+        (["--prompts", "absent.txt"], "absent.txt"),
+        (["--lora", "style"], "NAME:STRENGTH"),
+        (["--sampler", "leap"], "sampler 'leap' is unknown"),
+        (["--width", "64"], "leave one out"),
+        (["--address", "auto"], "--workers"),
+        (["--model", "wan.safetensors"], "--clip"),
+        (["--model", "absent.safetensors", "--clip", "absent.safetensors", "--prompt", "a"], "no 'absent.safetensors'"),
+        (["--clip", __file__, "--prompt", "a", "--model", __file__], "cannot be loaded"),
+        (["--out", __file__], "Nothing can be written"),
+        (["--unknown"], "unrecognized"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(folders, capsys, options, message):
+    try:
+        status = main([*SMALL, *folders, *options])
+    except SystemExit as exit_:
+        status = exit_.code
+    errors = capsys.readouterr().err.strip()
+    assert status == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "flags", "message"),
+    [("nowhere", [], "is no ComfyUI folder"), ("", ["--", "--cpu", "--unheard-of"], "--unheard-of")],
+)
+def test_without_a_comfyui_that_starts_it_says_why(tree, flags, message):
+    command = [sys.executable, str(SEARCH), "--comfyui", tree or str(current_host().tree), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+class WordsForClip:
+    """Stands in for a text encoder, of which there is no small one."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, text):
+        return conditioning(text)
+
+
+def test_a_model_with_its_text_encoder_lora_and_shift(tmp_path, folders, tiny_model_path, monkeypatch):
+    monkeypatch.setattr(comfy.sd, "load_clip", lambda *_, **__: WordsForClip())
+    lora = tmp_path / "style.safetensors"
+    key = "diffusion_model.blocks.0.ffn.0"
+    weight = comfy.sd.load_diffusion_model(str(tiny_model_path)).model.diffusion_model.blocks[0].ffn[0].weight
+    down, up = torch.ones(2, weight.shape[1]) / 100, torch.ones(weight.shape[0], 2) / 100
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, lora)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n\na blue ring\n", "utf-8")
+    found = {}
+    for name, strength in (("with", "0.8"), ("other", "0.5")):
+        options = ["--model", str(tiny_model_path), "--clip", str(tiny_model_path), "--prompts", str(prompts)]
+        size = ["--width", "64", "--height", "48", "--frames", "5", "--shift", "5", "--lora", f"{lora}:{strength}"]
+        assert main([*SMALL[5:], *folders, *options, *size, "--name", name]) == 0
+        found[name] = load(tmp_path / "out" / f"{name}-0.60.json").provenance
+    sampling = found["with"]["sampling"]
+    assert (sampling["shift"], sampling["latent"], sampling["cfg"]) == (5.0, [1, 16, 2, 6, 8], 6.0)
+    assert found["with"]["cases"] == 2
+    assert found["with"]["search"]["identity"] != found["other"]["search"]["identity"]
