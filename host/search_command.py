@@ -20,7 +20,7 @@ import torch
 from comfy.cli_args import args as comfy_args
 
 from ..errors import AstraeaError
-from ..schedules import Schedule, load, save
+from ..schedules import save
 from ..search.driver import Search
 from ..search.memo import Memo
 from ..search.problem import Bench
@@ -30,7 +30,7 @@ from .folders import check_writable, user_schedule_folder, user_search_folder
 from .search_material import Prompts, apply_paths, bench_of, check_words, prompts_of
 from .search_options import REFUSED, Options, parse
 from .search_progress import progress_text
-from .searching import SO_FAR, STOPPED, Order, named
+from .searching import Order, beside_finished, named
 
 SCRIPT = Path(__file__).parent.parent / "search" / "__main__.py"
 INTERRUPTED = 130
@@ -132,21 +132,11 @@ def _keep_so_far(running: Search, order: Order, folder: Path) -> None:
     """Save what an interrupted search has found; what goes wrong here must not hide why it ended."""
     try:
         found = named(running.result(), running.setting, order)
-        kept = [save(_beside_finished(each, folder), folder, overwrite=True) for each in found]
+        kept = [save(beside_finished(each, folder), folder, overwrite=True) for each in found]
     except Exception as error:
         print(f"Astraea search: what has been found so far could not be saved: {error}", file=sys.stderr)
         return
     print(f"Saved so far: {', '.join(map(str, kept)) or 'nothing yet'}", flush=True)
-
-
-def _beside_finished(schedule: Schedule, folder: Path) -> Schedule:
-    """The schedule, under another name where its own is that of a search which was not interrupted."""
-    path = folder / f"{schedule.name}.json"
-    try:
-        taken = path.exists() and STOPPED not in str(load(path).provenance.get("found", ""))
-    except AstraeaError:
-        taken = True
-    return schedule.renamed(schedule.name + SO_FAR) if taken else schedule
 
 
 def table(result: Result, budgets: Sequence[float], files: Sequence[Path]) -> str:

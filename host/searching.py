@@ -118,7 +118,7 @@ def _keep_so_far(running: Search, setting: Setting, order: Order) -> None:
     """Save what an interrupted search has found; what goes wrong here must not hide why it ended."""
     try:
         result = running.result()
-        kept = _save_all([_beside_finished(each) for each in named(result, setting, order)])
+        kept = _save_all([beside_finished(each, user_schedule_folder()) for each in named(result, setting, order)])
     except Exception as error:
         reason = error if isinstance(error, AstraeaError) else repr(error)
         logging.warning(f"Astraea search: the best schedules so far could not be saved: {reason}")
@@ -130,9 +130,9 @@ def _keep_so_far(running: Search, setting: Setting, order: Order) -> None:
     )
 
 
-def _beside_finished(schedule: Schedule) -> Schedule:
+def beside_finished(schedule: Schedule, folder: Path) -> Schedule:
     """The schedule, under another name where its own is that of a schedule which was not interrupted."""
-    path = user_schedule_folder() / f"{schedule.name}.json"
+    path = folder / f"{schedule.name}.json"
     try:
         taken = path.exists() and STOPPED not in str(load(path).provenance.get("found", ""))
     except AstraeaError:

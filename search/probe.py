@@ -16,6 +16,7 @@ from .genome import Genome, mean_budget, with_ends
 from .judge import Judge
 from .problem import Setting
 from .replay import Replay
+from .seconds import StepSeconds
 
 PROBED = 0.3
 
@@ -46,9 +47,13 @@ def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
         whole * part / reuse if reuse > 0.0 else whole
         for whole, part, reuse in zip(alone, told[PROBED], told[0.0], strict=True)
     )
-    full = judge.seconds.of(1.0)
-    shares = {budget: judge.seconds.of(budget) / full if full > 0.0 else budget for budget in (0.0, PROBED)}
-    # Prices are rounded: a clock that differs a little must not lead another way when a search is taken up again.
+    # From these runs alone, which the memo keeps, and rounded: a search that is taken up again, or that shares its runs
+    # out, must not be led another way by its clock.
+    seconds = StepSeconds()
+    for genome in (*turns, *reused):
+        seconds.add(genome, judge.outcomes[case, genome])
+    full = seconds.of(1.0)
+    shares = {budget: seconds.of(budget) / full if full > 0.0 else budget for budget in (0.0, PROBED)}
     return Probe({0.0: alone, PROBED: in_part}, {b: round(max(b, share), 1) for b, share in shares.items()})
 
 

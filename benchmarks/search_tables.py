@@ -1,0 +1,169 @@
+"""Tables from the results of `search.py` and `find_schedules.py`. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from markdown_table import table
+from quality_derived import value_at
+
+Row = dict[str, Any]
+RESULTS = Path(__file__).resolve().parent / "results"
+DRAWN = ("bundled", "uniform", "whole steps", "token rhythm")
+SEARCHED = ("ours", "paper's search")
+
+
+def results() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Those of `search.py`, by testbed and steps."""
+    for path in sorted(RESULTS.glob("search-*.json")):
+        yield path, json.loads(path.read_text("utf-8"))
+
+
+def is_drawn(row: Row) -> bool:
+    return row["contestant"].startswith(DRAWN)
+
+
+def best_drawn(rows: Sequence[Row], budget: float) -> Row | None:
+    """The hand-made schedule that is best on the held-out pairs themselves: in its favour."""
+    drawn = [row for row in rows if row["budget"] == budget and is_drawn(row)]
+    return max(drawn, key=lambda row: row["psnr"], default=None)
+
+
+def mean_loss_db(row: Row) -> float:
+    """PSNR of the mean square error over the pairs, which the worst of them decide."""
+    return -10.0 * math.log10(statistics.fmean(10.0 ** (-value / 10.0) for value in row["psnr_all"]))
+
+
+def of_contestant(rows: Sequence[Row], budget: float, contestant: str) -> list[Row]:
+    return [row for row in rows if row["budget"] == budget and row["contestant"] == contestant]
+
+
+def over_seeds(values: Sequence[float], signed: bool = False) -> str | None:
+    """Mean, and least and most where there are several."""
+    if not values:
+        return None
+    form = "+.1f" if signed else ".1f"
+    spread = f" ({min(values):{form}}…{max(values):{form}})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{form}}{spread}"
+
+
+def contest(result: dict[str, Any]) -> str:
+    """Every contestant at every budget on the held-out pairs."""
+    rows = result["rows"]
+    budgets = sorted({row["budget"] for row in rows}, reverse=True)
+    lines = [_line("best drawn by hand", [[best_drawn(rows, b)] for b in budgets])]
+    names = dict.fromkeys(row["contestant"] for row in rows if not is_drawn(row))
+    lines += [_line(name, [of_contestant(rows, b, name) for b in budgets]) for name in sorted(names, key=_order)]
+    header = [""]
+    for budget in budgets:
+        header += [f"{budget:g}: PSNR", "of the mean error", "work"]
+    return table(header, lines)
+
+
+def _order(name: str) -> tuple[int, str, float]:
+    kind = next((i for i, start in enumerate(SEARCHED) if name.startswith(start)), len(SEARCHED))
+    effort = name.rpartition("effort ")[2]
+    return (-kind, name.partition(",")[0], float(effort) if effort.replace(".", "").isdigit() else 0.0)
+
+
+def _line(name: str, by_budget: Sequence[Sequence[Row | None]]) -> list[Any]:
+    line: list[Any] = [name]
+    for rows in by_budget:
+        known = [row for row in rows if row is not None]
+        work = over_seeds([row["spent"] for row in known if row["spent"]])
+        line += [over_seeds([row["psnr"] for row in known]), over_seeds([mean_loss_db(row) for row in known]), work]
+    return line
+
+
+def ahead(result: dict[str, Any]) -> str:
+    """What the search with 30 dense-run equivalents gains over what is drawn by hand, the paper's and EasyCache."""
+    rows = result["rows"]
+    budgets = sorted({row["budget"] for row in rows if row["contestant"] == "ours, effort 30"}, reverse=True)
+    header = [
+        "budget",
+        "PSNR",
+        "− best drawn by hand",
+        "− paper's search",
+        "with work of",
+        "− EasyCache, same time",
+        "seeds",
+    ]
+    lines = []
+    for budget in budgets:
+        own = of_contestant(rows, budget, "ours, effort 30")
+        values = [row["psnr"] for row in own]
+        drawn = best_drawn(rows, budget)
+        papers = [row for row in rows if row["budget"] == budget and row["contestant"].startswith("paper's search,")]
+        most = max((row["spent"] for row in papers), default=None)
+        paper = [row["psnr"] for row in papers if row["contestant"] == _most_work(papers)]
+        cached = _easycache(result, budget)
+        lines.append(
+            [
+                f"{budget:g}",
+                over_seeds(values),
+                over_seeds([value - drawn["psnr"] for value in values], True) if drawn is not None else None,
+                over_seeds([value - statistics.fmean(paper) for value in values], True) if paper else None,
+                None if most is None else f"{most:.0f}",
+                None if cached is None else f"{cached:+.1f}",
+                len(own),
+            ]
+        )
+    return table(header, lines)
+
+
+def _most_work(papers: Sequence[Row]) -> str:
+    return max(papers, key=lambda row: row["spent"])["contestant"]
+
+
+def _easycache(result: dict[str, Any], budget: float) -> float | None:
+    """dB over EasyCache at no less speed, by the clock."""
+    timed = result.get("easycache", [])
+    own = next((row for row in timed if row["name"] == f"ours {budget:g}"), None)
+    points = [(row["speedup"], row["psnr"]) for row in timed if row["name"].startswith("EasyCache")]
+    if own is None or not points:
+        return None
+    value, _ = value_at(points, own["speedup"])
+    return None if value is None else own["psnr"] - value
+
+
+def transfer(result: dict[str, Any]) -> str:
+    """What was found for one way of sampling, on others, over what is bundled."""
+    rows = result.get("transfer", [])
+    budgets = sorted({row["budget"] for row in rows}, reverse=True)
+    ways: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        name = ", ".join(f"{key} {value}" for key, value in row["to"].items())
+        ways.setdefault(name, {})[row["budget"]] = row
+    lines = [[name, *(_gain(found.get(budget)) for budget in budgets)] for name, found in ways.items()]
+    return table(["to", *(f"{budget:g}" for budget in budgets)], lines)
+
+
+def _gain(row: Row | None) -> str | None:
+    return None if row is None else over_seeds([value - row["bundled"] for value in row["ours"]], True)
+
+
+def times(result: dict[str, Any]) -> str:
+    """Promised against measured seconds."""
+    lines = [
+        [
+            f"{row['budget']:g}",
+            f"{row['promised']:.3f}",
+            f"{statistics.fmean(row['measured']):.3f} ({min(row['measured']):.3f}…{max(row['measured']):.3f})",
+            f"{statistics.fmean(row['measured']) / row['promised'] - 1.0:+.1%}",
+        ]
+        for row in result.get("time", [])
+    ]
+    return table(["budget", "promised, s", "measured, s", "off"], lines)
+
+
+def of_result(testbed: str, steps: int, make: Any) -> str:
+    """A table of one result, or "" before it was measured."""
+    for path, result in results():
+        if path.name.startswith(f"search-{testbed}-{steps}-steps-"):
+            return make(result)
+    return ""
