@@ -1,4 +1,4 @@
-"""Writes the tables in README.md and docs/quality.md from the result files: `python benchmarks/document.py`.
+"""Writes the tables in README.md and docs/ from the result files: `python benchmarks/document.py`.
 
 A block between `<!-- figures: NAME -->` and `<!-- end of figures -->` is made anew by the function of that name: no
 figure there is typed by hand. `--check` changes nothing and fails where a text is out of date. Standard library only.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import search_tables
 from markdown_table import table
 from quality_derived import at_cost, bundled_rows, families, of_kind
 from quality_tables import TABLES, Table
@@ -22,7 +23,7 @@ from tables import RESULTS
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = (ROOT / "README.md", ROOT / "docs" / "quality.md")
+TEXTS = (ROOT / "README.md", ROOT / "docs" / "quality.md", ROOT / "docs" / "search.md")
 SAME_TOKENS = 0.02  # share of a run's tokens by which two count as equal
 HOST = "0.3.64"
 BLOCK = re.compile(r"(<!-- figures: ([\w -]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -199,6 +200,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ideas at guidance 3": lambda: ablation("ideas-cfg3"),
     "ideas at guidance 6": lambda: ablation("ideas-cfg6"),
     "reruns": reruns,
+    **{
+        f"search {what} {testbed}": lambda testbed=testbed, make=make: search_tables.of_result(testbed, 30, make)
+        for what, make in search_tables.TABLES.items()
+        for testbed in ("easy", "hard")
+    },
 }
 
 

@@ -167,3 +167,6 @@ def of_result(testbed: str, steps: int, make: Any) -> str:
         if path.name.startswith(f"search-{testbed}-{steps}-steps-"):
             return make(result)
     return ""
+
+
+TABLES: dict[str, Any] = {"ahead": ahead, "contest": contest, "transfer": transfer, "times": times}
