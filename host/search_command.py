@@ -140,10 +140,10 @@ def _keep_so_far(running: Search, order: Order, folder: Path) -> None:
 
 
 def table(result: Result, budgets: Sequence[float], files: Sequence[Path]) -> str:
-    """Per budget what was found and how it compares with the best hand-made schedule."""
+    """Per budget what was found and how it compares with the bundled schedule."""
     rivals = {each.budget: each.psnr for each in result.hand_made}
     found = {each.budget: (each, file) for each, file in zip(result.best, files, strict=True)}
-    lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against hand-made':>17}  file"]
+    lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against bundled':>17}  file"]
     for budget in budgets:
         if budget not in found:
             lines.append(f"{budget:>6.2f}  nothing found: raise the effort")

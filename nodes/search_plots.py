@@ -155,7 +155,7 @@ def _front_legend(draw: ImageDraw.ImageDraw) -> None:
     x, y = float(LEFT * SCALE), (HEIGHT - 22) * SCALE
     for kind, label in (
         ("cloud", "candidate"),
-        ("hand", "best hand-made"),
+        ("hand", "bundled"),
         ("front", "front: nothing is both faster and closer"),
         ("found", "found, by budget"),
     ):

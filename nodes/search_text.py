@@ -53,11 +53,8 @@ def _clips(count: int) -> str:
 
 def _against_hand_made(found: Found, result: Result) -> str:
     if found.hand_made:
-        return "no candidate beat the best hand-made schedule, so this is it"
+        return "nothing is expected to beat the bundled schedule, so this is it"
     rival = next((each for each in result.hand_made if each.budget == found.budget), None)
     if rival is None:
-        return "there was no hand-made schedule of this budget to compare with"
-    return (
-        f"{found.psnr - rival.psnr:+.1f} dB against the best hand-made one ({rival.psnr:.1f} dB at "
-        f"{rival.speedup:.2f}x)"
-    )
+        return "there was no bundled schedule of this budget to compare with"
+    return f"{found.psnr - rival.psnr:+.1f} dB against the bundled one ({rival.psnr:.1f} dB at {rival.speedup:.2f}x)"

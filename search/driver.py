@@ -74,12 +74,12 @@ class Search:
         """What has been found so far."""
         found = {budget: self._found_for(evolution) for budget, evolution in self._evolutions.items()}
         everything = [each for group in found.values() for each in group]
-        best = [max(group, key=lambda f: f.psnr) for group in found.values() if group]
+        best = [self._best_of(self._evolutions[budget], group) for budget, group in found.items() if group]
         drawn = [[f for f in group if f.hand_made] for group in found.values()]
         return Result(
             best=tuple(best),
             front=_front(everything),
-            hand_made=tuple(max(group, key=lambda f: f.psnr) for group in drawn if group),
+            hand_made=tuple(group[0] for group in drawn if group),
             tried=tuple((f.seconds, f.loss) for f in everything),
             history=tuple(self._history),
             sensitivity=self._sensitivity(),
@@ -100,6 +100,11 @@ class Search:
             partly = [v for v in evolution.partly.values() if not v.given_up and evolution.affords(v.genome)]
             verdicts = sorted(partly, key=lambda v: (len(v.losses), v.score))[-1:]
         return [self._found(evolution, verdict) for verdict in verdicts]
+
+    def _best_of(self, evolution: Evolution, found: Sequence[Found]) -> Found:
+        if evolution.best is None:
+            return found[0]
+        return self._found(evolution, evolution.best)
 
     def _found(self, evolution: Evolution, verdict: Verdict) -> Found:
         seconds = self.judge.seconds
@@ -136,7 +141,7 @@ class Search:
                 continue
             loss = 10.0 ** (-evolution.best.score / 10.0)
             known = [moment.loss for moment in self._history if moment.budget == budget]
-            if not known or loss < known[-1]:
+            if not known or loss != known[-1]:
                 self._history.append(Moment(self.judge.spent, budget, loss))
 
     def _say(self, stage: str, improved: bool = False) -> None:

@@ -17,6 +17,7 @@ from statistics import fmean
 from .gaps import cheapest_paths, gap_prices
 from .genome import FORECASTS, PROMISING, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
+from .merit import expected_gain
 from .probe import allotted, probe
 from .replay import Replay
 from .seeds import bundled_seed, token_seeds, whole_seeds
@@ -27,6 +28,7 @@ PER_FORECAST = 3  # of one way to forecast no more are run in a round: they fail
 FIRST_CASES = 3
 BEHIND_DB = 3.0  # two candidates differ by so much from case to case, by chance
 ENOUGH_FOR_TOKENS = 40.0  # dense-run equivalents from which token steps are tried, too
+USUALLY_GAINS_DB = 0.5  # what ways that gained on the test models are expected to gain on others
 FOR_WAYS = 0.5  # share of the runs that look for the way to forecast, on one placement
 
 
@@ -36,6 +38,7 @@ class Evolution:
     def __init__(self, judge: Judge, replay: Replay | None, cases: Sequence[int], budget: float, rng: random.Random):
         self.judge, self.replay, self.cases, self.budget, self.rng = judge, replay, list(cases), budget, rng
         self.setting = judge.setting
+        self.reference: Verdict | None = None  # what one has without a search
         self.best: Verdict | None = None
         self.hand_made: list[Genome] = []
         self.judged: dict[Genome, Verdict] = {}  # on all cases
@@ -48,7 +51,8 @@ class Evolution:
         self.hand_made = [genome for genome in dict.fromkeys(drawn) if self.affords(genome)]
         if not self.hand_made:
             return
-        self._settle(self.judge.verdicts(self.hand_made[:1], self.cases))
+        self.reference = self.judge.verdicts(self.hand_made[:1], self.cases)[0]
+        self._settle([self.reference])
         ways = self._ways(self.hand_made[0], self._width((end - self.judge.spent) * FOR_WAYS))
         self._round(ways, end)
         population = self._seeds(allowance)
@@ -202,7 +206,7 @@ class Evolution:
                 self._settle(verdicts)
                 return bool(running)
             hopeful = [v for v in verdicts if not v.given_up and self._may_win(v, count)]
-            hopeful.sort(key=lambda v: v.score, reverse=True)
+            hopeful.sort(key=self.merit, reverse=True)
             running = [v.genome for v in hopeful[: max(1, (len(verdicts) + 1) // 2)]]
             count = min(len(self.cases), 2 * count)
         return self._room(end)
@@ -232,8 +236,29 @@ class Evolution:
             if verdict.given_up:
                 continue
             self.judged[verdict.genome] = verdict
-            if self._affordable(verdict.genome.budgets) and (self.best is None or verdict.score > self.best.score):
+            if self._affordable(verdict.genome.budgets) and self._is_best(verdict):
                 self.best = verdict
 
     def _leaders(self, count: int) -> list[Verdict]:
-        return sorted(self.judged.values(), key=lambda v: v.score, reverse=True)[:count]
+        return sorted(self.judged.values(), key=self.merit, reverse=True)[:count]
+
+    def _is_best(self, verdict: Verdict) -> bool:
+        """No worse than without a search on the cases, and of the most merit."""
+        if self.best is None or self.reference is None:
+            return self.best is None
+        return verdict.score >= self.reference.score and self.merit(verdict) > self.merit(self.best)
+
+    def merit(self, verdict: Verdict) -> float:
+        """dB that it is expected to gain over what one has without a search; 0 for that itself."""
+        if self.reference is None or verdict.genome == self.reference.genome:
+            return 0.0
+        return expected_gain(verdict.losses, self.reference.losses, self._expected_before(verdict.genome))
+
+    def _expected_before(self, genome: Genome) -> float:
+        """Half of what the replay says of where it computes, and what its way to forecast has gained elsewhere."""
+        before = USUALLY_GAINS_DB if genome.forecast in PROMISING else 0.0
+        if self.reference is None or self.replay is None or not (genome.whole and self.reference.genome.whole):
+            return before
+        alike = replace(self.reference.genome, forecast=genome.forecast, mode=genome.mode)
+        told = mean_psnr(self.replay.losses(genome)) - mean_psnr(self.replay.losses(alike))
+        return before + min(1.0, max(-2.0, told / 2.0))

@@ -35,7 +35,7 @@ def as_schedule(found: Found, result: Result, setting: Setting, name: str, effor
         "promise": {key: value for key, value in promise.items() if value is not None},
         "figures": {
             "psnr_db_of_cases": [round(mean_psnr([loss]), 2) for loss in found.losses],
-            **({"best_hand_made_psnr_db": round(rival.psnr, 2)} if rival is not None else {}),
+            **({"bundled_psnr_db": round(rival.psnr, 2)} if rival is not None else {}),
         },
         "search": {
             "effort": effort,

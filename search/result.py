@@ -14,7 +14,7 @@ class Found:
 
     budget: the mean budget it was searched for; loss: mean over the cases (see `problem`); losses: of each case.
     seconds: predicted for the model calls of one run; speedup: those of a dense run over them.
-    hand_made: whether it was one of the schedules that the search began with.
+    hand_made: whether it is one that the search began with.
     """
 
     schedule: Schedule
@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Moment:
-    """After `spent` dense-run equivalents the best loss for this budget was `loss`."""
+    """After `spent` dense-run equivalents there was a new best for this budget; its loss, which may be larger."""
 
     spent: float
     budget: float
@@ -42,10 +42,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class Result:
-    """best: one per budget asked for, in their order; a budget that nothing was found for is left out.
+    """What there is when a search ends.
+
+    best: one per budget asked for, in their order; a budget that nothing was found for is left out. It is the one that is
+        expected to hold on other prompts (`merit`), not always the one that did best on the cases.
 
     front: schedules of all budgets that no other one beats in both time and loss, fastest first.
-    hand_made: per budget the best of those that the search began with.
+    hand_made: per budget what one has without a search, the bundled schedule.
     tried: `(predicted seconds, loss)` of every candidate judged on all cases.
     sensitivity: per step, the loss if that step alone is reused, by replaying the dense runs; () where unknown.
     spent: dense-run equivalents, those of the dense runs included. finished: False where it was interrupted.

@@ -147,7 +147,7 @@ def test_it_tells_how_it_was_found():
         "identity": setting.identity,
     }
     assert len(told["figures"]["psnr_db_of_cases"]) == 2
-    assert told["figures"]["best_hand_made_psnr_db"] <= told["promise"]["psnr_db"]
+    assert told["figures"]["bundled_psnr_db"] <= told["promise"]["psnr_db"]
     assert told["device"] == "toy"
     assert datetime.strptime(told["date"], "%Y-%m-%d").replace(tzinfo=timezone.utc) <= datetime.now(timezone.utc)
 
@@ -161,7 +161,7 @@ def test_an_interrupted_search_says_after_how_much():
 
 
 def test_without_a_hand_made_rival_there_is_no_figure_of_one():
-    assert "best_hand_made_psnr_db" not in named(hand_made=()).provenance["figures"]
+    assert "bundled_psnr_db" not in named(hand_made=()).provenance["figures"]
 
 
 def test_a_name_that_cannot_be_one_is_refused():

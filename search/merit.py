@@ -1,0 +1,35 @@
+"""How much a candidate is to be expected to gain on prompts and seeds that it was not run on.
+
+What a change of schedule does differs by several dB from pair to pair, so that of a dozen candidates judged on a few
+pairs one always looks good. Therefore gains are taken pair by pair over the schedule that one has without a search,
+differences beyond what can be seen are not counted, and the mean is drawn to what was expected before the runs, the
+more so the fewer they are and the more they differ: the posterior mean of a normal distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, variance
+
+from .judge import mean_psnr
+
+CLEAR_DB = 60.0  # from here on more is not seen
+LEAST_SPREAD_DB = 1.5  # of gains from pair to pair
+TRUSTED_DB = 1.0  # how far expectations are off, typically
+
+
+def gains_of(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """dB over the reference's losses on the same cases, as far as it can be seen."""
+
+    def seen(loss: float) -> float:
+        return min(CLEAR_DB, mean_psnr([loss]))
+
+    return [seen(own) - seen(other) for own, other in zip(losses, reference, strict=False)]
+
+
+def expected_gain(losses: Sequence[float], reference: Sequence[float], before: float) -> float:
+    """dB to be expected elsewhere. before: what was expected without these runs."""
+    gains = gains_of(losses, reference)
+    spread = max(LEAST_SPREAD_DB**2, variance(gains) if len(gains) > 2 else 4.0 * LEAST_SPREAD_DB**2)
+    weight = len(gains) * TRUSTED_DB**2 / spread
+    return (weight * fmean(gains) + before) / (weight + 1.0)

@@ -1,0 +1,37 @@
+"""What a candidate is expected to gain elsewhere, from few and scattered gains."""
+
+from __future__ import annotations
+
+import pytest
+
+from astraea.search.merit import CLEAR_DB, expected_gain, gains_of
+
+
+def losses(*decibels: float) -> list[float]:
+    return [10.0 ** (-value / 10.0) for value in decibels]
+
+
+def test_gains_are_taken_pair_by_pair_and_only_as_far_as_they_can_be_seen():
+    gains = gains_of(losses(40, 70, CLEAR_DB + 5), losses(37, 55, CLEAR_DB + 20))
+    assert gains == pytest.approx([3.0, CLEAR_DB - 55.0, 0.0])
+
+
+def test_a_candidate_on_fewer_cases_is_held_against_those():
+    assert gains_of(losses(40, 41), losses(38, 38, 10)) == pytest.approx([2.0, 3.0])
+
+
+def test_more_pairs_weigh_more_against_what_was_expected():
+    few = expected_gain(losses(42, 43, 41), losses(40, 40, 40), 0.0)
+    many = expected_gain(losses(*([42, 43, 41] * 5)), losses(*([40] * 15)), 0.0)
+    assert 0.0 < few < many < 2.0
+
+
+def test_of_two_that_gain_alike_the_steadier_one_is_preferred():
+    steady = expected_gain(losses(42, 42.5, 41.5, 42), losses(40, 40, 40, 40), 0.0)
+    lucky = expected_gain(losses(54, 36, 38, 40), losses(40, 40, 40, 40), 0.0)
+    assert steady > 2.0 * lucky > 0.0
+
+
+def test_without_evidence_the_expectation_remains():
+    assert expected_gain(losses(60, 20, 60, 20), losses(40, 40, 40, 40), 0.5) == pytest.approx(0.5, abs=0.05)
+    assert expected_gain(losses(40), losses(40), 0.5) < 0.5
