@@ -44,8 +44,8 @@ class Moment:
 class Result:
     """What there is when a search ends.
 
-    best: one per budget asked for, in their order; a budget that nothing was found for is left out. It is the one that is
-        expected to hold on other prompts (`merit`), not always the one that did best on the cases.
+    best: one per budget asked for, in their order; a budget that nothing was found for is left out. It is the one
+        expected to hold on other prompts (`merit`), which is not always the one that did best on the cases.
 
     front: schedules of all budgets that no other one beats in both time and loss, fastest first.
     hand_made: per budget what one has without a search, the bundled schedule.
