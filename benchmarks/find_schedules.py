@@ -67,7 +67,12 @@ def joint(models: dict[str, Any], steps: int, groups: Sequence[Any]) -> JointBen
 
     return JointBench(
         [
-            bench_for(models[name], TESTBEDS[name], {"steps": steps, "cfg": cfg, "sampler": "euler"}, pairs)
+            bench_for(
+                models[name],
+                TESTBEDS[name],
+                {"steps": steps, "cfg": cfg, "sampler": "euler"},
+                [(TESTBEDS[name].prompts[number], seed) for number, seed in pairs],
+            )
             for name, cfg, pairs in groups
         ]
     )

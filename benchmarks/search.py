@@ -11,9 +11,11 @@ settings are added to what is there. Losses are PSNR in dB against the dense run
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ from environment import environment, read_json, write_json
 PARTS = ("hand", "programming", "ours", "paper", "easycache", "transfer", "time")
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
-CALIBRATION, HELD_OUT = 8, {"easy": 16, "hard": 8}
-HELD_OUT_SEED = 1000
+CALIBRATION, HELD_OUT = 16, {"easy": 16, "hard": 8}
+HELD_OUT_SEED, CALIBRATION_SEED = 1000, 5000
 FIRST_PAIRS, HOPELESS = 3, 5.0
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 # Other ways to sample than a schedule was found for: steps, guidance, sampler, latent height and width as a share.
@@ -40,8 +42,8 @@ TRANSFERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tuple[int, int]]) -> Any:
-    """A bench over `(prompt number, seed)` pairs; way: steps, cfg, sampler, scale."""
+def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tuple[str, int]]) -> Any:
+    """A bench over `(prompt, seed)` pairs; way: steps, cfg, sampler, scale."""
     import comfy.samplers
     import torch
     from harness import sigmas_of
@@ -52,32 +54,33 @@ def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tup
     shape[-2:] = [2 * round(size * way.get("scale", 1.0) / 2) for size in shape[-2:]]
     cases = [
         Case(
-            [[testbed.context(testbed.prompts[number])[None], {}]],
+            [[testbed.context(prompt)[None], {}]],
             [[testbed.context("")[None], {}]],
             {"samples": torch.zeros(shape)},
             seed,
         )
-        for number, seed in pairs
+        for prompt, seed in pairs
     ]
     return HostBench(
         model,
         cases,
         sampler=comfy.samplers.sampler_object(way["sampler"]),
-        sigmas=torch.tensor(sigmas_of(model, way["steps"])),
+        sigmas=torch.tensor(sigmas_of(model, way["steps"], way.get("scheduler", "simple"))),
         cfg=way["cfg"],
     )
 
 
-def calibration_pairs(testbed: Any) -> list[tuple[int, int]]:
-    """The first half of the prompts, in turn."""
-    half = len(testbed.prompts) // 2
-    return [(number % half, number) for number in range(CALIBRATION)]
+def calibration_pairs(testbed: Any) -> list[tuple[str, int]]:
+    """Captions of scenes drawn as those of training are; none is a prompt that is held out."""
+    drawn = (testbed.draw(random.Random(CALIBRATION_SEED + n), 6, 32, 32)[0][1] for n in itertools.count())
+    prompts = itertools.islice((prompt for prompt in drawn if prompt not in testbed.prompts), CALIBRATION)
+    return [(prompt, number) for number, prompt in enumerate(prompts)]
 
 
-def held_out_pairs(testbed: Any, count: int) -> list[tuple[int, int]]:
-    """The other half of the prompts first, then all, with seeds of their own."""
+def held_out_pairs(testbed: Any, count: int) -> list[tuple[str, int]]:
+    """The testbed's prompts, the second half first, with seeds of their own."""
     prompts, half = len(testbed.prompts), len(testbed.prompts) // 2
-    return [((half + number) % prompts, HELD_OUT_SEED + number) for number in range(count)]
+    return [(testbed.prompts[(half + number) % prompts], HELD_OUT_SEED + number) for number in range(count)]
 
 
 class Contest:
@@ -88,7 +91,7 @@ class Contest:
         from astraea.search.memo import Memo
 
         self.args, self.model, self.testbed, self.result, self.path = args, model, testbed, result, path
-        self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": "euler"}
+        self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
         self.bench = bench_for(model, testbed, self.way, calibration_pairs(testbed))
         held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]))
         memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
@@ -185,13 +188,13 @@ def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     jobs = [
         Job(
             testbed.latent_shape,
-            testbed.context(testbed.prompts[number])[None],
+            testbed.context(prompt)[None],
             testbed.context("")[None],
             seed=seed,
             steps=contest.args.steps,
             cfg=contest.args.cfg,
         )
-        for number, seed in pairs
+        for prompt, seed in pairs
     ]
     candidates: dict[str, Any] = {f"EasyCache {value:g}": easycache(model, value)[0] for value in THRESHOLDS}
     for budget in contest.args.budgets:
@@ -274,6 +277,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the searches")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--sampler", default="euler")
+    parser.add_argument("--scheduler", default="simple")
     parser.add_argument("--efforts", type=float, nargs="+", default=list(EFFORTS))
     parser.add_argument("--paper-effort", type=float, default=max(PAPER_EFFORTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -299,6 +304,8 @@ def main() -> None:
         "testbed": args.testbed,
         "steps": args.steps,
         "cfg": args.cfg,
+        "sampler": args.sampler,
+        "scheduler": args.scheduler,
         "calibration_pairs": CALIBRATION,
         "held_out_pairs": HELD_OUT[args.testbed],
     }

@@ -45,6 +45,7 @@ class Search:
         self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / DENSE_SHARE)))))
         self._evolutions: dict[float, Evolution] = {}
         self._history: list[Moment] = []
+        self._noted: dict[float, Verdict] = {}  # the bests that the history tells of
         self._replay: Replay | None = None
         self._stage, self._finished, self._recalled = "", False, 0
 
@@ -139,10 +140,9 @@ class Search:
         for budget, evolution in self._evolutions.items():
             if evolution.best is None:
                 continue
-            loss = 10.0 ** (-evolution.best.score / 10.0)
-            known = [moment.loss for moment in self._history if moment.budget == budget]
-            if not known or loss != known[-1]:
-                self._history.append(Moment(self.judge.spent, budget, loss))
+            if self._noted.get(budget) is not evolution.best:
+                self._noted[budget] = evolution.best
+                self._history.append(Moment(self.judge.spent, budget, 10.0 ** (-evolution.best.score / 10.0)))
 
     def _say(self, stage: str, improved: bool = False) -> None:
         self._stage = stage

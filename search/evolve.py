@@ -29,6 +29,9 @@ FIRST_CASES = 3
 BEHIND_DB = 3.0  # two candidates differ by so much from case to case, by chance
 ENOUGH_FOR_TOKENS = 40.0  # dense-run equivalents from which token steps are tried, too
 USUALLY_GAINS_DB = 0.5  # what ways that gained on the test models are expected to gain on others
+USUALLY_LOSES_DB = 0.5  # what other placements than the bundled one are expected to
+NOTICEABLE_DB = 0.05
+DOUBT_DB = 0.5  # of what is replayed, for each step that is moved
 FOR_WAYS = 0.5  # share of the runs that look for the way to forecast, on one placement
 
 
@@ -76,14 +79,14 @@ class Evolution:
 
     def _ways(self, placed: Genome, width: int) -> list[Genome]:
         """One placement with other ways to forecast: by turns those that have gained most elsewhere and those that the
-        replay ranks first; and held.
+        replay ranks first; also held, and steps computed in part.
         """
         ways: list[Genome | None] = [replace(placed, forecast=forecast) for forecast in PROMISING]
         if self.replay is not None and placed.whole:
             self.replay.learn(list(self.judge.outcomes.values()))
             ranked = self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])
             ways = [way for pair in zip_longest(ways, ranked) for way in pair]
-        ways.insert(4, replace(placed, mode="hold"))
+        ways[4:4] = [replace(placed, mode="hold"), *token_seeds(self.setting, self.budget)[:1]]
         return [way for way in dict.fromkeys(ways) if way is not None and way != placed][:width]
 
     def _seeds(self, allowance: float) -> list[Genome]:
@@ -155,15 +158,23 @@ class Evolution:
         return other_forecast(child, rng) if rng.random() < 0.25 and child.mode == "default" else child
 
     def _ranked(self, genomes: Sequence[Genome]) -> list[Genome]:
-        """By replayed PSNR, corrected by how real runs with the same way to forecast came out against it."""
+        """By replayed PSNR, corrected by how real runs with the same way to forecast came out against it, and doubted
+        the more the farther from what real runs know.
+        """
         assert self.replay is not None
         replay, offsets = self.replay, self._offsets()
         everywhere = fmean(offsets.values()) if offsets else 0.0
 
         def score(genome: Genome) -> float:
-            return mean_psnr(replay.losses(genome)) + offsets.get((genome.forecast, genome.mode), everywhere)
+            told = mean_psnr(replay.losses(genome)) + offsets.get((genome.forecast, genome.mode), everywhere)
+            return told - DOUBT_DB * self._moved_steps(genome)
 
         return sorted(dict.fromkeys(g for g in genomes if self._affordable(g.budgets)), key=score, reverse=True)
+
+    def _moved_steps(self, genome: Genome) -> float:
+        """Computed steps at other places than in what one has without a search."""
+        pairs = zip(genome.budgets, self.hand_made[0].budgets, strict=True)
+        return sum(a != b for a, b in pairs) / 2.0
 
     def _offsets(self) -> dict[tuple, float]:
         """Real minus replayed dB, by way to forecast; drawn to the mean where few runs tell."""
@@ -243,10 +254,11 @@ class Evolution:
         return sorted(self.judged.values(), key=self.merit, reverse=True)[:count]
 
     def _is_best(self, verdict: Verdict) -> bool:
-        """No worse than without a search on the cases, and of the most merit."""
+        """Better than without a search on the cases, and of the most merit."""
         if self.best is None or self.reference is None:
             return self.best is None
-        return verdict.score >= self.reference.score and self.merit(verdict) > self.merit(self.best)
+        gained = self.merit(verdict) - self.merit(self.best)
+        return verdict.score > self.reference.score and gained >= NOTICEABLE_DB
 
     def merit(self, verdict: Verdict) -> float:
         """dB that it is expected to gain over what one has without a search; 0 for that itself."""
@@ -255,10 +267,16 @@ class Evolution:
         return expected_gain(verdict.losses, self.reference.losses, self._expected_before(verdict.genome))
 
     def _expected_before(self, genome: Genome) -> float:
-        """Half of what the replay says of where it computes, and what its way to forecast has gained elsewhere."""
+        """What its way to forecast has gained elsewhere, and what other places to compute at usually lose.
+
+        Replay tells bad placements; what it tells of good ones, with wide gaps above all, is too good.
+        """
         before = USUALLY_GAINS_DB if genome.forecast in PROMISING else 0.0
-        if self.reference is None or self.replay is None or not (genome.whole and self.reference.genome.whole):
+        if self.reference is None or genome.budgets == self.reference.genome.budgets:
+            return before
+        before -= USUALLY_LOSES_DB
+        if self.replay is None or not (genome.whole and self.reference.genome.whole):
             return before
         alike = replace(self.reference.genome, forecast=genome.forecast, mode=genome.mode)
         told = mean_psnr(self.replay.losses(genome)) - mean_psnr(self.replay.losses(alike))
-        return before + min(1.0, max(-2.0, told / 2.0))
+        return before + min(0.0, max(-2.0, told / 2.0))
