@@ -20,14 +20,14 @@ from .judge import Judge, Verdict, mean_psnr
 from .merit import expected_gain
 from .probe import allotted, probe
 from .replay import Replay
-from .seeds import bundled_seed, token_seeds, whole_seeds
+from .seeds import bundled_seed, token_seeds, uniform_seed, whole_seeds
 
 POPULATION, CHILDREN, GENERATIONS = 24, 24, 8
 SLACK_DB = 12.0  # a run is given up where it is this much worse than the best one is anywhere
 PER_FORECAST = 3  # of one way to forecast no more are run in a round: they fail together
 FIRST_CASES = 3
 BEHIND_DB = 3.0  # two candidates differ by so much from case to case, by chance
-ENOUGH_FOR_TOKENS = 40.0  # dense-run equivalents from which token steps are tried, too
+ENOUGH_FOR_PROBE = 40.0  # dense-run equivalents from which the sensitivity probe is worth its runs
 USUALLY_GAINS_DB = 0.5  # what ways that gained on the test models are expected to gain on others
 USUALLY_LOSES_DB = 0.5  # what other placements than the bundled one are expected to
 NOTICEABLE_DB = 0.05
@@ -56,8 +56,7 @@ class Evolution:
             return
         self.reference = self.judge.verdicts(self.hand_made[:1], self.cases)[0]
         self._settle([self.reference])
-        ways = self._ways(self.hand_made[0], self._width((end - self.judge.spent) * FOR_WAYS))
-        self._round(ways, end)
+        self._round(self._ways(self.hand_made[0], end), end)
         population = self._seeds(allowance)
         while self._room(end):
             evolved = self._evolved([*(v.genome for v in self._leaders(3)), *population])
@@ -77,28 +76,42 @@ class Evolution:
         """Whether one more candidate can be judged on all cases."""
         return self.judge.spent + self.budget * len(self.cases) <= end + 1e-6
 
-    def _ways(self, placed: Genome, width: int) -> list[Genome]:
+    def _ways(self, placed: Genome, end: float) -> list[Genome]:
         """One placement with other ways to forecast: by turns those that have gained most elsewhere and those that the
-        replay ranks first; also held, and steps computed in part.
+        replay ranks first; and other kinds.
         """
         ways: list[Genome | None] = [replace(placed, forecast=forecast) for forecast in PROMISING]
         if self.replay is not None and placed.whole:
             self.replay.learn(list(self.judge.outcomes.values()))
             ranked = self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])
             ways = [way for pair in zip_longest(ways, ranked) for way in pair]
-        ways[4:4] = [replace(placed, mode="hold"), *token_seeds(self.setting, self.budget)[:1]]
+        ways[1:1] = self._other_kinds(placed, end)
+        width = self._width((end - self.judge.spent) * FOR_WAYS)
         return [way for way in dict.fromkeys(ways) if way is not None and way != placed][:width]
+
+    def _other_kinds(self, placed: Genome, end: float) -> list[Genome]:
+        """Held steps, and steps computed in part, where they are not far behind on one case."""
+        kinds = [
+            replace(placed, mode="hold"),
+            *token_seeds(self.setting, self.budget),
+            uniform_seed(self.setting, self.budget),
+        ]
+        affordable = [kind for kind in dict.fromkeys(kinds) if self.affords(kind)]
+        affordable = affordable[: max(0, int((end - self.judge.spent) / 2.0 / max(self.budget, 0.05)))]
+        verdicts = self.judge.verdicts(affordable, self.cases[:1], self._limits(1))
+        self.partly.update({v.genome: v for v in verdicts})
+        hopeful = [v for v in verdicts if not v.given_up and self._may_win(v, 1)]
+        return [v.genome for v in sorted(hopeful, key=lambda v: v.score, reverse=True)]
 
     def _seeds(self, allowance: float) -> list[Genome]:
         seeds = list(self.hand_made)
         if self.replay is not None:
             self.replay.learn(list(self.judge.outcomes.values()))
             seeds += self._by_dynamic_programming()
-        if allowance >= ENOUGH_FOR_TOKENS:
-            tokens = token_seeds(self.setting, self.budget)
+        if allowance >= ENOUGH_FOR_PROBE:
             found = probe(self.judge, self.cases[0], self.replay)
-            tokens += [allotted(found, self.setting, self.budget)] if found is not None else []
-            self._round(tokens, self.judge.spent + allowance / 4.0)
+            if found is not None:
+                self._round([allotted(found, self.setting, self.budget)], self.judge.spent + allowance / 4.0)
         return list(dict.fromkeys(seeds))
 
     def _by_dynamic_programming(self) -> list[Genome]:

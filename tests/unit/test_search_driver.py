@@ -9,7 +9,7 @@ import pytest
 from toy_bench import ToyBench
 
 from astraea.search.driver import DENSE_SHARE, Search
-from astraea.search.evolve import ENOUGH_FOR_TOKENS
+from astraea.search.evolve import ENOUGH_FOR_PROBE
 from astraea.search.genome import Genome, mean_budget
 from astraea.search.judge import Judge
 from astraea.search.memo import Memo
@@ -20,7 +20,7 @@ SEARCHES = {
     "one budget": ({"steps": 8, "cases": 3}, (0.5,), 16),
     "three budgets": ({"steps": 8, "cases": 3}, (0.3, 0.5, 0.7), 24),
     "unordered budgets": ({"steps": 7, "cases": 2}, (0.7, 0.3, 0.45), 12),
-    "token steps": ({"steps": 8, "cases": 2}, (0.55,), 1.2 * ENOUGH_FOR_TOKENS),
+    "token steps": ({"steps": 8, "cases": 2}, (0.55,), 1.2 * ENOUGH_FOR_PROBE),
     "least effort": ({"steps": 8, "cases": 2}, (0.5,), 3),
     "one case": ({"steps": 8, "cases": 1}, (0.5,), 8),
     "more cases than are paid for": ({"steps": 8, "cases": 9}, (0.4,), 16),

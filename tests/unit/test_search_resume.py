@@ -46,7 +46,7 @@ def small_populations(monkeypatch):
 
     Runs are given up sooner, so that some are.
     """
-    sizes = {"POPULATION": 8, "CHILDREN": 6, "GENERATIONS": 2, "ENOUGH_FOR_TOKENS": 15.0, "SLACK_DB": 0.0}
+    sizes = {"POPULATION": 8, "CHILDREN": 6, "GENERATIONS": 2, "ENOUGH_FOR_PROBE": 15.0, "SLACK_DB": 0.0}
     for name, size in sizes.items():
         monkeypatch.setattr(evolve, name, size)
 
