@@ -32,7 +32,7 @@ USUALLY_GAINS_DB = 0.5  # what ways that gained on the test models are expected 
 USUALLY_LOSES_DB = 0.5  # what other placements than the bundled one are expected to
 NOTICEABLE_DB = 0.05
 DOUBT_DB = 0.5  # of what is replayed, for each step that is moved
-FOR_WAYS = 0.5  # share of the runs that look for the way to forecast, on one placement
+FOR_FIRST = 0.6  # share of the runs that the first round is given
 
 
 class Evolution:
@@ -56,7 +56,7 @@ class Evolution:
             return
         self.reference = self.judge.verdicts(self.hand_made[:1], self.cases)[0]
         self._settle([self.reference])
-        self._round(self._ways(self.hand_made[0], end), end)
+        self._round(self._first(self.hand_made[0], end), end)
         population = self._seeds(allowance)
         while self._room(end):
             evolved = self._evolved([*(v.genome for v in self._leaders(3)), *population])
@@ -76,32 +76,36 @@ class Evolution:
         """Whether one more candidate can be judged on all cases."""
         return self.judge.spent + self.budget * len(self.cases) <= end + 1e-6
 
-    def _ways(self, placed: Genome, end: float) -> list[Genome]:
-        """One placement with other ways to forecast: by turns those that have gained most elsewhere and those that the
-        replay ranks first; and other kinds.
+    def _first(self, placed: Genome, end: float) -> list[Genome]:
+        """What is run first, by turns: the same steps with ways to forecast that have gained most elsewhere, and that
+        the replay ranks first; other steps near by; and other kinds.
         """
-        ways: list[Genome | None] = [replace(placed, forecast=forecast) for forecast in PROMISING]
+        kinds = self._other_kinds(placed, end)
+        ways = [replace(placed, forecast=forecast) for forecast in PROMISING]
+        lists: list[list[Genome]] = [kinds, ways]
         if self.replay is not None and placed.whole:
-            self.replay.learn(list(self.judge.outcomes.values()))
-            ranked = self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])
-            ways = [way for pair in zip_longest(ways, ranked) for way in pair]
-        ways[1:1] = self._other_kinds(placed, end)
-        width = self._width((end - self.judge.spent) * FOR_WAYS)
-        return [way for way in dict.fromkeys(ways) if way is not None and way != placed][:width]
+            near = [genome for genome in self._evolved([placed]) if genome.budgets != placed.budgets]
+            lists += [near[:POPULATION], self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])]
+        turns = [genome for turn in zip_longest(*lists) for genome in turn if genome is not None and genome != placed]
+        return list(dict.fromkeys(turns))[: self._width((end - self.judge.spent) * FOR_FIRST)]
 
     def _other_kinds(self, placed: Genome, end: float) -> list[Genome]:
         """Held steps, and steps computed in part, where they are not far behind on one case."""
-        kinds = [
-            replace(placed, mode="hold"),
-            *token_seeds(self.setting, self.budget),
-            uniform_seed(self.setting, self.budget),
-        ]
+        kinds = [*token_seeds(self.setting, self.budget)[:1], uniform_seed(self.setting, self.budget)]
+        held = replace(placed, mode="hold")
+        if self.replay is None or not placed.whole or self._near_by_replay(held, placed):
+            kinds = [held, *kinds]
         affordable = [kind for kind in dict.fromkeys(kinds) if self.affords(kind)]
         affordable = affordable[: max(0, int((end - self.judge.spent) / 2.0 / max(self.budget, 0.05)))]
         verdicts = self.judge.verdicts(affordable, self.cases[:1], self._limits(1))
         self.partly.update({v.genome: v for v in verdicts})
         hopeful = [v for v in verdicts if not v.given_up and self._may_win(v, 1)]
         return [v.genome for v in sorted(hopeful, key=lambda v: v.score, reverse=True)]
+
+    def _near_by_replay(self, genome: Genome, other: Genome) -> bool:
+        assert self.replay is not None
+        self.replay.learn(list(self.judge.outcomes.values()))
+        return mean_psnr(self.replay.losses(genome)) > mean_psnr(self.replay.losses(other)) - 2.0 * BEHIND_DB
 
     def _seeds(self, allowance: float) -> list[Genome]:
         seeds = list(self.hand_made)
