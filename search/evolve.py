@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from statistics import fmean
 
-from .gaps import cheapest_paths, gap_prices
+from .gaps import cheapest_paths, gap_prices, widest_gap
 from .genome import FORECASTS, PROMISING, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
 from .merit import expected_gain
@@ -29,9 +29,8 @@ FIRST_CASES = 3
 BEHIND_DB = 3.0  # two candidates differ by so much from case to case, by chance
 ENOUGH_FOR_PROBE = 40.0  # dense-run equivalents from which the sensitivity probe is worth its runs
 USUALLY_GAINS_DB = 0.5  # what ways that gained on the test models are expected to gain on others
-USUALLY_LOSES_DB = 0.5  # what other placements than the bundled one are expected to
 NOTICEABLE_DB = 0.05
-DOUBT_DB = 0.5  # of what is replayed, for each step that is moved
+MOVED_DB, WIDER_DB = 0.15, 2.0  # doubts for each step that is moved, and each by which the widest gap is wider
 FOR_FIRST = 0.6  # share of the runs that the first round is given
 
 
@@ -184,14 +183,15 @@ class Evolution:
 
         def score(genome: Genome) -> float:
             told = mean_psnr(replay.losses(genome)) + offsets.get((genome.forecast, genome.mode), everywhere)
-            return told - DOUBT_DB * self._moved_steps(genome)
+            return told - self._doubt(genome)
 
         return sorted(dict.fromkeys(g for g in genomes if self._affordable(g.budgets)), key=score, reverse=True)
 
-    def _moved_steps(self, genome: Genome) -> float:
-        """Computed steps at other places than in what one has without a search."""
-        pairs = zip(genome.budgets, self.hand_made[0].budgets, strict=True)
-        return sum(a != b for a, b in pairs) / 2.0
+    def _doubt(self, genome: Genome) -> float:
+        """dB by which what is replayed may be too good: where gaps are wider than real runs have shown, most of all."""
+        known = self.hand_made[0].budgets
+        moved_steps = sum(a != b for a, b in zip(genome.budgets, known, strict=True)) / 2.0
+        return MOVED_DB * moved_steps + WIDER_DB * max(0, widest_gap(genome.budgets) - widest_gap(known))
 
     def _offsets(self) -> dict[tuple, float]:
         """Real minus replayed dB, by way to forecast; drawn to the mean where few runs tell."""
@@ -284,16 +284,13 @@ class Evolution:
         return expected_gain(verdict.losses, self.reference.losses, self._expected_before(verdict.genome))
 
     def _expected_before(self, genome: Genome) -> float:
-        """What its way to forecast has gained elsewhere, and what other places to compute at usually lose.
-
-        Replay tells bad placements; what it tells of good ones, with wide gaps above all, is too good.
-        """
+        """What its way to forecast has gained elsewhere; half of what the replay tells of its places, and doubts."""
         before = USUALLY_GAINS_DB if genome.forecast in PROMISING else 0.0
         if self.reference is None or genome.budgets == self.reference.genome.budgets:
             return before
-        before -= USUALLY_LOSES_DB
+        before -= self._doubt(genome)
         if self.replay is None or not (genome.whole and self.reference.genome.whole):
             return before
         alike = replace(self.reference.genome, forecast=genome.forecast, mode=genome.mode)
         told = mean_psnr(self.replay.losses(genome)) - mean_psnr(self.replay.losses(alike))
-        return before + min(0.0, max(-2.0, told / 2.0))
+        return before + min(1.0, max(-2.0, told / 2.0))

@@ -7,7 +7,7 @@ where they are as far apart as the gap is wide. Prices add up only roughly, so p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .genome import Genome
 
@@ -57,3 +57,12 @@ def cheapest_paths(prices: dict[tuple[int, int], float], steps: int) -> dict[int
             step, left = best[left, step][1], left - 1
         paths[computed] = tuple(budgets)
     return paths
+
+
+def widest_gap(budgets: Sequence[float]) -> int:
+    """The most steps in a row that are not computed."""
+    longest = run = 0
+    for budget in budgets:
+        run = run + 1 if budget == 0.0 else 0
+        longest = max(longest, run)
+    return longest
