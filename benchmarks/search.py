@@ -23,7 +23,7 @@ from typing import Any
 import host_process
 from environment import environment, read_json, write_json
 
-PARTS = ("hand", "programming", "ours", "paper", "easycache", "transfer", "time")
+PARTS = ("hand", "programming", "ours", "paper", "easycache", "transfer", "time", "replay")
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 CALIBRATION, HELD_OUT = 16, {"easy": 16, "hard": 8}
@@ -163,6 +163,8 @@ def run_parts(contest: Contest) -> None:
         contest.result["transfer"] = list(transfer_rows(contest))
     if "time" in args.parts:
         contest.result["time"] = list(time_rows(contest))
+    if "replay" in args.parts:
+        contest.result["replay"] = [contestants.replay_check(bench, budget) for budget in args.budgets]
     write_json(contest.path, contest.result)
 
 

@@ -7,6 +7,7 @@ and seeds that no contestant has seen.
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 from astraea.search.driver import Search
 from astraea.search.gaps import cheapest_paths, gap_prices
-from astraea.search.genome import Genome, genome_of
-from astraea.search.judge import Judge, Verdict
+from astraea.search.genome import Genome, genome_of, moved
+from astraea.search.judge import Judge, Verdict, mean_psnr
 from astraea.search.memo import Memo
 from astraea.search.paper import PaperSearch
 from astraea.search.probe import allotted, probe
@@ -95,3 +96,41 @@ def papers(bench: Any, budget: float, seed: int, efforts: list[float], mode: str
 
     search.run(max(efforts) + 1e-6, note)
     yield from offers
+
+
+def replay_check(bench: Any, budget: float, count: int = 40, cases: int = 4) -> dict[str, Any]:
+    """How well replay ranks placements, from near the bundled one to far from it, against real runs of all of them.
+
+    Rank correlations of mean PSNR: with responses that the bundled schedule's runs have shown, and without.
+    """
+    judge, rng = Judge(bench, Memo()), random.Random(0)
+    replay = Replay(bench.setting, [judge.dense(case) for case in range(cases)])
+    bundled = bundled_seed(bench.setting, budget)
+    genomes = list(dict.fromkeys(moved(bundled, rng, 1 + number // 5) for number in range(count)))
+    real = [verdict.score for verdict in judge.verdicts(genomes, range(cases))]
+    without = [mean_psnr(replay.losses(genome)) for genome in genomes]
+    judge.verdicts([bundled], range(cases))
+    replay.learn([judge.outcomes[case, bundled] for case in range(cases)])
+    told = [mean_psnr(replay.losses(genome)) for genome in genomes]
+    row = {
+        "budget": budget,
+        "schedules": len(genomes),
+        "real": [round(value, 3) for value in real],
+        "replayed": [round(value, 3) for value in told],
+        "rank_correlation": _rank_correlation(real, told),
+        "rank_correlation_without_responses": _rank_correlation(real, without),
+    }
+    print(f"{budget:g}  replay against real runs: {row['rank_correlation']:.2f}", flush=True)
+    return row
+
+
+def _rank_correlation(a: list[float], b: list[float]) -> float:
+    return statistics.correlation(_ranks(a), _ranks(b))
+
+
+def _ranks(values: list[float]) -> list[float]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    for rank, place in enumerate(order):
+        ranks[place] = float(rank)
+    return ranks

@@ -161,6 +161,21 @@ def times(result: dict[str, Any]) -> str:
     return table(["budget", "promised, s", "measured, s", "off"], lines)
 
 
+def replayed(result: dict[str, Any]) -> str:
+    """How well replay ranks."""
+    header = ["budget", "schedules", "rank correlation with real runs", "without the model's response"]
+    lines = [
+        [
+            f"{row['budget']:g}",
+            row["schedules"],
+            f"{row['rank_correlation']:.2f}",
+            f"{row['rank_correlation_without_responses']:.2f}",
+        ]
+        for row in result.get("replay", [])
+    ]
+    return table(header, lines)
+
+
 def of_result(testbed: str, steps: int, make: Any) -> str:
     """A table of one result, or "" before it was measured."""
     for path, result in results():
@@ -169,4 +184,4 @@ def of_result(testbed: str, steps: int, make: Any) -> str:
     return ""
 
 
-TABLES: dict[str, Any] = {"ahead": ahead, "contest": contest, "transfer": transfer, "times": times}
+TABLES: dict[str, Any] = {"ahead": ahead, "contest": contest, "transfer": transfer, "times": times, "replay": replayed}
