@@ -183,8 +183,8 @@ def genome_from(row: dict[str, Any]) -> Any:
 def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     """EasyCache at several thresholds and ours, on the held-out pairs, timed in turn with dense runs.
 
-    The negative context is one empty word longer: cond and uncond are then calls of their own, without which EasyCache of
-    ComfyUI 0.3.64 mixes them up.
+    The negative context is one empty word longer: cond and uncond are then calls of their own, without which EasyCache
+    of ComfyUI 0.3.64 mixes them up.
     """
     import torch
     from harness import Job, accelerated, sample
