@@ -48,17 +48,17 @@ class JointBench:
     def __init__(self, benches: Sequence[Any]):
         places = [[(bench, case) for case in range(bench.setting.cases)] for bench in benches]
         longest = max(map(len, places))
-        self._cases = [group[i] for i in range(longest) for group in places if i < len(group)]
+        self.cases = [group[i] for i in range(longest) for group in places if i < len(group)]
         identity = "+".join(bench.setting.identity[:8] for bench in benches)
-        self.setting = dataclasses.replace(benches[0].setting, cases=len(self._cases), identity=identity)
+        self.setting = dataclasses.replace(benches[0].setting, cases=len(self.cases), identity=identity)
 
     def dense(self, case: int) -> Any:
-        bench, own = self._cases[case]
+        bench, own = self.cases[case]
         return bench.dense(own)
 
     def measure(self, jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
-            bench, own = self._cases[job.case]
+            bench, own = self.cases[job.case]
             yield from bench.measure([dataclasses.replace(job, case=own)])
 
 
@@ -81,7 +81,7 @@ def joint(models: dict[str, Any], steps: int, groups: Sequence[Any]) -> JointBen
 def means_by_group(losses: Sequence[float], bench: JointBench) -> dict[str, float]:
     """Mean PSNR by testbed and guidance."""
     found: dict[str, list[float]] = {}
-    for loss, (own, _) in zip(losses, bench._cases, strict=True):
+    for loss, (own, _) in zip(losses, bench.cases, strict=True):
         sampling = own.setting.facts["sampling"]
         name = "easy" if sampling["latent"][-1] == 16 else "hard"
         found.setdefault(f"{name}, cfg {sampling['cfg']:g}", []).append(psnr_of(loss))

@@ -124,8 +124,8 @@ class Evolution:
         for forecast in dict.fromkeys(v.genome.forecast for v in self._leaders(2)):
             prices = gap_prices(self._replayed_loss, Genome(self.hand_made[0].budgets, forecast))
             path = cheapest_paths(prices, self.setting.steps).get(computed)
-            found += [Genome(path, forecast)] if path is not None and self._affordable(path) else []
-        return found
+            found += [Genome(path, forecast)] if path is not None else []
+        return [genome for genome in found if self.affords(genome)]
 
     def _replayed_loss(self, genome: Genome) -> float:
         assert self.replay is not None
@@ -133,10 +133,7 @@ class Evolution:
 
     def affords(self, genome: Genome) -> bool:
         """Whether the budget pays for it."""
-        return self._affordable(genome.budgets)
-
-    def _affordable(self, budgets: Sequence[float]) -> bool:
-        return mean_budget(budgets, self.setting.evaluations) <= self.budget * 1.005
+        return mean_budget(genome.budgets, self.setting.evaluations) <= self.budget * 1.005
 
     def _evolved(self, population: Sequence[Genome]) -> list[Genome]:
         """All that some generations of replayed evolution came upon, best first; without replay: with mutants."""
@@ -185,7 +182,7 @@ class Evolution:
             told = mean_psnr(replay.losses(genome)) + offsets.get((genome.forecast, genome.mode), everywhere)
             return told - self._doubt(genome)
 
-        return sorted(dict.fromkeys(g for g in genomes if self._affordable(g.budgets)), key=score, reverse=True)
+        return sorted(dict.fromkeys(g for g in genomes if self.affords(g)), key=score, reverse=True)
 
     def _doubt(self, genome: Genome) -> float:
         """dB by which what is replayed may be too good: where gaps are wider than real runs have shown, most of all."""
@@ -264,7 +261,7 @@ class Evolution:
             if verdict.given_up:
                 continue
             self.judged[verdict.genome] = verdict
-            if self._affordable(verdict.genome.budgets) and self._is_best(verdict):
+            if self.affords(verdict.genome) and self._is_best(verdict):
                 self.best = verdict
 
     def _leaders(self, count: int) -> list[Verdict]:

@@ -8,7 +8,6 @@ cost added up: a seed, not a result.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,8 +94,5 @@ def _cheapest(found: Probe, steps: int, price: float) -> list[float]:
     options = sorted({*found.losses, 1.0})
     shares = {**found.shares, 1.0: 1.0}
     return [
-        min(options, key=lambda budget: (at(step, budget) + price * shares[budget], budget), default=1.0)
-        if math.isfinite(price)
-        else 0.0
-        for step in range(steps)
+        min(options, key=lambda budget: (at(step, budget) + price * shares[budget], budget)) for step in range(steps)
     ]

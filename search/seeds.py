@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from ..errors import ScheduleError
 from ..schedules import budgets_for, leaning, pick, rhythm, uniform
-from .genome import Genome, genome_of, mean_budget, with_ends
+from .genome import Genome, mean_budget, with_ends
 from .problem import Setting
 
 # Lean, full steps at the start and at the end.
@@ -15,14 +12,14 @@ SHAPES = ((0.0, 1, 1), (0.0, 1, 2), (0.125, 1, 1), (-0.125, 1, 1), (0.25, 1, 2),
 TOKEN_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5), (0.1, 0.3, 0.8))
 
 
-def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None = None) -> Genome:
-    """The schedule that `auto` would take, on this run's steps."""
+def bundled_seed(setting: Setting, budget: float) -> Genome:
+    """The bundled schedule that `auto` would take, on this run's steps."""
     try:
-        schedule = pick(budget, setting.family, folders)
+        schedule = pick(budget, setting.family, steps=setting.steps)
     except ScheduleError:
         schedule = leaning("even", budget, setting.sigmas[:-1])
     placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-    return Genome(tuple(with_ends(placed, setting.sigmas)), mode=schedule.mode)
+    return Genome(tuple(with_ends(placed, setting.sigmas)), schedule.forecast, schedule.mode)
 
 
 def whole_seeds(setting: Setting, budget: float) -> list[Genome]:
@@ -50,4 +47,4 @@ def uniform_seed(setting: Setting, budget: float) -> Genome:
     """The same budget at every step between a full first and a full last one."""
     shape = uniform("uniform", budget, setting.sigmas[:-1])
     placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-    return genome_of(shape) if setting.steps < 2 else Genome(tuple(with_ends(placed, setting.sigmas)))
+    return Genome(tuple(with_ends(placed, setting.sigmas)))
