@@ -48,8 +48,8 @@ def interpolation_in(time: Time) -> Patch:
     """What a gap missed is interpolated in another variable than sigma."""
     in_sigma = correct.interpolation_weights
 
-    def weights(sigma: float, levels: Sequence[float]) -> list[float]:
-        return in_sigma(time(sigma), [time(level) for level in levels])
+    def weights(sigma: float, levels: Sequence[float], bend: float) -> list[float]:
+        return in_sigma(time(sigma), [time(level) for level in levels], bend)
 
     return (correct, "interpolation_weights", weights)
 
@@ -82,7 +82,7 @@ def _local_damping(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> f
 
 def expecting(share: float) -> Patch:
     """Before a run has shown how much of a forecast comes true, and as half of the mean later."""
-    return (run.Run, "_new_trial", lambda current: forecast.Trial(share, current.along))
+    return (run.Run, "_new_trial", lambda current: forecast.Trial(share, current.curves.along))
 
 
 def _alike_at_every_reach(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> float | Tensor:

@@ -83,10 +83,8 @@ def _kept_in(dtype: torch.dtype) -> Patch:
     return (branch.Branch, "keep_denoised", keep)
 
 
-def _weights_of_a_line(sigma: float, levels: Sequence[float]) -> list[float]:
-    """As `interpolation_weights`, through the two levels around the gap alone."""
-    weights = SHIPPED_WEIGHTS(sigma, levels[:2])
-    return [*weights, *(0.0 for _ in levels[2:])]
+def _weights_of_a_line(sigma: float, levels: Sequence[float], _: float) -> list[float]:
+    return SHIPPED_WEIGHTS(sigma, levels, 0.0)
 
 
 _line = Variant("correction: along a line", ((correct, "interpolation_weights", _weights_of_a_line),))

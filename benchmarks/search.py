@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import host_process
-from environment import environment, read_json, write_json
+from environment import change_json, environment, read_json
 
 PARTS = ("hand", "programming", "ours", "paper", "easycache", "transfer", "time", "replay")
 EFFORTS = (10.0, 30.0, 100.0)
@@ -29,6 +29,7 @@ PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 CALIBRATION, HELD_OUT = 16, {"easy": 16, "hard": 8}
 HELD_OUT_SEED, CALIBRATION_SEED = 1000, 5000
 FIRST_PAIRS, HOPELESS = 3, 5.0
+ROW_KEY = ("contestant", "budget", "seed")
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 # Other ways to sample than a schedule was found for: steps, guidance, sampler, latent height and width as a share.
 TRANSFERS: tuple[dict[str, Any], ...] = (
@@ -84,23 +85,45 @@ def held_out_pairs(testbed: Any, count: int) -> list[tuple[str, int]]:
 
 
 class Contest:
-    """Rows by contestant and budget, written after each."""
+    """Rows by contestant and budget, written after each; several processes may add to one file."""
 
-    def __init__(self, args: argparse.Namespace, model: Any, testbed: Any, result: dict[str, Any], path: Path):
+    def __init__(self, args: argparse.Namespace, model: Any, testbed: Any, made_with: dict[str, Any], path: Path):
         from astraea.search.judge import Judge
         from astraea.search.memo import Memo
 
-        self.args, self.model, self.testbed, self.result, self.path = args, model, testbed, result, path
+        self.args, self.model, self.testbed, self.path = args, model, testbed, path
+        self.made_with = made_with
         self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
         self.bench = bench_for(model, testbed, self.way, calibration_pairs(testbed))
         held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]))
         memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
         self.held_out = Judge(held_out, memo)
 
-    def has(self, contestant: str, budget: float, seed: int) -> bool:
-        return any(
-            (row["contestant"], row["budget"], row["seed"]) == (contestant, budget, seed) for row in self.result["rows"]
-        )
+    @property
+    def result(self) -> dict[str, Any]:
+        return read_json(self.path) or {"rows": []}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """In place of a row of the same contestant, budget and search seed."""
+        key = [row[name] for name in ROW_KEY]
+
+        def change(result: dict[str, Any]) -> None:
+            others = [other for other in result.get("rows", []) if [other[name] for name in ROW_KEY] != key]
+            result |= self.made_with | {"rows": [*others, {**row, "measured": self.measured}]}
+
+        change_json(self.path, change)
+
+    def put(self, part: str, rows: list[dict[str, Any]]) -> None:
+        """A part that is measured as a whole."""
+
+        def change(result: dict[str, Any]) -> None:
+            result |= self.made_with | {part: rows, "measured": result.get("measured", {}) | {part: self.measured}}
+
+        change_json(self.path, change)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        return {name: self.made_with["environment"][name] for name in ("date", "commit", "pack_code")}
 
     def take(self, budget: float, offers: Iterable[Any], hopeless: float = math.inf) -> None:
         """Run what is on offer on the held-out pairs; not to the end what is so many dB behind on the first ones."""
@@ -126,10 +149,7 @@ class Contest:
                 "forecast": vars(offer.genome.forecast),
                 "speedup": offer.speedup,
             }
-            rows = self.result["rows"]
-            key = ("contestant", "budget", "seed")
-            self.result["rows"] = [other for other in rows if any(other[k] != row[k] for k in key)] + [row]
-            write_json(self.path, self.result)
+            self.add(row)
             print(f"{budget:g}  {offer.contestant:34} seed {offer.seed}  {verdict.score:6.2f} dB held out", flush=True)
 
 
@@ -158,14 +178,13 @@ def run_parts(contest: Contest) -> None:
             efforts = [effort for effort in PAPER_EFFORTS if effort <= args.paper_effort]
             contest.take(budget, contestants.papers(bench, budget, seed, efforts, "default", args.memo))
     if "easycache" in args.parts:
-        contest.result["easycache"] = list(easycache_rows(contest))
+        contest.put("easycache", list(easycache_rows(contest)))
     if "transfer" in args.parts:
-        contest.result["transfer"] = list(transfer_rows(contest))
+        contest.put("transfer", list(transfer_rows(contest)))
     if "time" in args.parts:
-        contest.result["time"] = list(time_rows(contest))
+        contest.put("time", list(time_rows(contest)))
     if "replay" in args.parts:
-        contest.result["replay"] = [contestants.replay_check(bench, budget) for budget in args.budgets]
-    write_json(contest.path, contest.result)
+        contest.put("replay", [contestants.replay_check(bench, budget) for budget in args.budgets])
 
 
 def found_by_us(contest: Contest, budget: float, effort: float = 30.0) -> list[dict[str, Any]]:
@@ -305,9 +324,7 @@ def main() -> None:
         use_onednn()
     testbed = TESTBEDS[args.testbed]
     path = args.out / f"search-{args.testbed}-{args.steps}-steps{args.tag}-{host.version}.json"
-    result = read_json(path) or {"rows": []}
-    result["environment"] = environment(host, args, "cpu")
-    result["settings"] = {
+    settings = {
         "testbed": args.testbed,
         "steps": args.steps,
         "cfg": args.cfg,
@@ -316,9 +333,10 @@ def main() -> None:
         "calibration_pairs": CALIBRATION,
         "held_out_pairs": HELD_OUT[args.testbed],
     }
+    made_with = {"environment": environment(host, args, "cpu"), "settings": settings}
     os.nice(5)
     with torch.inference_mode():
-        run_parts(Contest(args, load_tiny(testbed.checkpoint), testbed, result, path))
+        run_parts(Contest(args, load_tiny(testbed.checkpoint), testbed, made_with, path))
     print(json.dumps({"written": str(path)}))
 
 

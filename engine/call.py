@@ -121,8 +121,7 @@ class Call:
         return total
 
     def _missed(self, gap: list[Estimated], shares: list[float], branch: Branch, denoised: Tensor) -> Tensor | None:
-        run = self.run
-        return missed(gap, shares, branch.denoised, self.sigma, denoised, run.along, run.corrected_along)
+        return missed(gap, shares, branch.denoised, self.sigma, denoised, self.run.curves)
 
     def _tell_later(self, branch: Branch, gap: list[Estimated], denoised: Tensor) -> None:
         """What the last reuse steps of a gap missed, as the solver will use them again."""
@@ -193,8 +192,8 @@ class ReuseCall(Call):
         mode, history = self.run.plan.mode, branch.denoised
         if mode.reuse_estimator == "hold":
             return hold_denoised(history, self.sigma)
-        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma, self.run.along))
-        estimate = forecast_denoised(history, self.sigma, damping, self.run.along)
+        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma, self.run.curves.along))
+        estimate = forecast_denoised(history, self.sigma, damping, self.run.curves.along)
         if not mode.corrects:
             return estimate
         branch.gap.append(Estimated(self.step, self.sigma, damping, 1.0 / self.evaluations))

@@ -14,7 +14,7 @@ from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
 from .clock import Clock
 from .cost import BlockCost, budget_for_speedup
-from .estimators import TIMES, Trial
+from .estimators import TIMES, Curves, Trial
 from .paper_call import PaperFullCall, PaperTokenCall
 from .plan import Plan
 from .report import CallRecord, Report
@@ -76,7 +76,7 @@ class Run:
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
         settings = plan.schedule.forecast
-        self.along, self.corrected_along = TIMES[settings.along], TIMES[settings.corrected_along]
+        self.curves = Curves(TIMES[settings.along], TIMES[settings.corrected_along], settings.bend)
         self.trial = self._new_trial()
         self.budgets = self._plan_budgets(cost)
         self.report = self._new_report(cost, family)
@@ -87,7 +87,7 @@ class Run:
         self._pending: list = []
 
     def _new_trial(self) -> Trial:
-        return Trial(self.plan.schedule.forecast.expected, self.along)
+        return Trial(self.plan.schedule.forecast.expected, self.curves.along)
 
     def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
         plan = self.plan

@@ -21,20 +21,27 @@ class Forecast:
         trusts forecasts more.
     along: the variable of the noise level in which predictions are continued, one of TIME_NAMES.
     corrected_along: that in which they are interpolated once the next one is computed.
+    bend: how much of the bend of a parabola through three predictions interpolation follows, 0…1; 0 is a straight line
+        between two. Predictions computed from latents that are off make parabolas swing.
     """
 
     expected: float = 0.0
     along: str = "sigma"
     corrected_along: str = "sigma"
+    bend: float = 1.0
 
     def __post_init__(self) -> None:
-        value = self.expected
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not LEAST_EXPECTED <= value <= MOST_EXPECTED:
-            raise ScheduleError(f"Forecast: expected {value!r} is outside {LEAST_EXPECTED}...{MOST_EXPECTED}.")
+        _check("expected", self.expected, LEAST_EXPECTED, MOST_EXPECTED)
+        _check("bend", self.bend, 0.0, 1.0)
         for name in (self.along, self.corrected_along):
             if name not in TIME_NAMES:
                 raise ScheduleError(f"Forecast: {name!r} is not one of {', '.join(TIME_NAMES)}.")
+
+
+def _check(name: str, value: Any, least: float, most: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most:
+        raise ScheduleError(f"Forecast: {name} {value!r} is outside {least:g}...{most:g}.")
 
 
 STANDARD_FORECAST = Forecast()

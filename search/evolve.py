@@ -276,18 +276,21 @@ class Evolution:
 
     def merit(self, verdict: Verdict) -> float:
         """dB that it is expected to gain over what one has without a search; 0 for that itself."""
-        if self.reference is None or verdict.genome == self.reference.genome:
+        reference = self.reference
+        if reference is None or verdict.genome == reference.genome:
             return 0.0
-        return expected_gain(verdict.losses, self.reference.losses, self._expected_before(verdict.genome))
+        before = self._expected_before(verdict.genome, reference.genome)
+        return expected_gain(verdict.losses, reference.losses, before)
 
-    def _expected_before(self, genome: Genome) -> float:
+    def _expected_before(self, genome: Genome, reference: Genome) -> float:
         """What its way to forecast has gained elsewhere; half of what the replay tells of its places, and doubts."""
-        before = USUALLY_GAINS_DB if genome.forecast in PROMISING else 0.0
-        if self.reference is None or genome.budgets == self.reference.genome.budgets:
+        promises = (genome.forecast in PROMISING) - (reference.forecast in PROMISING)
+        before = USUALLY_GAINS_DB * promises
+        if genome.budgets == reference.budgets:
             return before
         before -= self._doubt(genome)
-        if self.replay is None or not (genome.whole and self.reference.genome.whole):
+        if self.replay is None or not (genome.whole and reference.whole):
             return before
-        alike = replace(self.reference.genome, forecast=genome.forecast, mode=genome.mode)
+        alike = replace(reference, forecast=genome.forecast, mode=genome.mode)
         told = mean_psnr(self.replay.losses(genome)) - mean_psnr(self.replay.losses(alike))
         return before + min(1.0, max(-2.0, told / 2.0))

@@ -12,15 +12,16 @@ LAST_STEP_FLOOR = 0.5
 FREE_SIZES = tuple(number / 10 for number in range(11))  # of the paper, §3.3
 EXPECTED = (0.0, 0.25, 0.5)
 TIMES = (("sigma", "sigma"), ("log-snr", "log-snr"), ("sigma", "log-snr"), ("root", "root"), ("sigma", "root"))
-FORECASTS = tuple(Forecast(expected, *times) for expected in EXPECTED for times in TIMES)
+BENDS = (0.0, 0.5, 1.0)
+FORECASTS = tuple(Forecast(*way) for way in ((e, *times, bend) for e in EXPECTED for times in TIMES for bend in BENDS))
 # Where to begin: what gained most on the two test models over their budgets, in that order.
 PROMISING = (
-    Forecast(0.25, "log-snr", "log-snr"),
-    Forecast(0.5, "sigma", "sigma"),
-    Forecast(0.25, "sigma", "log-snr"),
-    Forecast(0.25, "root", "root"),
-    Forecast(0.0, "log-snr", "log-snr"),
-    Forecast(0.25, "sigma", "sigma"),
+    Forecast(0.5, "root", "root", 0.0),
+    Forecast(0.25, "root", "root", 0.0),
+    Forecast(0.5, "sigma", "sigma", 0.0),
+    Forecast(0.25, "log-snr", "log-snr", 0.0),
+    Forecast(0.25, "root", "root", 0.5),
+    Forecast(0.25, "sigma", "sigma", 0.0),
 )
 
 
@@ -70,12 +71,12 @@ def moved(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
 
 
 def other_forecast(genome: Genome, rng: random.Random) -> Genome:
-    """One of the neighbouring ways to forecast: another expectation, or another variable."""
+    """One of the neighbouring ways to forecast: another expectation, other variables or another bend."""
     now = genome.forecast
-    near = [Forecast(expected, now.along, now.corrected_along) for expected in EXPECTED if expected != now.expected] + [
-        Forecast(now.expected, *times) for times in TIMES if times != (now.along, now.corrected_along)
-    ]
-    return replace(genome, forecast=rng.choice(near))
+    near = [replace(now, expected=expected) for expected in EXPECTED]
+    near += [replace(now, along=along, corrected_along=corrected) for along, corrected in TIMES]
+    near += [replace(now, bend=bend) for bend in BENDS]
+    return replace(genome, forecast=rng.choice([other for other in near if other != now]))
 
 
 def uniform_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) -> list[float]:

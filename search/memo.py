@@ -26,7 +26,9 @@ def key_of(case: int, schedule: Schedule) -> str:
     """What an outcome depends on within one setting."""
     forecast = schedule.forecast
     budgets = " ".join(f"{budget:.6g}" for budget in schedule.budgets)
-    return f"{case}|{schedule.mode}|{forecast.expected:.6g} {forecast.along} {forecast.corrected_along}|{budgets}"
+    bend = "" if forecast.bend == 1.0 else f" {forecast.bend:.6g}"
+    way = f"{forecast.expected:.6g} {forecast.along} {forecast.corrected_along}{bend}"
+    return f"{case}|{schedule.mode}|{way}|{budgets}"
 
 
 class Memo:

@@ -4,10 +4,11 @@ from .correct import Estimated, missed
 from .forecast import Trial, forecast_denoised, forecast_tokens
 from .hold import hold_denoised, hold_tokens
 from .refit import refit_tokens, scaled_refit_tokens
-from .times import TIMES
+from .times import TIMES, Curves
 
 __all__ = [
     "TIMES",
+    "Curves",
     "Estimated",
     "Trial",
     "forecast_denoised",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .forecast import reach
-from .times import Time, by_sigma
+from .times import Curves
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,19 @@ class Estimated:
     part: float = 1.0
 
 
-def interpolation_weights(sigma: float, levels: Sequence[float]) -> list[float]:
-    """Lagrange weights at `sigma` of values known at two or three distinct noise levels."""
-    return [math.prod((sigma - other) / (level - other) for other in levels if other != level) for level in levels]
+STANDARD_CURVES = Curves()
+
+
+def interpolation_weights(sigma: float, levels: Sequence[float], bend: float = 1.0) -> list[float]:
+    """Weights at `sigma` of values known at two or three distinct noise levels, those around it first.
+
+    Lagrange's, of the parabola, as far as `bend` goes, and for the rest those of the line through the first two.
+    """
+    weights = [math.prod((sigma - other) / (level - other) for other in levels if other != level) for level in levels]
+    if bend == 1.0 or len(levels) < 3:
+        return weights
+    line = [*interpolation_weights(sigma, levels[:2]), 0.0]
+    return [bend * parabola + (1.0 - bend) * straight for parabola, straight in zip(weights, line, strict=True)]
 
 
 def missed(
@@ -42,29 +52,28 @@ def missed(
     history: Sequence[tuple[float, Tensor]],
     sigma: float,
     denoised: Tensor,
-    along: Time = by_sigma,
-    corrected_along: Time = by_sigma,
+    curves: Curves = STANDARD_CURVES,
 ) -> Tensor | None:
     """The sum of what the reuse steps `gap` missed, each times its share; None where that is nothing.
 
     history: `(sigma, denoised)` newest first, as it was known to them; denoised: computed after them, at `sigma`. Their
-    predictions are interpolated from both; the difference to what was forecast is what they missed. along and
-    corrected_along: the variables of the noise level in which was forecast and is interpolated.
+    predictions are interpolated from both; the difference to what was forecast is what they missed.
     """
     if not any(shares) or not history:
         return None
     known = [(sigma, denoised), *history[:2]]
-    levels = [corrected_along(level) for level, _ in known]
+    levels = [curves.corrected_along(level) for level, _ in known]
     if len({round(level, 6) for level in levels}) < len(levels):
         return None
     weights = [0.0] * len(known)
     overshot: float | Tensor = 0.0
     for entry, share in zip(gap, shares, strict=True):
-        for place, weight in enumerate(interpolation_weights(corrected_along(entry.sigma), levels)):
+        at = curves.corrected_along(entry.sigma)
+        for place, weight in enumerate(interpolation_weights(at, levels, curves.bend)):
             weights[place] += share * weight
         weights[1] -= share
         if len(history) > 1:
-            ahead = reach(along(entry.sigma), along(history[0][0]), along(history[1][0]))
+            ahead = reach(*map(curves.along, (entry.sigma, history[0][0], history[1][0])))
             overshot = overshot + share * ahead * entry.damping
     result = denoised * weights[0]
     for weight, (_, value) in zip(weights[1:], history, strict=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 Time = Callable[[float], float]
 NOISY = 0.9995  # beyond it flow models see noise alone, and the logarithm would run away
@@ -22,6 +23,15 @@ def by_log_snr(sigma: float) -> float:
     """ln((1 − σ) / σ) of a flow model."""
     level = min(max(sigma, 1e-6), NOISY)
     return math.log((1.0 - level) / level) - max(0.0, sigma - NOISY)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Along what predictions are continued and interpolated, and how bent; see `schedules.Forecast`."""
+
+    along: Time = by_sigma
+    corrected_along: Time = by_sigma
+    bend: float = 1.0
 
 
 TIMES: dict[str, Time] = {"sigma": by_sigma, "root": by_root, "log-snr": by_log_snr}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from astraea.engine.estimators import (
+    Curves,
     Estimated,
     forecast_denoised,
     forecast_tokens,
@@ -186,6 +187,20 @@ def test_what_a_gap_missed_is_interpolated():
     assert torch.allclose(found, 0.5 * lacking[0] + 2.0 * lacking[1], atol=1e-9)
     held = missed(gap[:1], [1.0], history[:1], 0.4, denoised_at(0.4))
     assert torch.allclose(held, (denoised_at(0.4) - history[0][1]) * 0.25, atol=1e-9), "one point known: along a line"
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.25, 1.0])
+def test_interpolation_follows_the_bend_as_far_as_told(bend):
+    base, slope, curve = (residuals(seed=n).double() for n in range(3))
+
+    def denoised_at(sigma):
+        return base + sigma * slope + sigma**2 * curve
+
+    history = [(0.8, denoised_at(0.8)), (0.9, denoised_at(0.9))]
+    found = missed([Estimated(3, 0.6, 0.0)], [1.0], history, 0.4, denoised_at(0.4), Curves(bend=bend))
+    on_line = (denoised_at(0.4) + denoised_at(0.8)) / 2
+    expected = bend * denoised_at(0.6) + (1 - bend) * on_line - history[0][1]
+    assert torch.allclose(found, expected, atol=1e-9)
 
 
 def test_nothing_is_missed_without_a_gap_a_weight_a_history_or_another_noise_level():

@@ -10,6 +10,7 @@ import pytest
 from astraea.schedules import Forecast
 from astraea.search.gaps import MOST_GAP, cheapest_paths, gap_prices
 from astraea.search.genome import (
+    BENDS,
     EXPECTED,
     TIMES,
     Genome,
@@ -111,10 +112,10 @@ def test_where_nothing_can_be_moved_nothing_is(steps):
 
 @SEEDS
 def test_another_forecast_is_a_neighbour(seed):
-    genome = Genome((1.0, 0.0, 1.0), Forecast(EXPECTED[1], *TIMES[2]))
-    other = other_forecast(genome, random.Random(seed)).forecast
+    now = Forecast(EXPECTED[1], *TIMES[2], BENDS[1])
+    other = other_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
     same_times = (other.along, other.corrected_along) == TIMES[2]
-    assert same_times != (other.expected == EXPECTED[1])
+    assert [same_times, other.expected == now.expected, other.bend == now.bend].count(False) == 1
 
 
 @SEEDS

@@ -190,6 +190,9 @@ def test_after_a_full_disk_the_same_memo_goes_on(tmp_path, room):
     assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["whole"]}
 
 
+WAYS = ((0.5,), (0.0, "root"), (0.0, "sigma", "root"), (0.0, "sigma", "sigma", 0.5), (0.0, "sigma", "sigma", 0.0))
+
+
 def test_keys_tell_apart_all_that_an_outcome_depends_on():
     def schedule(budgets=(1.0, 0.3, 1.0), **changes) -> Schedule:
         return Schedule("s", tuple(zip((0.9, 0.5, 0.2), budgets, strict=True)), **changes)
@@ -199,7 +202,7 @@ def test_keys_tell_apart_all_that_an_outcome_depends_on():
         key_of(1, schedule()),
         key_of(0, schedule((1.0, 0.4, 1.0))),
         key_of(0, schedule(mode="hold")),
-        *(key_of(0, schedule(forecast=Forecast(*each))) for each in ((0.5,), (0.0, "root"), (0.0, "sigma", "root"))),
+        *(key_of(0, schedule(forecast=Forecast(*each))) for each in WAYS),
     ]
     assert len(set(keys)) == len(keys)
 

@@ -17,7 +17,7 @@ from astraea.search.problem import Job, Outcome, Recording
 from astraea.search.replay import Replay
 
 FORECAST = pytest.mark.parametrize(
-    "forecast", FORECASTS, ids=[f"{f.expected:g} {f.along} {f.corrected_along}" for f in FORECASTS]
+    "forecast", FORECASTS, ids=[f"{f.expected:g} {f.along} {f.corrected_along} {f.bend:g}" for f in FORECASTS]
 )
 
 
