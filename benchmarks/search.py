@@ -26,8 +26,9 @@ from environment import change_json, environment, read_json
 PARTS = ("hand", "programming", "ours", "paper", "easycache", "transfer", "time", "replay")
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
-CALIBRATION, HELD_OUT = 16, {"easy": 16, "hard": 8}
+CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 8}
 HELD_OUT_SEED, CALIBRATION_SEED = 1000, 5000
+TIMED, TRANSFERRED = 16, 8  # pairs of the parts that time each run, or run it in many ways
 FIRST_PAIRS, HOPELESS = 3, 5.0
 ROW_KEY = ("contestant", "budget", "seed")
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
@@ -210,7 +211,7 @@ def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from step_caches import easycache
 
     testbed, model = contest.testbed, contest.model
-    pairs, empty = held_out_pairs(testbed, HELD_OUT[testbed.name]), testbed.context("")
+    pairs, empty = held_out_pairs(testbed, min(TIMED, HELD_OUT[testbed.name])), testbed.context("")
     jobs = [
         Job(
             testbed.latent_shape,
@@ -253,7 +254,7 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from astraea.search.memo import Memo
     from astraea.search.seeds import bundled_seed
 
-    pairs = held_out_pairs(contest.testbed, 4)
+    pairs = held_out_pairs(contest.testbed, TRANSFERRED if contest.testbed.name == "easy" else 4)
     for change in TRANSFERS:
         bench = bench_for(contest.model, contest.testbed, {**contest.way, **change}, pairs)
         judge, setting = Judge(bench, Memo()), bench.setting
