@@ -11,6 +11,7 @@ settings are added to what is there. Losses are PSNR in dB against the dense run
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -23,7 +24,7 @@ from typing import Any
 import host_process
 from environment import change_json, environment, read_json
 
-PARTS = ("hand", "programming", "ours", "paper", "easycache", "transfer", "time", "replay")
+PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time", "replay")
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 8}
@@ -178,6 +179,8 @@ def run_parts(contest: Contest) -> None:
         if "paper" in args.parts:
             efforts = [effort for effort in PAPER_EFFORTS if effort <= args.paper_effort]
             contest.take(budget, contestants.papers(bench, budget, seed, efforts, "default", args.memo))
+    if "forecasts" in args.parts:
+        contest.put("forecasts", list(forecast_rows(contest)))
     if "easycache" in args.parts:
         contest.put("easycache", list(easycache_rows(contest)))
     if "transfer" in args.parts:
@@ -198,6 +201,33 @@ def genome_from(row: dict[str, Any]) -> Any:
     from astraea.search.genome import Genome
 
     return Genome(tuple(row["budgets"]), Forecast(**row["forecast"]), row["mode"])
+
+
+def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
+    """On the steps of the bundled schedule: the ways to forecast that a search begins with, at two guidance scales."""
+    from astraea.schedules import STANDARD_FORECAST
+    from astraea.search.genome import PROMISING
+    from astraea.search.judge import Judge
+    from astraea.search.memo import Memo
+    from astraea.search.seeds import bundled_seed
+
+    pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
+    for cfg in (contest.args.cfg, 2.0 * contest.args.cfg):
+        bench = bench_for(contest.model, contest.testbed, {**contest.way, "cfg": cfg}, pairs)
+        judge = Judge(bench, Memo())
+        for budget in contest.args.budgets:
+            placed = bundled_seed(bench.setting, budget)
+            genomes = [dataclasses.replace(placed, forecast=way) for way in (STANDARD_FORECAST, *PROMISING)]
+            verdicts = judge.verdicts(genomes, range(len(pairs)))
+            for genome, verdict in zip(genomes, verdicts, strict=True):
+                row = {
+                    "cfg": cfg,
+                    "budget": budget,
+                    "forecast": vars(genome.forecast),
+                    "psnr_all": [round(psnr_of(loss), 3) for loss in verdict.losses],
+                }
+                print(f"{budget:g}  guidance {cfg:g}  {genome.forecast}: {verdict.score:.2f} dB", flush=True)
+                yield row
 
 
 def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWN = ("bundled", "uniform", "whole steps", "token rhythm")
 SEARCHED = ("ours", "paper's search")
+STANDARD = {"expected": 0.0, "along": "sigma", "corrected_along": "sigma", "bend": 1.0}  # way to forecast
 
 
 def results() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -88,6 +89,7 @@ def ahead(result: dict[str, Any]) -> str:
         "budget",
         "PSNR",
         "− best drawn by hand",
+        "± over pairs",
         "− paper's search",
         "with work of",
         "− EasyCache, same time",
@@ -107,6 +109,7 @@ def ahead(result: dict[str, Any]) -> str:
                 f"{budget:g}",
                 over_seeds(values),
                 over_seeds([value - drawn["psnr"] for value in values], True) if drawn is not None else None,
+                _uncertain(own, drawn),
                 over_seeds([value - statistics.fmean(paper) for value in values], True) if paper else None,
                 None if most is None else f"{most:.0f}",
                 None if cached is None else f"{cached:+.1f}",
@@ -114,6 +117,15 @@ def ahead(result: dict[str, Any]) -> str:
             ]
         )
     return table(header, lines)
+
+
+def _uncertain(own: Sequence[Row], drawn: Row | None) -> str | None:
+    """Standard error of the gain, as the pairs differ; seeds' means taken pair by pair."""
+    if drawn is None:
+        return None
+    means = [statistics.fmean(values) for values in zip(*(row["psnr_all"] for row in own), strict=True)]
+    gain = gain_over_pairs({"psnr_all": means}, drawn)
+    return None if gain is None else f"{gain[1]:.1f}"
 
 
 def _most_work(papers: Sequence[Row]) -> str:
@@ -129,6 +141,31 @@ def _easycache(result: dict[str, Any], budget: float) -> float | None:
         return None
     value, _ = value_at(points, own["speedup"])
     return None if value is None else own["psnr"] - value
+
+
+def gain_over_pairs(row: Row, base: Row) -> tuple[float, float] | None:
+    """Mean gain in dB, pair by pair, and its standard error; None where the pairs are not the same."""
+    own, other = row["psnr_all"], base["psnr_all"]
+    if len(own) != len(other):
+        return None
+    gains = [a - b for a, b in zip(own, other, strict=True)]
+    return statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def forecasts(result: dict[str, Any]) -> str:
+    """Ways to forecast on the same steps, against the standard one."""
+    rows = result.get("forecasts", [])
+    standard = {(row["cfg"], row["budget"]): row for row in rows if row["forecast"] == STANDARD}
+    cells: dict[str, dict[tuple, str]] = {}
+    for row in rows:
+        base = standard[row["cfg"], row["budget"]]
+        gain = gain_over_pairs(row, base)
+        if row is not base and gain is not None:
+            way = row["forecast"]
+            name = f"{way['expected']:g}, {way['along']}, bend {way['bend']:g}"
+            cells.setdefault(name, {})[row["cfg"], row["budget"]] = f"{gain[0]:+.1f} ± {gain[1]:.1f}"
+    header = ["expected to come true, along, bend", *(f"cfg {cfg:g}, {budget:g}" for cfg, budget in standard)]
+    return table(header, [[name, *(found.get(key) for key in standard)] for name, found in cells.items()])
 
 
 def transfer(result: dict[str, Any]) -> str:
@@ -184,4 +221,11 @@ def of_result(testbed: str, steps: int, make: Any) -> str:
     return ""
 
 
-TABLES: dict[str, Any] = {"ahead": ahead, "contest": contest, "transfer": transfer, "times": times, "replay": replayed}
+TABLES: dict[str, Any] = {
+    "ahead": ahead,
+    "contest": contest,
+    "transfer": transfer,
+    "times": times,
+    "replay": replayed,
+    "forecasts": forecasts,
+}
