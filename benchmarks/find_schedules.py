@@ -20,8 +20,7 @@ from typing import Any
 
 import host_process
 from environment import environment, read_json, write_json
-
-from search import bench_for, psnr_of
+from search_pairs import bench_for, psnr_of
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
 STEPS = (30, 20, 50, 12, 8)

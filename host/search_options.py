@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import AstraeaError
+from ..errors import AstraeaError, SearchError
 from ..schedules import check_name
+from ..search.budgets import parse_budgets
 
 TINY = "tiny"  # the name of the embedded model
-LEAST_BUDGET, MOST_BUDGET = 0.2, 0.95
 LONGEST_NAME = 60  # leaves room for the budget behind it
 REFUSED = 2
 EPILOG = "Flags of ComfyUI follow after --, for example: python search --model wan.safetensors ... -- --lowvram"
@@ -96,8 +96,6 @@ def _why_not(options: Options) -> str | None:
         return "how large is the video? Give --width, --height and --frames, or --latent"
     if options.address and not options.workers:
         return "--address is of a Ray to spread over: say with --workers over how many"
-    if any(round(a, 2) == round(b, 2) for i, a in enumerate(options.budgets) for b in options.budgets[:i]):
-        return "a budget is listed twice (they are told apart by two decimals)"
     return None
 
 
@@ -188,13 +186,10 @@ def _seed(text: str) -> int:
 
 
 def _budgets(text: str) -> tuple[float, ...]:
-    budgets = tuple(_number(entry, "a budget", 0.0) for entry in text.replace(",", " ").split())
-    wrong = [budget for budget in budgets if not LEAST_BUDGET <= budget <= MOST_BUDGET]
-    if wrong or not budgets:
-        raise argparse.ArgumentTypeError(
-            f"'{text}': budgets go from {LEAST_BUDGET} to {MOST_BUDGET} (0.4: 40 % of the video is computed)"
-        )
-    return budgets
+    try:
+        return parse_budgets(text)
+    except SearchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _lora(text: str) -> tuple[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import AstraeaError, SearchError
 from ..schedules import Schedule, load, save
+from ..search.budgets import name_for
 from ..search.driver import Search
 from ..search.memo import Memo
 from ..search.problem import Setting
@@ -95,10 +96,6 @@ def named(result: Result, setting: Setting, order: Order) -> tuple[Schedule, ...
         as_schedule(each, result, setting, name_for(order.name, each.budget), order.effort, order.seed)
         for each in result.best
     )
-
-
-def name_for(name: str, budget: float) -> str:
-    return f"{name}-{budget:.2f}"
 
 
 def _log_start(memo: Memo, setting: Setting, order: Order) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 from ..errors import SearchError
-from ..host.searching import SO_FAR, name_for
+from ..host.searching import SO_FAR
 from ..schedules import check_name
+from ..search.budgets import name_for
 from .choice import AUTO
 
-LEAST_BUDGET, MOST_BUDGET, MOST_BUDGETS = 0.2, 0.95, 8
 EFFORTS = {
     "quick (10 dense runs)": 10.0,
     "good (30 dense runs)": 30.0,
@@ -19,37 +18,6 @@ EFFORTS = {
 }
 MOST_STEPS, MOST_CASES, MOST_CFG = 1000, 16, 100.0
 LONGEST_NAME = 80
-
-
-def parse_budgets(text: str) -> tuple[float, ...]:
-    """The budgets of a list such as "0.5, 0.4", in its order. Raises SearchError with the entry that is wrong."""
-    entries = [entry for entry in re.split(r"[,;\s]+", text.strip()) if entry]
-    if not entries:
-        raise SearchError('There is no budget to search for. Write for example "0.5, 0.4, 0.3".')
-    if len(entries) > MOST_BUDGETS:
-        raise SearchError(f"{len(entries)} budgets are too many for one search; at most {MOST_BUDGETS} are possible.")
-    budgets = [_budget(entry) for entry in entries]
-    names = [name_for("", budget) for budget in budgets]
-    twice = next((name[1:] for name in names if names.count(name) > 1), None)
-    if twice:
-        raise SearchError(f"The budget {twice} is listed twice (budgets are told apart by two decimals).")
-    return tuple(budgets)
-
-
-def _budget(entry: str) -> float:
-    try:
-        budget = float(entry)
-    except ValueError:
-        raise SearchError(
-            f"'{entry}' is not a budget. Write numbers with a decimal point, separated by commas, for example "
-            '"0.5, 0.4, 0.3".'
-        ) from None
-    if not (math.isfinite(budget) and LEAST_BUDGET <= budget <= MOST_BUDGET):
-        raise SearchError(
-            f"The budget {entry} is outside {LEAST_BUDGET}...{MOST_BUDGET}. It is the share of the video to compute: "
-            "0.4 computes 40 % of it. Decimals are written with a point: 0.5, not 0,5."
-        )
-    return budget
 
 
 def check_search_name(name: str) -> str:

@@ -18,7 +18,7 @@ from ..errors import SearchError
 from ..schedules import Schedule
 from .problem import Outcome
 
-FORMAT = "astraea-search-memo-1"
+FORMAT = "astraea-search-memo-1"  # another number where the engine computes otherwise, too: nothing old may count
 MAX_BYTES = 256 * 2**20
 
 

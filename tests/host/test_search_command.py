@@ -143,7 +143,7 @@ def test_ctrl_c_ends_a_process_with_what_it_found(tmp_path, folders, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budgets", "0.5,0.1"], "budgets go from 0.2 to 0.95"),
+        (["--budgets", "0.5,0.1"], "outside 0.2...0.95"),
         (["--budgets", "0.5,0.502"], "listed twice"),
         (["--steps", "1"], "whole number of 2 or more"),
         (["--cfg", "nan"], "not a number"),

@@ -28,8 +28,9 @@ from astraea.nodes.drawing import Axis, spread
 from astraea.nodes.search import AstraeaSearch
 from astraea.nodes.search_plots import draw_search
 from astraea.nodes.search_text import search_text
-from astraea.nodes.search_wish import EFFORTS, check_search_name, parse_budgets
+from astraea.nodes.search_wish import EFFORTS, check_search_name
 from astraea.schedules import load, save
+from astraea.search.budgets import parse_budgets
 from astraea.search.result import Progress
 
 QUICK = next(iter(EFFORTS))

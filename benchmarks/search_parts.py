@@ -1,0 +1,162 @@
+"""Parts of `search.py` measured as a whole: ways to forecast, EasyCache, other ways of sampling, promised time.
+
+Import after the host was started.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from search_pairs import HELD_OUT, bench_for, calibration_pairs, held_out_pairs, psnr_of
+from search_rows import Contest
+
+TIMED = 16  # pairs of the parts that run each in many ways
+TRANSFERRED = {"easy": 8, "hard": 4}
+THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+# Other ways to sample than a schedule was found for: steps, guidance, sampler, latent height and width as a share.
+TRANSFERS: tuple[dict[str, Any], ...] = (
+    {"steps": 12},
+    {"steps": 50},
+    {"cfg": 1.0},
+    {"cfg": 6.0},
+    {"sampler": "uni_pc"},
+    {"sampler": "res_multistep"},
+    {"scale": 1.5},
+)
+
+
+def found_by_us(contest: Contest, budget: float, effort: float = 30.0) -> list[dict[str, Any]]:
+    name = f"ours, effort {effort:g}"
+    return [row for row in contest.result["rows"] if row["contestant"] == name and row["budget"] == budget]
+
+
+def genome_from(row: dict[str, Any]) -> Any:
+    from astraea.schedules import Forecast
+    from astraea.search.genome import Genome
+
+    return Genome(tuple(row["budgets"]), Forecast(**row["forecast"]), row["mode"])
+
+
+def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
+    """On the steps of the bundled schedule: the ways to forecast that a search begins with, at two guidance scales."""
+    from astraea.schedules import STANDARD_FORECAST
+    from astraea.search.genome import PROMISING
+    from astraea.search.judge import Judge
+    from astraea.search.memo import Memo
+    from astraea.search.seeds import bundled_seed
+
+    pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
+    for cfg in (contest.args.cfg, 2.0 * contest.args.cfg):
+        bench = bench_for(contest.model, contest.testbed, {**contest.way, "cfg": cfg}, pairs)
+        judge = Judge(bench, Memo())
+        for budget in contest.args.budgets:
+            placed = bundled_seed(bench.setting, budget)
+            genomes = [dataclasses.replace(placed, forecast=way) for way in (STANDARD_FORECAST, *PROMISING)]
+            verdicts = judge.verdicts(genomes, range(len(pairs)))
+            for genome, verdict in zip(genomes, verdicts, strict=True):
+                row = {
+                    "cfg": cfg,
+                    "budget": budget,
+                    "forecast": vars(genome.forecast),
+                    "psnr_all": [round(psnr_of(loss), 3) for loss in verdict.losses],
+                }
+                print(f"{budget:g}  guidance {cfg:g}  {genome.forecast}: {verdict.score:.2f} dB", flush=True)
+                yield row
+
+
+def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
+    """EasyCache at several thresholds and ours, on the held-out pairs, timed in turn with dense runs.
+
+    The negative context is one empty word longer: cond and uncond are then calls of their own, without which EasyCache
+    of ComfyUI 0.3.64 mixes them up.
+    """
+    import torch
+    from harness import Job, accelerated, sample
+    from step_caches import easycache
+
+    testbed, model = contest.testbed, contest.model
+    pairs, empty = held_out_pairs(testbed, min(TIMED, HELD_OUT[testbed.name])), testbed.context("")
+    jobs = [
+        Job(
+            testbed.latent_shape,
+            testbed.context(prompt)[None],
+            torch.cat([empty, empty[:1]])[None],
+            seed=seed,
+            steps=contest.args.steps,
+            cfg=contest.args.cfg,
+        )
+        for prompt, seed in pairs
+    ]
+    candidates: dict[str, Any] = {f"EasyCache {value:g}": easycache(model, value)[0] for value in THRESHOLDS}
+    for budget in contest.args.budgets:
+        for row in found_by_us(contest, budget)[:1]:
+            schedule = genome_from(row).schedule(contest.bench.setting.sigmas)
+            candidates[f"ours {budget:g}"] = accelerated(model, schedule)[0]
+    from astraea.engine.quality import psnr, value_range
+
+    told: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
+    for job in jobs:
+        dense, seconds = sample(model, job)
+        for name, candidate in candidates.items():
+            output, own = sample(candidate, job)
+            told[name].append((min(200.0, psnr(output, dense, value_range(dense))), seconds, own))
+        print(f"  EasyCache: pair {len(told['EasyCache 0.02'])} of {len(jobs)}", flush=True)
+    for name, values in told.items():
+        yield {
+            "name": name,
+            "psnr": sum(value for value, _, _ in values) / len(values),
+            "psnr_all": [round(value, 3) for value, _, _ in values],
+            "speedup": sum(dense for _, dense, _ in values) / sum(own for _, _, own in values),
+        }
+
+
+def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
+    """What was found for one way of sampling, on others; beside it what is bundled."""
+    from astraea.schedules import budgets_for
+    from astraea.search.genome import Genome, with_ends
+    from astraea.search.judge import Judge
+    from astraea.search.memo import Memo
+    from astraea.search.seeds import bundled_seed
+
+    pairs = held_out_pairs(contest.testbed, TRANSFERRED[contest.testbed.name])
+    for change in TRANSFERS:
+        bench = bench_for(contest.model, contest.testbed, {**contest.way, **change}, pairs)
+        judge, setting = Judge(bench, Memo()), bench.setting
+        for budget in contest.args.budgets:
+            own = []
+            for row in found_by_us(contest, budget):
+                genome = genome_from(row)
+                schedule = genome.schedule(contest.bench.setting.sigmas)
+                placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+                own.append(Genome(tuple(with_ends(placed, setting.sigmas)), genome.forecast, genome.mode))
+            verdicts = judge.verdicts([bundled_seed(setting, budget), *own], range(len(pairs)))
+            row = {
+                "to": change,
+                "budget": budget,
+                "bundled": verdicts[0].score,
+                "ours": [v.score for v in verdicts[1:]],
+            }
+            print(f"{budget:g}  to {change}: bundled {row['bundled']:.2f}, ours {row['ours']}", flush=True)
+            yield row
+
+
+def time_rows(contest: Contest) -> Iterator[dict[str, Any]]:
+    """Seconds that a search promised against those of runs made afterwards, on other pairs."""
+    from astraea.search.driver import Search
+    from astraea.search.memo import Memo
+
+    bench = bench_for(contest.model, contest.testbed, contest.way, calibration_pairs(contest.testbed)[:2])
+    for budget in contest.args.budgets:
+        result = Search(bench, Memo(), budgets=[budget], effort=10.0, seed=0).run()
+        best = result.best[0]
+        later = bench_for(contest.model, contest.testbed, contest.way, held_out_pairs(contest.testbed, 4))
+        for case in range(4):
+            later.dense(case)
+        from astraea.search.problem import Job
+
+        measured = [sum(o.seconds) for o in later.measure([Job(case, best.schedule) for case in range(4)])]
+        row = {"budget": budget, "promised": best.seconds, "measured": measured, "speedup": best.speedup}
+        print(f"{budget:g}  promised {best.seconds:.3f} s, measured {[round(m, 3) for m in measured]}", flush=True)
+        yield row

@@ -1,0 +1,84 @@
+"""The rows of `search.py`: a schedule on offer is run on the held-out pairs, and what came out is written down."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from environment import change_json, read_json
+from search_pairs import HELD_OUT, bench_for, calibration_pairs, held_out_pairs, psnr_of
+
+FIRST_PAIRS = 3
+ROW_KEY = ("contestant", "budget", "seed")
+
+
+class Contest:
+    """Rows by contestant and budget, written after each; several processes may add to one file."""
+
+    def __init__(self, args: argparse.Namespace, model: Any, testbed: Any, made_with: dict[str, Any], path: Path):
+        from astraea.search.judge import Judge
+        from astraea.search.memo import Memo
+
+        self.args, self.model, self.testbed, self.path = args, model, testbed, path
+        self.made_with = made_with
+        self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
+        self.bench = bench_for(model, testbed, self.way, calibration_pairs(testbed))
+        held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]))
+        memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
+        self.held_out = Judge(held_out, memo)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return read_json(self.path) or {"rows": []}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """In place of a row of the same contestant, budget and search seed."""
+        key = [row[name] for name in ROW_KEY]
+
+        def change(result: dict[str, Any]) -> None:
+            others = [other for other in result.get("rows", []) if [other[name] for name in ROW_KEY] != key]
+            result |= self.made_with | {"rows": [*others, {**row, "measured": self.measured}]}
+
+        change_json(self.path, change)
+
+    def put(self, part: str, rows: list[dict[str, Any]]) -> None:
+        """A part that is measured as a whole."""
+
+        def change(result: dict[str, Any]) -> None:
+            result |= self.made_with | {part: rows, "measured": result.get("measured", {}) | {part: self.measured}}
+
+        change_json(self.path, change)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        return {name: self.made_with["environment"][name] for name in ("date", "commit", "pack_code")}
+
+    def take(self, budget: float, offers: Iterable[Any], hopeless: float = math.inf) -> None:
+        """Run what is on offer on the held-out pairs; not to the end what is so many dB behind on the first ones."""
+        best: list[float] = []
+        for offer in offers:
+            first = self.held_out.verdicts([offer.genome], range(FIRST_PAIRS))[0].score
+            if best and first < max(best) - hopeless:
+                print(f"{budget:g}  {offer.contestant:34} is {max(best) - first:.1f} dB behind: dropped", flush=True)
+                continue
+            best.append(first)
+            verdict = self.held_out.verdicts([offer.genome], range(self.held_out.setting.cases))[0]
+            row = {
+                "contestant": offer.contestant,
+                "budget": budget,
+                "seed": offer.seed,
+                "spent": round(offer.spent, 2),
+                "mean_budget": round(sum(offer.genome.budgets) / len(offer.genome.budgets), 4),
+                "psnr_calibration": offer.psnr,
+                "psnr": verdict.score,
+                "psnr_all": [round(psnr_of(loss), 3) for loss in verdict.losses],
+                "budgets": list(offer.genome.budgets),
+                "mode": offer.genome.mode,
+                "forecast": vars(offer.genome.forecast),
+                "speedup": offer.speedup,
+            }
+            self.add(row)
+            print(f"{budget:g}  {offer.contestant:34} seed {offer.seed}  {verdict.score:6.2f} dB held out", flush=True)
