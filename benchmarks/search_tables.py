@@ -155,6 +155,8 @@ def gain_over_pairs(row: Row, base: Row) -> tuple[float, float] | None:
 def forecasts(result: dict[str, Any]) -> str:
     """Ways to forecast on the same steps, against the standard one."""
     rows = result.get("forecasts", [])
+    if not rows:
+        return ""
     standard = {(row["cfg"], row["budget"]): row for row in rows if row["forecast"] == STANDARD}
     cells: dict[str, dict[tuple, str]] = {}
     for row in rows:
@@ -213,11 +215,17 @@ def replayed(result: dict[str, Any]) -> str:
     return table(header, lines)
 
 
+def on_the_same_pairs(result: dict[str, Any]) -> dict[str, Any]:
+    """Without rows that were run on fewer or more pairs than are held out now."""
+    pairs = result["settings"]["held_out_pairs"]
+    return {**result, "rows": [row for row in result["rows"] if len(row["psnr_all"]) == pairs]}
+
+
 def of_result(testbed: str, steps: int, make: Any) -> str:
     """A table of one result, or "" before it was measured."""
     for path, result in results():
         if path.name.startswith(f"search-{testbed}-{steps}-steps-"):
-            return make(result)
+            return make(on_the_same_pairs(result))
     return ""
 
 
