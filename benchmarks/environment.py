@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
@@ -132,10 +132,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Let `change` alter the result as it stands now; several processes may each add to one file."""
+    """Let `change` alter the result as it stands now; several processes may each add to one file (not on Windows)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
         result = read_json(path) or {}
         change(result)
         write_json(path, result)
