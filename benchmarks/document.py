@@ -192,6 +192,7 @@ ALL = [name for name, described in TABLES.items() if not described.is_ablation]
 WHOLE = [name for name, described in TABLES.items() if described.space == "whole"]
 BLOCKS: dict[str, Callable[[], str]] = {
     "bundled": lambda: bundled(README_TABLES, linked="benchmarks/results/"),
+    "searched for all": search_tables.found_for_all,
     "bundled everywhere": lambda: bundled(ALL, linked="../benchmarks/results/"),
     "token steps": lambda: fractions(WHOLE),
     **{f"controls {name}": lambda name=name: controls(name) for name in WHOLE},

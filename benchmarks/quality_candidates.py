@@ -23,7 +23,7 @@ from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, V
 from step_caches import STEP_CACHES
 from token_variants import TOKEN_VARIANTS
 
-from astraea.schedules import Schedule, pick
+from astraea.schedules import STANDARD_FORECAST, Schedule, pick
 from astraea.tiny.testbeds import TESTBEDS, Testbed
 
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
@@ -102,12 +102,17 @@ def planned(
     """A schedule under the node. exact: its steps as they are; else the budget is asked for, as a user does."""
     asked = None if exact else budget
     about = f"schedule '{schedule.name}', mode {schedule.mode}"
-    content = json.dumps([family, schedule.points, schedule.mode, asked, cache]).encode()
+    content = json.dumps([family, schedule.points, schedule.mode, asked, cache, *_otherwise(schedule)]).encode()
 
     def build(model: Any) -> tuple[Any, Any]:
         return accelerated(model, schedule, budget=asked, cache=cache)
 
     return Candidate(family, kind, build, budget, budget, about, digest([content]), variant)
+
+
+def _otherwise(schedule: Schedule) -> list[dict[str, Any]]:
+    """The way to forecast where it is not the standard one."""
+    return [] if schedule.forecast == STANDARD_FORECAST else [vars(schedule.forecast)]
 
 
 def drawn(
@@ -116,10 +121,11 @@ def drawn(
     return planned(family, "control", schedule_of(shape, budget, sigmas, "drawn"), budget, variant=variant)
 
 
-def bundled(budgets: Sequence[float]) -> Iterator[Candidate]:
-    """What the node does when it is asked for the budget."""
+def bundled(budgets: Sequence[float], table: Table) -> Iterator[Candidate]:
+    """What the node does when it is asked for the budget, in such runs."""
     for budget in budgets:
-        yield planned("bundled", "default", pick(budget, "wan"), budget, exact=False)
+        picked = pick(budget, "wan", steps=table.steps, guidance=table.cfg)
+        yield planned("bundled", "default", picked, budget, exact=False)
 
 
 def whole_step_controls(budget: float, sigmas: Sequence[float], wide: bool) -> Iterator[Candidate]:
@@ -244,7 +250,7 @@ def candidates(table: Table, sigmas: Sequence[float]) -> list[Candidate]:
         for made in (whole_step_controls, token_controls)
         for control in made(budget, sigmas, wide)
     ]
-    return [*bundled(table.budgets), *caches, *controls, *below_the_lowest(table.budgets, sigmas, wide)]
+    return [*bundled(table.budgets, table), *caches, *controls, *below_the_lowest(table.budgets, sigmas, wide)]
 
 
 def testbed_of(table: Table) -> Testbed:

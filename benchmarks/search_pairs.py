@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 8}
+CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 24}
 HELD_OUT_SEED, CALIBRATION_SEED = 1000, 5000
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..errors import BudgetError
 from ..kernels import AUTO as AUTO_ATTENTION
 from ..kernels import WISHES as ATTENTION_WISHES
-from ..schedules import Promise, Schedule, promise_of
+from ..schedules import Promise, Schedule, guidance_of, off_way, promise_of
 from .modes import Mode, mode_named
 
 LEAST_BUDGET = 0.1
@@ -45,7 +45,8 @@ class Plan:
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.
     choice: how the schedule was chosen, in the user's words, for the report.
     attention: what computes the attention of token steps, see `kernels.attend`.
-    others: schedules for the same wish, made for other numbers of steps; a run takes the one made for about as many.
+    others: schedules for the same wish, made for other numbers of steps or guidance scales; a run takes the one whose
+        own runs were the most alike.
     """
 
     schedule: Schedule
@@ -76,16 +77,18 @@ class Plan:
             return self.target_speedup <= 1.0
         return (self.schedule.mean_budget if self.budget is None else self.budget) >= 1.0
 
-    def for_steps(self, steps: int) -> Plan:
-        """The plan for a run of so many steps."""
+    def for_run(self, steps: int, guidance: float | None = None) -> Plan:
+        """The plan for a run of so many steps; guidance: its scale where that is known."""
         if not self.others:
             return self
-        nearest = min((self.schedule, *self.others), key=lambda s: abs(math.log(len(s.points) / max(1, steps))))
-        if nearest is self.schedule:
+        scale = guidance_of(self.schedule) if guidance is None else guidance
+        likest = min((self.schedule, *self.others), key=lambda schedule: off_way(schedule, steps, scale))
+        if likest is self.schedule:
             return replace(self, others=())
-        mode = mode_named(nearest.mode) if self.mode.name == self.schedule.mode else self.mode
-        told = f"{self.choice}; for {steps} steps: '{nearest.name}'" if self.choice else ""
-        return replace(self, schedule=nearest, mode=mode, choice=told, others=())
+        mode = mode_named(likest.mode) if self.mode.name == self.schedule.mode else self.mode
+        way = f"{steps} steps" if guidance is None else f"{steps} steps and guidance {guidance:g}"
+        told = f"{self.choice}; for {way}: '{likest.name}'" if self.choice else ""
+        return replace(self, schedule=likest, mode=mode, choice=told, others=())
 
     @property
     def keeps_own_mean(self) -> bool:

@@ -54,7 +54,7 @@ class Run:
 
     sigmas: the sampler's noise levels including the last one; evaluations: model calls per step, default one each.
     solver: how the sampler uses predictions, as Euler's method by default. cost: sizes of one block, needed for a
-    target speed-up and for the ideal figure in the report.
+    target speed-up and for the ideal figure in the report. guidance: its scale where the host tells.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class Run:
         cost: BlockCost | None = None,
         family: str = "",
         seed: int = 0,
+        guidance: float | None = None,
     ):
         self.sigmas = [float(s) for s in sigmas]
         self.steps = max(1, len(self.sigmas) - 1)
-        self.plan = plan = plan.for_steps(self.steps)
+        self.plan = plan = plan.for_run(self.steps, guidance)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)

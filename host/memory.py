@@ -9,25 +9,7 @@ import torch
 
 from ..engine.run import Run
 from ..models import Architecture
-
-
-def conditioning_count(guider: Any) -> int:
-    """How many conditionings the guider evaluates per step (guidance 1 leaves the negative out)."""
-    conditionings = getattr(guider, "conds", None) or getattr(guider, "original_conds", None) or {}
-    skip_negative = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not guider.model_options.get(
-        "disable_cfg1_optimization", False
-    )
-    counts = [len(conds) for role, conds in conditionings.items() if not (skip_negative and role == "negative")]
-    return max(1, sum(counts))
-
-
-def context_length(guider: Any) -> int | None:
-    """Text tokens of the first conditioning; None where the guider does not tell."""
-    for conds in (getattr(guider, "conds", None) or {}).values():
-        for cond in conds:
-            if isinstance(cond.get("cross_attn"), torch.Tensor):
-                return cond["cross_attn"].shape[1]
-    return None
+from .guiders import conditioning_count
 
 
 def compute_dtype(base_model: Any) -> torch.dtype:

@@ -18,7 +18,8 @@ from .attachment import KEY, RUN_KEY, ActiveRun
 from .attention import RunAttention
 from .branch_keys import row_groups
 from .comfy_bridge import cast_like
-from .memory import announced_bytes, context_length, enlarged_shape
+from .guiders import context_length, guidance_scale
+from .memory import announced_bytes, enlarged_shape
 from .rehearsal import rehearse
 from .swap import swapped_forwards
 
@@ -67,6 +68,7 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
         cost=architecture.cost(layout.video, context_length(guider)),
         family=architecture.family,
         seed=seed or 0,
+        guidance=guidance_scale(guider),
     )
     if plan.schedule.family not in (architecture.family, "any"):
         run.report.note(

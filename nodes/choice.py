@@ -10,7 +10,7 @@ from ..engine.plan import ATTENTION_WISHES as ATTENTION_CHOICES
 from ..engine.plan import CACHE_POLICIES, OWN_MEAN_TOLERANCE, Plan, make_plan
 from ..errors import BudgetError
 from ..host.folders import find_schedule, schedule_folders
-from ..schedules import Schedule, flow_sigmas, list_schedules, pick, pick_by_steps, promise_of, uniform, whole_steps
+from ..schedules import Schedule, flow_sigmas, list_schedules, pick, pick_by_way, promise_of, uniform, whole_steps
 from ..schedules.promise import tell
 
 AUTO = "auto"
@@ -91,17 +91,16 @@ def choose_plan(wish: Wish, family: str) -> Plan:
         cache=cache,
         choice=choice,
         attention=wish.attention,
-        others=_for_other_steps(schedule, wish, family) if mode is None else (),
+        others=_for_other_runs(schedule, wish, family) if mode is None else (),
     )
 
 
-def _for_other_steps(schedule: Schedule, wish: Wish, family: str) -> tuple[Schedule, ...]:
-    """With `auto`: what would be chosen for runs of other numbers of steps; a run knows its own when it begins."""
+def _for_other_runs(schedule: Schedule, wish: Wish, family: str) -> tuple[Schedule, ...]:
+    """With `auto`: what would be chosen for runs of other steps or guidance; a run knows its own when it begins."""
     if wish.schedule != AUTO or family == UNKNOWN_FAMILY:
         return ()
     budget = 1.0 / wish.target_speedup if wish.target_speedup else wish.budget
-    picked = pick_by_steps(budget, family, schedule_folders())
-    return tuple(other for steps, other in picked.items() if steps != len(schedule.points))
+    return tuple(other for other in pick_by_way(budget, family, schedule_folders()) if other != schedule)
 
 
 def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | None]:

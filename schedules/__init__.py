@@ -2,7 +2,7 @@
 
 from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
-from .library import bundled_folder, list_schedules, pick, pick_by_steps
+from .library import bundled_folder, guidance_of, list_schedules, off_way, pick, pick_by_way
 from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
 from .schedule import MODE_NAMES, Schedule, check_name
@@ -22,12 +22,14 @@ __all__ = [
     "bundled_folder",
     "check_name",
     "flow_sigmas",
+    "guidance_of",
     "leaning",
     "list_schedules",
     "load",
+    "off_way",
     "parse",
     "pick",
-    "pick_by_steps",
+    "pick_by_way",
     "promise_from",
     "promise_of",
     "rhythm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ScheduleError
@@ -26,25 +26,52 @@ def list_schedules(folder: Path) -> dict[str, Path]:
 
 
 USUAL_STEPS = 30
+# Of schedules that do not say which guidance they were made for: those drawn by hand, which hold where steps are coarse
+# and guidance is strong.
+USUAL_GUIDANCE = 6.0
+GUIDANCE_COUNTS = 2.0  # a ratio of guidance scales as much as the same ratio of steps to this power
 
 
-def pick(budget: float, family: str, folders: Iterable[Path] | None = None, steps: int = USUAL_STEPS) -> Schedule:
-    """The schedule of the family (else of any family) made for the nearest budget, and for about as many steps.
+def pick(
+    budget: float,
+    family: str,
+    folders: Iterable[Path] | None = None,
+    steps: int = USUAL_STEPS,
+    guidance: float = USUAL_GUIDANCE,
+) -> Schedule:
+    """The schedule of the family (else of any family) made for the nearest budget, and for about such runs.
 
     A file that cannot be read is passed over. Raises ScheduleError when nothing is left.
     """
+    return _best(_fitting(family, folders), budget, steps, guidance)
+
+
+def pick_by_way(budget: float, family: str, folders: Iterable[Path] | None = None) -> list[Schedule]:
+    """As `pick`, for every number of steps and guidance that there are schedules for."""
     fitting = _fitting(family, folders)
+    ways = dict.fromkeys((len(schedule.points), guidance_of(schedule)) for schedule in fitting)
+    picked = [(_best(fitting, budget, *way), way) for way in sorted(ways)]
+    return [schedule for schedule, way in picked if (len(schedule.points), guidance_of(schedule)) == way]
+
+
+def guidance_of(schedule: Schedule) -> float:
+    """The guidance scale that it was made for."""
+    promise = schedule.provenance.get("promise")
+    told = [schedule.provenance.get("guidance"), promise.get("cfg") if isinstance(promise, Mapping) else None]
+    usable = [value for value in told if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0]
+    return float(usable[0]) if usable else USUAL_GUIDANCE
+
+
+def off_way(schedule: Schedule, steps: int, guidance: float) -> float:
+    """How far a run of so many steps is from those that a schedule was made for; 0 where it is of the same kind."""
+    off_steps = abs(math.log(len(schedule.points) / max(1, steps)))
+    return off_steps + GUIDANCE_COUNTS * abs(math.log(guidance_of(schedule) / max(guidance, 0.1)))
+
+
+def _best(fitting: Sequence[Schedule], budget: float, steps: int, guidance: float) -> Schedule:
     nearest = min(_off_budget(schedule, budget) for schedule in fitting)
     alike = [schedule for schedule in fitting if _off_budget(schedule, budget) <= nearest + SAME_BUDGET]
-    return min(alike, key=lambda schedule: (_off_steps(schedule, steps), _off_budget(schedule, budget), schedule.name))
-
-
-def pick_by_steps(budget: float, family: str, folders: Iterable[Path] | None = None) -> dict[int, Schedule]:
-    """As `pick`, for every number of steps that there are schedules for."""
-    folders = list(folders) if folders is not None else None
-    counts = sorted({len(schedule.points) for schedule in _fitting(family, folders)})
-    picked = {steps: pick(budget, family, folders, steps) for steps in counts}
-    return {steps: schedule for steps, schedule in picked.items() if len(schedule.points) == steps}
+    return min(alike, key=lambda s: (round(off_way(s, steps, guidance), 6), _off_budget(s, budget), s.name))
 
 
 def _off_budget(schedule: Schedule, budget: float) -> float:
@@ -53,10 +80,6 @@ def _off_budget(schedule: Schedule, budget: float) -> float:
     if isinstance(made_for, bool) or not isinstance(made_for, (int, float)):
         made_for = schedule.mean_budget
     return round(abs(made_for - budget), 4)
-
-
-def _off_steps(schedule: Schedule, steps: int) -> float:
-    return abs(math.log(len(schedule.points) / max(1, steps)))
 
 
 def _fitting(family: str, folders: Iterable[Path] | None) -> list[Schedule]:

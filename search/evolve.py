@@ -81,7 +81,7 @@ class Evolution:
         """
         kinds = self._other_kinds(placed, end)
         ways = [replace(placed, forecast=forecast) for forecast in PROMISING]
-        lists: list[list[Genome]] = [kinds, ways]
+        lists: list[list[Genome]] = [kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
         if self.replay is not None and placed.whole:
             near = [genome for genome in self._evolved([placed]) if genome.budgets != placed.budgets]
             lists += [near[:POPULATION], self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])]

@@ -8,14 +8,25 @@ from .genome import Genome, mean_budget, with_ends
 from .problem import Setting
 
 # Lean, full steps at the start and at the end.
-SHAPES = ((0.0, 1, 1), (0.0, 1, 2), (0.125, 1, 1), (-0.125, 1, 1), (0.25, 1, 2), (0.0, 2, 1), (0.0, 3, 1))
+SHAPES = (
+    (0.0, 1, 1),
+    (0.0, 1, 2),
+    (0.125, 1, 1),
+    (-0.125, 1, 1),
+    (0.25, 1, 2),
+    (0.0, 2, 1),
+    (0.0, 3, 1),
+    (0.0, 1, 4),
+)
 TOKEN_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5), (0.1, 0.3, 0.8))
 
 
 def bundled_seed(setting: Setting, budget: float) -> Genome:
     """The bundled schedule that `auto` would take, on this run's steps."""
+    told = setting.facts.get("sampling", {}).get("cfg")
+    guidance = {} if told is None else {"guidance": float(told)}
     try:
-        schedule = pick(budget, setting.family, steps=setting.steps)
+        schedule = pick(budget, setting.family, steps=setting.steps, **guidance)
     except ScheduleError:
         schedule = leaning("even", budget, setting.sigmas[:-1])
     placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
@@ -25,8 +36,8 @@ def bundled_seed(setting: Setting, budget: float) -> Genome:
 def whole_seeds(setting: Setting, budget: float) -> list[Genome]:
     """Whole steps, evenly placed and leaning to either end: as many as the budget pays for."""
     levels, found = setting.sigmas[:-1], []
-    for lean, start, end in SHAPES:
-        shape = leaning("seed", budget, levels, lean=lean, full_start=start, full_end=end)
+    shapes = [leaning("seed", budget, levels, lean=lean, full_start=a, full_end=b) for lean, a, b in SHAPES]
+    for shape in shapes:
         placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
         found.append(Genome(tuple(with_ends(placed, setting.sigmas))))
     affordable = [g for g in found if mean_budget(g.budgets, setting.evaluations) <= budget + 1e-6]

@@ -6,21 +6,23 @@ import pytest
 
 from astraea.engine.plan import make_plan
 from astraea.engine.run import Run
-from astraea.schedules import Forecast, Schedule, flow_sigmas, leaning, pick, pick_by_steps, save
+from astraea.schedules import Forecast, Schedule, flow_sigmas, guidance_of, leaning, pick, pick_by_way, save
 
 
-def made(name: str, steps: int, mean: float, budget: float | None = None, **more) -> Schedule:
+def made(name: str, steps: int, mean: float, budget: float | None = None, *, way=None, **told) -> Schedule:
     points = leaning(name, mean, flow_sigmas(steps)).points
-    return Schedule(name, points, "wan", provenance={} if budget is None else {"budget": budget}, **more)
+    return Schedule(
+        name, points, "wan", provenance=told if budget is None else {"budget": budget, **told}, **(way or {})
+    )
 
 
 @pytest.fixture
 def folder(tmp_path):
     for schedule in (
         made("half 30", 30, 0.5, 0.5),
-        made("half 12", 12, 0.5, 0.5, forecast=Forecast(0.25)),
+        made("half 12", 12, 0.5, 0.5, way={"forecast": Forecast(0.25)}),
         made("third 30", 30, 0.3, 0.3),
-        made("third 8", 8, 0.25, 0.3, mode="hold"),
+        made("third 8", 8, 0.25, 0.3, way={"mode": "hold"}),
         made("quarter 30", 30, 0.25),
     ):
         save(schedule, tmp_path)
@@ -43,15 +45,47 @@ def test_the_budget_comes_first_then_the_steps(folder, budget, steps, name):
     assert pick(budget, "wan", [folder], steps).name == name
 
 
-def test_every_number_of_steps_has_its_schedule(folder):
-    names = {steps: schedule.name for steps, schedule in pick_by_steps(0.3, "wan", iter([folder])).items()}
-    assert names == {8: "third 8", 30: "third 30"}
+def test_every_number_of_steps_and_guidance_has_its_schedule(folder):
+    save(made("third 30 mild", 30, 0.3, 0.3, guidance=3), folder)
+    assert [schedule.name for schedule in pick_by_way(0.3, "wan", iter([folder]))] == [
+        "third 8",
+        "third 30 mild",
+        "third 30",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance", "name"),
+    [
+        (30, 6.0, "half 30"),
+        (30, 3.0, "half 30 mild"),
+        (30, 1.0, "half 30 mild"),
+        (30, 0.0, "half 30 mild"),
+        (30, 5.0, "half 30"),
+        (50, 3.5, "half 30 mild"),
+        (12, 3.0, "half 30 mild"),  # the guidance says more than the steps
+        (12, 6.0, "half 12"),
+    ],
+)
+def test_the_nearest_guidance_and_steps_are_taken(folder, steps, guidance, name):
+    save(made("half 30 mild", 30, 0.5, 0.5, guidance=3), folder)
+    assert pick(0.5, "wan", [folder], steps, guidance).name == name
+    first, *others = pick_by_way(0.5, "wan", [folder])
+    run = Run(make_plan(first, others=others), [*flow_sigmas(steps), 0.0], guidance=guidance)
+    assert run.report.schedule == name
+
+
+def test_the_guidance_is_what_the_file_says_or_what_was_promised_for():
+    assert guidance_of(made("drawn", 30, 0.5)) == 6.0
+    assert guidance_of(made("told", 30, 0.5, 0.5, guidance=3)) == 3.0
+    assert guidance_of(made("found", 30, 0.5, 0.5, promise={"cfg": 4.5})) == 4.5
+    assert guidance_of(made("odd", 30, 0.5, 0.5, guidance="strong", promise=[1])) == 6.0
 
 
 @pytest.mark.parametrize(("steps", "name", "expected"), [(30, "half 30", 0.0), (10, "half 12", 0.25)])
 def test_a_run_takes_the_schedule_made_for_its_steps(folder, steps, name, expected):
-    by_steps = pick_by_steps(0.5, "wan", [folder])
-    plan = make_plan(by_steps[30], budget=0.5, choice="auto: 'half 30'", others=[by_steps[12]])
+    twelve, thirty = pick_by_way(0.5, "wan", [folder])
+    plan = make_plan(thirty, budget=0.5, choice="auto: 'half 30'", others=[twelve])
     run = Run(plan, [*flow_sigmas(steps), 0.0])
     assert run.report.schedule == name
     assert run.plan.schedule.forecast.expected == expected
@@ -59,7 +93,7 @@ def test_a_run_takes_the_schedule_made_for_its_steps(folder, steps, name, expect
 
 
 def test_the_mode_goes_with_the_schedule_unless_another_was_asked_for(folder):
-    by_steps = pick_by_steps(0.3, "wan", [folder])
+    eight, thirty = pick_by_way(0.3, "wan", [folder])
     sigmas = [*flow_sigmas(8), 0.0]
-    assert Run(make_plan(by_steps[30], others=[by_steps[8]]), sigmas).plan.mode.name == "hold"
-    assert Run(make_plan(by_steps[30], mode="refit", others=[by_steps[8]]), sigmas).plan.mode.name == "refit"
+    assert Run(make_plan(thirty, others=[eight]), sigmas).plan.mode.name == "hold"
+    assert Run(make_plan(thirty, mode="refit", others=[eight]), sigmas).plan.mode.name == "refit"

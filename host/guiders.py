@@ -1,0 +1,36 @@
+"""What the host's guiders tell of a run: conditionings, text, guidance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+
+def conditioning_count(guider: Any) -> int:
+    """How many conditionings the guider evaluates per step (guidance 1 leaves the negative out)."""
+    conditionings = getattr(guider, "conds", None) or getattr(guider, "original_conds", None) or {}
+    skip_negative = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not guider.model_options.get(
+        "disable_cfg1_optimization", False
+    )
+    counts = [len(conds) for role, conds in conditionings.items() if not (skip_negative and role == "negative")]
+    return max(1, sum(counts))
+
+
+def context_length(guider: Any) -> int | None:
+    """Text tokens of the first conditioning; None where the guider does not tell."""
+    for conds in (getattr(guider, "conds", None) or {}).values():
+        for cond in conds:
+            if isinstance(cond.get("cross_attn"), torch.Tensor):
+                return cond["cross_attn"].shape[1]
+    return None
+
+
+def guidance_scale(guider: Any) -> float | None:
+    """The scale by which conditionings are set apart; the larger one of two. None where the guider does not tell."""
+    told = [getattr(guider, name, None) for name in ("cfg1", "cfg2")]
+    if None in told:
+        told = [getattr(guider, "cfg", None)]
+    known = [float(scale) for scale in told if isinstance(scale, (int, float)) and math.isfinite(scale)]
+    return max(known, default=None)
