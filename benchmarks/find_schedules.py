@@ -85,12 +85,15 @@ def means_by_testbed(losses: Sequence[float], bench: JointBench) -> dict[str, fl
 
 def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Namespace) -> dict[str, Any]:
     """A row: what was found, and how it does on the control pairs beside what is drawn by hand."""
+    from search_contest import from_drawn
+
     from astraea.search.driver import Search
     from astraea.search.genome import genome_of
     from astraea.search.memo import Memo
 
     memo = Memo(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
-    result = Search(bench, memo, budgets=[budget], effort=args.effort, seed=args.seed).run()
+    with from_drawn():
+        result = Search(bench, memo, budgets=[budget], effort=args.effort, seed=args.seed).run()
     genomes = [genome_of(result.best[0].schedule), genome_of(result.hand_made[0].schedule)]
     found, drawn = control.verdicts(genomes, range(control.setting.cases))
     gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, drawn.losses, strict=True)]

@@ -40,19 +40,20 @@ def genome_from(row: dict[str, Any]) -> Any:
 
 
 def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
-    """On the steps of the bundled schedule: the ways to forecast that a search begins with, at two guidance scales."""
+    """On the steps of the drawn schedule: the ways to forecast that a search begins with, at two guidance scales."""
+    from search_contest import drawn_seed
+
     from astraea.schedules import STANDARD_FORECAST
     from astraea.search.genome import PROMISING
     from astraea.search.judge import Judge
     from astraea.search.memo import Memo
-    from astraea.search.seeds import bundled_seed
 
     pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
     for cfg in (contest.args.cfg, 2.0 * contest.args.cfg):
         bench = bench_for(contest.model, contest.testbed, {**contest.way, "cfg": cfg}, pairs)
         judge = Judge(bench, Memo())
         for budget in contest.args.budgets:
-            placed = bundled_seed(bench.setting, budget)
+            placed = drawn_seed(bench.setting, budget)
             genomes = [dataclasses.replace(placed, forecast=way) for way in (STANDARD_FORECAST, *PROMISING)]
             verdicts = judge.verdicts(genomes, range(len(pairs)))
             for genome, verdict in zip(genomes, verdicts, strict=True):
@@ -113,12 +114,13 @@ def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
 
 
 def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
-    """What was found for one way of sampling, on others; beside it what is bundled."""
+    """What was found for one way of sampling, on others; beside it what is drawn by hand."""
+    from search_contest import drawn_seed
+
     from astraea.schedules import budgets_for
     from astraea.search.genome import Genome, with_ends
     from astraea.search.judge import Judge
     from astraea.search.memo import Memo
-    from astraea.search.seeds import bundled_seed
 
     pairs = held_out_pairs(contest.testbed, TRANSFERRED[contest.testbed.name])
     for change in TRANSFERS:
@@ -131,14 +133,14 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
                 schedule = genome.schedule(contest.bench.setting.sigmas)
                 placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
                 own.append(Genome(tuple(with_ends(placed, setting.sigmas)), genome.forecast, genome.mode))
-            verdicts = judge.verdicts([bundled_seed(setting, budget), *own], range(len(pairs)))
+            verdicts = judge.verdicts([drawn_seed(setting, budget), *own], range(len(pairs)))
             row = {
                 "to": change,
                 "budget": budget,
-                "bundled": verdicts[0].score,
+                "drawn": verdicts[0].score,
                 "ours": [v.score for v in verdicts[1:]],
             }
-            print(f"{budget:g}  to {change}: bundled {row['bundled']:.2f}, ours {row['ours']}", flush=True)
+            print(f"{budget:g}  to {change}: drawn {row['drawn']:.2f}, ours {row['ours']}", flush=True)
             yield row
 
 

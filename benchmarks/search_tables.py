@@ -171,7 +171,7 @@ def forecasts(result: dict[str, Any]) -> str:
 
 
 def transfer(result: dict[str, Any]) -> str:
-    """What was found for one way of sampling, on others, over what is bundled."""
+    """What was found for one way of sampling, on others, over what is drawn by hand."""
     rows = result.get("transfer", [])
     budgets = sorted({row["budget"] for row in rows}, reverse=True)
     ways: dict[str, dict[float, Row]] = {}
@@ -183,7 +183,7 @@ def transfer(result: dict[str, Any]) -> str:
 
 
 def _gain(row: Row | None) -> str | None:
-    return None if row is None else over_seeds([value - row["bundled"] for value in row["ours"]], True)
+    return None if row is None else over_seeds([value - row["drawn"] for value in row["ours"]], True)
 
 
 def times(result: dict[str, Any]) -> str:

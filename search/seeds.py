@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from ..errors import ScheduleError
 from ..schedules import budgets_for, leaning, pick, rhythm, uniform
 from .genome import Genome, mean_budget, with_ends
@@ -21,12 +24,12 @@ SHAPES = (
 TOKEN_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5), (0.1, 0.3, 0.8))
 
 
-def bundled_seed(setting: Setting, budget: float) -> Genome:
-    """The bundled schedule that `auto` would take, on this run's steps."""
+def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None = None) -> Genome:
+    """The bundled schedule (else of those folders) that `auto` would take, on this run's steps."""
     told = setting.facts.get("sampling", {}).get("cfg")
     guidance = {} if told is None else {"guidance": float(told)}
     try:
-        schedule = pick(budget, setting.family, steps=setting.steps, **guidance)
+        schedule = pick(budget, setting.family, folders, setting.steps, **guidance)
     except ScheduleError:
         schedule = leaning("even", budget, setting.sigmas[:-1])
     placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
 from PIL import ImageChops
 from sampling import accelerated, last, sample
 
+from astraea.engine.report import ReportHandle
+from astraea.host.accelerate import accelerate
 from astraea.host.folders import user_schedule_folder
+from astraea.host.guiders import guidance_scale
 from astraea.nodes.accelerate import TIPS, AstraeaAccelerate
 from astraea.nodes.choice import Wish, choose_plan
 from astraea.nodes.plot import draw_report
@@ -72,6 +77,25 @@ def test_a_run_at_another_budget_promises_nothing(load_tiny) -> None:
     fast, handle = accelerated(load_tiny(), promising(), budget=0.7)
     sample(fast, steps=STEPS)
     assert "Promised" not in report_text(last(handle))
+
+
+@pytest.mark.parametrize(("cfg", "name"), [(1.0, "mild"), (3.0, "mild"), (7.0, "strong")])
+def test_auto_takes_the_schedule_for_the_guidance_of_the_run(load_tiny, monkeypatch, tmp_path, cfg, name) -> None:
+    for found, guidance in (("mild", 2.0), ("strong", 8.0)):
+        save(replace(promising(found), family="wan", provenance={"guidance": guidance}), tmp_path)
+    monkeypatch.setattr("astraea.nodes.choice.schedule_folders", lambda: (tmp_path,))
+    handle = ReportHandle()
+    fast = accelerate(load_tiny(), choose_plan(Wish("auto", 0.4), "wan"), handle)
+    sample(fast, steps=STEPS, cfg=cfg)
+    assert last(handle).schedule == name
+    assert f"for {STEPS} steps and guidance {cfg:g}: 'mild'" in last(handle).choice or name == "strong"
+
+
+def test_guiders_tell_their_scale() -> None:
+    model = SimpleNamespace(model_options={})
+    basic, dual = Guider_Basic(model), Guider_DualCFG(model)
+    dual.set_cfg(2.0, 5.0)
+    assert (guidance_scale(basic), guidance_scale(dual), guidance_scale(object())) == (1.0, 5.0, None)
 
 
 def test_auto_tells_the_promise_of_a_schedule_at_its_own_mean(monkeypatch, tmp_path) -> None:
