@@ -30,8 +30,8 @@ from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, re
 TIPS = {
     "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Wan 2.1 and 2.2 are "
     "accelerated; any other model passes through unchanged, and the log says why.",
-    "schedule": "What share of the video is computed at which step. 'auto' picks the schedule for your model whose "
-    "mean budget is nearest to the budget below. Saved schedules are listed by name.",
+    "schedule": "What share of the video is computed at which step. 'auto' picks the schedule for your model that is "
+    "nearest to the budget below and, when the run begins, to its cfg and steps. Saved schedules are listed by name.",
     "budget": "Used with schedule 'auto': the share of the video's tokens to compute over the whole run; as many "
     "whole steps are computed as it pays for. 0.4 is up to twice as fast, 1.0 is exactly the original result. A "
     "schedule chosen by name keeps its own mean budget.",
