@@ -39,18 +39,18 @@ def pick(
     steps: int = USUAL_STEPS,
     guidance: float = USUAL_GUIDANCE,
 ) -> Schedule:
-    """The schedule of the family (else of any family) made for the nearest budget, and for about such runs.
+    """The schedule made for the nearest budget, and for about such runs; of equals that of the family.
 
     A file that cannot be read is passed over. Raises ScheduleError when nothing is left.
     """
-    return _best(_fitting(family, folders), budget, steps, guidance)
+    return _best(_fitting(family, folders), family, budget, steps, guidance)
 
 
 def pick_by_way(budget: float, family: str, folders: Iterable[Path] | None = None) -> list[Schedule]:
     """As `pick`, for every number of steps and guidance that there are schedules for."""
     fitting = _fitting(family, folders)
     ways = dict.fromkeys((len(schedule.points), guidance_of(schedule)) for schedule in fitting)
-    picked = [(_best(fitting, budget, *way), way) for way in sorted(ways)]
+    picked = [(_best(fitting, family, budget, *way), way) for way in sorted(ways)]
     return [schedule for schedule, way in picked if (len(schedule.points), guidance_of(schedule)) == way]
 
 
@@ -68,10 +68,15 @@ def off_way(schedule: Schedule, steps: int, guidance: float) -> float:
     return off_steps + GUIDANCE_COUNTS * abs(math.log(guidance_of(schedule) / max(guidance, 0.1)))
 
 
-def _best(fitting: Sequence[Schedule], budget: float, steps: int, guidance: float) -> Schedule:
+def _best(fitting: Sequence[Schedule], family: str, budget: float, steps: int, guidance: float) -> Schedule:
     nearest = min(_off_budget(schedule, budget) for schedule in fitting)
     alike = [schedule for schedule in fitting if _off_budget(schedule, budget) <= nearest + SAME_BUDGET]
-    return min(alike, key=lambda s: (round(off_way(s, steps, guidance), 6), _off_budget(s, budget), s.name))
+
+    def distance(schedule: Schedule) -> tuple:
+        off = round(off_way(schedule, steps, guidance), 6)
+        return off, schedule.family != family, _off_budget(schedule, budget), schedule.name
+
+    return min(alike, key=distance)
 
 
 def _off_budget(schedule: Schedule, budget: float) -> float:
@@ -83,7 +88,7 @@ def _off_budget(schedule: Schedule, budget: float) -> float:
 
 
 def _fitting(family: str, folders: Iterable[Path] | None) -> list[Schedule]:
-    """Schedules of the family, else those of any. Raises ScheduleError when there are none."""
+    """Schedules of the family and those of any. Raises ScheduleError when there are none."""
     candidates = []
     for folder in folders or (bundled_folder(),):
         for path in list_schedules(folder).values():
@@ -91,7 +96,7 @@ def _fitting(family: str, folders: Iterable[Path] | None) -> list[Schedule]:
                 candidates.append(load(path))
             except ScheduleError:
                 continue
-    fitting = [s for s in candidates if s.family == family] or [s for s in candidates if s.family == "any"]
+    fitting = [schedule for schedule in candidates if schedule.family in (family, "any")]
     if not fitting:
         raise ScheduleError(f"No schedule for the model family '{family}' was found.")
     return fitting

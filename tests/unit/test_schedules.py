@@ -160,9 +160,10 @@ def test_own_grid_gives_own_budgets(shape):
 def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
     """Where its full steps stand was chosen by trying."""
     schedule = load(path)
+    steps = len(schedule.points)
     asked = math.ceil(schedule.mean_budget * 100 - 1e-6) / 100
-    assert budgets_for(schedule, grid(30, shift), mean=asked) == list(schedule.budgets)
-    assert_as_many_whole_steps_as_fit(schedule, grid(30, shift), [2] * 29 + [1], asked)  # Heun
+    assert budgets_for(schedule, grid(steps, shift), mean=asked) == list(schedule.budgets)
+    assert_as_many_whole_steps_as_fit(schedule, grid(steps, shift), [2] * (steps - 1) + [1], asked)  # Heun
 
 
 def assert_as_many_whole_steps_as_fit(schedule, sigmas, calls, mean):
