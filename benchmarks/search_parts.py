@@ -44,17 +44,18 @@ def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from search_contest import drawn_seed
 
     from astraea.schedules import STANDARD_FORECAST
-    from astraea.search.genome import PROMISING
+    from astraea.search.experience import promising
     from astraea.search.judge import Judge
     from astraea.search.memo import Memo
 
     pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
+    ways = (STANDARD_FORECAST, *promising(contest.bench.setting))
     for cfg in (contest.args.cfg, 2.0 * contest.args.cfg):
         bench = bench_for(contest.model, contest.testbed, {**contest.way, "cfg": cfg}, pairs)
         judge = Judge(bench, Memo())
         for budget in contest.args.budgets:
             placed = drawn_seed(bench.setting, budget)
-            genomes = [dataclasses.replace(placed, forecast=way) for way in (STANDARD_FORECAST, *PROMISING)]
+            genomes = [dataclasses.replace(placed, forecast=way) for way in ways]
             verdicts = judge.verdicts(genomes, range(len(pairs)))
             for genome, verdict in zip(genomes, verdicts, strict=True):
                 row = {

@@ -14,8 +14,9 @@ from dataclasses import replace
 from itertools import zip_longest
 from statistics import fmean
 
+from .experience import promising, usual_gain
 from .gaps import cheapest_paths, gap_prices, widest_gap
-from .genome import FORECASTS, PROMISING, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
+from .genome import FORECASTS, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
 from .merit import expected_gain
 from .probe import allotted, probe
@@ -28,7 +29,6 @@ PER_FORECAST = 3  # of one way to forecast no more are run in a round: they fail
 FIRST_CASES = 3
 BEHIND_DB = 3.0  # two candidates differ by so much from case to case, by chance
 ENOUGH_FOR_PROBE = 40.0  # dense-run equivalents from which the sensitivity probe is worth its runs
-USUALLY_GAINS_DB = 0.5  # what ways that gained on the test models are expected to gain on others
 NOTICEABLE_DB = 0.05
 MOVED_DB, WIDER_DB = 0.15, 2.0  # doubts for each step that is moved, and each by which the widest gap is wider
 FOR_FIRST = 0.6  # share of the runs that the first round is given
@@ -79,11 +79,12 @@ class Evolution:
         """What is run first, by turns: the same steps with ways to forecast that have gained most elsewhere, and that
         the replay ranks first; other steps near by; and other kinds.
         """
-        kinds = self._other_kinds(placed, end)
-        ways = [replace(placed, forecast=forecast) for forecast in PROMISING]
+        kinds, forecasts = self._other_kinds(placed, end), promising(self.setting)
+        ways = [replace(placed, forecast=forecast) for forecast in forecasts]
         lists: list[list[Genome]] = [kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
         if self.replay is not None and placed.whole:
-            near = [genome for genome in self._evolved([placed]) if genome.budgets != placed.budgets]
+            drawn = [replace(genome, forecast=way) for genome in self.hand_made for way in forecasts[:2]]
+            near = [genome for genome in self._evolved(drawn) if genome.budgets != placed.budgets]
             lists += [near[:POPULATION], self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])]
         turns = [genome for turn in zip_longest(*lists) for genome in turn if genome is not None and genome != placed]
         return list(dict.fromkeys(turns))[: self._width((end - self.judge.spent) * FOR_FIRST)]
@@ -284,8 +285,7 @@ class Evolution:
 
     def _expected_before(self, genome: Genome, reference: Genome) -> float:
         """What its way to forecast has gained elsewhere; half of what the replay tells of its places, and doubts."""
-        promises = (genome.forecast in PROMISING) - (reference.forecast in PROMISING)
-        before = USUALLY_GAINS_DB * promises
+        before = usual_gain(genome.forecast, self.setting) - usual_gain(reference.forecast, self.setting)
         if genome.budgets == reference.budgets:
             return before
         before -= self._doubt(genome)

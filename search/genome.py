@@ -14,16 +14,6 @@ EXPECTED = (0.0, 0.25, 0.5)
 TIMES = (("sigma", "sigma"), ("log-snr", "log-snr"), ("sigma", "log-snr"), ("root", "root"), ("sigma", "root"))
 BENDS = (0.0, 0.5, 1.0)
 FORECASTS = tuple(Forecast(*way) for way in ((e, *times, bend) for e in EXPECTED for times in TIMES for bend in BENDS))
-# Where to begin: what gained on the two test models, by turns where steps are fine and the guidance is mild, so that
-# forecasts come true, and everywhere else, if little.
-PROMISING = (
-    Forecast(0.5, "root", "root", 0.0),
-    Forecast(0.0, "sigma", "sigma", 0.5),
-    Forecast(0.25, "root", "root", 0.0),
-    Forecast(0.0, "sigma", "sigma", 0.0),
-    Forecast(0.25, "log-snr", "log-snr", 0.0),
-    Forecast(0.25, "sigma", "sigma", 0.0),
-)
 
 
 @dataclass(frozen=True)

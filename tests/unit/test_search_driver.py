@@ -116,7 +116,6 @@ def test_the_best_is_no_worse_than_the_bundled_schedule(name):
         ("token steps", 1.0),
         ("no replay", 1.0),
         ("ending above sigma 0", 1.0),
-        ("one case", 0.0),  # what one pair shows is doubted
     ],
 )
 def test_a_search_is_worth_its_effort(name, least):

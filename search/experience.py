@@ -1,0 +1,43 @@
+"""What ways to forecast have gained where they were tried: where a search begins, and what it expects of them.
+
+Known from the two test models only. Where steps are fine and the guidance is mild, forecasts come true and straight
+lines interpolate best; where predictions swing, trust in forecasts does harm, and half a parabola's bend is what gains.
+"""
+
+from __future__ import annotations
+
+from ..schedules import STANDARD_FORECAST, Forecast
+from .problem import Setting
+
+MOST_MILD, FEWEST_FINE = 4.2, 16  # guidance scale; steps
+TRUSTING = (
+    Forecast(0.5, "root", "root", 0.0),
+    Forecast(0.25, "root", "root", 0.0),
+    Forecast(0.25, "sigma", "sigma", 0.0),
+    Forecast(0.25, "log-snr", "log-snr", 0.0),
+)
+CAUTIOUS = (Forecast(0.0, "sigma", "sigma", 0.5), Forecast(0.0, "sigma", "sigma", 0.0))
+# dB over the standard way, of ways that trust and of those that do not.
+GAINS_WHERE_STEADY, GAINS_WHERE_SWINGING = (1.0, 0.5), (-1.0, 0.25)
+
+
+def is_steady(setting: Setting) -> bool:
+    """Whether predictions may be expected to go on as they went."""
+    cfg = setting.facts.get("sampling", {}).get("cfg", 1.0)
+    return cfg <= MOST_MILD and setting.steps >= FEWEST_FINE
+
+
+def promising(setting: Setting) -> tuple[Forecast, ...]:
+    """Ways to begin with, those of the most promise first; the others too, as another model may be another case."""
+    first, then = (TRUSTING, CAUTIOUS) if is_steady(setting) else (CAUTIOUS, TRUSTING)
+    return (first[0], then[0], *first[1:], *then[1:])
+
+
+def usual_gain(forecast: Forecast, setting: Setting) -> float:
+    """dB over the standard way that one is expected to gain before any run; of ways never tried nothing is expected."""
+    trusting, cautious = GAINS_WHERE_STEADY if is_steady(setting) else GAINS_WHERE_SWINGING
+    if forecast == STANDARD_FORECAST:
+        return 0.0
+    if forecast in CAUTIOUS:
+        return cautious
+    return trusting if forecast in TRUSTING else min(0.0, trusting) * (forecast.expected > 0.0)

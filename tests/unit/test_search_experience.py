@@ -1,0 +1,41 @@
+"""What a search expects of ways to forecast before it has run any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from toy_bench import ToyBench
+
+from astraea.schedules import STANDARD_FORECAST, Forecast
+from astraea.search.experience import is_steady, promising, usual_gain
+
+TRUST, HALF_BENT, NEVER_TRIED = Forecast(0.25, "root", "root", 0.0), Forecast(bend=0.5), Forecast(0.0, "sigma", "root")
+
+
+def setting(steps: int = 30, cfg: float | None = 3.0):
+    facts = {} if cfg is None else {"sampling": {"cfg": cfg}}
+    return replace(ToyBench(steps=steps).setting, facts=facts)
+
+
+@pytest.mark.parametrize(
+    ("steps", "cfg", "steady"), [(30, 3.0, True), (30, 6.0, False), (12, 1.0, False), (20, 4.0, True), (30, None, True)]
+)
+def test_fine_steps_and_mild_guidance_are_steady(steps, cfg, steady):
+    assert is_steady(setting(steps, cfg)) is steady
+
+
+def test_trust_is_expected_to_gain_where_steps_are_fine_and_to_lose_where_they_are_not():
+    fine, coarse = setting(), setting(steps=8)
+    assert usual_gain(TRUST, fine) > usual_gain(HALF_BENT, fine) > usual_gain(STANDARD_FORECAST, fine) == 0.0
+    assert usual_gain(HALF_BENT, coarse) > 0.0 > usual_gain(TRUST, coarse)
+    assert usual_gain(NEVER_TRIED, fine) == usual_gain(NEVER_TRIED, coarse) == 0.0
+    assert usual_gain(Forecast(0.5), coarse) < 0.0 == usual_gain(Forecast(0.5), fine)
+
+
+def test_a_search_begins_with_what_promises_most_and_then_the_other_kind():
+    fine, coarse = promising(setting()), promising(setting(cfg=7.0))
+    assert set(fine) == set(coarse)
+    assert len(set(fine)) == len(fine)
+    assert fine[0].expected > 0.0 == fine[1].expected
+    assert coarse[0].expected == 0.0 < coarse[1].expected
