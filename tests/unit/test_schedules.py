@@ -163,7 +163,8 @@ def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
     steps = len(schedule.points)
     asked = math.ceil(schedule.mean_budget * 100 - 1e-6) / 100
     assert budgets_for(schedule, grid(steps, shift), mean=asked) == list(schedule.budgets)
-    assert_as_many_whole_steps_as_fit(schedule, grid(steps, shift), [2] * (steps - 1) + [1], asked)  # Heun
+    if not schedule.has_fractions:
+        assert_as_many_whole_steps_as_fit(schedule, grid(steps, shift), [2] * (steps - 1) + [1], asked)  # Heun
 
 
 def assert_as_many_whole_steps_as_fit(schedule, sigmas, calls, mean):
