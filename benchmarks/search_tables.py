@@ -224,7 +224,7 @@ def found_for_all() -> str:
         "gain, dB",
         "± over pairs",
         "expected, along, bend",
-        "same steps",
+        "which steps",
         "bundled",
     ]
     lines: list[list[Any]] = []
@@ -241,12 +241,18 @@ def found_for_all() -> str:
                     f"{statistics.stdev(gains) / math.sqrt(len(gains)):.1f}",
                     *(f"{gain:+.1f}" for gain in groups.values()),
                     f"{way['expected']:g}, {way['along']}, {way['bend']:g}",
-                    "yes" if row["budgets"] == row["budgets_drawn"] else "no",
+                    _steps_beside_drawn(row),
                     "yes" if row["bundled"] else "no",
                 ]
             )
             header[5:-3] = list(groups)
     return table(header, lines) if lines else ""
+
+
+def _steps_beside_drawn(row: Row) -> str:
+    if row["budgets"] == row["budgets_drawn"]:
+        return "as drawn"
+    return "some in part" if any(0.0 < budget < 1.0 for budget in row["budgets"]) else "other whole ones"
 
 
 def on_the_same_pairs(result: dict[str, Any]) -> dict[str, Any]:
