@@ -155,3 +155,19 @@ def test_a_rerun_is_held_against_the_first_run_pair_by_pair(monkeypatch: pytest.
     assert found["speedup_ratios"]["median"] == pytest.approx(1.1)
     with pytest.raises(SystemExit):
         rerun.agreement(first, {**second, "settings": {"table": "another"}})
+
+
+@pytest.mark.parametrize(
+    ("gain", "budgets", "worth"),
+    [
+        (0.4, [1.0, 0.0, 1.0], True),
+        (0.2, [1.0, 0.0, 1.0], False),
+        (0.9, [1.0, 0.5, 1.0], False),
+        (1.2, [1.0, 0.5, 1.0], True),
+    ],
+)
+def test_a_schedule_that_keeps_a_tensor_per_block_must_gain_more_to_be_bundled(
+    monkeypatch: pytest.MonkeyPatch, gain: float, budgets: list[float], worth: bool
+) -> None:
+    finder = next(imported("find_schedules", monkeypatch))
+    assert finder.is_worth_it({"gain": {"mean": gain}, "budgets": budgets}) is worth
