@@ -202,7 +202,7 @@ def run(args: argparse.Namespace) -> None:
     for word in part("tiny.words").unknown_words(args.prompt):
         print(f"note: the tiny model was never shown the word '{word}'")
     print(f"'{args.prompt}', {args.steps} steps, seed {args.seed}, budget {args.budget:g}\n", flush=True)
-    schedule = part("schedules").pick(args.budget, "wan")
+    schedule = part("schedules").pick(args.budget, "wan", steps=args.steps, guidance=CFG)
     fits = abs(schedule.mean_budget - args.budget) < 0.005
     plan = part("engine.plan").make_plan(schedule, budget=None if fits else args.budget)
     for warm_up in (None, plan):
