@@ -3,9 +3,9 @@
 python benchmarks/find_schedules.py [--steps 30 20 …] [--guidance 3 6] [--budgets 0.5 …] [--effort 36] [--write]
 
 One search judges candidates on pairs of both testbeds, so that what it finds is not made for one of them. Each schedule
-is then compared with the best that is drawn by hand (`find_shapes.py`) on other pairs; `--write` alone writes into the
-pack what is ahead there. The models are tiny: for any other, what is bundled is transferred, and says so. Several
-processes may add to one result; what it has is not searched again.
+is then compared with the best that is drawn by hand (`find_shapes.py`) on other pairs; `--write` only writes into the
+pack what is ahead there, else what was drawn. The models are tiny: for any other, what is bundled is transferred, and
+says so. Several processes may add to one result; what it has is not searched again.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def write_schedules(result: dict[str, Any]) -> None:
 
 
 def provenance_of(row: dict[str, Any]) -> dict[str, Any]:
-    found = "searched" if row["bundled"] else "searched, without finding better than what was drawn by hand"
+    found = "searched" if row["bundled"] else "searched, without finding better whole steps than those drawn by hand"
     ahead = {"psnr_db": row["psnr_by"]} if row["bundled"] else {}
     return {
         "found": f"{found}; transferred, not searched on this model",
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
     parser.add_argument("--effort", type=float, default=36.0)
     parser.add_argument("--memo", type=Path, default=host_process.ROOT / "output" / "search")
-    parser.add_argument("--write", action="store_true", help="only write what was found to be ahead into the pack")
+    parser.add_argument("--write", action="store_true", help="only write the schedules of the result into the pack")
     args = parser.parse_args()
     host = host_process.start(args, cpu=True)
     import torch

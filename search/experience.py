@@ -34,10 +34,15 @@ def promising(setting: Setting) -> tuple[Forecast, ...]:
 
 
 def usual_gain(forecast: Forecast, setting: Setting) -> float:
-    """dB over the standard way that one is expected to gain before any run; of ways never tried nothing is expected."""
+    """dB over the standard way that one is expected to gain before any run.
+
+    Of ways never tried nothing is expected, but that any trust does harm where predictions swing.
+    """
     trusting, cautious = GAINS_WHERE_STEADY if is_steady(setting) else GAINS_WHERE_SWINGING
     if forecast == STANDARD_FORECAST:
         return 0.0
     if forecast in CAUTIOUS:
         return cautious
-    return trusting if forecast in TRUSTING else min(0.0, trusting) * (forecast.expected > 0.0)
+    if forecast in TRUSTING:
+        return trusting
+    return min(0.0, trusting) if forecast.expected > 0.0 else 0.0

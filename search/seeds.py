@@ -25,7 +25,7 @@ TOKEN_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5), (0.1, 0.3, 0.8))
 
 
 def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None = None) -> Genome:
-    """The bundled schedule (else of those folders) that `auto` would take, on this run's steps."""
+    """The schedule that `auto` would take, on this run's steps: of the bundled ones unless `folders` names others."""
     told = setting.facts.get("sampling", {}).get("cfg")
     guidance = {} if told is None else {"guidance": float(told)}
     try:
@@ -39,8 +39,8 @@ def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None
 def whole_seeds(setting: Setting, budget: float) -> list[Genome]:
     """Whole steps, evenly placed and leaning to either end: as many as the budget pays for."""
     levels, found = setting.sigmas[:-1], []
-    shapes = [leaning("seed", budget, levels, lean=lean, full_start=a, full_end=b) for lean, a, b in SHAPES]
-    for shape in shapes:
+    for lean, start, end in SHAPES:
+        shape = leaning("seed", budget, levels, lean=lean, full_start=start, full_end=end)
         placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
         found.append(Genome(tuple(with_ends(placed, setting.sigmas))))
     affordable = [g for g in found if mean_budget(g.budgets, setting.evaluations) <= budget + 1e-6]
