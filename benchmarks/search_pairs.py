@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 24}
+CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 48}
 HELD_OUT_SEED, CALIBRATION_SEED = 1000, 5000
 
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from ..errors import BudgetError
 from ..kernels import AUTO as AUTO_ATTENTION
 from ..kernels import WISHES as ATTENTION_WISHES
-from ..schedules import Promise, Schedule, guidance_of, off_way, promise_of
+from ..schedules import OWN_TOLERANCE, Promise, Schedule, brought_to, guidance_of, off_way, promise_of
 from .modes import Mode, mode_named
 
 LEAST_BUDGET = 0.1
-OWN_MEAN_TOLERANCE = 0.005
 CACHE_POLICIES = ("auto", "full", "fp8", "fp8-host", "none")
 
 
@@ -41,7 +40,7 @@ class CachePolicy:
 class Plan:
     """Lives in the MODEL's options: small, immutable, copied by reference.
 
-    budget: mean share of tokens to compute; None takes the schedule's own mean.
+    budget: mean share of tokens to compute; None takes the schedule's own mean, as does the budget it was found for.
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.
     choice: how the schedule was chosen, in the user's words, for the report.
     attention: what computes the attention of token steps, see `kernels.attend`.
@@ -79,23 +78,22 @@ class Plan:
 
     def for_run(self, steps: int, guidance: float | None = None) -> Plan:
         """The plan for a run of so many steps; guidance: its scale where that is known."""
-        if not self.others:
-            return self
         scale = guidance_of(self.schedule) if guidance is None else guidance
         likest = min((self.schedule, *self.others), key=lambda schedule: off_way(schedule, steps, scale))
+        budget = brought_to(likest, self.budget)
         if likest is self.schedule:
-            return replace(self, others=())
+            return replace(self, budget=budget, others=())
         mode = mode_named(likest.mode) if self.mode.name == self.schedule.mode else self.mode
         way = f"{steps} steps" if guidance is None else f"{steps} steps and guidance {guidance:g}"
         told = f"{self.choice}; for {way}: '{likest.name}'" if self.choice else ""
-        return replace(self, schedule=likest, mode=mode, choice=told, others=())
+        return replace(self, schedule=likest, mode=mode, budget=budget, choice=told, others=())
 
     @property
     def keeps_own_mean(self) -> bool:
         """Whether the schedule is used at its own mean budget."""
         if self.target_speedup is not None:
             return False
-        return self.budget is None or abs(self.budget - self.schedule.mean_budget) < OWN_MEAN_TOLERANCE
+        return self.budget is None or abs(self.budget - self.schedule.mean_budget) < OWN_TOLERANCE
 
     def promise_for(self, budgets: Sequence[float]) -> tuple[Promise | None, str]:
         """What the schedule promises for a run of these budgets by step, or why it promises nothing for its steps.

@@ -71,16 +71,16 @@ class Run:
     ):
         self.sigmas = [float(s) for s in sigmas]
         self.steps = max(1, len(self.sigmas) - 1)
-        self.plan = plan = plan.for_run(self.steps, guidance)
+        self.plan = plan.for_run(self.steps, guidance)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
-        settings = plan.schedule.forecast
+        settings = self.plan.schedule.forecast
         self.curves = Curves(TIMES[settings.along], TIMES[settings.corrected_along], settings.bend)
         self.trial = self._new_trial()
         self.budgets = self._plan_budgets(cost)
-        self.report = self._new_report(cost, family)
+        self.report = self._new_report(cost, family, plan.budget)
         self._last_step = -1
         self._visits = 0
         self._owed = 0.0
@@ -103,11 +103,11 @@ class Run:
             return at(budget_for_speedup(plan.target_speedup, cost, at, self.evaluations))
         return at(plan.budget)
 
-    def _new_report(self, cost: BlockCost | None, family: str) -> Report:
+    def _new_report(self, cost: BlockCost | None, family: str, budget: float | None) -> Report:
         plan = self.plan
         weighted = sum(b * w for b, w in zip(self.budgets, self.evaluations, strict=True))
         planned = weighted / max(1, sum(self.evaluations))
-        asked = plan.schedule.mean_budget if plan.budget is None else plan.budget
+        asked = plan.schedule.mean_budget if budget is None else budget
         report = Report(
             schedule=plan.schedule.name,
             choice=plan.choice,

@@ -7,10 +7,21 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ..engine.plan import ATTENTION_WISHES as ATTENTION_CHOICES
-from ..engine.plan import CACHE_POLICIES, OWN_MEAN_TOLERANCE, Plan, make_plan
+from ..engine.plan import CACHE_POLICIES, Plan, make_plan
 from ..errors import BudgetError
 from ..host.folders import find_schedule, schedule_folders
-from ..schedules import Schedule, flow_sigmas, list_schedules, pick, pick_by_way, promise_of, uniform, whole_steps
+from ..schedules import (
+    OWN_TOLERANCE,
+    Schedule,
+    brought_to,
+    flow_sigmas,
+    list_schedules,
+    pick,
+    pick_by_way,
+    promise_of,
+    uniform,
+    whole_steps,
+)
 from ..schedules.promise import tell
 
 AUTO = "auto"
@@ -114,7 +125,7 @@ def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | Non
         return uniform(AUTO, budget, flow_sigmas(30)), budget
     schedule = pick(budget, family, schedule_folders())
     # Asked for its own mean, a schedule is used point for point on its own steps; for another it is laid out anew.
-    fits = abs(schedule.mean_budget - budget) < OWN_MEAN_TOLERANCE
+    fits = abs(schedule.mean_budget - budget) < OWN_TOLERANCE
     return schedule, max(budget, schedule.mean_budget) if fits else budget
 
 
@@ -124,7 +135,7 @@ def explain(schedule: Schedule, budget: float | None, target: float | None) -> s
     budget: the mean it is brought to, None its own.
     """
     wanted = f"the target of {target:g}x" if target else "the budget"
-    brought = ""
+    brought, budget = "", brought_to(schedule, budget)
     if budget is not None and abs(schedule.mean_budget - budget) > _unspent(schedule):
         brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
     keeps = "a tensor per block" if schedule.has_fractions else "two latents per conditioning"
@@ -136,7 +147,7 @@ def explain(schedule: Schedule, budget: float | None, target: float | None) -> s
 
 def _unspent(schedule: Schedule) -> float:
     """By how much a schedule may miss the budget it was made for: whole steps by less than one."""
-    return OWN_MEAN_TOLERANCE if schedule.has_fractions else 1.0 / len(schedule.points)
+    return OWN_TOLERANCE if schedule.has_fractions else 1.0 / len(schedule.points)
 
 
 def _control(mode: str, schedule: Schedule, budget: float) -> Schedule:

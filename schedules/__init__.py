@@ -2,7 +2,7 @@
 
 from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
-from .library import bundled_folder, guidance_of, list_schedules, off_way, pick, pick_by_way
+from .library import OWN_TOLERANCE, brought_to, bundled_folder, guidance_of, list_schedules, off_way, pick, pick_by_way
 from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
 from .schedule import MODE_NAMES, Schedule, check_name
@@ -13,11 +13,13 @@ __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "MODE_NAMES",
+    "OWN_TOLERANCE",
     "STANDARD_FORECAST",
     "TIME_NAMES",
     "Forecast",
     "Promise",
     "Schedule",
+    "brought_to",
     "budgets_for",
     "bundled_folder",
     "check_name",

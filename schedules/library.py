@@ -10,6 +10,7 @@ from ..errors import ScheduleError
 from .format import load
 from .schedule import Schedule
 
+OWN_TOLERANCE = 0.005
 SAME_BUDGET = 0.015  # schedules nearer to each other are told apart by their steps
 
 
@@ -39,7 +40,8 @@ def pick(
     steps: int = USUAL_STEPS,
     guidance: float = USUAL_GUIDANCE,
 ) -> Schedule:
-    """The schedule made for the nearest budget, and for about such runs; of equals that of the family.
+    """The schedule made for the nearest budget, and for about such runs; of equals that of the family, then that of the
+    first folder.
 
     A file that cannot be read is passed over. Raises ScheduleError when nothing is left.
     """
@@ -68,23 +70,36 @@ def off_way(schedule: Schedule, steps: int, guidance: float) -> float:
     return off_steps + GUIDANCE_COUNTS * abs(math.log(guidance_of(schedule) / max(guidance, 0.1)))
 
 
+def brought_to(schedule: Schedule, budget: float | None) -> float | None:
+    """The mean budget that a schedule is brought to where this one is asked for; None where it is used as it was found.
+
+    That is where it was found for this budget, with steps in part: of these it has as many as the time pays for.
+    """
+    as_found = budget is not None and schedule.has_fractions and _off_budget(schedule, budget) < OWN_TOLERANCE
+    return None if as_found else budget
+
+
 def _best(fitting: Sequence[Schedule], family: str, budget: float, steps: int, guidance: float) -> Schedule:
     nearest = min(_off_budget(schedule, budget) for schedule in fitting)
     alike = [schedule for schedule in fitting if _off_budget(schedule, budget) <= nearest + SAME_BUDGET]
 
     def distance(schedule: Schedule) -> tuple:
         off = round(off_way(schedule, steps, guidance), 6)
-        return off, schedule.family != family, _off_budget(schedule, budget), schedule.name
+        return off, schedule.family != family, _off_budget(schedule, budget)
 
     return min(alike, key=distance)
 
 
 def _off_budget(schedule: Schedule, budget: float) -> float:
-    """How far the budget it was made for is off; whole steps often spend less than that."""
-    made_for = schedule.provenance.get("budget")
-    if isinstance(made_for, bool) or not isinstance(made_for, (int, float)):
-        made_for = schedule.mean_budget
-    return round(abs(made_for - budget), 4)
+    return round(abs(_made_for(schedule) - budget), 4)
+
+
+def _made_for(schedule: Schedule) -> float:
+    """The budget it was made for: whole steps often spend less than that, and steps in part compute less for it."""
+    told = schedule.provenance.get("budget")
+    if isinstance(told, bool) or not isinstance(told, (int, float)):
+        return schedule.mean_budget
+    return float(told)
 
 
 def _fitting(family: str, folders: Iterable[Path] | None) -> list[Schedule]:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from statistics import fmean
 
 from .experience import promising, usual_gain
 from .gaps import cheapest_paths, gap_prices, widest_gap
-from .genome import FORECASTS, Genome, mean_budget, most_steps, moved, other_forecast, uniform_crossover
+from .genome import FORECASTS, Genome, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
 from .merit import expected_gain
+from .prices import Prices, measured
 from .probe import allotted, probe
 from .replay import Replay
-from .seeds import bundled_seed, token_seeds, uniform_seed, whole_seeds
+from .seeds import bundled_seed, token_seed, uniform_seed, whole_seeds
 
 POPULATION, CHILDREN, GENERATIONS = 24, 24, 8
 SLACK_DB = 12.0  # a run is given up where it is this much worse than the best one is anywhere
@@ -43,6 +45,7 @@ class Evolution:
         self.reference: Verdict | None = None  # what one has without a search
         self.best: Verdict | None = None
         self.hand_made: list[Genome] = []
+        self.prices = Prices()
         self.judged: dict[Genome, Verdict] = {}  # on all cases
         self.partly: dict[Genome, Verdict] = {}  # on the first cases
 
@@ -90,17 +93,40 @@ class Evolution:
         return list(dict.fromkeys(turns))[: self._width((end - self.judge.spent) * FOR_FIRST)]
 
     def _other_kinds(self, placed: Genome, end: float) -> list[Genome]:
-        """Held steps, and steps computed in part, where they are not far behind on one case."""
-        kinds = [*token_seeds(self.setting, self.budget)[:1], uniform_seed(self.setting, self.budget)]
+        """Held steps, and steps computed in part, where they are not far behind on one case; best first.
+
+        What steps in part cost is known once some were run. Those that are hopeful but take longer than the budget
+        pays for are drawn again for less.
+        """
+        setting, evaluations = self.setting, self.setting.evaluations
         held = replace(placed, mode="hold")
-        if self.replay is None or not placed.whole or self._near_by_replay(held, placed):
-            kinds = [held, *kinds]
-        affordable = [kind for kind in dict.fromkeys(kinds) if self.affords(kind)]
+        near = self.replay is None or not placed.whole or self._near_by_replay(held, placed)
+        patterns = {draw(setting, self.budget): partial(draw, setting) for draw in (token_seed, uniform_seed)}
+        in_part = {genome: draw for genome, draw in patterns.items() if not genome.whole}
+        hopeful = self._hopeful([*([held] if near else []), *in_part], end)
+        self._learn_prices(in_part)
+        dear = [draw for genome, draw in in_part.items() if genome in hopeful and not self.affords(genome)]
+        cheaper = [self.prices.most_paid_for(draw, self.budget, evaluations) for draw in dear]
+        hopeful |= self._hopeful([genome for genome in cheaper if genome is not None], end)
+        return sorted(filter(self.affords, hopeful), key=lambda genome: hopeful[genome].score, reverse=True)
+
+    def _hopeful(self, genomes: Sequence[Genome], end: float) -> dict[Genome, Verdict]:
+        """Those that are not far behind on one case, as many as are run for half of what is left."""
+        affordable = [genome for genome in dict.fromkeys(genomes) if self.affords(genome)]
         affordable = affordable[: max(0, int((end - self.judge.spent) / 2.0 / max(self.budget, 0.05)))]
         verdicts = self.judge.verdicts(affordable, self.cases[:1], self._limits(1))
         self.partly.update({v.genome: v for v in verdicts})
-        hopeful = [v for v in verdicts if not v.given_up and self._may_win(v, 1)]
-        return [v.genome for v in sorted(hopeful, key=lambda v: v.score, reverse=True)]
+        return {v.genome: v for v in verdicts if not v.given_up and self._may_win(v, 1)}
+
+    def _learn_prices(self, in_part: Iterable[Genome]) -> None:
+        """What steps in part cost, by the runs of these on the first case beside those of the reference."""
+        outcomes, case, reference = self.judge.outcomes, self.cases[0], self.hand_made[0]
+        runs = [(genome, outcomes[case, genome]) for genome in in_part if (case, genome) in outcomes]
+        whole = [(reference, outcomes[other, reference]) for other in self.cases] if reference.whole else []
+        self.prices = measured(runs, whole, self.setting.evaluations)
+        if self.best is not None and not self.affords(self.best.genome):
+            self.best = None
+            self._settle(list(self.judged.values()))
 
     def _near_by_replay(self, genome: Genome, other: Genome) -> bool:
         assert self.replay is not None
@@ -115,6 +141,7 @@ class Evolution:
         if allowance >= ENOUGH_FOR_PROBE:
             found = probe(self.judge, self.cases[0], self.replay)
             if found is not None:
+                found = replace(found, prices=max(self.prices, found.prices, key=lambda prices: prices.floor))
                 self._round([allotted(found, self.setting, self.budget)], self.judge.spent + allowance / 4.0)
         return list(dict.fromkeys(seeds))
 
@@ -133,8 +160,8 @@ class Evolution:
         return fmean(self.replay.losses(genome))
 
     def affords(self, genome: Genome) -> bool:
-        """Whether the budget pays for it."""
-        return mean_budget(genome.budgets, self.setting.evaluations) <= self.budget * 1.005
+        """Whether the budget pays for it: it takes no longer than the whole steps that it pays for."""
+        return self.prices.of_run(genome.budgets, self.setting.evaluations) <= self.budget * 1.005
 
     def _evolved(self, population: Sequence[Genome]) -> list[Genome]:
         """All that some generations of replayed evolution came upon, best first; without replay: with mutants."""

@@ -11,23 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .genome import Genome, mean_budget, with_ends
+from .genome import Genome, with_ends
 from .judge import Judge
-from .problem import Setting
+from .prices import Prices, measured
+from .problem import Outcome, Setting
 from .replay import Replay
-from .seconds import StepSeconds
 
 PROBED = 0.3
 
 
 @dataclass(frozen=True)
 class Probe:
-    """losses: by budget and step, of the final latents, if this step alone has this budget; shares: the price of a step
-    by budget, that of a full one being 1.
-    """
+    """losses: by budget and step, of the final latents, if this step alone has this budget."""
 
     losses: dict[float, tuple[float, ...]]
-    shares: dict[float, float]
+    prices: Prices
 
 
 def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
@@ -46,14 +44,11 @@ def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
         whole * part / reuse if reuse > 0.0 else whole
         for whole, part, reuse in zip(alone, told[PROBED], told[0.0], strict=True)
     )
-    # From these runs alone, which the memo keeps, and rounded: a search that is taken up again, or that shares its runs
-    # out, must not be led another way by its clock.
-    seconds = StepSeconds()
-    for genome in (*turns, *reused):
-        seconds.add(genome, judge.outcomes[case, genome])
-    full = seconds.of(1.0)
-    shares = {budget: seconds.of(budget) / full if full > 0.0 else budget for budget in (0.0, PROBED)}
-    return Probe({0.0: alone, PROBED: in_part}, {b: round(max(b, share), 1) for b, share in shares.items()})
+
+    def runs(genomes: list[Genome]) -> list[tuple[Genome, Outcome]]:
+        return [(genome, judge.outcomes[case, genome]) for genome in genomes]
+
+    return Probe({0.0: alone, PROBED: in_part}, measured(runs(turns), runs(reused), setting.evaluations))
 
 
 def _by_turns(setting: Setting, budget: float, odd: int) -> Genome:
@@ -74,13 +69,13 @@ def _told(judge: Judge, genomes: Sequence[Genome], case: int) -> list[float]:
 
 
 def allotted(found: Probe, setting: Setting, budget: float) -> Genome:
-    """Budgets per step that minimise the sum of losses plus a price on what is computed, so that the mean is met."""
+    """Budgets per step that minimise the sum of losses plus a price on what is computed, so that the budget is kept."""
     low, high = -40.0, 10.0  # log10 of the price
     best = [1.0] * setting.steps
     for _ in range(60):
         middle = (low + high) / 2.0
         budgets = with_ends(_cheapest(found, setting.steps, 10.0**middle), setting.sigmas)
-        if mean_budget(budgets, setting.evaluations) <= budget:
+        if found.prices.of_run(budgets, setting.evaluations) <= budget:
             best, high = budgets, middle
         else:
             low = middle
@@ -91,8 +86,5 @@ def _cheapest(found: Probe, steps: int, price: float) -> list[float]:
     def at(step: int, budget: float) -> float:
         return 0.0 if budget == 1.0 else found.losses[budget][step]
 
-    options = sorted({*found.losses, 1.0})
-    shares = {**found.shares, 1.0: 1.0}
-    return [
-        min(options, key=lambda budget: (at(step, budget) + price * shares[budget], budget)) for step in range(steps)
-    ]
+    options, cost = sorted({*found.losses, 1.0}), found.prices.of
+    return [min(options, key=lambda budget: (at(step, budget) + price * cost(budget), budget)) for step in range(steps)]

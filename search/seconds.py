@@ -35,6 +35,10 @@ class StepSeconds:
             kept.append(median(values))
             del kept[: -self._newest]
 
+    def has(self, budget: float) -> bool:
+        """Whether such a step has been measured."""
+        return round(budget, 3) in self._seen
+
     def of(self, budget: float) -> float:
         """Seconds of one step; between measured budgets along a line, beyond them by the nearest pair's line."""
         known = sorted((b, median(values)) for b, values in self._seen.items())

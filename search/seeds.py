@@ -49,12 +49,15 @@ def whole_seeds(setting: Setting, budget: float) -> list[Genome]:
 
 def token_seeds(setting: Setting, budget: float) -> list[Genome]:
     """Rhythms in which part of the tokens is computed."""
-    levels, found = setting.sigmas[:-1], []
-    for pattern in TOKEN_PATTERNS:
-        shape = rhythm("seed", list(pattern), levels, full_start=1)
-        placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-        found.append(Genome(tuple(with_ends(placed, setting.sigmas))))
-    return list(dict.fromkeys(g for g in found if not g.whole))
+    found = [token_seed(setting, budget, pattern) for pattern in TOKEN_PATTERNS]
+    return list(dict.fromkeys(genome for genome in found if not genome.whole))
+
+
+def token_seed(setting: Setting, budget: float, pattern: Sequence[float] = TOKEN_PATTERNS[0]) -> Genome:
+    """A rhythm of steps between a full first and a computed last one; where few fit, all may come out whole."""
+    shape = rhythm("seed", list(pattern), setting.sigmas[:-1], full_start=1)
+    placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+    return Genome(tuple(with_ends(placed, setting.sigmas)))
 
 
 def uniform_seed(setting: Setting, budget: float) -> Genome:

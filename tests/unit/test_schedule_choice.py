@@ -97,3 +97,35 @@ def test_the_mode_goes_with_the_schedule_unless_another_was_asked_for(folder):
     sigmas = [*flow_sigmas(8), 0.0]
     assert Run(make_plan(thirty, others=[eight]), sigmas).plan.mode.name == "hold"
     assert Run(make_plan(thirty, mode="refit", others=[eight]), sigmas).plan.mode.name == "refit"
+
+
+def in_part(name: str, budget: float) -> Schedule:
+    """Twelve steps in part that take longer than their tokens, so that it computes less than its budget."""
+    points = tuple(zip(flow_sigmas(12), (1.0, *[0.3] * 10, 0.5), strict=True))
+    return Schedule(name, points, "wan", provenance={"budget": budget, "guidance": 3})
+
+
+@pytest.mark.parametrize(("budget", "mean"), [(0.5, 0.375), (0.52, 0.52), (0.375, 0.375), (None, 0.375)])
+def test_steps_in_part_are_as_many_as_their_budget_was_found_to_pay_for(budget, mean):
+    run = Run(make_plan(in_part("partly", 0.5), budget=budget), [*flow_sigmas(12), 0.0])
+    assert sum(run.budgets) / 12 == pytest.approx(mean, abs=0.005)
+    assert run.report.asked_budget == pytest.approx(0.375 if budget is None else budget, abs=0.005)
+
+
+def test_each_run_spends_what_its_own_schedule_was_found_to_pay_for(folder):
+    save(in_part("partly 12", 0.5), folder)
+    first, *others = pick_by_way(0.5, "wan", [folder])
+    plan = make_plan(first, budget=0.5, others=others)
+    twelve = Run(plan, [*flow_sigmas(12), 0.0], guidance=3.0)
+    thirty = Run(plan, [*flow_sigmas(30), 0.0], guidance=6.0)
+    assert (twelve.report.schedule, thirty.report.schedule) == ("partly 12", "half 30")
+    assert twelve.budgets == [1.0, *[0.3] * 10, 0.5]
+    assert sum(thirty.budgets) / 30 == pytest.approx(0.5)
+
+
+def test_of_equals_that_of_the_first_folder_is_taken(folder, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    save(made("mine", 30, 0.5, 0.5), own)
+    assert pick(0.5, "wan", [own, folder]).name == "mine"
+    assert pick(0.5, "wan", [folder, own]).name == "half 30"

@@ -12,6 +12,7 @@ from astraea.schedules import Forecast
 from astraea.search.genome import FORECASTS, Genome, mean_budget
 from astraea.search.judge import Judge, mean_psnr
 from astraea.search.memo import Memo
+from astraea.search.prices import Prices
 from astraea.search.probe import PROBED, Probe, allotted, probe
 from astraea.search.problem import Job, Outcome, Recording
 from astraea.search.replay import Replay
@@ -154,7 +155,7 @@ def test_the_probe_finds_a_step_in_part_better_than_a_reused_one():
 
 def test_the_probe_prices_steps_by_what_they_take():
     _, found = probed(ToyBench(steps=10))
-    assert found.shares == {0.0: 0.0, PROBED: 0.3}
+    assert found.prices == Prices(0.05)  # as the toy's steps in part do
 
 
 def test_without_replay_nothing_is_probed():
@@ -175,7 +176,7 @@ def test_what_is_allotted_keeps_the_budget(budget):
 
 def test_more_sensitive_steps_get_no_less():
     reused = tuple(0.001 * step**2 for step in range(10))
-    found = Probe({0.0: reused, PROBED: tuple(0.3 * loss for loss in reused)}, {0.0: 0.0, PROBED: 0.4})
+    found = Probe({0.0: reused, PROBED: tuple(0.3 * loss for loss in reused)}, Prices(0.1))
     bench = ToyBench(steps=10)
     for budget in (0.3, 0.5, 0.7):
         budgets = allotted(found, bench.setting, budget).budgets[1:]

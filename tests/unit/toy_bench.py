@@ -2,7 +2,7 @@
 are sampled by Euler's method through the engine's own runs, under guidance, from a network of two layers.
 
 Of a step in part the toy has no tokens to choose: it takes the whole prediction with an error that shrinks with the
-budget. What steps take is nominal.
+budget. What steps take is nominal: a full one a second.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ToyBench:
     """Fulfils `search.problem.Bench`; the same arguments make the same bench.
 
     calls: evaluations per step but the last; with two (the midpoint method) nothing can be replayed. answers: how
-    strongly predictions answer to the latents. end: the last noise level. runs: every candidate that was measured.
+    strongly predictions answer to the latents. end: the last noise level. floor: seconds that a step in part takes
+    however little it computes. runs: every candidate that was measured.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ToyBench:
         answers: float = 1.0,
         end: float = 0.0,
         shift: float = 3.0,
+        floor: float = 0.05,
     ):
         sigmas = (*flow_sigmas(steps, shift), end)
         linear = calls == 1
@@ -81,11 +83,11 @@ class ToyBench:
             cases=cases,
             family="wan",
             weights=euler_weights(sigmas) if linear else None,
-            identity=f"toy {steps} {cases} {calls} {answers} {end} {shift}",
+            identity=f"toy {steps} {cases} {calls} {answers} {end} {shift} {floor}",
             facts={"device": "toy", "sampling": {"sampler": "euler", "cfg": GUIDANCE, "latent": [1, 1, VALUES]}},
             starts=tuple(sigma / sigmas[0] for sigma in sigmas) if linear else None,
         )
-        self.answers = answers
+        self.answers, self.floor = answers, floor
         self.runs: list[tuple[int, Schedule]] = []
         generator = torch.Generator().manual_seed(7)
 
@@ -185,7 +187,7 @@ class ToyBench:
 
     def _seconds(self, trace: Trace) -> tuple[float, ...]:
         steps = zip(trace.kinds, trace.budgets, self.setting.evaluations, strict=False)
-        return tuple(e * SECONDS.get(kind, 0.05 + 0.95 * b) for kind, b, e in steps)
+        return tuple(e * SECONDS.get(kind, self.floor + (1.0 - self.floor) * b) for kind, b, e in steps)
 
 
 def euler_weights(sigmas: Sequence[float]) -> tuple[tuple[float, ...], ...]:
