@@ -91,7 +91,8 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
             f"{setting.steps} steps, {setting.cases} clips, {len(memo)} runs known from before ({memo.path})",
             flush=True,
         )
-        running = Search(bench, memo, budgets=order.budgets, effort=order.effort, seed=order.seed, watch=Lines())
+        wish = {"budgets": order.budgets, "effort": order.effort, "seed": order.seed, "floor": options.floor}
+        running = Search(bench, memo, watch=Lines(), **wish)
         try:
             result = running.run()
         except BaseException:

@@ -44,6 +44,7 @@ class Options:
     effort: float
     cases: int
     seed: int
+    floor: float | None
     name: str
     out: Path | None
     memo: Path | None
@@ -136,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--effort", type=_above_zero, default=30.0, help="what it may spend, in dense runs (default 30)")
     add("--cases", type=_count, default=4, help="clips that are kept close to: prompts in turn, each with a new seed")
     add("--seed", type=_seed, default=0, help="of the first clip, and of the search's own choices")
+    add("--floor", type=_share, help="what a step in part takes of a full one, however little (default: measured)")
     add("--name", type=_name, default="searched", help="schedules are saved as NAME-0.50 and so on")
     add("--out", type=Path, metavar="FOLDER", help="for the schedules (default: where Astraea's nodes look for them)")
     add("--memo", type=Path, metavar="FOLDER", help="for what has been measured (default: where the node keeps it)")
@@ -164,6 +166,13 @@ def _whole(text: str, what: str, least: int) -> int:
 
 def _above_zero(text: str) -> float:
     return _number(text, "a number above 0", 0.0, above=True)
+
+
+def _share(text: str) -> float:
+    share = _number(text, "a share of 0 to 1", 0.0)
+    if share > 1.0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share of 0 to 1")
+    return share
 
 
 def _not_negative(text: str) -> float:

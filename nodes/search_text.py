@@ -42,9 +42,14 @@ def _of_budget(found: Found, schedule: Schedule, result: Result) -> list[str]:
     return [
         f"Budget {found.budget:.2f}: {schedule.name}",
         f"  promises {found.speedup:.2f}x the speed at {found.psnr:.1f} dB (closeness to the original; more is better)",
-        f"  computes {schedule.mean_budget:.0%} of the video, judged on {_clips(len(found.losses))}",
+        f"  computes {_share(found, schedule)}, judged on {_clips(len(found.losses))}",
         f"  {_against_hand_made(found, result)}",
     ]
+
+
+def _share(found: Found, schedule: Schedule) -> str:
+    told = f"{schedule.mean_budget:.0%} of the video"
+    return f"{told} in the time of {found.budget:.0%}" if schedule.has_fractions else told
 
 
 def _clips(count: int) -> str:

@@ -10,6 +10,7 @@ from .evolve import Evolution
 from .genome import Genome
 from .judge import Judge, Verdict
 from .memo import Memo
+from .prices import Prices
 from .problem import Bench, Outcome
 from .replay import Replay
 from .result import Found, Moment, Progress, Result
@@ -25,8 +26,9 @@ def ignore(progress: Progress) -> None:
 class Search:
     """Finds schedules for some budgets with about `effort` dense-run equivalents, the dense runs included.
 
-    The same seed, setting and effort find the same, also where the memo has some or all of it already. watch: called
-    after every run; exceptions of it and of the bench pass through `run`, and `result` tells what there is.
+    The same seed, setting and effort find the same, also where the memo has some or all of it already. Of steps in part
+    that holds by the same `floor`: what one takes at least, in full steps (see `prices`); None has it measured.
+    watch: called after every run; exceptions of it and of the bench pass through `run`, `result` tells what there is.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Search:
         budgets: Sequence[float],
         effort: float,
         seed: int,
+        floor: float | None = None,
         watch: Callable[[Progress], None] = ignore,
     ):
         self.judge = Judge(bench, memo, self._after_run)
         self.setting, self.budgets, self.effort, self.seed = bench.setting, list(dict.fromkeys(budgets)), effort, seed
+        self._prices = Prices(floor) if floor is not None else None
         self._watch, self._began = watch, time.monotonic()
         self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / DENSE_SHARE)))))
         self._evolutions: dict[float, Evolution] = {}
@@ -63,7 +67,7 @@ class Search:
             share = budget / sum(self.budgets[number:])
             self._stage = f"budget {budget:g}"
             random_ = random.Random(f"{self.seed} {budget:.4f}")
-            evolution = Evolution(self.judge, self._replay, self._cases, budget, random_)
+            evolution = Evolution(self.judge, self._replay, self._cases, budget, random_, self._prices)
             self._evolutions[budget] = evolution
             evolution.run((self.effort - self.judge.spent) * share)
             self._note_best()
@@ -119,6 +123,7 @@ class Search:
             seconds=spent,
             speedup=dense / spent if spent > 0.0 else 1.0,
             hand_made=verdict.genome in evolution.hand_made,
+            floor=evolution.prices.floor,
         )
 
     def _sensitivity(self) -> tuple[float, ...]:

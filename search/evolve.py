@@ -37,15 +37,26 @@ FOR_FIRST = 0.6  # share of the runs that the first round is given
 
 
 class Evolution:
-    """The candidates for one budget. budget: the most that is spent; cases: those that count in the end."""
+    """The candidates for one budget.
 
-    def __init__(self, judge: Judge, replay: Replay | None, cases: Sequence[int], budget: float, rng: random.Random):
+    budget: the most that is spent; cases: those that count in the end; prices: None has them measured.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        replay: Replay | None,
+        cases: Sequence[int],
+        budget: float,
+        rng: random.Random,
+        prices: Prices | None = None,
+    ):
         self.judge, self.replay, self.cases, self.budget, self.rng = judge, replay, list(cases), budget, rng
         self.setting = judge.setting
         self.reference: Verdict | None = None  # what one has without a search
         self.best: Verdict | None = None
         self.hand_made: list[Genome] = []
-        self.prices = Prices()
+        self.prices, self._fixed_prices = prices or Prices(), prices is not None
         self.judged: dict[Genome, Verdict] = {}  # on all cases
         self.partly: dict[Genome, Verdict] = {}  # on the first cases
 
@@ -120,6 +131,8 @@ class Evolution:
 
     def _learn_prices(self, in_part: Iterable[Genome]) -> None:
         """What steps in part cost, by the runs of these on the first case beside those of the reference."""
+        if self._fixed_prices:
+            return
         outcomes, case, reference = self.judge.outcomes, self.cases[0], self.hand_made[0]
         runs = [(genome, outcomes[case, genome]) for genome in in_part if (case, genome) in outcomes]
         whole = [(reference, outcomes[other, reference]) for other in self.cases] if reference.whole else []
@@ -141,7 +154,8 @@ class Evolution:
         if allowance >= ENOUGH_FOR_PROBE:
             found = probe(self.judge, self.cases[0], self.replay)
             if found is not None:
-                found = replace(found, prices=max(self.prices, found.prices, key=lambda prices: prices.floor))
+                known = self.prices if self._fixed_prices else max(self.prices, found.prices, key=lambda p: p.floor)
+                found = replace(found, prices=known)
                 self._round([allotted(found, self.setting, self.budget)], self.judge.spent + allowance / 4.0)
         return list(dict.fromkeys(seeds))
 

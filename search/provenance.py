@@ -40,6 +40,7 @@ def as_schedule(found: Found, result: Result, setting: Setting, name: str, effor
         "search": {
             "effort": effort,
             "seed": seed,
+            "floor": round(found.floor, 2),
             "dense_run_equivalents": round(result.spent, 2),
             "identity": setting.identity,
         },

@@ -15,6 +15,7 @@ class Found:
     budget: the mean budget it was searched for; loss: mean over the cases (see `problem`); losses: of each case.
     seconds: predicted for the model calls of one run; speedup: those of a dense run over them.
     hand_made: whether it is one that the search began with.
+    floor: what its search took a step in part to cost at least, in full steps.
     """
 
     schedule: Schedule
@@ -24,6 +25,7 @@ class Found:
     seconds: float
     speedup: float
     hand_made: bool
+    floor: float = 0.0
 
     @property
     def psnr(self) -> float:

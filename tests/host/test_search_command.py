@@ -78,9 +78,10 @@ def test_without_folders_it_saves_where_the_nodes_look(capsys):
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: spreading was NOT TESTED")
 def test_two_workers_find_what_one_process_finds(tmp_path):
+    """By the same price of steps in part: else the clock has a say."""
     for name, options in (("one", []), ("two", ["--workers", "2"])):
         out = ["--out", str(tmp_path / name), "--memo", str(tmp_path / name / "memo")]
-        assert main([*SMALL, "--effort", "6", *out, *options]) == 0
+        assert main([*SMALL, "--effort", "6", "--floor", "0.3", *out, *options]) == 0
     one, two = (load(tmp_path / name / "searched-0.60.json") for name in ("one", "two"))
     assert (one.points, one.forecast, one.mode) == (two.points, two.forecast, two.mode)
     assert one.provenance["search"] == two.provenance["search"]
@@ -147,6 +148,7 @@ def test_ctrl_c_ends_a_process_with_what_it_found(tmp_path, folders, capsys):
         (["--budgets", "0.5,0.502"], "listed twice"),
         (["--steps", "1"], "whole number of 2 or more"),
         (["--cfg", "nan"], "not a number"),
+        (["--floor", "1.5"], "share of 0 to 1"),
         (["--name", "../up"], "name"),
         (["--prompts", "absent.txt"], "absent.txt"),
         (["--lora", "style"], "NAME:STRENGTH"),

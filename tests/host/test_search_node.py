@@ -1,12 +1,10 @@
-"""What stands around a search in the graph: widgets, progress, what is saved whatever ends it, texts and plots."""
+"""What stands around a search in the graph: widgets, progress, what is saved whatever ends it."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,15 @@ import comfy.utils
 import pytest
 import torch
 from sampling import PROMPT, conditioning
-from searches import NOTHING, found, partial, result
+from searches import found
 
 from astraea.errors import AstraeaError, ScheduleError, SearchError
 from astraea.host import searching
 from astraea.host.folders import find_schedule, schedule_names, user_schedule_folder, user_search_folder
 from astraea.host.samplers import sigmas_of
 from astraea.host.search_progress import SearchView, picture, progress_text
-from astraea.host.searching import SO_FAR, Searched, cases_of
-from astraea.nodes.drawing import Axis, spread
+from astraea.host.searching import SO_FAR, cases_of
 from astraea.nodes.search import AstraeaSearch
-from astraea.nodes.search_plots import draw_search
-from astraea.nodes.search_text import search_text
 from astraea.nodes.search_wish import EFFORTS, check_search_name
 from astraea.schedules import load, save
 from astraea.search.budgets import parse_budgets
@@ -123,41 +118,6 @@ def test_noise_levels_are_those_of_ksampler(sampler: str, load_tiny: Callable) -
     assert torch.equal(
         sigmas_of(model, 9, sampler, "simple"), comfy.samplers.KSampler(model, 9, "cpu", sampler, "simple", 1.0).sigmas
     )
-
-
-def test_all_plots_have_one_size_whatever_was_found() -> None:
-    part = dataclasses.replace(result((0.5,)), best=(partial(0.5, 33.0),), sensitivity=())
-    many = result((0.95, 0.6, 0.58, 0.5, 0.45, 0.4, 0.3, 0.2), finished=False)
-    lost = dataclasses.replace(result(), tried=((0.0, 1.0), (3.0, math.inf), (3.0, 0.0)), sensitivity=(math.inf,) * 30)
-    for each in (result(), part, many, lost, result((0.4,)), NOTHING):
-        assert {plot.size for plot in draw_search(each)} == {(1520, 800)}
-
-
-@pytest.mark.parametrize("places", [[10.0, 11.0, 12.0], [90.0, 95.0, 99.0], [5.0], [], [50.0, 10.0, 51.0]])
-def test_labels_are_moved_apart_within_their_bounds(places: list[float]) -> None:
-    moved = sorted(spread(places, 10.0, 0.0, 100.0))
-    assert all(after - before >= 10.0 - 1e-9 for before, after in pairwise(moved))
-    assert all(0.0 <= place <= 100.0 for place in moved)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (21.3, 24.9), (-3.0, 1000.0), (1.99, 2.01)])
-def test_ticks_are_few_and_within_the_scale(low: float, high: float) -> None:
-    ticks = Axis(low, high, 0, 1).ticks()
-    assert 2 <= len(ticks) <= 7
-    assert all(low - 1e-6 <= tick <= high + 1e-6 for tick in ticks)
-
-
-def test_the_text_tells_what_each_schedule_promises() -> None:
-    outcome = result((0.5, 0.3))
-    schedules = tuple(each.schedule.renamed(f"mine-{each.budget:.2f}") for each in outcome.best)
-    text = search_text(Searched(outcome, schedules, Path("folder"), 90, 40), (0.5, 0.4, 0.3))
-    assert "90 candidate runs, 40 of them taken from before" in text
-    assert "Budget 0.50: mine-0.50\n  promises 2.00x the speed at 35.0 dB" in text
-    assert "+2.5 dB against the bundled one (32.5 dB at 2.00x)" in text
-    assert "Budget 0.40: nothing found" in text
-    assert "Saved in folder" in text
-    by_hand = dataclasses.replace(outcome, best=(found(0.5, 32.5, hand_made=True),))
-    assert "nothing is expected to beat" in search_text(Searched(by_hand, schedules[:1], Path("folder"), 9, 0), (0.5,))
 
 
 @pytest.fixture

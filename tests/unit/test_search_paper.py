@@ -143,6 +143,7 @@ def test_it_tells_how_it_was_found():
     assert told["search"] == {
         "effort": 8,
         "seed": 4,
+        "floor": result.best[0].floor,
         "dense_run_equivalents": round(result.spent, 2),
         "identity": setting.identity,
     }

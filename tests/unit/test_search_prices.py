@@ -98,6 +98,17 @@ def test_nothing_found_takes_longer_than_whole_steps_would(floor, toy, effort):
         assert found.seconds <= seconds_paid_for(bench.setting, found.budget) * 1.02
 
 
+def test_by_a_given_price_the_clock_has_no_say():
+    found = []
+    for floor in (0.05, 0.6):
+        bench = ToyBench(steps=6, cases=3, answers=2.0, floor=floor)
+        result = Search(bench, Memo(), budgets=(0.6,), effort=60, seed=0, floor=0.3).run()
+        found.append((result.best[0].schedule, result.spent, [schedule for _, schedule in bench.runs]))
+        assert result.best[0].floor == 0.3
+    assert found[0] == found[1]
+    assert found[0][0].has_fractions
+
+
 def test_steps_in_part_are_handed_over_where_they_are_worth_their_time():
     """This toy swings so much that whole steps far apart do badly, while its steps in part are nearly right."""
     best = {}
