@@ -118,7 +118,7 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     """What was found for one way of sampling, on others; beside it what is drawn by hand."""
     from search_contest import drawn_seed
 
-    from astraea.schedules import budgets_for
+    from astraea.schedules import budgets_for, forecast_for
     from astraea.search.genome import Genome, with_ends
     from astraea.search.judge import Judge
     from astraea.search.memo import Memo
@@ -131,9 +131,11 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
             own = []
             for row in found_by_us(contest, budget):
                 genome = genome_from(row)
-                schedule = genome.schedule(contest.bench.setting.sigmas)
+                made = genome.schedule(contest.bench.setting.sigmas)
+                schedule = dataclasses.replace(made, provenance={"guidance": contest.args.cfg})
                 placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-                own.append(Genome(tuple(with_ends(placed, setting.sigmas)), genome.forecast, genome.mode))
+                forecast = forecast_for(schedule, sum(placed), change.get("cfg", contest.args.cfg))
+                own.append(Genome(tuple(with_ends(placed, setting.sigmas)), forecast, genome.mode))
             verdicts = judge.verdicts([drawn_seed(setting, budget), *own], range(len(pairs)))
             row = {
                 "to": change,

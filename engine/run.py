@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedules import budgets_for, without_fractions
+from ..schedules import budgets_for, forecast_for, without_fractions
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
@@ -25,6 +25,7 @@ from .store import StoreSize
 SIGMA_TOLERANCE = 1e-6
 FEW_STEPS = 8
 NOTED_SHORTFALL = 0.01
+UNLIKE = "finer steps or with milder guidance than these"
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 
 
@@ -76,10 +77,10 @@ class Run:
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
-        settings = self.plan.schedule.forecast
-        self.curves = Curves(TIMES[settings.along], TIMES[settings.corrected_along], settings.bend)
-        self.trial = self._new_trial()
         self.budgets = self._plan_budgets(cost)
+        self.forecast = forecast_for(self.plan.schedule, sum(self.budgets), guidance)
+        self.curves = Curves(TIMES[self.forecast.along], TIMES[self.forecast.corrected_along], self.forecast.bend)
+        self.trial = self._new_trial()
         self.report = self._new_report(cost, family, plan.budget)
         self._last_step = -1
         self._visits = 0
@@ -88,7 +89,7 @@ class Run:
         self._pending: list = []
 
     def _new_trial(self) -> Trial:
-        return Trial(self.plan.schedule.forecast.expected, self.curves.along)
+        return Trial(self.forecast.expected, self.curves.along)
 
     def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
         plan = self.plan
@@ -123,6 +124,8 @@ class Run:
         computed = sum(b == 1.0 for b in self.budgets)
         if set(self.budgets) == {0.0, 1.0} and asked - planned > NOTED_SHORTFALL and plan.target_speedup is None:
             report.note(f"{computed} of {self.steps} steps are computed: no more whole ones fit into the budget")
+        if self.forecast != plan.schedule.forecast:
+            report.note(f"'{plan.schedule.name}' was found on {UNLIKE}: forecasts are made in the standard way")
         if self.steps <= FEW_STEPS and not plan.is_full:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
         return report

@@ -2,7 +2,17 @@
 
 from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
-from .library import OWN_TOLERANCE, brought_to, bundled_folder, guidance_of, list_schedules, off_way, pick, pick_by_way
+from .library import (
+    OWN_TOLERANCE,
+    brought_to,
+    bundled_folder,
+    forecast_for,
+    guidance_of,
+    list_schedules,
+    off_way,
+    pick,
+    pick_by_way,
+)
 from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
 from .schedule import MODE_NAMES, Schedule, check_name
@@ -24,6 +34,7 @@ __all__ = [
     "bundled_folder",
     "check_name",
     "flow_sigmas",
+    "forecast_for",
     "guidance_of",
     "leaning",
     "list_schedules",

@@ -7,11 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ScheduleError
+from .forecast import STANDARD_FORECAST, Forecast
 from .format import load
 from .schedule import Schedule
 
 OWN_TOLERANCE = 0.005
 SAME_BUDGET = 0.015  # schedules nearer to each other are told apart by their steps
+
+
+# Of what a schedule was found on: beyond, its way to forecast is not trusted.
+LEAST_COMPUTED, MOST_GUIDANCE = 0.75, 1.25
 
 
 def bundled_folder() -> Path:
@@ -58,10 +63,25 @@ def pick_by_way(budget: float, family: str, folders: Iterable[Path] | None = Non
 
 def guidance_of(schedule: Schedule) -> float:
     """The guidance scale that it was made for."""
+    return _told_guidance(schedule) or USUAL_GUIDANCE
+
+
+def _told_guidance(schedule: Schedule) -> float | None:
     promise = schedule.provenance.get("promise")
     told = [schedule.provenance.get("guidance"), promise.get("cfg") if isinstance(promise, Mapping) else None]
     usable = [value for value in told if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0]
-    return float(usable[0]) if usable else USUAL_GUIDANCE
+    return float(usable[0]) if usable else None
+
+
+def forecast_for(schedule: Schedule, computed: float, guidance: float | None) -> Forecast:
+    """The way to forecast in a run that computes so many steps' worth: its own, if it was found on runs of the kind.
+
+    Trust gains where steps are fine and guidance is mild, and costs up to 6 dB where they are not; there the
+    standard way is taken, by which the schedule's steps lose nothing.
+    """
+    coarser = computed < LEAST_COMPUTED * sum(schedule.budgets)
+    stronger = (guidance or 0.0) > MOST_GUIDANCE * (_told_guidance(schedule) or float("inf"))
+    return STANDARD_FORECAST if coarser or stronger else schedule.forecast
 
 
 def off_way(schedule: Schedule, steps: int, guidance: float) -> float:

@@ -45,7 +45,7 @@ class ReplayRun(Run):
         self.budgets = list(budgets)
 
     def _new_trial(self) -> Trial:
-        trial = CaseTrial(self.plan.schedule.forecast.expected, self.curves.along)
+        trial = CaseTrial(self.forecast.expected, self.curves.along)
         trial.cases = self._cases
         return trial
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ScheduleError
-from ..schedules import budgets_for, leaning, pick, rhythm, uniform
+from ..schedules import budgets_for, forecast_for, leaning, pick, rhythm, uniform
 from .genome import Genome, mean_budget, with_ends
 from .problem import Setting
 
@@ -33,7 +33,8 @@ def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None
     except ScheduleError:
         schedule = leaning("even", budget, setting.sigmas[:-1])
     placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-    return Genome(tuple(with_ends(placed, setting.sigmas)), schedule.forecast, schedule.mode)
+    forecast = forecast_for(schedule, sum(placed), told)
+    return Genome(tuple(with_ends(placed, setting.sigmas)), forecast, schedule.mode)
 
 
 def whole_seeds(setting: Setting, budget: float) -> list[Genome]:

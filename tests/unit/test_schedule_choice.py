@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from astraea.engine.plan import make_plan
 from astraea.engine.run import Run
@@ -129,3 +130,41 @@ def test_of_equals_that_of_the_first_folder_is_taken(folder, tmp_path):
     save(made("mine", 30, 0.5, 0.5), own)
     assert pick(0.5, "wan", [own, folder]).name == "mine"
     assert pick(0.5, "wan", [folder, own]).name == "half 30"
+
+
+TRUSTING = Forecast(0.5, "root", "root", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance", "trusted"),
+    [
+        (30, 3.0, True),
+        (30, 1.0, True),
+        (50, 3.0, True),
+        (24, 3.0, True),
+        (20, 3.0, False),
+        (12, 3.0, False),
+        (30, 3.7, True),
+        (30, 4.5, False),
+        (30, None, True),
+        (50, 6.0, False),
+    ],
+)
+def test_a_way_to_forecast_is_trusted_on_runs_like_those_it_was_found_on(steps, guidance, trusted):
+    schedule = made("found", 30, 0.5, 0.5, way={"forecast": TRUSTING}, promise={"cfg": 3.0})
+    run = Run(make_plan(schedule, budget=0.5), [*flow_sigmas(steps), 0.0], guidance=guidance)
+    assert run.forecast == (TRUSTING if trusted else Forecast())
+    assert run.trial.damping(torch.zeros(1)) == (0.5 if trusted else 0.0)
+    assert any("standard way" in note for note in run.report.notes) == (not trusted)
+
+
+def test_less_of_a_budget_is_coarser_too():
+    schedule = made("found", 30, 0.5, 0.5, way={"forecast": TRUSTING}, promise={"cfg": 3.0})
+    sigmas = [*flow_sigmas(30), 0.0]
+    assert Run(make_plan(schedule, budget=0.4), sigmas, guidance=3.0).forecast == TRUSTING
+    assert Run(make_plan(schedule, budget=0.3), sigmas, guidance=3.0).forecast == Forecast()
+
+
+def test_a_schedule_that_does_not_tell_its_guidance_is_not_held_to_one():
+    schedule = made("mine", 30, 0.5, way={"forecast": TRUSTING})
+    assert Run(make_plan(schedule), [*flow_sigmas(30), 0.0], guidance=9.0).forecast == TRUSTING
