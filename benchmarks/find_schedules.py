@@ -152,12 +152,15 @@ def is_worth_it(row: dict[str, Any]) -> bool:
 def write_schedules(result: dict[str, Any]) -> None:
     """A file for each row: what was found where it is ahead on the control pairs, else what was drawn, on those steps.
 
-    So nothing made for other steps is taken in its place.
+    So nothing made for other steps is taken in its place. For the way that the drawn ones are for, they are there already.
     """
     from astraea.schedules import STANDARD_FORECAST, Forecast, Schedule, bundled_folder, save
+    from astraea.schedules.library import USUAL_GUIDANCE, USUAL_STEPS
 
     for row in result["rows"]:
         ahead = row["bundled"]
+        if not ahead and (row["steps"], row["guidance"]) == (USUAL_STEPS, USUAL_GUIDANCE):
+            continue
         budgets = row["budgets" if ahead else "budgets_drawn"]
         points = tuple(zip(row["sigmas"], budgets, strict=True))
         name = f"any-{row['budget']:.2f}-{row['steps']}-steps-cfg-{row['guidance']:g}"

@@ -45,8 +45,8 @@ def pick(
     steps: int = USUAL_STEPS,
     guidance: float = USUAL_GUIDANCE,
 ) -> Schedule:
-    """The schedule made for the nearest budget, and for about such runs; of equals that of the family, then that of the
-    first folder.
+    """The schedule made for the nearest budget, and for about such runs; of equals one that says what guidance it was
+    found with, then that of the family, then that of the first folder.
 
     A file that cannot be read is passed over. Raises ScheduleError when nothing is left.
     """
@@ -105,7 +105,7 @@ def _best(fitting: Sequence[Schedule], family: str, budget: float, steps: int, g
 
     def distance(schedule: Schedule) -> tuple:
         off = round(off_way(schedule, steps, guidance), 6)
-        return off, schedule.family != family, _off_budget(schedule, budget)
+        return off, _told_guidance(schedule) is None, schedule.family != family, _off_budget(schedule, budget)
 
     return min(alike, key=distance)
 

@@ -168,3 +168,12 @@ def test_less_of_a_budget_is_coarser_too():
 def test_a_schedule_that_does_not_tell_its_guidance_is_not_held_to_one():
     schedule = made("mine", 30, 0.5, way={"forecast": TRUSTING})
     assert Run(make_plan(schedule), [*flow_sigmas(30), 0.0], guidance=9.0).forecast == TRUSTING
+
+
+def test_of_equals_one_that_was_found_with_this_guidance_is_taken(folder):
+    found = made("found", 30, 0.5, 0.5, guidance=6)
+    save(Schedule("for all", found.points, "any", provenance=found.provenance), folder)
+    assert pick(0.5, "wan", [folder], 30, 6.0).name == "for all"
+    assert pick(0.5, "wan", [folder], 12, 6.0).name == "half 12"
+    save(made("mine", 30, 0.5, 0.5, guidance=6), folder)
+    assert pick(0.5, "wan", [folder], 30, 6.0).name == "mine"
