@@ -18,8 +18,10 @@ THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 # Other ways to sample than a schedule was found for: steps, guidance, sampler, latent height and width as a share.
 TRANSFERS: tuple[dict[str, Any], ...] = (
     {"steps": 12},
+    {"steps": 20},
     {"steps": 50},
     {"cfg": 1.0},
+    {"cfg": 4.5},
     {"cfg": 6.0},
     {"sampler": "uni_pc"},
     {"sampler": "res_multistep"},
@@ -115,7 +117,10 @@ def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
 
 
 def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
-    """What was found for one way of sampling, on others; beside it what is drawn by hand."""
+    """What was found for one way of sampling, on others; beside it what is drawn by hand.
+
+    As runs take it, and, where they do not trust its way to forecast there, by that all the same.
+    """
     from search_contest import drawn_seed
 
     from astraea.schedules import budgets_for, forecast_for
@@ -128,7 +133,7 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
         bench = bench_for(contest.model, contest.testbed, {**contest.way, **change}, pairs)
         judge, setting = Judge(bench, Memo()), bench.setting
         for budget in contest.args.budgets:
-            own = []
+            own, trusted = [], []
             for row in found_by_us(contest, budget):
                 genome = genome_from(row)
                 made = genome.schedule(contest.bench.setting.sigmas)
@@ -136,12 +141,15 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
                 placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
                 forecast = forecast_for(schedule, sum(placed), change.get("cfg", contest.args.cfg))
                 own.append(Genome(tuple(with_ends(placed, setting.sigmas)), forecast, genome.mode))
-            verdicts = judge.verdicts([drawn_seed(setting, budget), *own], range(len(pairs)))
+                trusted.append(dataclasses.replace(own[-1], forecast=genome.forecast))
+            verdicts = judge.verdicts([drawn_seed(setting, budget), *own, *trusted], range(len(pairs)))
+            scores = [verdict.score for verdict in verdicts]
             row = {
                 "to": change,
                 "budget": budget,
-                "drawn": verdicts[0].score,
-                "ours": [v.score for v in verdicts[1:]],
+                "drawn": scores[0],
+                "ours": scores[1 : 1 + len(own)],
+                "ours_trusted": scores[1 + len(own) :],
             }
             print(f"{budget:g}  to {change}: drawn {row['drawn']:.2f}, ours {row['ours']}", flush=True)
             yield row

@@ -178,12 +178,16 @@ def transfer(result: dict[str, Any]) -> str:
     for row in rows:
         name = ", ".join(f"{key} {value}" for key, value in row["to"].items())
         ways.setdefault(name, {})[row["budget"]] = row
-    lines = [[name, *(_gain(found.get(budget)) for budget in budgets)] for name, found in ways.items()]
+    lines = []
+    for name, found in ways.items():
+        lines.append([name, *(_gain(found.get(budget), "ours") for budget in budgets)])
+        if any(row["ours"] != row["ours_trusted"] for row in found.values()):
+            lines.append([f"{name}, forecasts trusted", *(_gain(found.get(b), "ours_trusted") for b in budgets)])
     return table(["to", *(f"{budget:g}" for budget in budgets)], lines)
 
 
-def _gain(row: Row | None) -> str | None:
-    return None if row is None else over_seeds([value - row["drawn"] for value in row["ours"]], True)
+def _gain(row: Row | None, of: str) -> str | None:
+    return None if row is None else over_seeds([value - row["drawn"] for value in row[of]], True)
 
 
 def times(result: dict[str, Any]) -> str:
