@@ -152,7 +152,7 @@ def is_worth_it(row: dict[str, Any]) -> bool:
 def write_schedules(result: dict[str, Any]) -> None:
     """A file for each row: what was found where it is ahead on the control pairs, else what was drawn, on those steps.
 
-    So nothing made for other steps is taken in its place. For the way that the drawn ones are for, they are there already.
+    So nothing made for other steps is taken in its place. For runs that the drawn ones are for, they are there already.
     """
     from astraea.schedules import STANDARD_FORECAST, Forecast, Schedule, bundled_folder, save
     from astraea.schedules.library import USUAL_GUIDANCE, USUAL_STEPS

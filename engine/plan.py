@@ -13,6 +13,7 @@ from ..schedules import OWN_TOLERANCE, Promise, Schedule, brought_to, guidance_o
 from .modes import Mode, mode_named
 
 LEAST_BUDGET = 0.1
+SAME_GUIDANCE = 0.02  # relative; what a promise is off by is less than what prompts differ by
 CACHE_POLICIES = ("auto", "full", "fp8", "fp8-host", "none")
 
 
@@ -95,8 +96,10 @@ class Plan:
             return False
         return self.budget is None or abs(self.budget - self.schedule.mean_budget) < OWN_TOLERANCE
 
-    def promise_for(self, budgets: Sequence[float]) -> tuple[Promise | None, str]:
-        """What the schedule promises for a run of these budgets by step, or why it promises nothing for its steps.
+    def promise_for(self, budgets: Sequence[float], guidance: float | None = None) -> tuple[Promise | None, str]:
+        """What the schedule promises for a run of these budgets by step, or why it promises nothing for such a run.
+
+        guidance: its scale, where that is known.
 
         A promise holds for a schedule that is used as it was found. With another budget, mode or cache it is passed
         over in silence: then the user has asked for something else.
@@ -105,10 +108,14 @@ class Plan:
         if promise is None or self.is_full or self.mode.name != self.schedule.mode:
             return None, ""
         steps = promise.steps or len(self.schedule.points)
-        if len(budgets) == steps:
-            return (promise if tuple(budgets) == self.schedule.budgets else None), ""
-        told = f"{promise.figures()} for {steps} steps; this run has {len(budgets)}"
-        return None, told if self.keeps_own_mean else ""
+        if len(budgets) != steps:
+            told = f"{promise.figures()} for {steps} steps; this run has {len(budgets)}"
+            return None, told if self.keeps_own_mean else ""
+        if tuple(budgets) != self.schedule.budgets:
+            return None, ""
+        if promise.cfg is None or guidance is None or math.isclose(promise.cfg, guidance, rel_tol=SAME_GUIDANCE):
+            return promise, ""
+        return None, f"{promise.figures()} for guidance {promise.cfg:g}; this run has {guidance:g}"
 
 
 def make_plan(

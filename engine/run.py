@@ -82,6 +82,8 @@ class Run:
         self.curves = Curves(TIMES[self.forecast.along], TIMES[self.forecast.corrected_along], self.forecast.bend)
         self.trial = self._new_trial()
         self.report = self._new_report(cost, family, plan.budget)
+        promise, self.report.promise_note = self.plan.promise_for(self.budgets, guidance)
+        self.report.promise = promise.as_dict() if promise is not None else None
         self._last_step = -1
         self._visits = 0
         self._owed = 0.0
@@ -119,8 +121,6 @@ class Run:
             target_speedup=plan.target_speedup,
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
-        promise, report.promise_note = plan.promise_for(self.budgets)
-        report.promise = promise.as_dict() if promise is not None else None
         computed = sum(b == 1.0 for b in self.budgets)
         if set(self.budgets) == {0.0, 1.0} and asked - planned > NOTED_SHORTFALL and plan.target_speedup is None:
             report.note(f"{computed} of {self.steps} steps are computed: no more whole ones fit into the budget")

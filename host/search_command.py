@@ -91,8 +91,15 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
             f"{setting.steps} steps, {setting.cases} clips, {len(memo)} runs known from before ({memo.path})",
             flush=True,
         )
-        wish = {"budgets": order.budgets, "effort": order.effort, "seed": order.seed, "floor": options.floor}
-        running = Search(bench, memo, watch=Lines(), **wish)
+        running = Search(
+            bench,
+            memo,
+            budgets=order.budgets,
+            effort=order.effort,
+            seed=order.seed,
+            floor=options.floor,
+            watch=Lines(),
+        )
         try:
             result = running.run()
         except BaseException:

@@ -21,7 +21,7 @@ from astraea.nodes.choice import Wish, choose_plan
 from astraea.nodes.plot import draw_report
 from astraea.nodes.promises import MOST_LINES, saved_promises
 from astraea.nodes.report_text import report_text
-from astraea.schedules import Schedule, flow_sigmas, rhythm, save
+from astraea.schedules import Forecast, Schedule, flow_sigmas, rhythm, save
 
 STEPS = 12
 PROMISE = {
@@ -71,6 +71,17 @@ def test_a_run_of_other_steps_says_what_the_promise_is_for(load_tiny) -> None:
     assert report.promise is None
     assert "2.4x at 48.1 dB for 12 steps; this run has 10" in report_text(report)
     assert "measure the dB" not in report_text(report)
+
+
+def test_with_stronger_guidance_than_it_was_found_for_nothing_is_promised_nor_trusted(load_tiny) -> None:
+    trusting = replace(promising(), forecast=Forecast(0.5, "root", "root", 0.0))
+    for cfg, trusted in ((3.0, True), (6.0, False)):
+        fast, handle = accelerated(load_tiny(), trusting)
+        sample(fast, steps=STEPS, cfg=cfg)
+        report = last(handle)
+        assert (report.promise is not None) == trusted
+        assert ("for guidance 3; this run has 6" in report_text(report)) != trusted
+        assert any("standard way" in note for note in report.notes) != trusted
 
 
 def test_a_run_at_another_budget_promises_nothing(load_tiny) -> None:

@@ -109,6 +109,13 @@ def test_another_number_of_steps_is_told() -> None:
     assert not [note for note in report.notes if "dB" in note]
 
 
+@pytest.mark.parametrize(("guidance", "kept"), [(None, True), (3.0, True), (3.02, True), (1.0, False), (6.0, False)])
+def test_another_guidance_is_told(guidance: float | None, kept: bool) -> None:
+    report = Run(make_plan(promising()), [*GRID, 0.0], guidance=guidance).report
+    assert (report.promise == DATA) == kept
+    assert report.promise_note == ("" if kept else f"2.4x at 48.1 dB for guidance 3; this run has {guidance:g}")
+
+
 def test_without_a_number_of_steps_the_schedule_has_it() -> None:
     plan = make_plan(replace(promising(), provenance={"promise": {"psnr_db": 40.0, "speedup": 2.0}}))
     assert report_of(plan, 30).promise == {"psnr_db": 40.0, "speedup": 2.0}
