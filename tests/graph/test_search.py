@@ -17,6 +17,7 @@ from server import ComfyServer, PromptFailed, PromptInterrupted
 from workflow import ids_of, load, to_prompt
 
 from hosts import HOW_TO, current_host
+from shipped import copy_shipped
 
 pytestmark = pytest.mark.slow
 THOROUGH = "thorough (100 dense runs)"
@@ -94,13 +95,38 @@ def test_an_interrupt_is_obeyed_at_once_and_keeps_what_was_found(server: ComfySe
     assert nothing_half_written(server)
 
 
+# Another pack, whose node makes of a Wan model one of blocks that nobody knows.
+STRANGE_BLOCKS = """
+import torch
+
+class StrangeBlocks:
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "change"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def change(self, model):
+        model.model.diffusion_model.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+        return (model,)
+
+NODE_CLASS_MAPPINGS = {"StrangeBlocks": StrangeBlocks}
+"""
+
+
+def with_strange_blocks(pack: Path) -> None:
+    copy_shipped(pack)
+    (pack.parent / "strange_blocks.py").write_text(STRANGE_BLOCKS, "utf-8")
+
+
 @pytest.fixture
 def own_server() -> Iterator[ComfyServer]:
-    """A server that may be killed."""
+    """A server that may be killed, and that has another pack."""
     host = current_host()
     if host is None:
         pytest.skip(f"No ComfyUI was found. {HOW_TO}")
-    with ComfyServer(host) as running:
+    with ComfyServer(host, with_strange_blocks) as running:
         yield running
 
 
@@ -128,6 +154,14 @@ def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server:
     assert memos(own_server) == []
     place.unlink()
     assert "0.50: searched-0.50" in told(own_server, search())
+
+
+def test_a_model_of_unknown_blocks_is_refused_in_words(own_server: ComfyServer) -> None:
+    prompt = search(model=["strange", 0])
+    prompt["strange"] = node("StrangeBlocks", model=["loader", 0])
+    with pytest.raises(PromptFailed, match="This model cannot be accelerated: "):
+        own_server.queue(prompt)
+    assert memos(own_server) == []
 
 
 def test_sigmas_without_steps_are_named(server: ComfyServer) -> None:
