@@ -139,7 +139,7 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
                 made = genome.schedule(contest.bench.setting.sigmas)
                 schedule = dataclasses.replace(made, provenance={"guidance": contest.args.cfg})
                 placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-                forecast = forecast_for(schedule, sum(placed), change.get("cfg", contest.args.cfg))
+                forecast = forecast_for(schedule, setting.sigmas, placed, change.get("cfg", contest.args.cfg))
                 own.append(Genome(tuple(with_ends(placed, setting.sigmas)), forecast, genome.mode))
                 trusted.append(dataclasses.replace(own[-1], forecast=genome.forecast))
             verdicts = judge.verdicts([drawn_seed(setting, budget), *own, *trusted], range(len(pairs)))

@@ -78,7 +78,7 @@ class Plan:
         return (self.schedule.mean_budget if self.budget is None else self.budget) >= 1.0
 
     def for_run(self, steps: int, guidance: float | None = None) -> Plan:
-        """The plan for a run of so many steps; guidance: its scale where that is known."""
+        """The plan for a run of so many steps, or of a part of them; guidance: its scale where that is known."""
         scale = guidance_of(self.schedule) if guidance is None else guidance
         likest = min((self.schedule, *self.others), key=lambda schedule: off_way(schedule, steps, scale))
         budget = brought_to(likest, self.budget)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedules import budgets_for, forecast_for, without_fractions
+from ..schedules import budgets_for, forecast_for, steps_as_fine, without_fractions
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
@@ -72,13 +72,13 @@ class Run:
     ):
         self.sigmas = [float(s) for s in sigmas]
         self.steps = max(1, len(self.sigmas) - 1)
-        self.plan = plan.for_run(self.steps, guidance)
+        self.plan = plan.for_run(steps_as_fine(plan.schedule, self.sigmas) if sigmas else 1, guidance)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)
         self.branches: dict[Hashable, Branch] = {}
         self.budgets = self._plan_budgets(cost)
-        self.forecast = forecast_for(self.plan.schedule, sum(self.budgets), guidance)
+        self.forecast = forecast_for(self.plan.schedule, self.sigmas, self.budgets, guidance)
         self.curves = Curves(TIMES[self.forecast.along], TIMES[self.forecast.corrected_along], self.forecast.bend)
         self.trial = self._new_trial()
         self.report = self._new_report(cost, family, plan.budget)

@@ -12,6 +12,7 @@ from .library import (
     off_way,
     pick,
     pick_by_way,
+    steps_as_fine,
 )
 from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
@@ -48,6 +49,7 @@ __all__ = [
     "rhythm",
     "save",
     "serialise",
+    "steps_as_fine",
     "uniform",
     "whole_steps",
     "without_fractions",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from .schedule import Schedule
 
 SIGMA_TOLERANCE = 1e-4
+LEAST_SPAN = 1e-6
 SETTLED = 0.005  # share of the budget's sum that may stay unsettled
 SMOOTHED_OVER = 2  # periods of a rhythm to either side
 
@@ -24,14 +25,18 @@ def progress_at(schedule: Schedule, sigma: float) -> float:
     return (place - 1 + (before - sigma) / (before - after)) / len(schedule.points)
 
 
+def span_of(schedule: Schedule, sigmas: Sequence[float]) -> tuple[float, float]:
+    """Where in the source run a run of these noise levels begins and ends; all of it where they lie beside it."""
+    start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
+    return (start, end) if end - start >= LEAST_SPAN else (0.0, 1.0)
+
+
 def density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
     """The average of `source`, budgets of the schedule's steps, over each of the run's; never 0, so that it can grow.
 
     The run's steps are spread evenly over the part of the schedule that they cover.
     """
-    start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
-    if end - start < 1e-6:
-        start, end = 0.0, 1.0
+    start, end = span_of(schedule, sigmas)
     steps = len(sigmas) - 1
     integral = [0.0]
     for budget in source:

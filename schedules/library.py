@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ScheduleError
+from .density import span_of
 from .forecast import STANDARD_FORECAST, Forecast
 from .format import load
 from .schedule import Schedule
@@ -73,13 +74,25 @@ def _told_guidance(schedule: Schedule) -> float | None:
     return float(usable[0]) if usable else None
 
 
-def forecast_for(schedule: Schedule, computed: float, guidance: float | None) -> Forecast:
-    """The way to forecast in a run that computes so many steps' worth: its own, if it was found on runs of the kind.
+def steps_as_fine(schedule: Schedule, sigmas: Sequence[float]) -> int:
+    """How many steps a run over all noise levels has that is as fine as this one, which may cover a part of them.
+
+    Parts: two samplers one after the other, a clip that is changed and not made anew.
+    """
+    start, end = span_of(schedule, sigmas)
+    return max(1, round((len(sigmas) - 1) / (end - start)))
+
+
+def forecast_for(
+    schedule: Schedule, sigmas: Sequence[float], budgets: Sequence[float], guidance: float | None
+) -> Forecast:
+    """The way to forecast in a run of these noise levels and budgets: its own, if it was found on runs of the kind.
 
     Trust gains where steps are fine and guidance is mild, and costs up to 6 dB where they are not; there the
     standard way is taken, by which the schedule's steps lose nothing.
     """
-    coarser = computed < LEAST_COMPUTED * sum(schedule.budgets)
+    start, end = span_of(schedule, sigmas)
+    coarser = sum(budgets) < LEAST_COMPUTED * (end - start) * sum(schedule.budgets)
     stronger = (guidance or 0.0) > MOST_GUIDANCE * (_told_guidance(schedule) or float("inf"))
     return STANDARD_FORECAST if coarser or stronger else schedule.forecast
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ScheduleError
-from ..schedules import budgets_for, forecast_for, leaning, pick, rhythm, uniform
+from ..schedules import budgets_for, forecast_for, leaning, pick, rhythm, steps_as_fine, uniform
 from .genome import Genome, mean_budget, with_ends
 from .problem import Setting
 
@@ -30,10 +30,11 @@ def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None
     guidance = {} if told is None else {"guidance": float(told)}
     try:
         schedule = pick(budget, setting.family, folders, setting.steps, **guidance)
+        schedule = pick(budget, setting.family, folders, steps_as_fine(schedule, setting.sigmas), **guidance)
     except ScheduleError:
         schedule = leaning("even", budget, setting.sigmas[:-1])
     placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
-    forecast = forecast_for(schedule, sum(placed), told)
+    forecast = forecast_for(schedule, setting.sigmas, placed, told)
     return Genome(tuple(with_ends(placed, setting.sigmas)), forecast, schedule.mode)
 
 

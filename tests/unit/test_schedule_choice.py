@@ -7,7 +7,17 @@ import torch
 
 from astraea.engine.plan import make_plan
 from astraea.engine.run import Run
-from astraea.schedules import Forecast, Schedule, flow_sigmas, guidance_of, leaning, pick, pick_by_way, save
+from astraea.schedules import (
+    Forecast,
+    Schedule,
+    flow_sigmas,
+    guidance_of,
+    leaning,
+    pick,
+    pick_by_way,
+    save,
+    steps_as_fine,
+)
 
 
 def made(name: str, steps: int, mean: float, budget: float | None = None, *, way=None, **told) -> Schedule:
@@ -177,3 +187,24 @@ def test_of_equals_one_that_was_found_with_this_guidance_is_taken(folder):
     assert pick(0.5, "wan", [folder], 12, 6.0).name == "half 12"
     save(made("mine", 30, 0.5, 0.5, guidance=6), folder)
     assert pick(0.5, "wan", [folder], 30, 6.0).name == "mine"
+
+
+@pytest.mark.parametrize(("total", "name"), [(30, "half 30"), (24, "half 30"), (12, "half 12")])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_part_of_a_run_takes_the_schedule_for_the_whole(folder, total, name, parts):
+    """Two samplers, each of which goes through a part of the noise levels."""
+    first, *others = pick_by_way(0.5, "wan", [folder])
+    plan, levels = make_plan(first, budget=0.5, others=others), [*flow_sigmas(total), 0.0]
+    cut = total // parts
+    for sigmas in (levels[: cut + 1], levels[cut:]):
+        assert Run(plan, sigmas).report.schedule == name
+        assert steps_as_fine(first, sigmas) == pytest.approx(total, abs=1)
+
+
+@pytest.mark.parametrize(("total", "trusted"), [(30, True), (40, True), (16, False)])
+def test_a_part_of_a_run_is_trusted_as_the_whole_is(total, trusted):
+    schedule = made("found", 30, 0.5, 0.5, way={"forecast": TRUSTING}, promise={"cfg": 3.0})
+    levels = [*flow_sigmas(total), 0.0]
+    for sigmas in (levels, levels[: total // 2 + 1], levels[total // 2 :]):
+        run = Run(make_plan(schedule, budget=0.5), sigmas, guidance=3.0)
+        assert (run.forecast == TRUSTING) == trusted
