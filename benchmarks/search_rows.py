@@ -44,6 +44,14 @@ class Contest:
 
         change_json(self.path, change)
 
+    def drop(self, key: list[Any]) -> None:
+        """Forget what an earlier measurement, on other pairs, has of this."""
+
+        def change(result: dict[str, Any]) -> None:
+            result["rows"] = [row for row in result.get("rows", []) if [row[name] for name in ROW_KEY] != key]
+
+        change_json(self.path, change)
+
     def put(self, part: str, rows: list[dict[str, Any]]) -> None:
         """A part that is measured as a whole."""
 
@@ -63,6 +71,7 @@ class Contest:
             first = self.held_out.verdicts([offer.genome], range(FIRST_PAIRS))[0].score
             if best and first < max(best) - hopeless:
                 print(f"{budget:g}  {offer.contestant:34} is {max(best) - first:.1f} dB behind: dropped", flush=True)
+                self.drop([offer.contestant, budget, offer.seed])
                 continue
             best.append(first)
             verdict = self.held_out.verdicts([offer.genome], range(self.held_out.setting.cases))[0]
