@@ -143,8 +143,8 @@ def search_for(
 def is_worth_it(row: dict[str, Any]) -> bool:
     """Whether it is ahead on the control pairs and on neither testbed behind, in whole steps.
 
-    Steps in part spend what whole ones leave of a small budget. They keep a tensor per block, and what they cost differs
-    from device to device.
+    Steps in part spend what whole ones leave of a small budget. They keep a tensor per block, and their cost depends on
+    the device.
     """
     behind = any(row["psnr_by"][name] < row["psnr_by_drawn"][name] for name in row["psnr_by"])
     return row["gain"]["mean"] >= WORTH_IT and not behind and set(row["budgets"]) <= {0.0, 1.0}
