@@ -158,15 +158,17 @@ def test_a_rerun_is_held_against_the_first_run_pair_by_pair(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("gain", "budgets", "worth"),
+    ("gain", "hard", "budgets", "worth"),
     [
-        (0.4, [1.0, 0.0, 1.0], True),
-        (0.2, [1.0, 0.0, 1.0], False),
-        (3.0, [1.0, 0.5, 1.0], False),
+        (0.4, 0.1, [1.0, 0.0, 1.0], True),
+        (0.2, 0.1, [1.0, 0.0, 1.0], False),
+        (0.4, -0.1, [1.0, 0.0, 1.0], False),
+        (3.0, 0.1, [1.0, 0.5, 1.0], False),
     ],
 )
-def test_what_is_bundled_is_ahead_in_whole_steps(
-    monkeypatch: pytest.MonkeyPatch, gain: float, budgets: list[float], worth: bool
+def test_what_is_bundled_is_ahead_in_whole_steps_and_nowhere_behind(
+    monkeypatch: pytest.MonkeyPatch, gain: float, hard: float, budgets: list[float], worth: bool
 ) -> None:
     finder = next(imported("find_schedules", monkeypatch))
-    assert finder.is_worth_it({"gain": {"mean": gain}, "budgets": budgets}) is worth
+    by = {"psnr_by": {"easy": 41.0, "hard": 40.0 + hard}, "psnr_by_drawn": {"easy": 40.0, "hard": 40.0}}
+    assert finder.is_worth_it({"gain": {"mean": gain}, "budgets": budgets, **by}) is worth
