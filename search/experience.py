@@ -6,10 +6,11 @@ lines interpolate best; where predictions swing, trust in forecasts does harm, a
 
 from __future__ import annotations
 
-from ..schedules import STANDARD_FORECAST, Forecast
+from ..schedules import STANDARD_FORECAST, Forecast, flow_sigmas, steps_as_fine, uniform
 from .problem import Setting
 
-MOST_MILD, FEWEST_FINE = 4.2, 16  # guidance scale; steps
+MOST_MILD, FEWEST_FINE = 4.2, 16  # guidance scale; steps of a run over all noise levels
+WHOLE_RUN = uniform("whole run", 1.0, flow_sigmas(30))
 TRUSTING = (
     Forecast(0.5, "root", "root", 0.0),
     Forecast(0.25, "root", "root", 0.0),
@@ -24,7 +25,7 @@ GAINS_WHERE_STEADY, GAINS_WHERE_SWINGING = (1.0, 0.5), (-1.0, 0.25)
 def is_steady(setting: Setting) -> bool:
     """Whether predictions may be expected to go on as they went."""
     cfg = setting.facts.get("sampling", {}).get("cfg", 1.0)
-    return cfg <= MOST_MILD and setting.steps >= FEWEST_FINE
+    return cfg <= MOST_MILD and steps_as_fine(WHOLE_RUN, setting.sigmas) >= FEWEST_FINE
 
 
 def promising(setting: Setting) -> tuple[Forecast, ...]:

@@ -25,6 +25,13 @@ def test_fine_steps_and_mild_guidance_are_steady(steps, cfg, steady):
     assert is_steady(setting(steps, cfg)) is steady
 
 
+@pytest.mark.parametrize(("steps", "steady"), [(30, True), (12, False)])
+def test_a_part_of_a_run_is_as_steady_as_the_whole(steps, steady):
+    whole = replace(ToyBench(steps=steps, shift=8.0).setting, facts=setting().facts)
+    for sigmas in (whole.sigmas[: steps // 3 + 1], whole.sigmas[steps // 3 :]):
+        assert is_steady(replace(whole, sigmas=sigmas)) is steady
+
+
 def test_trust_is_expected_to_gain_where_steps_are_fine_and_to_lose_where_they_are_not():
     fine, coarse = setting(), setting(steps=8)
     assert usual_gain(TRUST, fine) > usual_gain(HALF_BENT, fine) > usual_gain(STANDARD_FORECAST, fine) == 0.0
