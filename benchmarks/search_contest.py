@@ -27,8 +27,9 @@ from astraea.search.memo import Memo
 from astraea.search.paper import PaperSearch
 from astraea.search.probe import allotted, probe
 from astraea.search.replay import Replay
-from astraea.search.seeds import bundled_seed, token_seeds, uniform_seed, whole_seeds
+from astraea.search.seeds import TOKEN_PATTERN, bundled_seed, token_seed, uniform_seed, whole_seeds
 
+TOKEN_PATTERNS = (TOKEN_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
 PAPER_CASES = 4  # prompts that the paper's fitness is taken over
 
 
@@ -65,7 +66,8 @@ def hand_made(setting: Any, budget: float) -> dict[str, Genome]:
     for number, genome in enumerate(dict.fromkeys([*whole_seeds(setting, budget), drawn_seed(setting, budget)])):
         found[f"whole steps {number + 1}"] = genome
         found[f"whole steps {number + 1}, held"] = replace(genome, mode="hold")
-    for number, genome in enumerate(token_seeds(setting, budget)):
+    rhythms = dict.fromkeys(token_seed(setting, budget, pattern) for pattern in TOKEN_PATTERNS)
+    for number, genome in enumerate(genome for genome in rhythms if not genome.whole):
         found[f"token rhythm {number + 1}"] = genome
     return found
 

@@ -25,7 +25,6 @@ from .store import StoreSize
 SIGMA_TOLERANCE = 1e-6
 FEW_STEPS = 8
 NOTED_SHORTFALL = 0.01
-UNLIKE = "finer steps or with milder guidance than these"
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 
 
@@ -72,7 +71,7 @@ class Run:
     ):
         self.sigmas = [float(s) for s in sigmas]
         self.steps = max(1, len(self.sigmas) - 1)
-        self.plan = plan.for_run(steps_as_fine(plan.schedule, self.sigmas) if sigmas else 1, guidance)
+        self.plan = plan.for_run(steps_as_fine(plan.schedule, self.sigmas), guidance)
         self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
         self.solver = solver or Solver.of_levels(self.sigmas)
         self.random = torch.Generator().manual_seed(seed)
@@ -125,7 +124,8 @@ class Run:
         if set(self.budgets) == {0.0, 1.0} and asked - planned > NOTED_SHORTFALL and plan.target_speedup is None:
             report.note(f"{computed} of {self.steps} steps are computed: no more whole ones fit into the budget")
         if self.forecast != plan.schedule.forecast:
-            report.note(f"'{plan.schedule.name}' was found on {UNLIKE}: forecasts are made in the standard way")
+            found_on = "finer steps or with milder guidance than these"
+            report.note(f"'{plan.schedule.name}' was found on {found_on}: forecasts are made in the standard way")
         if self.steps <= FEW_STEPS and not plan.is_full:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
         return report

@@ -27,6 +27,8 @@ def progress_at(schedule: Schedule, sigma: float) -> float:
 
 def span_of(schedule: Schedule, sigmas: Sequence[float]) -> tuple[float, float]:
     """Where in the source run a run of these noise levels begins and ends; all of it where they lie beside it."""
+    if not sigmas:
+        return 0.0, 1.0
     start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
     return (start, end) if end - start >= LEAST_SPAN else (0.0, 1.0)
 

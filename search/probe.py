@@ -22,7 +22,10 @@ PROBED = 0.3
 
 @dataclass(frozen=True)
 class Probe:
-    """losses: by budget and step, of the final latents, if this step alone has this budget."""
+    """losses: by budget and step, of the final latents, if this step alone has this budget.
+
+    prices: of steps in part.
+    """
 
     losses: dict[float, tuple[float, ...]]
     prices: Prices

@@ -21,7 +21,7 @@ SHAPES = (
     (0.0, 3, 1),
     (0.0, 1, 4),
 )
-TOKEN_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5), (0.1, 0.3, 0.8))
+TOKEN_PATTERN = (0.0, 0.0, 0.7)
 
 
 def bundled_seed(setting: Setting, budget: float, folders: Sequence[Path] | None = None) -> Genome:
@@ -49,13 +49,7 @@ def whole_seeds(setting: Setting, budget: float) -> list[Genome]:
     return list(dict.fromkeys(affordable))
 
 
-def token_seeds(setting: Setting, budget: float) -> list[Genome]:
-    """Rhythms in which part of the tokens is computed."""
-    found = [token_seed(setting, budget, pattern) for pattern in TOKEN_PATTERNS]
-    return list(dict.fromkeys(genome for genome in found if not genome.whole))
-
-
-def token_seed(setting: Setting, budget: float, pattern: Sequence[float] = TOKEN_PATTERNS[0]) -> Genome:
+def token_seed(setting: Setting, budget: float, pattern: Sequence[float] = TOKEN_PATTERN) -> Genome:
     """A rhythm of steps between a full first and a computed last one; where few fit, all may come out whole."""
     shape = rhythm("seed", list(pattern), setting.sigmas[:-1], full_start=1)
     placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
