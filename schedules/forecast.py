@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ScheduleError
 
-TIME_NAMES = ("sigma", "root", "log-snr")
+TIME_NAMES = ("sigma", "power-0.75", "root", "log-snr")
 LEAST_EXPECTED, MOST_EXPECTED = -0.5, 1.0
 
 

@@ -11,7 +11,14 @@ from ..schedules import STANDARD_FORECAST, Forecast, Schedule
 LAST_STEP_FLOOR = 0.5
 FREE_SIZES = tuple(number / 10 for number in range(11))  # of the paper, §3.3
 EXPECTED = (0.0, 0.25, 0.5)
-TIMES = (("sigma", "sigma"), ("log-snr", "log-snr"), ("sigma", "log-snr"), ("root", "root"), ("sigma", "root"))
+TIMES = (
+    ("sigma", "sigma"),
+    ("log-snr", "log-snr"),
+    ("sigma", "log-snr"),
+    ("root", "root"),
+    ("sigma", "root"),
+    ("power-0.75", "power-0.75"),
+)
 BENDS = (0.0, 0.5, 1.0)
 FORECASTS = tuple(Forecast(*way) for way in ((e, *times, bend) for e in EXPECTED for times in TIMES for bend in BENDS))
 

@@ -25,6 +25,8 @@ from astraea.engine.estimators.forecast import (
     token_reach,
 )
 from astraea.engine.estimators.refit import change_weights, drift_of
+from astraea.engine.estimators.times import TIMES
+from astraea.schedules import TIME_NAMES
 
 DAMPED = 0.4
 
@@ -211,3 +213,21 @@ def test_nothing_is_missed_without_a_gap_a_weight_a_history_or_another_noise_lev
     assert missed(gap, [0.0], history, 0.6, now) is None
     assert missed(gap, [1.0], [], 0.6, now) is None
     assert missed(gap, [1.0], history, 0.8, now) is None
+
+
+def test_what_a_schedule_may_name_as_a_time_there_is():
+    assert tuple(TIMES) == TIME_NAMES
+
+
+@pytest.mark.parametrize("time", TIMES.values(), ids=TIMES)
+def test_times_go_one_way_over_all_noise_levels(time):
+    levels = [1.2, 1.0, 0.9999, 0.9995, 0.999, *(step / 50 for step in range(49, -1, -1))]
+    told = [time(level) for level in levels]
+    assert told == sorted(told, reverse=told[0] > told[-1])
+    assert len(set(told)) == len(told)
+
+
+@pytest.mark.parametrize(("name", "power"), [("root", 0.5), ("power-0.75", 0.75)])
+@pytest.mark.parametrize("sigma", [0.0, 0.19, 0.75, 0.99, 1.0])
+def test_powers_of_what_is_not_noise(name, power, sigma):
+    assert TIMES[name](sigma) == pytest.approx((1.0 - sigma) ** power)

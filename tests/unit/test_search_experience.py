@@ -40,6 +40,12 @@ def test_trust_is_expected_to_gain_where_steps_are_fine_and_to_lose_where_they_a
     assert usual_gain(Forecast(0.5), coarse) < 0.0 == usual_gain(Forecast(0.5), fine)
 
 
+def test_most_is_expected_of_what_a_search_begins_with():
+    for here in (setting(), setting(cfg=7.0)):
+        gains = [usual_gain(way, here) for way in promising(here)]
+        assert gains[0] == max(gains) > 0.0
+
+
 def test_a_search_begins_with_what_promises_most_and_then_the_other_kind():
     fine, coarse = promising(setting()), promising(setting(cfg=7.0))
     assert set(fine) == set(coarse)
