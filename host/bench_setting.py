@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.samplers
@@ -19,6 +21,7 @@ from .memory import compute_dtype
 from .rehearsal import rehearse
 
 FEWEST_STEPS = 2
+PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _facts(
         "cases": len(cases),
         "prompts": digest_of([(case.positive, case.negative) for case in cases])[:12],
         "seeds": [case.seed for case in cases],
-        "versions": {"comfyui": _comfyui_version(), "torch": torch.__version__},
+        "versions": {"astraea": _pack_version(), "comfyui": _comfyui_version(), "torch": torch.__version__},
         "device": _device_name(model.load_device),
         "dtype": str(compute_dtype(model.model)).removeprefix("torch."),
     }
@@ -142,6 +145,15 @@ def _comfyui_version() -> str:
         return str(importlib.import_module("comfyui_version").__version__)
     except (ImportError, AttributeError):
         return "unknown"
+
+
+def _pack_version() -> str:
+    """Of pyproject.toml, which is the one place that has it; a plain search, as Python 3.10 cannot read the format."""
+    try:
+        found = re.search(r'^version = "(.+)"$', PROJECT_FILE.read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        return "unknown"
+    return found.group(1) if found else "unknown"
 
 
 def _device_name(device: torch.device) -> str:

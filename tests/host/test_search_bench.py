@@ -16,7 +16,7 @@ from sampling import LONG, PROMPT, WHOLE, accelerated, conditioning, sample
 from astraea.engine.branch import Branch
 from astraea.engine.run import Run
 from astraea.errors import SearchError
-from astraea.host.bench_setting import Case
+from astraea.host.bench_setting import PROJECT_FILE, Case
 from astraea.host.search_bench import HostBench
 from astraea.schedules import Schedule
 from astraea.search.problem import MOST_SAMPLED, Job
@@ -263,6 +263,8 @@ def test_facts_are_plain(load_tiny):
     assert facts["sampling"]["sampler"] == "euler"
     assert facts["sampling"]["latent"] == list(SHAPE)
     assert facts["model"]["class"] == "WanModel"
+    assert f'version = "{facts["versions"]["astraea"]}"' in PROJECT_FILE.read_text("utf-8")
+    assert "unknown" not in facts["versions"].values()
 
 
 def test_what_cannot_be_searched_is_refused(load_tiny):
