@@ -62,4 +62,8 @@ def _against_hand_made(found: Found, result: Result) -> str:
     rival = next((each for each in result.hand_made if each.budget == found.budget), None)
     if rival is None:
         return "there was no bundled schedule of this budget to compare with"
-    return f"{found.psnr - rival.psnr:+.1f} dB against the bundled one ({rival.psnr:.1f} dB at {rival.speedup:.2f}x)"
+    against = f"{found.psnr - rival.psnr:+.1f} dB against the bundled one ({rival.psnr:.1f} dB at {rival.speedup:.2f}x)"
+    if len(found.losses) == 1:
+        return against
+    closer = sum(own < other for own, other in zip(found.losses, rival.losses, strict=False))
+    return f"{against}, closer on {closer} of {_clips(len(found.losses))}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import zip_longest
 from statistics import fmean
 
@@ -19,7 +19,7 @@ from .experience import promising, usual_gain
 from .gaps import cheapest_paths, gap_prices, widest_gap
 from .genome import FORECASTS, Genome, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
-from .merit import expected_gain
+from .merit import expected_gain, is_ahead
 from .prices import Prices, measured
 from .probe import allotted, probe
 from .replay import Replay
@@ -217,12 +217,10 @@ class Evolution:
         the more the farther from what real runs know.
         """
         assert self.replay is not None
-        replay, offsets = self.replay, self._offsets()
-        everywhere = fmean(offsets.values()) if offsets else 0.0
+        replay, offset = self.replay, self._offsets()
 
         def score(genome: Genome) -> float:
-            told = mean_psnr(replay.losses(genome)) + offsets.get((genome.forecast, genome.mode), everywhere)
-            return told - self._doubt(genome)
+            return mean_psnr(replay.losses(genome)) + offset(genome) - self._doubt(genome)
 
         return sorted(dict.fromkeys(g for g in genomes if self.affords(g)), key=score, reverse=True)
 
@@ -232,18 +230,19 @@ class Evolution:
         moved_steps = sum(a != b for a, b in zip(genome.budgets, known, strict=True)) / 2.0
         return MOVED_DB * moved_steps + WIDER_DB * max(0, widest_gap(genome.budgets) - widest_gap(known))
 
-    def _offsets(self) -> dict[tuple, float]:
-        """Real minus replayed dB, by way to forecast; drawn to the mean where few runs tell."""
+    def _offsets(self) -> Callable[[Genome], float]:
+        """Real minus replayed dB, by way to forecast; where few runs tell, what the way has gained elsewhere counts."""
         assert self.replay is not None
-        seen: dict[tuple, list[float]] = {}
+        usual = cache(partial(usual_gain, setting=self.setting))
+        seen: dict[tuple, list[float]] = {}  # beyond what was usual
         for genome, verdict in {**self.partly, **self.judged}.items():
             if genome.whole and not verdict.given_up:
                 replayed = self.replay.losses(genome)[: len(verdict.losses)]
-                seen.setdefault((genome.forecast, genome.mode), []).append(verdict.score - mean_psnr(replayed))
-        if not seen:
-            return {}
-        mean = fmean(value for values in seen.values() for value in values)
-        return {way: (sum(values) + mean) / (len(values) + 1) for way, values in seen.items()}
+                beyond = verdict.score - mean_psnr(replayed) - usual(genome.forecast)
+                seen.setdefault((genome.forecast, genome.mode), []).append(beyond)
+        mean = fmean(value for values in seen.values() for value in values) if seen else 0.0
+        told = {way: (sum(values) + mean) / (len(values) + 1) for way, values in seen.items()}
+        return lambda genome: told.get((genome.forecast, genome.mode), mean) + usual(genome.forecast)
 
     def _chosen(self, ranked: Sequence[Genome], width: int) -> list[Genome]:
         """The first so many that were not run yet, not all of one way to forecast."""
@@ -310,11 +309,11 @@ class Evolution:
         return sorted(self.judged.values(), key=self.merit, reverse=True)[:count]
 
     def _is_best(self, verdict: Verdict) -> bool:
-        """Better than without a search on the cases, and of the most merit."""
+        """Better than without a search on the whole or on most cases, and of the most merit."""
         if self.best is None or self.reference is None:
             return self.best is None
         gained = self.merit(verdict) - self.merit(self.best)
-        return verdict.score > self.reference.score and gained >= NOTICEABLE_DB
+        return is_ahead(verdict.losses, self.reference.losses) and gained >= NOTICEABLE_DB
 
     def merit(self, verdict: Verdict) -> float:
         """dB that it is expected to gain over what one has without a search; 0 for that itself."""

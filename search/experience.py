@@ -19,7 +19,7 @@ TRUSTING = (
 )
 CAUTIOUS = (Forecast(0.0, "sigma", "sigma", 0.5), Forecast(0.0, "sigma", "sigma", 0.0))
 # dB over the standard way: of trust in straight lines, of caution. The first of those that trust gains more.
-GAINS_WHERE_STEADY, GAINS_WHERE_SWINGING = (1.0, 0.5), (-1.0, 0.25)
+GAINS_WHERE_STEADY, GAINS_WHERE_SWINGING = (1.5, 0.75), (-1.0, 0.25)
 MORE_OF_THE_FIRST = 0.5
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from astraea.search.merit import CLEAR_DB, expected_gain, gains_of
+from astraea.search.merit import CLEAR_DB, expected_gain, gains_of, is_ahead
 
 
 def losses(*decibels: float) -> list[float]:
@@ -35,3 +35,18 @@ def test_of_two_that_gain_alike_the_steadier_one_is_preferred():
 def test_without_evidence_the_expectation_remains():
     assert expected_gain(losses(60, 20, 60, 20), losses(40, 40, 40, 40), 0.5) == pytest.approx(0.5, abs=0.05)
     assert expected_gain(losses(40), losses(40), 0.5) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("gains", "ahead"),
+    [
+        ((1.0, -0.5, 0.2), True),
+        ((-8.0, 1.0, 0.5, 2.0), True),  # behind on the whole by one pair alone
+        ((9.0, -1.0, -0.5, -2.0), True),  # on the whole ahead by one pair
+        ((-1.0, 0.2, -0.4), False),
+        ((0.0, 0.0), False),
+        ((-0.1,), False),
+    ],
+)
+def test_ahead_is_what_gains_on_the_whole_or_on_most_pairs(gains, ahead):
+    assert is_ahead(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is ahead
