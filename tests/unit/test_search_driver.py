@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,7 +11,8 @@ from toy_bench import ToyBench
 
 from astraea.search.driver import DENSE_SHARE, Search
 from astraea.search.evolve import ENOUGH_FOR_PROBE
-from astraea.search.genome import Genome, mean_budget
+from astraea.search.experience import usual_gain
+from astraea.search.genome import FORECASTS, Genome, mean_budget
 from astraea.search.judge import Judge
 from astraea.search.memo import Memo
 from astraea.search.merit import is_ahead
@@ -247,3 +249,16 @@ def test_the_same_seed_finds_the_same(name):
 
 def test_another_seed_may_find_something_else():
     assert Watched("no replay", seed=1).result.tried != watched("no replay").result.tried
+
+
+def test_ways_that_were_not_run_are_ranked_by_what_they_gain_elsewhere():
+    search = Search(ToyBench(steps=20), Memo(), budgets=(0.5,), effort=12, seed=0)
+    search.run()
+    (evolution,) = search._evolutions.values()
+    reference, setting = evolution.hand_made[0], search.setting
+    seen = {verdict.genome.forecast for verdict in (*evolution.judged.values(), *evolution.partly.values())}
+    evolution.replay.losses = lambda genome: (1e-4,) * setting.cases
+    ranked = [g.forecast for g in evolution._ranked([replace(reference, forecast=way) for way in FORECASTS])]
+    unseen = [usual_gain(way, setting) for way in ranked if way not in seen]
+    assert unseen == sorted(unseen, reverse=True)
+    assert len(set(unseen)) >= 3
