@@ -17,8 +17,9 @@ TRUSTING = (
     Forecast(0.5, "sigma", "sigma", 0.0),
     Forecast(0.25, "power-0.75", "power-0.75", 0.0),
 )
+TRUSTED_TIMES = {(way.along, way.corrected_along) for way in TRUSTING}
 CAUTIOUS = (Forecast(0.0, "sigma", "sigma", 0.5), Forecast(0.0, "sigma", "sigma", 0.0))
-# dB over the standard way: of trust in straight lines, of caution. The first of those that trust gains more.
+# dB over the standard way: of trust in straight lines along those times, of caution. The first that trusts gains more.
 GAINS_WHERE_STEADY, GAINS_WHERE_SWINGING = (1.5, 0.75), (-1.0, 0.25)
 MORE_OF_THE_FIRST = 0.5
 
@@ -48,6 +49,6 @@ def usual_gain(forecast: Forecast, setting: Setting) -> float:
         return cautious
     if forecast.expected <= 0.0:
         return 0.0
-    if forecast.bend > 0.0:
+    if forecast.bend > 0.0 or (forecast.along, forecast.corrected_along) not in TRUSTED_TIMES:
         return min(0.0, trusting)
     return trusting + (MORE_OF_THE_FIRST if steady and forecast == TRUSTING[0] else 0.0)

@@ -38,6 +38,8 @@ def test_trust_is_expected_to_gain_where_steps_are_fine_and_to_lose_where_they_a
     assert usual_gain(HALF_BENT, coarse) > 0.0 > usual_gain(TRUST, coarse)
     assert usual_gain(NEVER_TRIED, fine) == usual_gain(NEVER_TRIED, coarse) == 0.0
     assert usual_gain(Forecast(0.5), coarse) < 0.0 == usual_gain(Forecast(0.5), fine)
+    mixed = Forecast(0.5, "sigma", "log-snr", 0.0)
+    assert usual_gain(mixed, coarse) < 0.0 == usual_gain(mixed, fine)
 
 
 def test_most_is_expected_of_what_a_search_begins_with():
