@@ -283,9 +283,10 @@ def _steps_beside_drawn(row: Row) -> str:
 
 
 def on_the_same_pairs(result: dict[str, Any]) -> dict[str, Any]:
-    """Without rows that were run on fewer or more pairs than are held out now."""
-    pairs = result["settings"]["held_out_pairs"]
-    return {**result, "rows": [row for row in result["rows"] if len(row["psnr_all"]) == pairs]}
+    """Without rows that were run on other pairs than are held out now."""
+    now = result["settings"]["held_out_pairs"], result["settings"].get("held_out_seeds_from")
+    rows = [row for row in result["rows"] if (len(row["psnr_all"]), row.get("held_out_seeds_from")) == now]
+    return {**result, "rows": rows}
 
 
 def of_result(testbed: str, steps: int, make: Any) -> str:
