@@ -46,11 +46,11 @@ def of_contestant(rows: Sequence[Row], budget: float, contestant: str) -> list[R
     return [row for row in rows if row["budget"] == budget and row["contestant"] == contestant]
 
 
-def over_seeds(values: Sequence[float], signed: bool = False) -> str | None:
+def over_seeds(values: Sequence[float], signed: bool = False, digits: int = 1) -> str | None:
     """Mean, and least and most where there are several."""
     if not values:
         return None
-    form = "+.1f" if signed else ".1f"
+    form = f"{'+' if signed else ''}.{digits}f"
     spread = f" ({min(values):{form}}…{max(values):{form}})" if len(values) > 1 else ""
     return f"{statistics.fmean(values):{form}}{spread}"
 
@@ -214,17 +214,23 @@ def _gain(row: Row | None, of: str) -> str | None:
 
 
 def times(result: dict[str, Any]) -> str:
-    """Promised against measured seconds."""
-    lines = [
-        [
-            f"{row['budget']:g}",
-            f"{row['promised']:.3f}",
-            f"{statistics.fmean(row['measured']):.3f} ({min(row['measured']):.3f}…{max(row['measured']):.3f})",
-            f"{statistics.fmean(row['measured']) / row['promised'] - 1.0:+.1%}",
-        ]
-        for row in result.get("time", [])
-    ]
-    return table(["budget", "promised, s", "measured, s", "off"], lines)
+    """Promised against measured seconds, over several searches."""
+    by_budget: dict[float, list[Row]] = {}
+    for row in result.get("time", []):
+        by_budget.setdefault(row["budget"], []).append(row)
+    lines = []
+    for budget, rows in by_budget.items():
+        off = [statistics.fmean(row["measured"]) / row["promised"] - 1.0 for row in rows]
+        lines.append(
+            [
+                f"{budget:g}",
+                over_seeds([row["promised"] for row in rows], digits=3),
+                over_seeds([statistics.fmean(row["measured"]) for row in rows], digits=3),
+                f"{statistics.fmean(off):+.1%} ({min(off):+.1%}…{max(off):+.1%})",
+                len(rows),
+            ]
+        )
+    return table(["budget", "promised, s", "measured, s", "off", "searches"], lines)
 
 
 def replayed(result: dict[str, Any]) -> str:
