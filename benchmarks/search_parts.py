@@ -48,11 +48,13 @@ def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
 
     from astraea.schedules import STANDARD_FORECAST
     from astraea.search.experience import promising
+    from astraea.search.genome import LAST_RESPONSES
     from astraea.search.judge import Judge
     from astraea.search.memo import Memo
 
     pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
-    ways = (STANDARD_FORECAST, *promising(contest.bench.setting))
+    answered = dataclasses.replace(STANDARD_FORECAST, last_response=LAST_RESPONSES[-1])
+    ways = (STANDARD_FORECAST, answered, *promising(contest.bench.setting))
     for cfg in (contest.args.cfg, 2.0 * contest.args.cfg):
         bench = bench_for(contest.model, contest.testbed, {**contest.way, "cfg": cfg}, pairs)
         judge = Judge(bench, Memo())

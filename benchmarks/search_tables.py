@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 DRAWN = ("uniform", "whole steps", "token rhythm")
 SEARCHED = ("ours", "paper's search")
 SPLITS = 400
-STANDARD = {"expected": 0.0, "along": "sigma", "corrected_along": "sigma", "bend": 1.0}  # way to forecast
+STANDARD = {"expected": 0.0, "along": "sigma", "corrected_along": "sigma", "bend": 1.0, "last_response": 0.0}
 
 
 def results() -> Iterator[tuple[Path, dict[str, Any]]]:

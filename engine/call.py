@@ -108,7 +108,7 @@ class Call:
         solver, total = self.run.solver, None
         if denoised is not None:
             gap, branch.gap = branch.gap, []
-            shares = [entry.part * solver.share(entry.step, self.step) for entry in gap]
+            shares = [entry.part * self._owed_for(entry.step) for entry in gap]
             total = self._missed(gap, shares, branch, denoised)
         for step, excess in branch.told:
             again = solver.remembers(step, self.step)
@@ -119,6 +119,14 @@ class Call:
         if total is not None and (solver.memory or self.evaluations > 1):
             branch.keep_told(self.step, total, solver.memory)
         return total
+
+    def _owed_for(self, older: int) -> float:
+        """What this step adds to its prediction for an error of 1 in an older one that was reused."""
+        run = self.run
+        owed = run.solver.share(older, self.step)
+        if run.forecast.last_response and run.ends_at(self.step):
+            owed += run.forecast.last_response * run.solver.enters(older, self.step)
+        return owed
 
     def _missed(self, gap: list[Estimated], shares: list[float], branch: Branch, denoised: Tensor) -> Tensor | None:
         return missed(gap, shares, branch.denoised, self.sigma, denoised, self.run.curves)

@@ -162,6 +162,10 @@ class Run:
         reached = sum(level >= sigma - SIGMA_TOLERANCE for level in self.sigmas)
         return min(max(reached - 1, 0), self.steps - 1)
 
+    def ends_at(self, step: int) -> bool:
+        """Whether the sampler takes the prediction of this step for the result."""
+        return step == self.steps - 1 and self.sigmas[-1] <= SIGMA_TOLERANCE
+
     def open_call(self, site: CallSite) -> Call:
         """Decide what a model call computes; the caller runs the model through it and then closes it."""
         step = self.step_of(site.sigma)

@@ -21,10 +21,17 @@ class Solver:
 
     shares[k][n], n < k: weight of prediction n in the latents after step k, in units of prediction k's.
     remembered[k][n]: the part of it that is due to step k using prediction n again, the rest is from the steps before.
+    entering[k][n]: weight of prediction n in the latents that step k begins with.
     """
 
-    def __init__(self, shares: Sequence[Sequence[float]], remembered: Sequence[Sequence[float]] | None = None):
-        self._shares, self._remembered = shares, remembered or [[0.0] * len(row) for row in shares]
+    def __init__(
+        self,
+        shares: Sequence[Sequence[float]],
+        remembered: Sequence[Sequence[float]] | None = None,
+        entering: Sequence[Sequence[float]] | None = None,
+    ):
+        nothing = [[0.0] * len(row) for row in shares]
+        self._shares, self._remembered, self._entering = shares, remembered or nothing, entering or nothing
         self.memory = max((k - n for k, row in enumerate(self._remembered) for n, w in enumerate(row) if w), default=0)
 
     def share(self, older: int, step: int) -> float:
@@ -35,6 +42,10 @@ class Solver:
         """How much of prediction `step` outweighs that `step` itself uses the older prediction."""
         return self._remembered[step][older]
 
+    def enters(self, older: int, step: int) -> float:
+        """By how much the latents that `step` begins with are off for an error of 1 in prediction `older`."""
+        return self._entering[step][older]
+
     @staticmethod
     def of_levels(sigmas: Sequence[float]) -> Solver:
         """Euler's method, and in effect any that uses each prediction for its own step only.
@@ -43,7 +54,8 @@ class Solver:
         """
         inverse = [1.0 / sigma if sigma > 0.0 else float("inf") for sigma in sigmas]
         spans = [b - a if a < b else 0.0 for a, b in pairwise(inverse)]
-        return Solver([[_ratio(older, span) for older in spans[:k]] for k, span in enumerate(spans)])
+        entering = [[sigma * older for older in spans[:k]] for k, sigma in enumerate(sigmas[:-1])]
+        return Solver([[_ratio(older, span) for older in spans[:k]] for k, span in enumerate(spans)], None, entering)
 
     @staticmethod
     def of_responses(responses: Sequence[Sequence[float]], starts: Sequence[float]) -> Solver | None:
@@ -65,7 +77,7 @@ class Solver:
             shares.append([weight / after[k] for weight in after[:k]])
             near = k - MOST_REMEMBERED
             remembered.append([w if n >= near and abs(w) > NEGLIGIBLE else 0.0 for n, w in enumerate(used)])
-        return Solver(shares, remembered)
+        return Solver(shares, remembered, [list(row[:k]) for k, row in enumerate(responses[:-1])])
 
 
 def _ratio(older: float, newer: float) -> float:

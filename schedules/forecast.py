@@ -23,16 +23,20 @@ class Forecast:
     corrected_along: that in which they are interpolated once the next one is computed.
     bend: how much of the bend of a parabola through three predictions interpolation follows, 0…1; 0 is a straight line
         between two. Predictions computed from latents that are off make parabolas swing.
+    last_response: how much of what the latents of the last step miss its prediction is taken to follow, 0…1. No later
+        step makes that good; with little noise left, predictions go along with their latents, but not all the way.
     """
 
     expected: float = 0.0
     along: str = "sigma"
     corrected_along: str = "sigma"
     bend: float = 1.0
+    last_response: float = 0.0
 
     def __post_init__(self) -> None:
         _check("expected", self.expected, LEAST_EXPECTED, MOST_EXPECTED)
         _check("bend", self.bend, 0.0, 1.0)
+        _check("last_response", self.last_response, 0.0, 1.0)
         for name in (self.along, self.corrected_along):
             if name not in TIME_NAMES:
                 raise ScheduleError(f"Forecast: {name!r} is not one of {', '.join(TIME_NAMES)}.")

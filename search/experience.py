@@ -6,7 +6,10 @@ lines interpolate best; where predictions swing, trust in forecasts does harm, a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..schedules import STANDARD_FORECAST, Forecast, flow_sigmas, steps_as_fine, uniform
+from .genome import LAST_RESPONSES
 from .problem import Setting
 
 MOST_MILD, FEWEST_FINE = 4.2, 16  # guidance scale; steps of a run over all noise levels
@@ -22,6 +25,7 @@ CAUTIOUS = (Forecast(0.0, "sigma", "sigma", 0.5), Forecast(0.0, "sigma", "sigma"
 # dB over the standard way: of trust in straight lines along those times, of caution. The first that trusts gains more.
 GAINS_WHERE_STEADY, GAINS_WHERE_SWINGING = (1.5, 0.75), (-1.0, 0.25)
 MORE_OF_THE_FIRST = 0.5
+GAIN_OF_LAST_RESPONSE = 0.25
 
 
 def is_steady(setting: Setting) -> bool:
@@ -33,7 +37,8 @@ def is_steady(setting: Setting) -> bool:
 def promising(setting: Setting) -> tuple[Forecast, ...]:
     """Ways to begin with, those of the most promise first; the others too, as another model may be another case."""
     first, then = (TRUSTING, CAUTIOUS) if is_steady(setting) else (CAUTIOUS, TRUSTING)
-    return (first[0], then[0], *first[1:], *then[1:])
+    ways = (first[0], then[0], *first[1:], *then[1:])
+    return tuple(replace(way, last_response=LAST_RESPONSES[-1]) for way in ways)
 
 
 def usual_gain(forecast: Forecast, setting: Setting) -> float:
@@ -41,6 +46,8 @@ def usual_gain(forecast: Forecast, setting: Setting) -> float:
 
     Of other ways nothing is expected, but that any trust does harm where predictions swing.
     """
+    if forecast.last_response:
+        return usual_gain(replace(forecast, last_response=0.0), setting) + GAIN_OF_LAST_RESPONSE
     steady = is_steady(setting)
     trusting, cautious = GAINS_WHERE_STEADY if steady else GAINS_WHERE_SWINGING
     if forecast == STANDARD_FORECAST:

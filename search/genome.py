@@ -20,7 +20,10 @@ TIMES = (
     ("power-0.75", "power-0.75"),
 )
 BENDS = (0.0, 0.5, 1.0)
-FORECASTS = tuple(Forecast(*way) for way in ((e, *times, bend) for e in EXPECTED for times in TIMES for bend in BENDS))
+LAST_RESPONSES = (0.0, 0.35)
+FORECASTS = tuple(
+    Forecast(expected, *times, bend, LAST_RESPONSES[-1]) for expected in EXPECTED for times in TIMES for bend in BENDS
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Genome:
     budgets: tuple[float, ...]
     forecast: Forecast = STANDARD_FORECAST
     mode: str = "default"
+
+    def __post_init__(self) -> None:
+        # Nothing is missed where a computed step comes before the last: two spellings would be run for one thing.
+        if self.forecast.last_response and self.budgets[-2:-1] != (0.0,):
+            object.__setattr__(self, "forecast", replace(self.forecast, last_response=0.0))
 
     @property
     def whole(self) -> bool:
@@ -69,11 +77,12 @@ def moved(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
 
 
 def other_forecast(genome: Genome, rng: random.Random) -> Genome:
-    """One of the neighbouring ways to forecast: another expectation, other variables or another bend."""
+    """One of the neighbouring ways to forecast: one setting of it is another."""
     now = genome.forecast
     near = [replace(now, expected=expected) for expected in EXPECTED]
     near += [replace(now, along=along, corrected_along=corrected) for along, corrected in TIMES]
     near += [replace(now, bend=bend) for bend in BENDS]
+    near += [replace(now, last_response=response) for response in LAST_RESPONSES]
     return replace(genome, forecast=rng.choice([other for other in near if other != now]))
 
 

@@ -27,7 +27,8 @@ def key_of(case: int, schedule: Schedule) -> str:
     forecast = schedule.forecast
     budgets = " ".join(f"{budget:.6g}" for budget in schedule.budgets)
     bend = "" if forecast.bend == 1.0 else f" {forecast.bend:.6g}"
-    way = f"{forecast.expected:.6g} {forecast.along} {forecast.corrected_along}{bend}"
+    last = f" last {forecast.last_response:.6g}" if forecast.last_response else ""
+    way = f"{forecast.expected:.6g} {forecast.along} {forecast.corrected_along}{bend}{last}"
     return f"{case}|{schedule.mode}|{way}|{budgets}"
 
 

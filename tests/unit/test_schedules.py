@@ -117,12 +117,15 @@ def test_bad_text_is_refused_with_the_reason(text, message):
 
 
 def test_forecast_settings_survive_a_file(tmp_path):
-    made = replace(SHAPES["0 1"], forecast=Forecast(0.25, "log-snr", "root", 0.5))
+    made = replace(SHAPES["0 1"], forecast=Forecast(0.25, "log-snr", "root", 0.5, 0.35))
     assert load(save(made, tmp_path)).forecast == made.forecast
     assert '"forecast"' not in serialise(SHAPES["0 1"])
 
 
-@pytest.mark.parametrize("way", [{"expected": 1.1}, {"expected": True}, {"bend": -0.1}, {"bend": 2}, {"along": "time"}])
+@pytest.mark.parametrize(
+    "way",
+    [{"expected": 1.1}, {"expected": True}, {"bend": -0.1}, {"bend": 2}, {"along": "time"}, {"last_response": 1.1}],
+)
 def test_forecast_settings_out_of_bounds_are_refused(way):
     with pytest.raises(ScheduleError, match=next(iter(way.values())) if "along" in way else next(iter(way))):
         Forecast(**way)

@@ -42,6 +42,12 @@ def test_trust_is_expected_to_gain_where_steps_are_fine_and_to_lose_where_they_a
     assert usual_gain(mixed, coarse) < 0.0 == usual_gain(mixed, fine)
 
 
+def test_an_answer_of_the_last_step_is_expected_to_gain_everywhere():
+    for here in (setting(), setting(cfg=7.0)):
+        for way in (TRUST, HALF_BENT, STANDARD_FORECAST):
+            assert usual_gain(replace(way, last_response=0.35), here) > usual_gain(way, here)
+
+
 def test_most_is_expected_of_what_a_search_begins_with():
     for here in (setting(), setting(cfg=7.0)):
         gains = [usual_gain(way, here) for way in promising(here)]

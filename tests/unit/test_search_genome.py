@@ -12,6 +12,7 @@ from astraea.search.gaps import MOST_GAP, cheapest_paths, gap_prices
 from astraea.search.genome import (
     BENDS,
     EXPECTED,
+    LAST_RESPONSES,
     TIMES,
     Genome,
     block_crossover,
@@ -114,8 +115,17 @@ def test_where_nothing_can_be_moved_nothing_is(steps):
 def test_another_forecast_is_a_neighbour(seed):
     now = Forecast(EXPECTED[1], *TIMES[2], BENDS[1])
     other = other_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
-    same_times = (other.along, other.corrected_along) == TIMES[2]
-    assert [same_times, other.expected == now.expected, other.bend == now.bend].count(False) == 1
+    times = [(way.along, way.corrected_along) for way in (now, other)]
+    settings = [times, *zip(vars(now).values(), vars(other).values(), strict=True)]
+    same = [before == after for before, after in [settings[0], settings[1], *settings[4:]]]
+    assert same.count(False) == 1
+
+
+def test_the_last_step_answers_only_to_steps_missed_right_before_it():
+    way = Forecast(last_response=LAST_RESPONSES[-1])
+    assert Genome((1.0, 0.0, 1.0), way).forecast == way
+    assert Genome((1.0, 0.0, 1.0, 1.0), way) == Genome((1.0, 0.0, 1.0, 1.0))
+    assert Genome((1.0,), way) == Genome((1.0,))
 
 
 @SEEDS

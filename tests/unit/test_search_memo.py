@@ -190,7 +190,14 @@ def test_after_a_full_disk_the_same_memo_goes_on(tmp_path, room):
     assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["whole"]}
 
 
-WAYS = ((0.5,), (0.0, "root"), (0.0, "sigma", "root"), (0.0, "sigma", "sigma", 0.5), (0.0, "sigma", "sigma", 0.0))
+WAYS = (
+    (0.5,),
+    (0.0, "root"),
+    (0.0, "sigma", "root"),
+    (0.0, "sigma", "sigma", 0.5),
+    (0.0, "sigma", "sigma", 0.0),
+    (0.0, "sigma", "sigma", 1.0, 0.35),
+)
 
 
 def test_keys_tell_apart_all_that_an_outcome_depends_on():

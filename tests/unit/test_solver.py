@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from astraea.engine.blocks import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
 from astraea.engine.run import CallSite, Run
 from astraea.engine.solver import MOST_REMEMBERED, Solver
-from astraea.schedules import flow_sigmas, rhythm
+from astraea.schedules import Forecast, flow_sigmas, rhythm
 
 SIGMAS = [0.95, 0.9, 0.84, 0.77, 0.69, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
 STEPS = len(SIGMAS) - 1
@@ -95,18 +96,21 @@ def site(sigma):
     return CallSite(sigma, groups, TokenLayout(16), None, None, blocks=1, device=torch.device("cpu"))
 
 
-def result(sampler, solver, pattern, sigmas=SIGMAS):
-    """Latents at the end, denoised latents being a parabola of sigma; `pattern`: F computed, . reused."""
+def result(sampler, solver, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, x: 0.0):
+    """Latents at the end, denoised latents being a parabola of sigma; `pattern`: F computed, . reused.
+
+    follow: what predictions also do, by step and latents.
+    """
     generator = torch.Generator().manual_seed(0)
     base, slope, bend, begin = torch.randn(4, 1, 4, 3, dtype=torch.float64, generator=generator)
-    run = Run(PLAN, sigmas, solver=solver)
+    run = Run(plan, sigmas, solver=solver)
     run.budgets = [1.0 if kind == "F" else 0.0 for kind in pattern]
 
     def denoised(k, x):
         call = run.open_call(site(sigmas[k]))
         if call.kind == "reuse":
             return run.close_call(call, call.estimate())
-        return run.close_call(call, base + sigmas[k] * slope + sigmas[k] ** 2 * bend)
+        return run.close_call(call, base + sigmas[k] * slope + sigmas[k] ** 2 * bend + follow(k, x))
 
     return sampler(denoised, sigmas, begin)
 
@@ -131,6 +135,40 @@ def test_weights_of_euler_are_those_of_the_noise_levels(last):
     for k in range(STEPS):
         for n in range(k):
             assert found.share(n, k) == pytest.approx(known.share(n, k), abs=1e-9)
+
+
+def plan_with(response):
+    """Found on steps as fine as these, so that its way to forecast is taken."""
+    return make_plan(replace(rhythm("r", [0.0, 1.0], SIGMAS), forecast=Forecast(last_response=response)))
+
+
+@pytest.mark.parametrize("solver", [None, "off a run"])
+@pytest.mark.parametrize("response", [0.3, 1.0])
+def test_the_last_prediction_is_moved_by_what_its_latents_missed(solver, response):
+    """A last prediction that follows its latents by a known share comes close to that of the dense run.
+
+    Not all the way: by the same prediction it is told what the steps before it missed.
+    """
+    sigmas = [*SIGMAS, 0.0]
+    known = solver_of(euler, sigmas) if solver else None
+    right = result(euler, None, "F" * STEPS)
+
+    def follow(k, x):
+        return response * (x - right) if k == STEPS else 0.0
+
+    def end(pattern, told):
+        return result(euler, known, pattern, sigmas, plan_with(told), follow)
+
+    dense = end("F" * len(SIGMAS), 0.0)
+    off = {told: (end("FF.F.F.F.F.F", told) - dense).norm() for told in (0.0, response)}
+    assert off[response] < 0.3 * off[0.0]
+    assert off[0.0] > 1e-4
+    assert torch.equal(end("FF.F.F.F..FF", response), end("FF.F.F.F..FF", 0.0)), "nothing is missed before the last"
+
+
+def test_a_run_that_ends_amid_noise_has_no_last_prediction_to_move():
+    runs = [result(euler, None, "FF.F.F.F..F", plan=plan_with(told)) for told in (0.0, 0.5)]
+    assert torch.equal(*runs)
 
 
 def test_noise_levels_that_do_not_fall_have_no_weight():
