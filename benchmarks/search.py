@@ -17,7 +17,7 @@ from pathlib import Path
 
 import host_process
 from environment import environment
-from search_pairs import CALIBRATION, HELD_OUT, HELD_OUT_SEED
+from search_pairs import CALIBRATION, HELD_OUT, HELD_OUT_SEEDS_FROM
 from search_rows import Contest
 
 PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time", "replay")
@@ -94,7 +94,7 @@ def main() -> None:
         "scheduler": args.scheduler,
         "calibration_pairs": CALIBRATION,
         "held_out_pairs": HELD_OUT[args.testbed],
-        "held_out_seeds_from": HELD_OUT_SEED,
+        "held_out_seeds_from": HELD_OUT_SEEDS_FROM[args.testbed],
     }
     made_with = {"environment": environment(host, args, "cpu"), "settings": settings}
     os.nice(5)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 48}
-HELD_OUT_SEED, CALIBRATION_SEED = 20000, 5000
+HELD_OUT_SEEDS_FROM, CALIBRATION_SEED = {"easy": 1000, "hard": 20000}, 5000
 
 
 def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tuple[str, int]]) -> Any:
@@ -49,7 +49,8 @@ def calibration_pairs(testbed: Any) -> list[tuple[str, int]]:
 def held_out_pairs(testbed: Any, count: int) -> list[tuple[str, int]]:
     """The testbed's prompts, the second half first, with seeds of their own."""
     prompts, half = len(testbed.prompts), len(testbed.prompts) // 2
-    return [(testbed.prompts[(half + number) % prompts], HELD_OUT_SEED + number) for number in range(count)]
+    first = HELD_OUT_SEEDS_FROM[testbed.name]
+    return [(testbed.prompts[(half + number) % prompts], first + number) for number in range(count)]
 
 
 def psnr_of(loss: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from environment import change_json, read_json
-from search_pairs import HELD_OUT, HELD_OUT_SEED, bench_for, calibration_pairs, held_out_pairs, psnr_of
+from search_pairs import HELD_OUT, HELD_OUT_SEEDS_FROM, bench_for, calibration_pairs, held_out_pairs, psnr_of
 
 FIRST_PAIRS = 3
 ROW_KEY = ("contestant", "budget", "seed")
@@ -84,7 +84,7 @@ class Contest:
                 "psnr_calibration": offer.psnr,
                 "psnr": verdict.score,
                 "psnr_all": [round(psnr_of(loss), 3) for loss in verdict.losses],
-                "held_out_seeds_from": HELD_OUT_SEED,
+                "held_out_seeds_from": HELD_OUT_SEEDS_FROM[self.testbed.name],
                 "budgets": list(offer.genome.budgets),
                 "mode": offer.genome.mode,
                 "forecast": vars(offer.genome.forecast),
