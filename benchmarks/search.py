@@ -73,8 +73,11 @@ def main() -> None:
     parser.add_argument(
         "--memo", type=Path, default=host_process.ROOT / "output" / "search", help="for interrupted runs"
     )
+    parser.add_argument("--held-out-from", type=int, help="first seed of the held-out pairs, to judge on others")
     parser.add_argument("--tag", default="", help="part of the result's name")
     args = parser.parse_args()
+    if args.held_out_from is not None:
+        HELD_OUT_SEEDS_FROM[args.testbed] = args.held_out_from
     host = host_process.start(args, cpu=True)
     import torch
     from faster_cpu import use_onednn
