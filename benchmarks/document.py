@@ -206,6 +206,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         for what, make in search_tables.TABLES.items()
         for testbed in ("easy", "hard")
     },
+    "search ahead easy other pairs": lambda: search_tables.of_result("easy", 30, search_tables.ahead, "-other-pairs"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -295,10 +296,10 @@ def on_the_same_pairs(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "rows": rows}
 
 
-def of_result(testbed: str, steps: int, make: Any) -> str:
+def of_result(testbed: str, steps: int, make: Any, tag: str = "") -> str:
     """A table of one result, or "" before it was measured."""
     for path, result in results():
-        if path.name.startswith(f"search-{testbed}-{steps}-steps-"):
+        if re.match(rf"search-{testbed}-{steps}-steps{tag}-\d", path.name):
             return make(on_the_same_pairs(result))
     return ""
 
