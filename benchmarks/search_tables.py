@@ -181,7 +181,9 @@ def forecasts(result: dict[str, Any]) -> str:
     rows = result.get("forecasts", [])
     if not rows:
         return ""
-    standard = {(row["cfg"], row["budget"]): row for row in rows if row["forecast"] == STANDARD}
+    standard = {
+        (row["cfg"], row["budget"]): row for row in rows if {"last_response": 0.0, **row["forecast"]} == STANDARD
+    }
     cells: dict[str, dict[tuple, str]] = {}
     for row in rows:
         base = standard[row["cfg"], row["budget"]]
