@@ -54,7 +54,6 @@ class Result:
     tried: `(predicted seconds, loss)` of every candidate judged on all cases.
     sensitivity: per step, the loss if that step alone is reused, by replaying the dense runs; () where unknown.
     spent: dense-run equivalents, those of the dense runs included. finished: False where it was interrupted.
-    small_clips: pairs of them that steps were placed on first.
     """
 
     best: tuple[Found, ...]
@@ -66,7 +65,6 @@ class Result:
     dense_seconds: float
     spent: float
     finished: bool
-    small_clips: int = 0
 
 
 @dataclass(frozen=True)
