@@ -13,12 +13,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
-def bench_with_small_clips(steps: int, cases: int) -> Any:
-    """A toy bench that has small clips."""
-    return bench(steps, cases, small_share=0.1)
-
-
-def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0, **options: Any) -> Any:
+def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0) -> Any:
     """A toy bench. The first `deaths` runs of the deadly case end their process; the folder `mark` counts them."""
     toy = _toy_bench()
 
@@ -37,7 +32,7 @@ def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths:
                 os._exit(1)
             return super().measure(jobs)
 
-    return Worker(steps, cases, **options)
+    return Worker(steps, cases)
 
 
 def refused() -> Any:
