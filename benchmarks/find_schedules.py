@@ -51,6 +51,9 @@ class JointBench:
         bench, own = self.cases[case]
         return bench.dense(own)
 
+    def smaller(self, pairs: int) -> None:
+        """None: clips of one model would be told apart from the other's by their number alone."""
+
     def measure(self, jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
             bench, own = self.cases[job.case]

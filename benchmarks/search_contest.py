@@ -10,6 +10,7 @@ import random
 import shutil
 import statistics
 import tempfile
+import time
 import unittest.mock
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,7 +36,10 @@ PAPER_CASES = 4  # prompts that the paper's fitness is taken over
 
 @dataclass(frozen=True)
 class Offer:
-    """A schedule on offer: after so much work, with this loss (mean PSNR in dB) on the calibration cases."""
+    """A schedule on offer: after so much work, with this loss (mean PSNR in dB) on the calibration cases.
+
+    clock: what the work took by the clock, in dense runs.
+    """
 
     contestant: str
     seed: int
@@ -44,6 +48,7 @@ class Offer:
     psnr: float | None
     seconds: float | None = None
     speedup: float | None = None
+    clock: float | None = None
 
 
 def drawn_seed(setting: Any, budget: float) -> Genome:
@@ -88,15 +93,17 @@ def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
         yield Offer("budgets by sensitivity", 0, judge.spent, allotted(found, bench.setting, budget), None)
 
 
-def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]:
+def ours(bench: Any, budget: float, seed: int, effort: float, small_clips: bool = False) -> Iterator[Offer]:
     """The node's search, from what is drawn by hand."""
+    began = time.monotonic()
     with from_drawn():
-        search = Search(bench, Memo(), budgets=[budget], effort=effort, seed=seed)
+        search = Search(bench, Memo(), budgets=[budget], effort=effort, seed=seed, small_clips=small_clips)
         result = search.run()
     if result.best:
         best = result.best[0]
-        name = f"ours, effort {effort:g}"
-        yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup)
+        name = f"ours{', small clips' if small_clips else ''}, effort {effort:g}"
+        clock = (time.monotonic() - began) / result.dense_seconds
+        yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
 def papers(bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo: Path) -> Iterator[Offer]:

@@ -80,6 +80,7 @@ class Contest:
                 "budget": budget,
                 "seed": offer.seed,
                 "spent": round(offer.spent, 2),
+                "clock": None if offer.clock is None else round(offer.clock, 1),
                 "mean_budget": round(sum(offer.genome.budgets) / len(offer.genome.budgets), 4),
                 "psnr_calibration": offer.psnr,
                 "psnr": verdict.score,

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
@@ -23,9 +23,11 @@ from ..search.problem import MOST_SAMPLED, Job, Outcome, Recording, Setting
 from .accelerate import accelerate, family_of, without_acceleration
 from .bench_setting import Case, setting_of
 from .recorder import Recorder, places_of
+from .small_clips import small_clips
 
 SMALLEST_DIFFERENCE = 1e-6  # root mean square of latents that count as off
 ALL_SAMPLED = 0.999  # noise mask
+SMALL_SAMPLED = 512  # as `MOST_SAMPLED`, of small clips: there are many, and nothing is replayed of them
 Told = Callable[[int, Tensor], None]
 
 
@@ -55,7 +57,8 @@ class HostBench:
     """Fulfils `search.problem.Bench`. What it keeps between runs lies on the CPU; the MODEL stays as it is.
 
     model: a MODEL, measured as if it were not accelerated; sampler, sigmas, cfg: as SamplerCustom takes them.
-    on_step: called after every sampler step, dense runs included.
+    on_step: called after every sampler step, dense runs included. setting: where it is known; None works it out.
+    sampled: latent values that recordings keep of each step.
     Raises SearchError where there is nothing to search: see `bench_setting.setting_of`. An interrupt by the user passes
     through whatever runs.
     """
@@ -69,6 +72,8 @@ class HostBench:
         sigmas: Tensor,
         cfg: float,
         on_step: Callable[[], None] | None = None,
+        setting: Setting | None = None,
+        sampled: int = MOST_SAMPLED,
     ):
         family, why_not = family_of(model)
         if why_not:
@@ -77,8 +82,8 @@ class HostBench:
         self._sampler, self._sigmas, self._cfg = sampler, sigmas.detach().cpu().clone(), cfg
         self._on_step = on_step or (lambda: None)
         self._cases = [_with_channels(self._model, case) for case in cases]
-        self._setting = setting_of(self._model, family, self._cases, sampler, self._sigmas, cfg)
-        self._places = [places_of(_is_sampled(case.latent), MOST_SAMPLED) for case in self._cases]
+        self._setting = setting or setting_of(self._model, family, self._cases, sampler, self._sigmas, cfg)
+        self._places = [places_of(_is_sampled(case.latent), sampled) for case in self._cases]
         self._dense: dict[int, _Dense] = {}
         self._latest: Tensor | None = None
 
@@ -97,6 +102,23 @@ class HostBench:
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for job in jobs:
             yield self._measured(job)
+
+    def smaller(self, pairs: int) -> HostBench | None:
+        """On clips of half the height, width and length: a model draws them much as it draws large ones."""
+        found = small_clips(self._cases, pairs)
+        if found is None:
+            return None
+        cases, share = found
+        return HostBench(
+            self._model,
+            cases,
+            sampler=self._sampler,
+            sigmas=self._sigmas,
+            cfg=self._cfg,
+            on_step=self._on_step,
+            setting=replace(self._setting, cases=len(cases), share=share),
+            sampled=SMALL_SAMPLED,
+        )
 
     def known(self, case: int) -> _Dense:
         """All that is known of a case's dense run, made at the first call; for `adopt` of a bench of equal setting."""

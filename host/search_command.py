@@ -98,6 +98,7 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
             effort=order.effort,
             seed=order.seed,
             floor=options.floor,
+            small_clips=options.small_clips,
             watch=Lines(),
         )
         try:
@@ -109,7 +110,7 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
             memo.close()
     schedules = named(result, setting, order)
     files = [save(schedule, folders.schedules, overwrite=True) for schedule in schedules]
-    print(f"{len(running.judge.outcomes)} candidate runs, {running.recalled} of them taken from before")
+    print(f"{running.runs} candidate runs, {running.recalled} of them taken from before")
     print(table(result, options.budgets, files), flush=True)
     return 0
 

@@ -82,7 +82,7 @@ def search(model: Any, cases: Sequence[Case], way: Sampling, order: Order) -> Se
         memo.close()
     schedules = named(result, setting, order)
     _save_all(schedules)
-    searched = Searched(result, schedules, user_schedule_folder(), len(running.judge.outcomes), running.recalled)
+    searched = Searched(result, schedules, user_schedule_folder(), running.runs, running.recalled)
     logging.info(
         f"Astraea search: finished after {result.spent:.1f} dense runs; {searched.known} of {searched.runs} candidate "
         f"runs taken from before. Saved: {', '.join(each.name for each in schedules) or 'nothing'}."

@@ -14,9 +14,13 @@ from .prices import Prices
 from .problem import Bench, Outcome
 from .replay import Replay
 from .result import Found, Moment, Progress, Result
+from .small import FEWEST_PAIRS, MOST_PAIRS, RUNS_A_PAIR, SmallClips
 
 LEAST_CASES = 2
 DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run
+DENSE_SHARE_BESIDE_SMALL = 7.5  # where small clips tell most
+SMALL_SHARE = 0.7  # of what dense runs leave
+DEAREST_SMALL = 0.5  # of a dense run; dearer ones are no help
 
 
 def ignore(progress: Progress) -> None:
@@ -28,6 +32,7 @@ class Search:
 
     The same seed, setting and effort find the same, also where the memo has some or all of it already. Of steps in part
     that holds by the same `floor`: what one takes at least, in full steps (see `prices`); None has it measured.
+    small_clips: whether steps are placed on small clips first, where the bench has any.
     watch: called after every run; exceptions of it and of the bench pass through `run`, `result` tells what there is.
     """
 
@@ -40,13 +45,16 @@ class Search:
         effort: float,
         seed: int,
         floor: float | None = None,
+        small_clips: bool = False,
         watch: Callable[[Progress], None] = ignore,
     ):
         self.judge = Judge(bench, memo, self._after_run)
         self.setting, self.budgets, self.effort, self.seed = bench.setting, list(dict.fromkeys(budgets)), effort, seed
         self._prices = Prices(floor) if floor is not None else None
         self._watch, self._began = watch, time.monotonic()
-        self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / DENSE_SHARE)))))
+        self._small = self._small_clips(bench, memo) if small_clips else None
+        each = DENSE_SHARE if self._small is None else DENSE_SHARE_BESIDE_SMALL
+        self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / each)))))
         self._evolutions: dict[float, Evolution] = {}
         self._history: list[Moment] = []
         self._noted: dict[float, Verdict] = {}  # the bests that the history tells of
@@ -67,9 +75,9 @@ class Search:
             share = budget / sum(self.budgets[number:])
             self._stage = f"budget {budget:g}"
             random_ = random.Random(f"{self.seed} {budget:.4f}")
-            evolution = Evolution(self.judge, self._replay, self._cases, budget, random_, self._prices)
+            evolution = Evolution(self.judge, self._replay, self._cases, budget, random_, self._prices, self._small)
             self._evolutions[budget] = evolution
-            evolution.run((self.effort - self.judge.spent) * share)
+            evolution.run((self.effort - self.spent) * share)
             self._note_best()
         self._finished = True
         self._say("done")
@@ -89,14 +97,39 @@ class Search:
             history=tuple(self._history),
             sensitivity=self._sensitivity(),
             dense_seconds=self.judge.seconds.of_dense(self.setting.evaluations),
-            spent=self.judge.spent,
+            spent=self.spent,
             finished=self._finished,
         )
 
     @property
     def recalled(self) -> int:
         """Runs that were taken from the memo."""
-        return self.judge.recalled
+        return sum(judge.recalled for judge in self._judges)
+
+    @property
+    def runs(self) -> int:
+        """Candidate runs, those on small clips included."""
+        return sum(len(judge.outcomes) for judge in self._judges)
+
+    @property
+    def spent(self) -> float:
+        """Dense-run equivalents."""
+        return sum(judge.spent for judge in self._judges)
+
+    @property
+    def _judges(self) -> list[Judge]:
+        return [self.judge] if self._small is None else [self.judge, self._small.judge]
+
+    def _small_clips(self, bench: Bench, memo: Memo) -> SmallClips | None:
+        """As many as the effort pays for; None where that is too few, or a small clip is no cheaper."""
+        few = bench.smaller(FEWEST_PAIRS)
+        if few is None or few.setting.share > DEAREST_SMALL:
+            return None
+        dense = max(LEAST_CASES, round(self.effort / DENSE_SHARE_BESIDE_SMALL))
+        a_pair = few.setting.share * (1.0 + RUNS_A_PAIR * sum(self.budgets))
+        pairs = min(MOST_PAIRS, int(SMALL_SHARE * (self.effort - dense) / a_pair))
+        clips = bench.smaller(pairs) if pairs >= FEWEST_PAIRS else None
+        return None if clips is None else SmallClips(Judge(clips, memo, self._after_small_run, mark="small "))
 
     def _found_for(self, evolution: Evolution) -> list[Found]:
         """Candidates judged on all cases within the budget; before there are any, the one judged on most."""
@@ -140,6 +173,9 @@ class Search:
         self._note_best()
         self._say(self._stage, improved)
 
+    def _after_small_run(self, genome: Genome, case: int, outcome: Outcome) -> None:
+        self._say(f"{self._stage}, small clips")
+
     def _note_best(self) -> None:
         """Write down new bests."""
         for budget, evolution in self._evolutions.items():
@@ -147,20 +183,20 @@ class Search:
                 continue
             if self._noted.get(budget) is not evolution.best:
                 self._noted[budget] = evolution.best
-                self._history.append(Moment(self.judge.spent, budget, 10.0 ** (-evolution.best.score / 10.0)))
+                self._history.append(Moment(self.spent, budget, 10.0 ** (-evolution.best.score / 10.0)))
 
     def _say(self, stage: str, improved: bool = False) -> None:
-        self._stage = stage
         best = [e for e in self._evolutions.values() if e.best is not None]
         found = tuple(self._found(e, e.best) for e in best if e.best is not None)
-        self._watch(Progress(stage, self.judge.spent, self.effort, self._seconds_left(), found, improved))
+        self._watch(Progress(stage, self.spent, self.effort, self._seconds_left(), found, improved))
 
     def _seconds_left(self) -> float | None:
         """By what the runs made here took; nothing is known while all come from the memo."""
-        if not self.judge.made_equivalents:
+        made = sum(judge.made_equivalents for judge in self._judges)
+        if not made:
             return None
-        pace = (time.monotonic() - self._began) / self.judge.made_equivalents
-        return max(0.0, self.effort - self.judge.spent) * pace
+        pace = (time.monotonic() - self._began) / made
+        return max(0.0, self.effort - self.spent) * pace
 
 
 def _front(found: Sequence[Found]) -> tuple[Found, ...]:

@@ -2,7 +2,7 @@
 
 Replaying the dense runs (`replay`) costs no model call and ranks schedules of whole steps well, so a population evolves
 there; its best are run on a few cases, the better half on more (successive halving). What those runs tell corrects the
-replay, and it goes on from the best. Seeds are drawn by hand, by dynamic programming, and by the sensitivity probe.
+replay, and it goes on from the best. Seeds are drawn by hand, by dynamic programming, by a probe and on small clips.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from .experience import promising, usual_gain
 from .gaps import cheapest_paths, gap_prices, widest_gap
 from .genome import FORECASTS, Genome, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
-from .merit import expected_gain, is_ahead
+from .merit import TRUSTED_DB, expected_gain, is_ahead, is_behind
 from .prices import Prices, measured
 from .probe import allotted, probe
 from .replay import Replay
 from .seeds import bundled_seed, token_seed, uniform_seed, whole_seeds
+from .small import Learnt, SmallClips
 
 POPULATION, CHILDREN, GENERATIONS = 24, 24, 8
 SLACK_DB = 12.0  # a run is given up where it is this much worse than the best one is anywhere
@@ -39,7 +40,8 @@ FOR_FIRST = 0.6  # share of the runs that the first round is given
 class Evolution:
     """The candidates for one budget.
 
-    budget: the most that is spent; cases: those that count in the end; prices: None has them measured.
+    budget: the most that is spent; cases: those that count in the end; prices: None has them measured; small: clips on
+    which steps are placed beforehand, None where there are none.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class Evolution:
         budget: float,
         rng: random.Random,
         prices: Prices | None = None,
+        small: SmallClips | None = None,
     ):
         self.judge, self.replay, self.cases, self.budget, self.rng = judge, replay, list(cases), budget, rng
-        self.setting = judge.setting
+        self.setting, self.small = judge.setting, small
+        self.learnt: Learnt | None = None  # on small clips
         self.reference: Verdict | None = None  # what one has without a search
         self.best: Verdict | None = None
         self.hand_made: list[Genome] = []
@@ -62,22 +66,29 @@ class Evolution:
 
     def run(self, allowance: float) -> None:
         """Spend about so many dense-run equivalents; nothing where the budget does not pay for the ends of a run."""
-        end = self.judge.spent + allowance
+        end = self.spent + allowance
         drawn = [bundled_seed(self.setting, self.budget), *whole_seeds(self.setting, self.budget)]
         self.hand_made = [genome for genome in dict.fromkeys(drawn) if self.affords(genome)]
         if not self.hand_made:
             return
         self.reference = self.judge.verdicts(self.hand_made[:1], self.cases)[0]
         self._settle([self.reference])
+        if self.small is not None:
+            self.learnt = self.small.learn(self.hand_made[0], self.affords, self.rng)
         self._round(self._first(self.hand_made[0], end), end)
         population = self._seeds(allowance)
         while self._room(end):
             evolved = self._evolved([*(v.genome for v in self._leaders(3)), *population])
-            best, width = evolved[:POPULATION], self._width((end - self.judge.spent) * 0.6)
+            best, width = evolved[:POPULATION], self._width((end - self.spent) * 0.6)
             if not self._round(self._chosen(best, width) or self._chosen(evolved, width), end):
                 break
             if self.replay is not None:
                 population = best
+
+    @property
+    def spent(self) -> float:
+        """Dense-run equivalents, those on small clips included."""
+        return self.judge.spent + (self.small.judge.spent if self.small is not None else 0.0)
 
     def _width(self, allowance: float) -> int:
         """How many candidates a round can begin with: of each so many more cases, half as many go on."""
@@ -87,7 +98,7 @@ class Evolution:
 
     def _room(self, end: float) -> bool:
         """Whether one more candidate can be judged on all cases."""
-        return self.judge.spent + self.budget * len(self.cases) <= end + 1e-6
+        return self.spent + self.budget * len(self.cases) <= end + 1e-6
 
     def _first(self, placed: Genome, end: float) -> list[Genome]:
         """What is run first, by turns: the same steps with ways to forecast that have gained most elsewhere, and that
@@ -95,13 +106,14 @@ class Evolution:
         """
         kinds, forecasts = self._other_kinds(placed, end), promising(self.setting)
         ways = [replace(placed, forecast=forecast) for forecast in forecasts]
-        lists: list[list[Genome]] = [kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
+        found = list(self.learnt.found) if self.learnt is not None else []
+        lists = [found, kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
         if self.replay is not None and placed.whole:
             drawn = [replace(genome, forecast=way) for genome in self.hand_made for way in forecasts[:2]]
             near = [genome for genome in self._evolved(drawn) if genome.budgets != placed.budgets]
             lists += [near[:POPULATION], self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])]
         turns = [genome for turn in zip_longest(*lists) for genome in turn if genome is not None and genome != placed]
-        return list(dict.fromkeys(turns))[: self._width((end - self.judge.spent) * FOR_FIRST)]
+        return list(dict.fromkeys(turns))[: self._width((end - self.spent) * FOR_FIRST)]
 
     def _other_kinds(self, placed: Genome, end: float) -> list[Genome]:
         """Held steps, and steps computed in part, where they are not far behind on one case; best first.
@@ -124,7 +136,7 @@ class Evolution:
     def _hopeful(self, genomes: Sequence[Genome], end: float) -> dict[Genome, Verdict]:
         """Those that are not far behind on one case, as many as are run for half of what is left."""
         affordable = [genome for genome in dict.fromkeys(genomes) if self.affords(genome)]
-        affordable = affordable[: max(0, int((end - self.judge.spent) / 2.0 / max(self.budget, 0.05)))]
+        affordable = affordable[: max(0, int((end - self.spent) / 2.0 / max(self.budget, 0.05)))]
         verdicts = self.judge.verdicts(affordable, self.cases[:1], self._limits(1))
         self.partly.update({v.genome: v for v in verdicts})
         return {v.genome: v for v in verdicts if not v.given_up and self._may_win(v, 1)}
@@ -156,22 +168,19 @@ class Evolution:
             if found is not None:
                 known = self.prices if self._fixed_prices else max(self.prices, found.prices, key=lambda p: p.floor)
                 found = replace(found, prices=known)
-                self._round([allotted(found, self.setting, self.budget)], self.judge.spent + allowance / 4.0)
+                self._round([allotted(found, self.setting, self.budget)], self.spent + allowance / 4.0)
         return list(dict.fromkeys(seeds))
 
     def _by_dynamic_programming(self) -> list[Genome]:
         assert self.replay is not None
-        computed = round(sum(self.hand_made[0].budgets))
+        replay, computed = self.replay, round(sum(self.hand_made[0].budgets))
         found = []
         for forecast in dict.fromkeys(v.genome.forecast for v in self._leaders(2)):
-            prices = gap_prices(self._replayed_loss, Genome(self.hand_made[0].budgets, forecast))
+            like = Genome(self.hand_made[0].budgets, forecast)
+            prices = gap_prices(lambda genome: fmean(replay.losses(genome)), like)
             path = cheapest_paths(prices, self.setting.steps).get(computed)
             found += [Genome(path, forecast)] if path is not None else []
         return [genome for genome in found if self.affords(genome)]
-
-    def _replayed_loss(self, genome: Genome) -> float:
-        assert self.replay is not None
-        return fmean(self.replay.losses(genome))
 
     def affords(self, genome: Genome) -> bool:
         """Whether the budget pays for it: it takes no longer than the whole steps that it pays for."""
@@ -195,7 +204,7 @@ class Evolution:
     def _mutants(self) -> list[Genome]:
         """Children of the best that were run."""
         parents = [verdict.genome for verdict in self._leaders(POPULATION)]
-        children = [self._child(parents) for _ in range(CHILDREN)]
+        children = (self._child(parents) for _ in range(CHILDREN))
         return [child for child in dict.fromkeys(children) if self.affords(child)]
 
     def _child(self, parents: Sequence[Genome]) -> Genome:
@@ -264,7 +273,7 @@ class Evolution:
             return False
         count = min(FIRST_CASES, len(self.cases))
         while running:
-            affordable = int((end - self.judge.spent) / max(self.budget, 0.05) / count + 1e-6)
+            affordable = int((end - self.spent) / max(self.budget, 0.05) / count + 1e-6)
             running = running[: max(0, affordable)]
             verdicts = self.judge.verdicts(running, self.cases[:count], self._limits(count))
             self.partly.update({v.genome: v for v in verdicts})
@@ -309,19 +318,24 @@ class Evolution:
         return sorted(self.judged.values(), key=self.merit, reverse=True)[:count]
 
     def _is_best(self, verdict: Verdict) -> bool:
-        """Better than without a search on the whole or on most cases, and of the most merit."""
+        """Better than without a search, and of the most merit. What hundreds of runs on small clips found to be so must
+        only not be clearly worse on the few cases.
+        """
         if self.best is None or self.reference is None:
             return self.best is None
-        gained = self.merit(verdict) - self.merit(self.best)
-        return is_ahead(verdict.losses, self.reference.losses) and gained >= NOTICEABLE_DB
+        reference = self.reference.losses
+        found = self.learnt is not None and verdict.genome in self.learnt.found
+        stands = not is_behind(verdict.losses, reference) if found else is_ahead(verdict.losses, reference)
+        return stands and self.merit(verdict) - self.merit(self.best) >= NOTICEABLE_DB
 
     def merit(self, verdict: Verdict) -> float:
         """dB that it is expected to gain over what one has without a search; 0 for that itself."""
         reference = self.reference
         if reference is None or verdict.genome == reference.genome:
             return 0.0
-        before = self._expected_before(verdict.genome, reference.genome)
-        return expected_gain(verdict.losses, reference.losses, before)
+        told = self.learnt.gain(verdict.genome) if self.learnt is not None else None
+        before, trusted = told or (self._expected_before(verdict.genome, reference.genome), TRUSTED_DB)
+        return expected_gain(verdict.losses, reference.losses, before, trusted)
 
     def _expected_before(self, genome: Genome, reference: Genome) -> float:
         """What its way to forecast has gained elsewhere; half of what the replay tells of its places, and doubts."""

@@ -47,10 +47,13 @@ class Judge:
 
     spent: dense-run equivalents of this search, whether made now or found in the memo; recalled: how many of its runs
     were found there; made_equivalents: what was made now. told: called after each run with its genome and outcome.
+    mark: what sets its runs in the memo apart from those of the full size.
     """
 
-    def __init__(self, bench: Bench, memo: Memo, told: Callable[[Genome, int, Outcome], None] | None = None):
-        self.bench, self.memo, self.setting = bench, memo, bench.setting
+    def __init__(
+        self, bench: Bench, memo: Memo, told: Callable[[Genome, int, Outcome], None] | None = None, mark: str = ""
+    ):
+        self.bench, self.memo, self.setting, self._mark = bench, memo, bench.setting, mark
         self.seconds = StepSeconds()
         self.spent, self.recalled, self.made_equivalents = 0.0, 0, 0.0
         self.outcomes: dict[tuple[int, Genome], Outcome] = {}
@@ -62,8 +65,8 @@ class Judge:
         recording = self.bench.dense(case)
         if case not in self._dense:
             self._dense.add(case)
-            self.spent += 1.0
-            self.made_equivalents += 1.0
+            self.spent += self.setting.share
+            self.made_equivalents += self.setting.share
             self.seconds.add_steps([1.0] * self.setting.steps, recording.seconds)
         return recording
 
@@ -71,9 +74,13 @@ class Judge:
         self, genomes: Sequence[Genome], cases: Sequence[int], limits: dict[int, tuple[float, ...]] | None = None
     ) -> list[Verdict]:
         """Run candidates on cases. limits: per case, the most loss after each step, from which a run is given up."""
-        wanted = [(case, genome) for genome in dict.fromkeys(genomes) for case in cases]
+        self.make([(case, genome) for genome in dict.fromkeys(genomes) for case in cases], limits)
+        return [Verdict(g, tuple(self.outcomes[case, g].loss for case in cases)) for g in genomes]
+
+    def make(self, wanted: Sequence[tuple[int, Genome]], limits: dict[int, tuple[float, ...]] | None = None) -> None:
+        """Have the outcomes of these candidates on these cases."""
         jobs: list[tuple[int, Genome]] = []
-        for pair in wanted:
+        for pair in dict.fromkeys(wanted):
             limit = limits.get(pair[0]) if limits else None
             if pair in self.outcomes and self._holds(self.outcomes[pair], limit):
                 continue
@@ -84,7 +91,6 @@ class Judge:
             else:
                 jobs.append(pair)
         self._run(jobs, limits)
-        return [Verdict(g, tuple(self.outcomes[case, g].loss for case in cases)) for g in genomes]
 
     def _run(self, pairs: Sequence[tuple[int, Genome]], limits: dict[int, tuple[float, ...]] | None) -> None:
         sigmas = self.setting.sigmas
@@ -102,13 +108,13 @@ class Judge:
             self._told(pair[1], pair[0], outcome)
 
     def _key(self, pair: tuple[int, Genome]) -> str:
-        return key_of(pair[0], pair[1].schedule(self.setting.sigmas))
+        return self._mark + key_of(pair[0], pair[1].schedule(self.setting.sigmas))
 
     def _equivalents(self, genome: Genome, outcome: Outcome) -> float:
         """What a run cost; one that was given up by its steps' kinds, so that `_under` comes to the same."""
         evaluations = self.setting.evaluations
         computed = outcome.computed if self._is_whole(outcome) else _computed(genome, outcome.kinds, evaluations)
-        return computed / sum(evaluations)
+        return self.setting.share * computed / sum(evaluations)
 
     def _is_whole(self, outcome: Outcome) -> bool:
         """Whether a run was made to its end; it may also have been given up at its last step."""

@@ -8,6 +8,7 @@ more so the fewer they are and the more they differ: the posterior mean of a nor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, median, variance
 
@@ -27,14 +28,23 @@ def gains_of(losses: Sequence[float], reference: Sequence[float]) -> list[float]
     return [seen(own) - seen(other) for own, other in zip(losses, reference, strict=False)]
 
 
-def expected_gain(losses: Sequence[float], reference: Sequence[float], before: float) -> float:
-    """dB to be expected elsewhere. before: what was expected without these runs."""
+def expected_gain(
+    losses: Sequence[float], reference: Sequence[float], before: float, trusted: float = TRUSTED_DB
+) -> float:
+    """dB to be expected elsewhere. before: what was expected without these runs; trusted: how far that is off."""
     gains = gains_of(losses, reference)
     spread = max(LEAST_SPREAD_DB**2, variance(gains) if len(gains) > 2 else 4.0 * LEAST_SPREAD_DB**2)
-    weight = len(gains) * TRUSTED_DB**2 / spread
+    weight = len(gains) * trusted**2 / spread
     return (weight * fmean(gains) + before) / (weight + 1.0)
 
 
 def is_ahead(losses: Sequence[float], reference: Sequence[float]) -> bool:
     """Whether it did better than the reference on the whole or on most cases: of eight gains one may be of ten dB."""
     return mean_psnr(losses) > mean_psnr(reference) or median(gains_of(losses, reference)) > 0.0
+
+
+def is_behind(losses: Sequence[float], reference: Sequence[float]) -> bool:
+    """Whether it did clearly worse than the reference: by more than twice the standard error of the mean gain."""
+    gains = gains_of(losses, reference)
+    spread = max(LEAST_SPREAD_DB**2, variance(gains) if len(gains) > 1 else 0.0)
+    return fmean(gains) < -2.0 * math.sqrt(spread / len(gains))

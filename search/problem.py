@@ -27,6 +27,7 @@ class Setting:
         `[K + 1]`; None where unknown.
     identity: a digest of everything results depend on; outcomes of one identity may be reused.
     facts: what a found schedule tells of how it was found, plain JSON values.
+    share: what a dense run takes, in dense runs of the clips that are searched for: less than 1 for small clips.
     """
 
     sigmas: tuple[float, ...]
@@ -37,6 +38,7 @@ class Setting:
     identity: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     starts: tuple[float, ...] | None = None
+    share: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -102,4 +104,11 @@ class Bench(Protocol):
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Outcomes in the jobs' order, each as soon as it and all before it are there."""
+        ...
+
+    def smaller(self, pairs: int) -> Bench | None:
+        """The same sampling on small clips, the prompts in turn with seeds of their own; None where there is no such.
+
+        The first of more pairs are those of fewer.
+        """
         ...

@@ -10,7 +10,7 @@ import importlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,6 +99,7 @@ class SpreadBench:
         self._running: dict[Any, tuple[_Worker, _Task]] = {}
         self._dense: dict[int, _Task] = {}
         self._known: dict[int, Any] = {}  # references to what workers adopt
+        self._small_cases = 0
         try:
             kind = self._ray.remote(**_share(self._ray, cluster, self._own))(_worker_class())
             self._workers = [_Worker(kind.remote()) for _ in range(cluster.workers)]
@@ -113,14 +114,24 @@ class SpreadBench:
         return self._setting
 
     def dense(self, case: int) -> Recording:
-        """As in `Bench`. Workers that have nothing to do make those of the next cases meanwhile."""
+        """As in `Bench`, small clips being the cases after. Idle workers make the next cases' meanwhile."""
         self._ask_dense(case)
-        for following in range(case + 1, self._setting.cases):
+        end = self._setting.cases + (self._small_cases if case >= self._setting.cases else 0)
+        for following in range(case + 1, end):
             if len(self._queue) < len(self._free):
                 self._ask_dense(following)
         task = self._dense[case]
         self._finish(task)
         return task.value[0]
+
+    def smaller(self, pairs: int) -> SmallSpread | None:
+        """As in `Bench`: the workers' own small clips."""
+        begun = [worker.actor.begin_small.remote(pairs) for worker in self._workers]
+        setting = self._ray.get(begun)[0]
+        if setting is None:
+            return None
+        self._small_cases = setting.cases
+        return SmallSpread(self, setting)
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for case in dict.fromkeys(job.case for job in jobs):
@@ -211,6 +222,23 @@ class SpreadBench:
         self._queue.appendleft(task)
 
 
+class SmallSpread:
+    """The small clips of a spread bench's workers."""
+
+    def __init__(self, whole: SpreadBench, setting: Setting):
+        self._whole, self.setting = whole, setting
+
+    def dense(self, case: int) -> Recording:
+        return self._whole.dense(self._whole.setting.cases + case)
+
+    def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        first = self._whole.setting.cases
+        return self._whole.measure([replace(job, case=first + job.case) for job in jobs])
+
+    def smaller(self, pairs: int) -> None:
+        """None: small enough."""
+
+
 def _started(cluster: Cluster) -> tuple[Any, bool]:
     """Ray's module, ready, and whether it is this search's own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unless the user wants it
@@ -253,6 +281,7 @@ def _worker_class() -> type:
         """One bench, in a process of its own."""
 
         bench: Any
+        small: Any = None
 
         def begin(self, file: str, function: str, arguments: tuple) -> Any:
             """Make the bench; returns its setting."""
@@ -269,21 +298,38 @@ def _worker_class() -> type:
                 self.bench = getattr(module, function)(*arguments)
                 return self.bench.setting
 
+        def begin_small(self, pairs: int) -> Any:
+            """Make the bench of small clips; returns its setting, None where there are none."""
+            import torch
+
+            with torch.inference_mode():
+                self.small = self.bench.smaller(pairs)
+                return None if self.small is None else self.small.setting
+
         def dense(self, case: int, known: None) -> tuple:
             """A case's recording and all that is known of it."""
             import torch
 
+            bench, own = self.place_of(case)
             with torch.inference_mode():
-                return self.bench.dense(case), self.bench.known(case)
+                return bench.dense(own), bench.known(own)
+
+        def place_of(self, case: int) -> tuple[Any, int]:
+            """Which bench's which case it is: small clips come after the others."""
+            large = self.bench.setting.cases
+            return (self.bench, case) if case < large else (self.small, case - large)
 
         def measure(self, case: int, known: Any, job: Any) -> Any:
             """One outcome. known: the case's dense run, None where the bench has it."""
+            import dataclasses
+
             import torch
 
+            bench, own = self.place_of(case)
             with torch.inference_mode():
                 if known is not None:
-                    self.bench.adopt(case, known)
-                return next(iter(self.bench.measure([job])))
+                    bench.adopt(own, known)
+                return next(iter(bench.measure([dataclasses.replace(job, case=own)])))
 
     return Worker
 

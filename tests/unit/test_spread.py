@@ -22,6 +22,7 @@ if importlib.util.find_spec("ray") is None:
 
 TOY = Path(__file__).with_name("toy_worker.py")
 STEPS, CASES = 8, 3
+SMALL = Factory(TOY, "bench_with_small_clips", (STEPS, CASES))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +62,18 @@ def test_two_workers_find_what_one_process_finds(tmp_path):
         assert list(bench.measure(tried[:1])) == list(ToyBench(STEPS, CASES).measure(tried[:1]))
     finally:
         bench.close()
+
+
+def test_small_clips_are_spread_too():
+    found = {}
+    for name, bench in (("spread", SpreadBench(SMALL, Cluster(2))), ("alone", ToyBench(STEPS, CASES, small_share=0.1))):
+        try:
+            search = Search(bench, Memo(), budgets=(0.5,), effort=30.0, seed=3, small_clips=True)
+            found[name] = search.run(), search.runs
+            assert search._small.judge.outcomes
+        finally:
+            bench.close() if name == "spread" else None
+    assert found["spread"] == found["alone"]
 
 
 def test_a_run_whose_worker_ends_is_made_by_another(tmp_path):

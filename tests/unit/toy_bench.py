@@ -7,9 +7,10 @@ budget. What steps take is nominal: a full one a second.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -61,7 +62,8 @@ class ToyBench:
 
     calls: evaluations per step but the last; with two (the midpoint method) nothing can be replayed. answers: how
     strongly predictions answer to the latents. end: the last noise level. floor: seconds that a step in part takes
-    however little it computes. runs: every candidate that was measured.
+    however little it computes. small_share: what a small clip costs of a dense run, None where there are none. runs:
+    every candidate that was measured; small: the bench of small clips, once there is one.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ToyBench:
         end: float = 0.0,
         shift: float = 3.0,
         floor: float = 0.05,
+        small_share: float | None = None,
     ):
         sigmas = (*flow_sigmas(steps, shift), end)
         linear = calls == 1
@@ -87,7 +90,8 @@ class ToyBench:
             facts={"device": "toy", "sampling": {"sampler": "euler", "cfg": GUIDANCE, "latent": [1, 1, VALUES]}},
             starts=tuple(sigma / sigmas[0] for sigma in sigmas) if linear else None,
         )
-        self.answers, self.floor = answers, floor
+        self.answers, self.floor, self.small_share = answers, floor, small_share
+        self.small: ToyBench | None = None
         self.runs: list[tuple[int, Schedule]] = []
         generator = torch.Generator().manual_seed(7)
 
@@ -117,6 +121,19 @@ class ToyBench:
         for job in jobs:
             self.runs.append((job.case, job.schedule))
             yield self._measured(job)
+
+    def smaller(self, pairs: int) -> ToyBench | None:
+        """Clips of other noise and prompts at a share of the price, where there are any; they are no smaller."""
+        if self.small_share is None:
+            return None
+        bench = copy.copy(self)
+        bench.setting = replace(self.setting, cases=pairs, share=self.small_share)
+        drawn = [torch.Generator().manual_seed(1000 + pair) for pair in range(pairs)]
+        bench._noise = torch.stack([torch.randn(VALUES, generator=each) for each in drawn])
+        prompts = torch.stack([torch.randn(HIDDEN, generator=each) for each in drawn])
+        bench._prompts = torch.stack([prompts, torch.zeros_like(prompts)], 1)
+        bench.runs, bench._dense, self.small = [], {}, bench
+        return bench
 
     def _known(self, case: int) -> Trace:
         if case not in self._dense:

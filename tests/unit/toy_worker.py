@@ -13,7 +13,12 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
-def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0) -> Any:
+def bench_with_small_clips(steps: int, cases: int) -> Any:
+    """A toy bench that has small clips."""
+    return bench(steps, cases, small_share=0.1)
+
+
+def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0, **options: Any) -> Any:
     """A toy bench. The first `deaths` runs of the deadly case end their process; the folder `mark` counts them."""
     toy = _toy_bench()
 
@@ -32,7 +37,7 @@ def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths:
                 os._exit(1)
             return super().measure(jobs)
 
-    return Worker(steps, cases)
+    return Worker(steps, cases, **options)
 
 
 def refused() -> Any:
