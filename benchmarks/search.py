@@ -20,7 +20,7 @@ from environment import environment
 from search_pairs import CALIBRATION, HELD_OUT, HELD_OUT_SEEDS_FROM
 from search_rows import Contest
 
-PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time", "replay")
+PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time", "replay", "small")
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 HOPELESS = 5.0
@@ -53,6 +53,8 @@ def run_parts(contest: Contest) -> None:
         contest.put("transfer", list(parts.transfer_rows(contest)))
     if "time" in args.parts:
         contest.put("time", list(parts.time_rows(contest)))
+    if "small" in args.parts:
+        contest.put("small", [contestants.small_check(contest.held_out.bench, budget) for budget in args.budgets])
     if "replay" in args.parts:
         contest.put("replay", [contestants.replay_check(bench, budget) for budget in args.budgets])
 

@@ -21,6 +21,7 @@ from typing import Any
 from astraea.schedules import bundled_folder, load
 from astraea.search import evolve
 from astraea.search.driver import Search
+from astraea.search.experience import promising
 from astraea.search.gaps import cheapest_paths, gap_prices
 from astraea.search.genome import Genome, genome_of, moved
 from astraea.search.judge import Judge, Verdict, mean_psnr
@@ -150,6 +151,32 @@ def replay_check(bench: Any, budget: float, count: int = 40, cases: int = 4) -> 
         "rank_correlation_without_responses": _rank_correlation(real, without),
     }
     print(f"{budget:g}  replay against real runs: {row['rank_correlation']:.2f}", flush=True)
+    return row
+
+
+def small_check(bench: Any, budget: float, count: int = 24, pairs: int = 32) -> dict[str, Any]:
+    """How what placements gain over the drawn one on small clips goes with what they gain in full size."""
+    rng, small = random.Random(0), bench.smaller(pairs)
+    drawn = replace(drawn_seed(bench.setting, budget), forecast=promising(bench.setting)[0])
+    genomes = list(dict.fromkeys([drawn, *(moved(drawn, rng, 1 + number // 5) for number in range(count))]))
+    gains, seconds = {}, {}
+    for name, each in (("large", bench), ("small", small)):
+        judge = Judge(each, Memo())
+        verdicts = judge.verdicts(genomes, range(pairs))
+        gains[name] = [verdict.score - verdicts[0].score for verdict in verdicts[1:]]
+        seconds[name] = sum(sum(outcome.seconds) for outcome in judge.outcomes.values())
+    off = [small_gain - gain for small_gain, gain in zip(gains["small"], gains["large"], strict=True)]
+    row = {
+        "budget": budget,
+        "pairs": pairs,
+        "share": small.setting.share,
+        "share_by_the_clock": seconds["small"] / seconds["large"],
+        **{f"gains_{name}": [round(value, 3) for value in values] for name, values in gains.items()},
+        "correlation": statistics.correlation(gains["large"], gains["small"]),
+        "off": statistics.fmean(off),
+        "off_spread": statistics.stdev(off),
+    }
+    print(f"{budget:g}  gains on small clips against full size: {row['correlation']:.2f}", flush=True)
     return row
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-CALIBRATION, HELD_OUT = 16, {"easy": 48, "hard": 48}
+CALIBRATION, HELD_OUT = 64, {"easy": 48, "hard": 48}
 HELD_OUT_SEEDS_FROM, CALIBRATION_SEED = {"easy": 1000, "hard": 20000}, 5000
 
 

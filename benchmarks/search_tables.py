@@ -251,6 +251,27 @@ def replayed(result: dict[str, Any]) -> str:
     return table(header, lines)
 
 
+def small_clips(result: dict[str, Any]) -> str:
+    """How gains on small clips go with those in full size."""
+    heads = ["budget", "placements", "pairs", "tokens", "time", "correlation of gains", "too high by, dB", "spread"]
+    return table(
+        heads,
+        [
+            [
+                f"{row['budget']:g}",
+                len(row["gains_small"]),
+                row["pairs"],
+                f"{row['share']:.1%}",
+                f"{row['share_by_the_clock']:.0%}",
+                f"{row['correlation']:.2f}",
+                f"{row['off']:+.1f}",
+                f"{row['off_spread']:.1f}",
+            ]
+            for row in result.get("small", [])
+        ],
+    )
+
+
 def found_for_all() -> str:
     """What `find_schedules.py` found, against what is drawn by hand, on its control pairs."""
     header = [
@@ -312,5 +333,6 @@ TABLES: dict[str, Any] = {
     "transfer": transfer,
     "times": times,
     "replay": replayed,
+    "small": small_clips,
     "forecasts": forecasts,
 }

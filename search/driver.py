@@ -98,6 +98,7 @@ class Search:
             sensitivity=self._sensitivity(),
             dense_seconds=self.judge.seconds.of_dense(self.setting.evaluations),
             spent=self.spent,
+            small_clips=self._small.pairs if self._small is not None else 0,
             finished=self._finished,
         )
 

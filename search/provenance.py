@@ -43,6 +43,7 @@ def as_schedule(found: Found, result: Result, setting: Setting, name: str, effor
             "floor": round(found.floor, 2),
             "dense_run_equivalents": round(result.spent, 2),
             "identity": setting.identity,
+            **({"small_clips": result.small_clips} if result.small_clips else {}),
         },
         **dict(setting.facts),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

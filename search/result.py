@@ -54,6 +54,7 @@ class Result:
     tried: `(predicted seconds, loss)` of every candidate judged on all cases.
     sensitivity: per step, the loss if that step alone is reused, by replaying the dense runs; () where unknown.
     spent: dense-run equivalents, those of the dense runs included. finished: False where it was interrupted.
+    small_clips: pairs of them that steps were placed on first.
     """
 
     best: tuple[Found, ...]
@@ -65,6 +66,7 @@ class Result:
     dense_seconds: float
     spent: float
     finished: bool
+    small_clips: int = 0
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ class Learnt:
     found: tuple[Genome, ...]
 
     def gain(self, genome: Genome) -> tuple[float, float] | None:
-        """dB to be expected over the drawn placement with the first way, and how far that is off; None where unknown."""
+        """dB to be expected over the drawn placement with the first way, and how far that may be off.
+
+        None where nothing is known.
+        """
         path = path_of(genome)
         if genome.mode != "default" or not genome.whole or not self.places.reaches(path):
             return None
