@@ -104,7 +104,7 @@ class HostBench:
             yield self._measured(job)
 
     def smaller(self, pairs: int) -> HostBench | None:
-        """On clips of half the height, width and length: a model draws them much as it draws large ones."""
+        """On clips of half the height and width and a third of the length: they rank schedules as large ones do."""
         found = small_clips(self._cases, pairs)
         if found is None:
             return None

@@ -74,7 +74,7 @@ class Evolution:
         self.reference = self.judge.verdicts(self.hand_made[:1], self.cases)[0]
         self._settle([self.reference])
         if self.small is not None:
-            self.learnt = self.small.learn(self.hand_made[0], self.affords, self.rng)
+            self.learnt = self.small.learn(self.hand_made[0], self.affords)
         self._round(self._first(self.hand_made[0], end), end)
         population = self._seeds(allowance)
         while self._room(end):
@@ -333,7 +333,7 @@ class Evolution:
         reference = self.reference
         if reference is None or verdict.genome == reference.genome:
             return 0.0
-        told = self.learnt.gain(verdict.genome) if self.learnt is not None else None
+        told = self.learnt.gains.get(verdict.genome) if self.learnt is not None else None
         before, trusted = told or (self._expected_before(verdict.genome, reference.genome), TRUSTED_DB)
         return expected_gain(verdict.losses, reference.losses, before, trusted)
 

@@ -33,9 +33,21 @@ def expected_gain(
 ) -> float:
     """dB to be expected elsewhere. before: what was expected without these runs; trusted: how far that is off."""
     gains = gains_of(losses, reference)
-    spread = max(LEAST_SPREAD_DB**2, variance(gains) if len(gains) > 2 else 4.0 * LEAST_SPREAD_DB**2)
-    weight = len(gains) * trusted**2 / spread
+    if not gains:
+        return before
+    weight = len(gains) * trusted**2 / _spread(gains)
     return (weight * fmean(gains) + before) / (weight + 1.0)
+
+
+def deviation(losses: Sequence[float], reference: Sequence[float], trusted: float = TRUSTED_DB) -> float:
+    """Standard deviation of what `expected_gain` tells, in dB."""
+    gains = gains_of(losses, reference)
+    return trusted if not gains else math.sqrt(1.0 / (len(gains) / _spread(gains) + 1.0 / trusted**2))
+
+
+def _spread(gains: Sequence[float]) -> float:
+    """Variance of gains from pair to pair, not below what is usual."""
+    return max(LEAST_SPREAD_DB**2, variance(gains) if len(gains) > 2 else 4.0 * LEAST_SPREAD_DB**2)
 
 
 def is_ahead(losses: Sequence[float], reference: Sequence[float]) -> bool:

@@ -1,54 +1,39 @@
 """Placing the computed steps on small clips: runs of the same model, sampled alike, at a fraction of the price.
 
 What a schedule gains differs by several dB from pair to pair, so that to tell placements apart takes hundreds of runs.
-Of clips with an eighth of the tokens that many can be paid for, and they rank schedules as the full size does. What is
+Of clips with a twelfth of the tokens that many can be paid for, and they rank schedules as the full size does. What is
 found there is run in full size before it is taken.
 """
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 
-import numpy as np
-
-from ..schedules import Forecast
 from .experience import promising, usual_gain
 from .genome import Genome
-from .judge import Judge, mean_psnr
-from .merit import CLEAR_DB
-from .places import Places
+from .judge import Judge
+from .merit import deviation, expected_gain
+from .placements import placements
 
-FEWEST_PAIRS, MOST_PAIRS = 8, 128
-RUNS_A_PAIR = 8  # for each budget; more pairs with fewer runs find as much, as dense runs are paid for, too
-AT_ONCE = 8  # runs between two looks at what they tell: as many as may be spread over workers
-COMES_TRUE = 0.5  # of the gains that it promises: what looks best is so in part by chance
-SIZE_DB = 0.35  # by which gains on small clips are off those in full size
+FEWEST_PAIRS, MOST_PAIRS = 16, 128
+PLACES_ROUNDS = ((0.15, 7), (0.4, 3), (1.0, 1))  # up to which share of the pairs, and how many go on
+WAYS_ROUNDS = ((0.4, 2), (1.0, 1))  # the same for ways to forecast, on the placement found
+RUNS_A_PAIR = 10  # about, for each budget
+FAR_DB, FAR_WAYS_DB = 1.5, 0.7  # how far placements, and ways to forecast, are from what is expected of them
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What runs on small clips tell. ways: to forecast, by their number in `places`; best first in `found`."""
+    """What runs on small clips tell. found: best first.
 
-    places: Places
-    ways: tuple[Forecast, ...]
+    gains: dB to be expected over what one has without a search, and the standard deviation.
+    """
+
     found: tuple[Genome, ...]
-
-    def gain(self, genome: Genome) -> tuple[float, float] | None:
-        """dB to be expected over the drawn placement with the first way, and how far that may be off.
-
-        None where nothing is known.
-        """
-        path = path_of(genome)
-        if genome.mode != "default" or not genome.whole or not self.places.reaches(path):
-            return None
-        way = next((n for n, forecast in enumerate(self.ways) if _placed(path, genome, forecast) == genome), None)
-        if way is None:
-            return None
-        mean, deviation = self.places.gain(path, way)
-        return COMES_TRUE * mean, (deviation**2 + SIZE_DB**2) ** 0.5
+    gains: dict[Genome, tuple[float, float]]
 
 
 class SmallClips:
@@ -57,56 +42,58 @@ class SmallClips:
     def __init__(self, judge: Judge):
         self.judge, self.pairs = judge, judge.setting.cases
 
-    def learn(self, drawn: Genome, affords: Callable[[Genome], bool], rng: random.Random) -> Learnt | None:
-        """Run placements with as many computed steps as the drawn one, and promising ways to forecast.
+    def learn(self, drawn: Genome, affords: Callable[[Genome], bool]) -> Learnt | None:
+        """Run placements with as many computed steps as the drawn one, then ways to forecast on the best of them.
 
         None where the drawn one leaves nothing to place.
         """
-        if not _can_place(drawn):
+        if not (drawn.whole and drawn.mode == "default"):
             return None
-        setting = self.judge.setting
-        forecasts = tuple(dict.fromkeys((drawn.forecast, *promising(setting))))
-        usual = [usual_gain(forecast, setting) for forecast in forecasts]
-        expected = [gain - usual[0] for gain in usual]
-        places = Places(len(drawn.budgets), path_of(drawn), expected, np.random.default_rng(rng.getrandbits(64)))
-        asked = [(places.drawn, way) for way in range(2)]
-        runs = RUNS_A_PAIR * self.pairs
-        for first in range(0, runs, AT_ONCE):
-            count = min(AT_ONCE, runs - first)
-            asked += [places.suggest() for _ in range(count - len(asked))]
-            jobs = []
-            for number, (path, way) in enumerate(asked, start=first):
-                genome = _placed(path, drawn, forecasts[way])
-                if affords(genome):
-                    jobs.append((number % self.pairs, genome, path, way))
-            for pair in dict.fromkeys(pair for pair, *_ in jobs):
+        path = tuple(step for step, budget in enumerate(drawn.budgets) if budget > 0.0)
+        first, *others = dict.fromkeys((*promising(self.judge.setting), drawn.forecast))
+        candidates = [replace(_placed(each, drawn), forecast=first) for each in (path, *placements(path))]
+        candidates = list(filter(affords, candidates))
+        if len(candidates) < 2:
+            return None
+        best = self._best_of(candidates, drawn, PLACES_ROUNDS, FAR_DB)
+        ways = [replace(best, forecast=way) for way in others]
+        forecast = self._best_of(ways, best, WAYS_ROUNDS, FAR_WAYS_DB).forecast
+        gains = {genome: self._gain(genome, drawn, self.pairs, FAR_DB) for genome in candidates}
+        gains |= {genome: _sum(gains[best], self._gain(genome, best, self.pairs, FAR_WAYS_DB)) for genome in ways}
+        found = (replace(best, forecast=forecast), best, replace(drawn, forecast=forecast))
+        return Learnt(tuple(genome for genome in dict.fromkeys(found) if genome != drawn), gains)
+
+    def _best_of(
+        self, genomes: Sequence[Genome], reference: Genome, rounds: Sequence[tuple[float, int]], far: float
+    ) -> Genome:
+        """By successive halving, each round on further pairs; the reference where none is better."""
+        running, first = list(dict.fromkeys(genomes)), 0
+        for share, many in rounds:
+            last = min(self.pairs, max(first + 1, round(share * self.pairs)))
+            for pair in range(first, last):
                 self.judge.dense(pair)
-            self.judge.make([(pair, genome) for pair, genome, _, _ in jobs])
-            for pair, genome, path, way in jobs:
-                psnr = mean_psnr([self.judge.outcomes[pair, genome].loss])
-                places.add(path, way, pair, min(CLEAR_DB, psnr))
-            asked = []
-        return Learnt(places, forecasts, self._found(places, drawn, forecasts))
+            wanted = dict.fromkeys((reference, *running))
+            self.judge.make([(pair, genome) for pair in range(first, last) for genome in wanted])
+            gains = {genome: self._gain(genome, reference, last, far)[0] for genome in running}
+            running = sorted(running, key=gains.__getitem__, reverse=True)[:many]
+            first = last
+        return running[0] if gains[running[0]] > 0.0 else reference
 
-    def _found(self, places: Places, drawn: Genome, forecasts: Sequence[Forecast]) -> tuple[Genome, ...]:
-        """The best placement with the best two ways to forecast, and the best way on the drawn placement."""
-        path, best = places.best()
-        ranked = sorted(range(len(forecasts)), key=lambda way: places.gain(path, way)[0], reverse=True)
-        found = [_placed(path, drawn, forecasts[way]) for way in ranked[:2]]
-        return tuple(dict.fromkeys([*found, _placed(places.drawn, drawn, forecasts[best])]))
-
-
-def path_of(genome: Genome) -> tuple[int, ...]:
-    """Its computed steps."""
-    return tuple(step for step, budget in enumerate(genome.budgets) if budget > 0.0)
-
-
-def _can_place(genome: Genome) -> bool:
-    """Whether there is anything to place: whole steps between the ends that leave others to reuse."""
-    path = path_of(genome)
-    return genome.whole and genome.mode == "default" and len(path) > 2 and any(b - a > 1 for a, b in pairwise(path))
+    def _gain(self, genome: Genome, reference: Genome, pairs: int, far: float) -> tuple[float, float]:
+        """dB to be expected over the reference, by those of the first pairs that both were run on, and the standard
+        deviation. far: how far what is expected before any run is off, typically.
+        """
+        outcomes = self.judge.outcomes
+        both = [pair for pair in range(pairs) if (pair, genome) in outcomes and (pair, reference) in outcomes]
+        own, other = ([outcomes[pair, each].loss for pair in both] for each in (genome, reference))
+        usual = partial(usual_gain, setting=self.judge.setting)
+        before = usual(genome.forecast) - usual(reference.forecast)
+        return expected_gain(own, other, before, far), deviation(own, other, far)
 
 
-def _placed(path: Sequence[int], like: Genome, forecast: Forecast) -> Genome:
-    budgets = tuple(1.0 if step in path else 0.0 for step in range(len(like.budgets)))
-    return replace(like, budgets=budgets, forecast=forecast)
+def _sum(gain: tuple[float, float], further: tuple[float, float]) -> tuple[float, float]:
+    return gain[0] + further[0], math.hypot(gain[1], further[1])
+
+
+def _placed(path: Sequence[int], like: Genome) -> Genome:
+    return replace(like, budgets=tuple(1.0 if step in path else 0.0 for step in range(len(like.budgets))))
