@@ -40,7 +40,7 @@ def run_parts(contest: Contest) -> None:
         if "ours" in args.parts:
             for seed in args.seeds:
                 for effort in args.efforts:
-                    contest.take(budget, contestants.ours(bench, budget, seed, effort, args.small_clips))
+                    contest.take(budget, contestants.ours(bench, budget, seed, effort))
     for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
         if "paper" in args.parts:
             efforts = [effort for effort in PAPER_EFFORTS if effort <= args.paper_effort]
@@ -75,7 +75,6 @@ def main() -> None:
     parser.add_argument(
         "--memo", type=Path, default=host_process.ROOT / "output" / "search", help="for interrupted runs"
     )
-    parser.add_argument("--small-clips", action="store_true", help="ours places steps on small clips first")
     parser.add_argument("--held-out-from", type=int, help="first seed of the held-out pairs, to judge on others")
     parser.add_argument("--tag", default="", help="part of the result's name")
     args = parser.parse_args()

@@ -94,15 +94,15 @@ def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
         yield Offer("budgets by sensitivity", 0, judge.spent, allotted(found, bench.setting, budget), None)
 
 
-def ours(bench: Any, budget: float, seed: int, effort: float, small_clips: bool = False) -> Iterator[Offer]:
+def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]:
     """The node's search, from what is drawn by hand."""
     began = time.monotonic()
     with from_drawn():
-        search = Search(bench, Memo(), budgets=[budget], effort=effort, seed=seed, small_clips=small_clips)
+        search = Search(bench, Memo(), budgets=[budget], effort=effort, seed=seed)
         result = search.run()
     if result.best:
         best = result.best[0]
-        name = f"ours{', small clips' if small_clips else ''}, effort {effort:g}"
+        name = f"ours, effort {effort:g}"
         clock = (time.monotonic() - began) / result.dense_seconds
         yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 

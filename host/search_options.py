@@ -139,7 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", type=_count, default=4, help="clips that are kept close to: prompts in turn, each with a new seed")
     add("--seed", type=_seed, default=0, help="of the first clip, and of the search's own choices")
     add("--floor", type=_share, help="what a step in part takes of a full one, however little (default: measured)")
-    add("--small-clips", action="store_true", help="place steps on small clips first (experimental; text to video)")
+    add(
+        "--small-clips",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether to find out on small clips first which steps to compute, where the model makes videos from text",
+    )
     add("--name", type=_name, default="searched", help="schedules are saved as NAME-0.50 and so on")
     add("--out", type=Path, metavar="FOLDER", help="for the schedules (default: where Astraea's nodes look for them)")
     add("--memo", type=Path, metavar="FOLDER", help="for what has been measured (default: where the node keeps it)")

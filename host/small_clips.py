@@ -1,4 +1,4 @@
-"""Small clips to search on: prompts as they are, empty latents of half the height and width and a third of the length."""
+"""Small clips to search on: prompts as they are, empty latents half as high and wide and a third as long."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Search:
 
     The same seed, setting and effort find the same, also where the memo has some or all of it already. Of steps in part
     that holds by the same `floor`: what one takes at least, in full steps (see `prices`); None has it measured.
-    small_clips: whether steps are placed on small clips first, where the bench has any.
+    small_clips: whether steps are placed on small clips first, where the bench has any and the effort pays for enough.
     watch: called after every run; exceptions of it and of the bench pass through `run`, `result` tells what there is.
     """
 
@@ -45,7 +45,7 @@ class Search:
         effort: float,
         seed: int,
         floor: float | None = None,
-        small_clips: bool = False,
+        small_clips: bool = True,
         watch: Callable[[Progress], None] = ignore,
     ):
         self.judge = Judge(bench, memo, self._after_run)

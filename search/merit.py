@@ -39,7 +39,7 @@ def expected_gain(
     return (weight * fmean(gains) + before) / (weight + 1.0)
 
 
-def deviation(losses: Sequence[float], reference: Sequence[float], trusted: float = TRUSTED_DB) -> float:
+def deviation_of_gain(losses: Sequence[float], reference: Sequence[float], trusted: float = TRUSTED_DB) -> float:
     """Standard deviation of what `expected_gain` tells, in dB."""
     gains = gains_of(losses, reference)
     return trusted if not gains else math.sqrt(1.0 / (len(gains) / _spread(gains) + 1.0 / trusted**2))

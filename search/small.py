@@ -15,13 +15,15 @@ from functools import partial
 from .experience import promising, usual_gain
 from .genome import Genome
 from .judge import Judge
-from .merit import deviation, expected_gain
+from .merit import deviation_of_gain, expected_gain
 from .placements import placements
 
 FEWEST_PAIRS, MOST_PAIRS = 16, 128
 PLACES_ROUNDS = ((0.15, 7), (0.4, 3), (1.0, 1))  # up to which share of the pairs, and how many go on
 WAYS_ROUNDS = ((0.4, 2), (1.0, 1))  # the same for ways to forecast, on the placement found
+DRAWN_SHARE = 0.4  # of the pairs that what one has without a search is run on
 RUNS_A_PAIR = 10  # about, for each budget
+COMES_TRUE = 0.5  # in full size, of what is gained on small clips
 FAR_DB, FAR_WAYS_DB = 1.5, 0.7  # how far placements, and ways to forecast, are from what is expected of them
 
 
@@ -51,16 +53,20 @@ class SmallClips:
             return None
         path = tuple(step for step, budget in enumerate(drawn.budgets) if budget > 0.0)
         first, *others = dict.fromkeys((*promising(self.judge.setting), drawn.forecast))
-        candidates = [replace(_placed(each, drawn), forecast=first) for each in (path, *placements(path))]
-        candidates = list(filter(affords, candidates))
-        if len(candidates) < 2:
+        same_steps = replace(drawn, forecast=first)
+        candidates = [genome for each in placements(path) if affords(genome := _placed(each, same_steps))]
+        if not candidates:
             return None
-        best = self._best_of(candidates, drawn, PLACES_ROUNDS, FAR_DB)
+        best = self._best_of(candidates, same_steps, PLACES_ROUNDS, FAR_DB)
         ways = [replace(best, forecast=way) for way in others]
-        forecast = self._best_of(ways, best, WAYS_ROUNDS, FAR_WAYS_DB).forecast
-        gains = {genome: self._gain(genome, drawn, self.pairs, FAR_DB) for genome in candidates}
-        gains |= {genome: _sum(gains[best], self._gain(genome, best, self.pairs, FAR_WAYS_DB)) for genome in ways}
-        found = (replace(best, forecast=forecast), best, replace(drawn, forecast=forecast))
+        best_way = self._best_of(ways, best, WAYS_ROUNDS, FAR_WAYS_DB)
+        self._run([drawn], range(round(DRAWN_SHARE * self.pairs)))
+        gains = {same_steps: self._gain(same_steps, drawn, self.pairs, FAR_WAYS_DB)}
+        for genome in candidates:
+            gains[genome] = _sum(gains[same_steps], self._gain(genome, same_steps, self.pairs, FAR_DB), COMES_TRUE)
+        for genome in ways:
+            gains[genome] = _sum(gains[best], self._gain(genome, best, self.pairs, FAR_WAYS_DB))
+        found = (best_way, best, replace(drawn, forecast=best_way.forecast))
         return Learnt(tuple(genome for genome in dict.fromkeys(found) if genome != drawn), gains)
 
     def _best_of(
@@ -70,14 +76,16 @@ class SmallClips:
         running, first = list(dict.fromkeys(genomes)), 0
         for share, many in rounds:
             last = min(self.pairs, max(first + 1, round(share * self.pairs)))
-            for pair in range(first, last):
-                self.judge.dense(pair)
-            wanted = dict.fromkeys((reference, *running))
-            self.judge.make([(pair, genome) for pair in range(first, last) for genome in wanted])
+            self._run([reference, *running], range(first, last))
             gains = {genome: self._gain(genome, reference, last, far)[0] for genome in running}
             running = sorted(running, key=gains.__getitem__, reverse=True)[:many]
             first = last
         return running[0] if gains[running[0]] > 0.0 else reference
+
+    def _run(self, genomes: Sequence[Genome], pairs: Sequence[int]) -> None:
+        for pair in pairs:
+            self.judge.dense(pair)
+        self.judge.make([(pair, genome) for pair in pairs for genome in dict.fromkeys(genomes)])
 
     def _gain(self, genome: Genome, reference: Genome, pairs: int, far: float) -> tuple[float, float]:
         """dB to be expected over the reference, by those of the first pairs that both were run on, and the standard
@@ -88,11 +96,12 @@ class SmallClips:
         own, other = ([outcomes[pair, each].loss for pair in both] for each in (genome, reference))
         usual = partial(usual_gain, setting=self.judge.setting)
         before = usual(genome.forecast) - usual(reference.forecast)
-        return expected_gain(own, other, before, far), deviation(own, other, far)
+        return expected_gain(own, other, before, far), deviation_of_gain(own, other, far)
 
 
-def _sum(gain: tuple[float, float], further: tuple[float, float]) -> tuple[float, float]:
-    return gain[0] + further[0], math.hypot(gain[1], further[1])
+def _sum(gain: tuple[float, float], further: tuple[float, float], share: float = 1.0) -> tuple[float, float]:
+    """Gains one upon the other; share: how much of the further one counts."""
+    return gain[0] + share * further[0], math.hypot(gain[1], further[1])
 
 
 def _placed(path: Sequence[int], like: Genome) -> Genome:

@@ -76,20 +76,24 @@ def test_without_folders_it_saves_where_the_nodes_look(capsys):
     assert str(user_search_folder()) in capsys.readouterr().out
 
 
-def test_small_clips_are_run_where_asked_for(tmp_path, folders, capsys):
-    large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "12", "--budgets", "0.5", "--cases", "2"]
-    assert main([*large, "--small-clips", *folders]) == 0
+def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
+    large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "24", "--budgets", "0.5", "--cases", "2"]
+    assert main([*large, *folders]) == 0
     told = capsys.readouterr().out
     assert "budget 0.5, small clips: " in told
     pairs = load(tmp_path / "out" / "searched-0.50.json").provenance["search"]["small_clips"]
-    assert pairs >= 8
+    assert pairs >= 16
     small = [line for line in known(tmp_path / "memo") if '"key":"small ' in line]
     assert len(small) > 2 * pairs
 
-    assert main([*large, "--small-clips", *folders]) == 0
+    assert main([*large, *folders]) == 0
     told = capsys.readouterr().out
     runs = len(known(tmp_path / "memo"))
     assert f"{runs} candidate runs, {runs} of them taken from before" in told
+
+    assert main([*large, *folders, "--effort", "8", "--no-small-clips"]) == 0
+    assert "small clips" not in capsys.readouterr().out
+    assert "small_clips" not in load(tmp_path / "out" / "searched-0.50.json").provenance["search"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: spreading was NOT TESTED")

@@ -17,7 +17,7 @@ def path_of(gaps: str, first: int = 0) -> tuple[int, ...]:
     return tuple(accumulate(map(int, gaps), initial=first))
 
 
-@pytest.mark.parametrize("gaps", ["33444443", "23333333321", "22223222322221", "333", "25", "1119", "1" * 20 + "2" * 15])
+@pytest.mark.parametrize("gaps", ["33444443", "23333333321", "22223222322221", "333", "25", "1119", "1" * 20 + "2" * 9])
 @pytest.mark.parametrize("first", [0, 2])
 def test_as_many_steps_are_computed_from_the_first_to_the_last(gaps: str, first: int):
     drawn = path_of(gaps, first)
