@@ -54,7 +54,7 @@ def run_parts(contest: Contest) -> None:
     if "time" in args.parts:
         contest.put("time", list(parts.time_rows(contest)))
     if "small" in args.parts:
-        contest.put("small", [contestants.small_check(contest.held_out.bench, budget) for budget in args.budgets])
+        contest.put("small", [contestants.small_check(bench, budget) for budget in args.budgets])
     if "replay" in args.parts:
         contest.put("replay", [contestants.replay_check(bench, budget) for budget in args.budgets])
 

@@ -27,6 +27,7 @@ from astraea.search.genome import Genome, genome_of, moved
 from astraea.search.judge import Judge, Verdict, mean_psnr
 from astraea.search.memo import Memo
 from astraea.search.paper import PaperSearch
+from astraea.search.placements import placements
 from astraea.search.probe import allotted, probe
 from astraea.search.replay import Replay
 from astraea.search.seeds import TOKEN_PATTERN, bundled_seed, token_seed, uniform_seed, whole_seeds
@@ -154,11 +155,11 @@ def replay_check(bench: Any, budget: float, count: int = 40, cases: int = 4) -> 
     return row
 
 
-def small_check(bench: Any, budget: float, count: int = 24, pairs: int = 32) -> dict[str, Any]:
+def small_check(bench: Any, budget: float, pairs: int = 64) -> dict[str, Any]:
     """How what placements gain over the drawn one on small clips goes with what they gain in full size."""
-    rng, small = random.Random(0), bench.smaller(pairs)
+    small = bench.smaller(pairs)
     drawn = replace(drawn_seed(bench.setting, budget), forecast=promising(bench.setting)[0])
-    genomes = list(dict.fromkeys([drawn, *(moved(drawn, rng, 1 + number // 5) for number in range(count))]))
+    genomes = [drawn, *placements(drawn)]
     gains, seconds = {}, {}
     for name, each in (("large", bench), ("small", small)):
         judge = Judge(each, Memo())

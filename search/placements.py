@@ -8,17 +8,21 @@ apart, where the best of thousands would be the luckiest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, product
+from dataclasses import replace
+from itertools import accumulate, pairwise, product
+
+from .genome import Genome
 
 # Widths of the first and of the last gaps beside those in the middle, in the order of the run.
 STARTS: tuple[tuple[float, ...], ...] = ((), (0.75,), (0.75, 0.75))
 ENDS: tuple[tuple[float, ...], ...] = ((), (0.5,), (0.75, 0.5))
 
 
-def placements(path: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Other placements with as many computed steps, the first and the last of them as in `path`."""
-    gaps, first, length = len(path) - 1, path[0], path[-1] - path[0]
-    if gaps < 2 or length == gaps:
+def placements(drawn: Genome) -> tuple[Genome, ...]:
+    """Other placements of as many whole steps, the first and the last of them at the same places."""
+    path = [step for step, budget in enumerate(drawn.budgets) if budget > 0.0]
+    gaps, length = len(path) - 1, path[-1] - path[0]
+    if gaps < 2 or length == gaps or not drawn.whole:
         return ()
     found = []
     for start, end in product(STARTS, ENDS):
@@ -28,8 +32,10 @@ def placements(path: Sequence[int]) -> tuple[tuple[int, ...], ...]:
                 widths[place] *= width
         widths = [width * length / sum(widths) for width in widths]
         found += [_by_places(widths), _by_widths(widths, length)]
-    placed = (_path(first, each) for each in found if sum(each) == length)
-    return tuple(other for other in dict.fromkeys(placed) if other != tuple(path))
+    paths = [set(accumulate(each, initial=path[0])) for each in found if sum(each) == length]
+    steps = range(len(drawn.budgets))
+    placed = (replace(drawn, budgets=tuple(1.0 if step in path else 0.0 for step in steps)) for path in paths)
+    return tuple(genome for genome in dict.fromkeys(placed) if genome != drawn)
 
 
 def _by_places(widths: Sequence[float]) -> list[int]:
@@ -48,10 +54,3 @@ def _by_widths(widths: Sequence[float], length: int) -> list[int]:
         place = max(range(len(gaps)), key=lambda n: (round(widths[n] - gaps[n], 6), -n))
         gaps[place] += 1
     return gaps
-
-
-def _path(first: int, gaps: Sequence[int]) -> tuple[int, ...]:
-    path = [first]
-    for gap in gaps:
-        path.append(path[-1] + gap)
-    return tuple(path)

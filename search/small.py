@@ -49,12 +49,11 @@ class SmallClips:
 
         None where the drawn one leaves nothing to place.
         """
-        if not (drawn.whole and drawn.mode == "default"):
+        if drawn.mode != "default":
             return None
-        path = tuple(step for step, budget in enumerate(drawn.budgets) if budget > 0.0)
         first, *others = dict.fromkeys((*promising(self.judge.setting), drawn.forecast))
         same_steps = replace(drawn, forecast=first)
-        candidates = [genome for each in placements(path) if affords(genome := _placed(each, same_steps))]
+        candidates = list(filter(affords, placements(same_steps)))
         if not candidates:
             return None
         best = self._best_of(candidates, same_steps, PLACES_ROUNDS, FAR_DB)
@@ -102,7 +101,3 @@ class SmallClips:
 def _sum(gain: tuple[float, float], further: tuple[float, float], share: float = 1.0) -> tuple[float, float]:
     """Gains one upon the other; share: how much of the further one counts."""
     return gain[0] + share * further[0], math.hypot(gain[1], further[1])
-
-
-def _placed(path: Sequence[int], like: Genome) -> Genome:
-    return replace(like, budgets=tuple(1.0 if step in path else 0.0 for step in range(len(like.budgets))))
