@@ -43,8 +43,8 @@ TIPS = {
     "effort": "How long it may take, counted in clips: with 'good' about as long as making 30 clips without "
     "acceleration. More effort finds better schedules. You can stop at any time: the best so far is kept.",
     "cases": "How many clips each schedule is judged on; they share the effort. More clips: better for other seeds and "
-    "prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with several prompts "
-    "at least one each, as far as that allows.",
+    "prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with several "
+    "prompts at least one each, as far as that allows.",
     "name": "The schedules are saved under this name with the budget behind it, for example searched-0.50. A finished "
     "search replaces the schedules of an earlier one that has the same name.",
     "sampler": "A sampler from a custom-sampling node. It takes the place of the sampler's name above.",
