@@ -19,7 +19,8 @@ from .small import FEWEST_PAIRS, MOST_PAIRS, RUNS_A_PAIR, SmallClips
 LEAST_CASES = 2
 DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run
 DENSE_SHARE_BESIDE_SMALL = 7.5  # where small clips tell most
-SMALL_SHARE = 0.7  # of what dense runs leave
+SMALL_SHARE = 0.7  # of what dense runs leave, at most
+TRIED = 3.5  # schedules, the drawn one included, that are run in full size on all cases, at least
 DEAREST_SMALL = 0.5  # of a dense run; dearer ones are no help
 
 
@@ -127,8 +128,10 @@ class Search:
         if few is None or few.setting.share > DEAREST_SMALL:
             return None
         dense = max(LEAST_CASES, round(self.effort / DENSE_SHARE_BESIDE_SMALL))
+        dense = min(dense, self.setting.cases)
+        left = self.effort - dense
         a_pair = few.setting.share * (1.0 + RUNS_A_PAIR * sum(self.budgets))
-        pairs = min(MOST_PAIRS, int(SMALL_SHARE * (self.effort - dense) / a_pair))
+        pairs = min(MOST_PAIRS, int(min(SMALL_SHARE * left, left - TRIED * dense * sum(self.budgets)) / a_pair))
         clips = bench.smaller(pairs) if pairs >= FEWEST_PAIRS else None
         return None if clips is None else SmallClips(Judge(clips, memo, self._after_small_run, mark="small "))
 
