@@ -18,9 +18,10 @@ from .small import FEWEST_PAIRS, MOST_PAIRS, RUNS_A_PAIR, SmallClips
 
 LEAST_CASES = 2
 DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run
-DENSE_SHARE_BESIDE_SMALL = 7.5  # where small clips tell most
+DENSE_SHARE_BESIDE_SMALL = 7.5  # where small clips tell most, at most
 SMALL_SHARE = 0.7  # of what dense runs leave, at most
-TRIED = 3.5  # schedules, the drawn one included, that are run in full size on all cases, at least
+TRIED = 3.5  # schedules that are run on all cases for each budget at least, the drawn one included
+TRIED_SHARE = 0.55  # of the effort that this may take
 DEAREST_SMALL = 0.5  # of a dense run; dearer ones are no help
 
 
@@ -54,8 +55,8 @@ class Search:
         self._prices = Prices(floor) if floor is not None else None
         self._watch, self._began = watch, time.monotonic()
         self._small = self._small_clips(bench, memo) if small_clips else None
-        each = DENSE_SHARE if self._small is None else DENSE_SHARE_BESIDE_SMALL
-        self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, round(effort / each)))))
+        large = self._large_beside_small if self._small is not None else round(effort / DENSE_SHARE)
+        self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, large))))
         self._evolutions: dict[float, Evolution] = {}
         self._history: list[Moment] = []
         self._noted: dict[float, Verdict] = {}  # the bests that the history tells of
@@ -127,13 +128,18 @@ class Search:
         few = bench.smaller(FEWEST_PAIRS)
         if few is None or few.setting.share > DEAREST_SMALL:
             return None
-        dense = max(LEAST_CASES, round(self.effort / DENSE_SHARE_BESIDE_SMALL))
-        dense = min(dense, self.setting.cases)
+        dense = min(self.setting.cases, max(LEAST_CASES, self._large_beside_small))
         left = self.effort - dense
         a_pair = few.setting.share * (1.0 + RUNS_A_PAIR * sum(self.budgets))
         pairs = min(MOST_PAIRS, int(min(SMALL_SHARE * left, left - TRIED * dense * sum(self.budgets)) / a_pair))
         clips = bench.smaller(pairs) if pairs >= FEWEST_PAIRS else None
         return None if clips is None else SmallClips(Judge(clips, memo, self._after_small_run, mark="small "))
+
+    @property
+    def _large_beside_small(self) -> int:
+        """Dense runs in full size: several budgets, of which each needs runs on all cases, make do with fewer."""
+        for_all = int(TRIED_SHARE * self.effort / (1.0 + TRIED * sum(self.budgets)))
+        return min(round(self.effort / DENSE_SHARE_BESIDE_SMALL), for_all)
 
     def _found_for(self, evolution: Evolution) -> list[Found]:
         """Candidates judged on all cases within the budget; before there are any, the one judged on most."""

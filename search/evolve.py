@@ -16,7 +16,7 @@ from itertools import zip_longest
 from statistics import fmean
 
 from .experience import promising, usual_gain
-from .gaps import cheapest_paths, gap_prices, widest_gap
+from .gaps import cheapest, widest_gap
 from .genome import FORECASTS, Genome, most_steps, moved, other_forecast, uniform_crossover
 from .judge import Judge, Verdict, mean_psnr
 from .merit import TRUSTED_DB, expected_gain, is_ahead, is_behind
@@ -75,6 +75,7 @@ class Evolution:
         self._settle([self.reference])
         if self.small is not None:
             self.learnt = self.small.learn(self.hand_made[0], self.affords)
+            self._round(self.learnt.found if self.learnt is not None else (), end)
         self._round(self._first(self.hand_made[0], end), end)
         population = self._seeds(allowance)
         while self._room(end):
@@ -106,8 +107,7 @@ class Evolution:
         """
         kinds, forecasts = self._other_kinds(placed, end), promising(self.setting)
         ways = [replace(placed, forecast=forecast) for forecast in forecasts]
-        found = list(self.learnt.found) if self.learnt is not None else []
-        lists = [found, kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
+        lists: list[list[Genome]] = [kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
         if self.replay is not None and placed.whole:
             drawn = [replace(genome, forecast=way) for genome in self.hand_made for way in forecasts[:2]]
             near = [genome for genome in self._evolved(drawn) if genome.budgets != placed.budgets]
@@ -173,14 +173,10 @@ class Evolution:
 
     def _by_dynamic_programming(self) -> list[Genome]:
         assert self.replay is not None
-        replay, computed = self.replay, round(sum(self.hand_made[0].budgets))
-        found = []
-        for forecast in dict.fromkeys(v.genome.forecast for v in self._leaders(2)):
-            like = Genome(self.hand_made[0].budgets, forecast)
-            prices = gap_prices(lambda genome: fmean(replay.losses(genome)), like)
-            path = cheapest_paths(prices, self.setting.steps).get(computed)
-            found += [Genome(path, forecast)] if path is not None else []
-        return [genome for genome in found if self.affords(genome)]
+        replay, drawn = self.replay, self.hand_made[0]
+        forecasts = dict.fromkeys(verdict.genome.forecast for verdict in self._leaders(2))
+        found = [cheapest(lambda genome: fmean(replay.losses(genome)), Genome(drawn.budgets, way)) for way in forecasts]
+        return [genome for genome in found if genome is not None and self.affords(genome)]
 
     def affords(self, genome: Genome) -> bool:
         """Whether the budget pays for it: it takes no longer than the whole steps that it pays for."""
@@ -287,7 +283,9 @@ class Evolution:
         return self._room(end)
 
     def _may_win(self, verdict: Verdict, count: int) -> bool:
-        """Whether it is not clearly behind the best on the cases it has been run on."""
+        """Whether it is not clearly behind the best on these cases, or is expected to gain by what small clips told."""
+        if self._is_found(verdict.genome):
+            return self.merit(verdict) > 0.0
         slack = BEHIND_DB / math.sqrt(count)
         return self.best is None or verdict.score > mean_psnr(self.best.losses[:count]) - slack
 
@@ -318,15 +316,17 @@ class Evolution:
         return sorted(self.judged.values(), key=self.merit, reverse=True)[:count]
 
     def _is_best(self, verdict: Verdict) -> bool:
-        """Better than without a search, and of the most merit. What hundreds of runs on small clips found to be so must
-        only not be clearly worse on the few cases.
-        """
+        """Better than without a search (what small clips found: not clearly worse), and of the most merit."""
         if self.best is None or self.reference is None:
             return self.best is None
         reference = self.reference.losses
-        found = self.learnt is not None and verdict.genome in self.learnt.found
-        stands = not is_behind(verdict.losses, reference) if found else is_ahead(verdict.losses, reference)
+        losses = verdict.losses, reference
+        stands = not is_behind(*losses) if self._is_found(verdict.genome) else is_ahead(*losses)
         return stands and self.merit(verdict) - self.merit(self.best) >= NOTICEABLE_DB
+
+    def _is_found(self, genome: Genome) -> bool:
+        """Whether it was found on small clips."""
+        return self.learnt is not None and genome in self.learnt.found
 
     def merit(self, verdict: Verdict) -> float:
         """dB that it is expected to gain over what one has without a search; 0 for that itself."""

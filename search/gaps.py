@@ -59,6 +59,12 @@ def cheapest_paths(prices: dict[tuple[int, int], float], steps: int) -> dict[int
     return paths
 
 
+def cheapest(loss: Loss, like: Genome) -> Genome | None:
+    """With as many computed steps as `like`; None where gaps would have to be too wide."""
+    path = cheapest_paths(gap_prices(loss, like), len(like.budgets)).get(round(sum(like.budgets)))
+    return Genome(path, like.forecast) if path is not None else None
+
+
 def widest_gap(budgets: Sequence[float]) -> int:
     """The most steps in a row that are not computed."""
     longest = run = 0

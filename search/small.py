@@ -18,12 +18,13 @@ from .judge import Judge
 from .merit import deviation_of_gain, expected_gain
 from .placements import placements
 
-FEWEST_PAIRS, MOST_PAIRS = 16, 128
+FEWEST_PAIRS, MOST_PAIRS = 12, 128
 PLACES_ROUNDS = ((0.15, 7), (0.4, 3), (1.0, 1))  # up to which share of the pairs, and how many go on
 WAYS_ROUNDS = ((0.4, 2), (1.0, 1))  # the same for ways to forecast, on the placement found
 DRAWN_SHARE = 0.4  # of the pairs that what one has without a search is run on
 RUNS_A_PAIR = 10  # about, for each budget
-COMES_TRUE = 0.5  # in full size, of what is gained on small clips
+COMES_TRUE = 0.5  # in full size, of what other placements gain on small clips
+WORTH_DB = 1.0  # gain on small clips from which another placement is taken; less may be theirs alone
 FAR_DB, FAR_WAYS_DB = 1.5, 0.7  # how far placements, and ways to forecast, are from what is expected of them
 
 
@@ -57,6 +58,8 @@ class SmallClips:
         if not candidates:
             return None
         best = self._best_of(candidates, same_steps, PLACES_ROUNDS, FAR_DB)
+        if self._gain(best, same_steps, self.pairs, FAR_DB)[0] < WORTH_DB:
+            best = same_steps
         ways = [replace(best, forecast=way) for way in others]
         best_way = self._best_of(ways, best, WAYS_ROUNDS, FAR_WAYS_DB)
         self._run([drawn], range(round(DRAWN_SHARE * self.pairs)))
