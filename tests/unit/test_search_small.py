@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from statistics import fmean
 
@@ -14,7 +15,7 @@ from astraea.search.judge import Judge
 from astraea.search.memo import Memo
 from astraea.search.merit import gains_of
 from astraea.search.result import Progress
-from astraea.search.small import COMES_TRUE, FEWEST_PAIRS
+from astraea.search.small import COMES_TRUE, FEWEST_PAIRS, WORTH_DB
 
 STEPS, CASES, BUDGET, EFFORT, SHARE = 16, 6, 0.4, 40.0, 0.1
 
@@ -28,12 +29,13 @@ class Watched:
         effort: float = EFFORT,
         memo: Memo | None = None,
         asked: bool = True,
+        budgets: tuple[float, ...] = (BUDGET,),
         **toy: float,
     ):
         self.bench = ToyBench(STEPS, CASES, small_share=share, **toy)
         self.told: list[Progress] = []
         self.memo = Memo() if memo is None else memo
-        options = {"budgets": (BUDGET,), "effort": effort, "seed": 0, "small_clips": asked}
+        options = {"budgets": budgets, "effort": effort, "seed": 0, "small_clips": asked}
         self.search = Search(self.bench, self.memo, watch=self.told.append, **options)
         self.result = self.search.run()
 
@@ -68,11 +70,41 @@ def test_what_is_spent_is_what_was_computed_in_both_sizes():
     assert run.result.spent <= EFFORT * 1.005
 
 
-def test_what_was_found_there_is_run_in_full_size():
+def test_what_was_found_there_is_run_in_full_size_first():
     run = watched()
     learnt = run.search._evolutions[BUDGET].learnt
-    tried = {(schedule.budgets, schedule.forecast) for _, schedule in run.bench.runs}
-    assert (learnt.found[0].budgets, learnt.found[0].forecast) in tried
+    tried = list(dict.fromkeys((schedule.budgets, schedule.forecast) for _, schedule in run.bench.runs))
+    found = [(genome.budgets, genome.forecast) for genome in learnt.found]
+    assert tried[1 : 1 + len(found)] == found
+
+
+@pytest.mark.parametrize("answers", [1.0, 2.0, 3.0])
+def test_steps_stay_where_they_are_unless_others_are_well_ahead(answers: float):
+    evolution = Watched(answers=answers, effort=25.0).search._evolutions[BUDGET]
+    learnt, drawn = evolution.learnt, evolution.reference.genome
+    same_steps = next(genome for genome in learnt.gains if genome.budgets == drawn.budgets)
+    ahead = {
+        genome: learnt.gains[genome][0] - learnt.gains[same_steps][0]
+        for genome in learnt.gains
+        if genome.forecast == same_steps.forecast and genome.budgets != drawn.budgets
+    }
+    best = learnt.found[0].budgets
+    if best == drawn.budgets:
+        assert ahead
+    else:
+        assert ahead[replace(same_steps, budgets=best)] >= COMES_TRUE * WORTH_DB
+
+
+def test_of_several_budgets_each_has_what_was_found_judged_on_all_cases():
+    run = Watched(budgets=(0.6, 0.5, 0.4), effort=60.0)
+    assert run.small_runs
+    for evolution in run.search._evolutions.values():
+        assert any(genome in evolution.judged for genome in evolution.learnt.found)
+    assert run.result.spent <= 60.0 * 1.005
+
+
+def test_many_budgets_leave_nothing_for_small_clips():
+    assert not Watched(budgets=(0.8, 0.7, 0.6, 0.5, 0.4), effort=30.0).search._small
 
 
 def gain_elsewhere(run: Watched, genome: Genome) -> float:
