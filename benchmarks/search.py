@@ -17,7 +17,7 @@ from pathlib import Path
 
 import host_process
 from environment import environment
-from search_pairs import CALIBRATION, HELD_OUT, HELD_OUT_SEEDS_FROM
+from search_pairs import CALIBRATION, CALIBRATION_SEED, HELD_OUT, HELD_OUT_SEEDS_FROM
 from search_rows import Contest
 
 PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time", "replay", "small")
@@ -75,6 +75,12 @@ def main() -> None:
     parser.add_argument(
         "--memo", type=Path, default=host_process.ROOT / "output" / "search", help="for interrupted runs"
     )
+    parser.add_argument(
+        "--calibrated-from",
+        type=int,
+        default=CALIBRATION_SEED,
+        help="seed of the scenes to search on, to search on others",
+    )
     parser.add_argument("--held-out-from", type=int, help="first seed of the held-out pairs, to judge on others")
     parser.add_argument("--tag", default="", help="part of the result's name")
     args = parser.parse_args()
@@ -98,6 +104,7 @@ def main() -> None:
         "sampler": args.sampler,
         "scheduler": args.scheduler,
         "calibration_pairs": CALIBRATION,
+        "calibration_drawn_from": args.calibrated_from,
         "held_out_pairs": HELD_OUT[args.testbed],
         "held_out_seeds_from": HELD_OUT_SEEDS_FROM[args.testbed],
     }

@@ -39,11 +39,11 @@ def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tup
     )
 
 
-def calibration_pairs(testbed: Any) -> list[tuple[str, int]]:
+def calibration_pairs(testbed: Any, drawn_from: int = CALIBRATION_SEED) -> list[tuple[str, int]]:
     """Captions of scenes drawn as those of training are; none is a prompt that is held out."""
-    drawn = (testbed.draw(random.Random(CALIBRATION_SEED + n), 6, 32, 32)[0][1] for n in itertools.count())
+    drawn = (testbed.draw(random.Random(drawn_from + n), 6, 32, 32)[0][1] for n in itertools.count())
     prompts = itertools.islice((prompt for prompt in drawn if prompt not in testbed.prompts), CALIBRATION)
-    return [(prompt, number) for number, prompt in enumerate(prompts)]
+    return [(prompt, drawn_from - CALIBRATION_SEED + number) for number, prompt in enumerate(prompts)]
 
 
 def held_out_pairs(testbed: Any, count: int) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ class Contest:
         self.args, self.model, self.testbed, self.path = args, model, testbed, path
         self.made_with = made_with
         self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
-        self.bench = bench_for(model, testbed, self.way, calibration_pairs(testbed))
+        self.bench = bench_for(model, testbed, self.way, calibration_pairs(testbed, args.calibrated_from))
         held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]))
         memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
         self.held_out = Judge(held_out, memo)
