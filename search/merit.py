@@ -58,5 +58,4 @@ def is_ahead(losses: Sequence[float], reference: Sequence[float]) -> bool:
 def is_behind(losses: Sequence[float], reference: Sequence[float]) -> bool:
     """Whether it did clearly worse than the reference: by more than twice the standard error of the mean gain."""
     gains = gains_of(losses, reference)
-    spread = max(LEAST_SPREAD_DB**2, variance(gains) if len(gains) > 1 else 0.0)
-    return fmean(gains) < -2.0 * math.sqrt(spread / len(gains))
+    return fmean(gains) < -2.0 * math.sqrt(_spread(gains) / len(gains))

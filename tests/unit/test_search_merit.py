@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from astraea.search.merit import CLEAR_DB, expected_gain, gains_of, is_ahead
+from astraea.search.merit import CLEAR_DB, deviation_of_gain, expected_gain, gains_of, is_ahead, is_behind
 
 
 def losses(*decibels: float) -> list[float]:
@@ -50,3 +52,36 @@ def test_without_evidence_the_expectation_remains():
 )
 def test_ahead_is_what_gains_on_the_whole_or_on_most_pairs(gains, ahead):
     assert is_ahead(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is ahead
+
+
+@pytest.mark.parametrize(
+    ("gains", "behind"),
+    [
+        ((-4.0, -5.0, -6.0), True),
+        ((-4.0, 5.0, -6.0), False),  # too scattered to tell
+        ((-3.0,), False),  # by one pair alone
+        ((-1.0,) * 3, False),
+        ((-1.0,) * 16, True),
+        ((2.0, 3.0), False),
+    ],
+)
+def test_behind_is_what_is_clearly_so(gains, behind):
+    assert is_behind(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is behind
+
+
+def test_an_expectation_is_off_by_less_the_more_pairs_tell_and_the_less_they_scatter():
+    reference = losses(*([40.0] * 16))
+    steady, scattered = [41.0, 43.0] * 8, [36.0, 48.0] * 8
+    assert deviation_of_gain(losses(), reference, 1.5) == 1.5
+    few, many = (deviation_of_gain(losses(*steady[:count]), reference, 1.5) for count in (4, 16))
+    assert 0.0 < many < few < 1.5
+    assert many < deviation_of_gain(losses(*scattered), reference, 1.5) < 1.5
+    assert deviation_of_gain(losses(*scattered), reference, 1e9) == pytest.approx(
+        math.sqrt(36.0 * 16 / 15 / 16), rel=0.01
+    )
+
+
+def test_what_is_less_trusted_is_moved_more_by_runs():
+    own, reference = losses(43, 42, 44), losses(40, 40, 40)
+    assert expected_gain(own, reference, 0.0, 0.5) < expected_gain(own, reference, 0.0, 2.0) < 3.0
+    assert expected_gain(losses(), reference, 0.7) == 0.7
