@@ -20,7 +20,8 @@ from hosts import HOW_TO, current_host
 from shipped import copy_shipped
 
 pytestmark = pytest.mark.slow
-THOROUGH = "thorough (100 dense runs)"
+QUICK, GOOD, THOROUGH = "quick (10 dense runs)", "good (30 dense runs)", "thorough (100 dense runs)"
+SMALL = b'"key":"small '  # in the memo, of runs of small clips
 
 
 def schedules(server: ComfyServer) -> Path:
@@ -93,6 +94,30 @@ def test_an_interrupt_is_obeyed_at_once_and_keeps_what_was_found(server: ComfySe
     assert "interrupted after" in saved["provenance"]["found"]
     assert "Saved: stopped-0.50" in server.log
     assert nothing_half_written(server)
+
+
+def test_a_search_is_stopped_while_it_runs_small_clips_and_goes_on_from_there(server: ComfyServer) -> None:
+    before = set(memos(server))
+
+    def large(effort: str) -> dict[str, Any]:
+        size = node("EmptyHunyuanLatentVideo", width=128, height=128, length=21, batch_size=1)
+        return search(budgets="0.3", effort=effort, name="cut down") | {"size": size}
+
+    waiting = server.submit(large(GOOD))
+    wait_until(lambda: any(memo.read_bytes().count(SMALL) > 6 for memo in set(memos(server)) - before))
+    start = time.monotonic()
+    server.interrupt()
+    with pytest.raises(PromptInterrupted):
+        server.wait(waiting, seconds=20)
+    assert time.monotonic() - start < 2.0
+    (memo,) = set(memos(server)) - before
+    measured = lines(memo) - 1
+    runs, known = taken_from_before(told(server, large(QUICK)))
+    assert 6 < known <= measured
+    assert known < runs
+    saved = json.loads((schedules(server) / "cut down-0.30.json").read_text("utf-8"))
+    assert saved["provenance"]["search"]["small_clips"] >= 12
+    assert "interrupted" not in saved["provenance"]["found"]
 
 
 # Another pack, whose node makes of a Wan model one of blocks that nobody knows.
@@ -174,7 +199,7 @@ def test_sigmas_without_steps_are_named(server: ComfyServer) -> None:
 def test_the_search_workflow_ends_with_a_clip_of_the_schedule_it_found(server: ComfyServer) -> None:
     prompt = to_prompt(load("astraea_search.json"), server.object_info())
     (searching,) = ids_of(prompt, "AstraeaSearch")
-    prompt[searching]["inputs"] |= {"effort": "quick (10 dense runs)", "cases": 2}
+    prompt[searching]["inputs"] |= {"effort": QUICK, "cases": 2}
     outputs = server.queue(prompt)["outputs"]
     (report,) = (outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaReport"))
     assert re.search(r"Schedule +demo search-0\.40 ", report)
