@@ -22,7 +22,7 @@ from astraea.schedules import bundled_folder, load
 from astraea.search import evolve
 from astraea.search.driver import Search
 from astraea.search.experience import promising
-from astraea.search.gaps import cheapest_paths, gap_prices
+from astraea.search.gaps import cheapest
 from astraea.search.genome import Genome, genome_of, moved
 from astraea.search.judge import Judge, Verdict, mean_psnr
 from astraea.search.memo import Memo
@@ -86,10 +86,9 @@ def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
     bundled = drawn_seed(bench.setting, budget)
     judge.verdicts([bundled], [0])
     replay.learn(list(judge.outcomes.values()))
-    prices = gap_prices(lambda genome: fmean(replay.losses(genome)), bundled)
-    path = cheapest_paths(prices, bench.setting.steps).get(round(sum(bundled.budgets)))
-    if path is not None:
-        yield Offer("gaps by dynamic programming", 0, judge.spent, Genome(path), None)
+    programmed = cheapest(lambda genome: fmean(replay.losses(genome)), bundled)
+    if programmed is not None:
+        yield Offer("gaps by dynamic programming", 0, judge.spent, programmed, None)
     found = probe(judge, 0, replay)
     if found is not None:
         yield Offer("budgets by sensitivity", 0, judge.spent, allotted(found, bench.setting, budget), None)
