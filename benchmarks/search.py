@@ -20,10 +20,12 @@ from environment import environment
 from search_pairs import CALIBRATION, CALIBRATION_SEED, HELD_OUT, HELD_OUT_SEEDS_FROM
 from search_rows import Contest
 
-PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time", "replay", "small")
+PARTS = ("hand", "programming", "ours", "paper", "forecasts", "easycache", "transfer", "time")
+CHECKS = ("replay", "small", "rounding")  # of what the searches go by
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 HOPELESS = 5.0
+ROUNDED = ("hard",)  # testbeds where the paper's search would take days without
 
 
 def run_parts(contest: Contest) -> None:
@@ -31,6 +33,8 @@ def run_parts(contest: Contest) -> None:
     import search_parts as parts
 
     args, bench = contest.args, contest.bench
+    rounded = args.testbed in ROUNDED
+    papers_bench = contest.calibration_bench() if rounded else bench
     for budget in args.budgets:
         if "hand" in args.parts:
             drawn = contestants.hand_made(bench.setting, budget)
@@ -44,7 +48,7 @@ def run_parts(contest: Contest) -> None:
     for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
         if "paper" in args.parts:
             efforts = [effort for effort in PAPER_EFFORTS if effort <= args.paper_effort]
-            contest.take(budget, contestants.papers(bench, budget, seed, efforts, "default", args.memo))
+            contest.take(budget, contestants.papers(papers_bench, budget, seed, efforts, "default", args.memo, rounded))
     if "forecasts" in args.parts:
         contest.put("forecasts", list(parts.forecast_rows(contest)))
     if "easycache" in args.parts:
@@ -55,6 +59,8 @@ def run_parts(contest: Contest) -> None:
         contest.put("time", list(parts.time_rows(contest)))
     if "small" in args.parts:
         contest.put("small", [contestants.small_check(bench, budget) for budget in args.budgets])
+    if "rounding" in args.parts:
+        contest.put("rounding", list(parts.rounding_rows(contest)))
     if "replay" in args.parts:
         contest.put("replay", [contestants.replay_check(bench, budget) for budget in args.budgets])
 
@@ -71,7 +77,7 @@ def main() -> None:
     parser.add_argument("--scheduler", default="simple")
     parser.add_argument("--efforts", type=float, nargs="+", default=list(EFFORTS))
     parser.add_argument("--paper-effort", type=float, default=max(PAPER_EFFORTS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS + CHECKS, default=list(PARTS + CHECKS))
     parser.add_argument(
         "--memo", type=Path, default=host_process.ROOT / "output" / "search", help="for interrupted runs"
     )

@@ -6,6 +6,7 @@ and seeds that no contestant has seen.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import statistics
@@ -17,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from faster_cpu import bfloat16_products
 
 from astraea.schedules import bundled_folder, load
 from astraea.search import evolve
@@ -107,13 +110,16 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
         yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
-def papers(bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo: Path) -> Iterator[Offer]:
-    """The best of the paper's search whenever it has spent as much as one of the efforts; dense runs included."""
-    kept = Memo(memo / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity)
+def papers(
+    bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo: Path, rounded: bool
+) -> Iterator[Offer]:
+    """The best of the paper's search whenever it has spent as much as one of the efforts; dense runs included.
+
+    rounded: its runs are made from bfloat16 factors, for speed; see `rounding_rows`. Held-out runs are not.
+    """
+    kept = Memo(memo / f"{bench.setting.identity}-paper{'-bfloat16' * rounded}.jsonl", bench.setting.identity)
     judge = Judge(bench, kept)
     cases = range(min(PAPER_CASES, bench.setting.cases))
-    for case in cases:
-        judge.dense(case)
     name = "paper's search" if mode == "default" else f"paper's search, mode {mode}"
     search = PaperSearch(judge, cases, budget, random.Random(seed), mode)
     offers: list[Offer] = []
@@ -124,7 +130,10 @@ def papers(bench: Any, budget: float, seed: int, efforts: list[float], mode: str
             offers.append(Offer(f"{name}, effort {ahead.pop(0):g}", seed, judge.spent, best.genome, best.score))
             print(f"  {offers[-1].contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
 
-    search.run(max(efforts) + 1e-6, note)
+    with bfloat16_products() if rounded else contextlib.nullcontext():
+        for case in cases:
+            judge.dense(case)
+        search.run(max(efforts) + 1e-6, note)
     yield from offers
 
 
@@ -147,8 +156,8 @@ def replay_check(bench: Any, budget: float, count: int = 40, cases: int = 4) -> 
         "schedules": len(genomes),
         "real": [round(value, 3) for value in real],
         "replayed": [round(value, 3) for value in told],
-        "rank_correlation": _rank_correlation(real, told),
-        "rank_correlation_without_responses": _rank_correlation(real, without),
+        "rank_correlation": rank_correlation(real, told),
+        "rank_correlation_without_responses": rank_correlation(real, without),
     }
     print(f"{budget:g}  replay against real runs: {row['rank_correlation']:.2f}", flush=True)
     return row
@@ -180,7 +189,7 @@ def small_check(bench: Any, budget: float, pairs: int = 64) -> dict[str, Any]:
     return row
 
 
-def _rank_correlation(a: list[float], b: list[float]) -> float:
+def rank_correlation(a: list[float], b: list[float]) -> float:
     return statistics.correlation(_ranks(a), _ranks(b))
 
 

@@ -5,13 +5,16 @@ Import after the host was started.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import random
 from collections.abc import Iterator
 from typing import Any
 
 from search_pairs import HELD_OUT, bench_for, calibration_pairs, held_out_pairs, psnr_of
 from search_rows import Contest
 
+ROUNDED_EFFORT = 12.0  # of the paper's search on one case that is made twice
 TIMED = 16  # pairs of the parts that run each in many ways
 TRANSFERRED = {"easy": 8, "hard": 4}
 PROMISED = {"easy": 5, "hard": 3}  # searches whose promises are held against the clock
@@ -176,3 +179,39 @@ def time_rows(contest: Contest) -> Iterator[dict[str, Any]]:
             row = {"budget": budget, "promised": best.seconds, "measured": measured, "speedup": best.speedup}
             print(f"{budget:g}  promised {best.seconds:.3f} s, measured {[round(m, 3) for m in measured]}", flush=True)
             yield row
+
+
+def rounding_rows(contest: Contest) -> Iterator[dict[str, Any]]:
+    """Candidates of the paper's search, run from bfloat16 factors and from fp32 ones: whether they rank alike.
+
+    seconds_share: what a run takes from bfloat16 factors, as a share of what it takes from fp32 ones.
+    """
+    import statistics
+
+    from faster_cpu import bfloat16_products
+    from search_contest import rank_correlation
+
+    from astraea.search.judge import Judge
+    from astraea.search.memo import Memo
+    from astraea.search.paper import PaperSearch
+
+    for budget in contest.args.budgets:
+        scores, seconds = {}, {}
+        for products, context in (("fp32", contextlib.nullcontext()), ("bfloat16", bfloat16_products())):
+            judge = Judge(contest.calibration_bench(), Memo())
+            search = PaperSearch(judge, [0], budget, random.Random(0))
+            with context:
+                search.run(ROUNDED_EFFORT)
+            scores[products] = [verdict.score for verdict in search.population]
+            seconds[products] = sum(sum(outcome.seconds) for outcome in judge.outcomes.values())
+        off = [b - a for a, b in zip(scores["fp32"], scores["bfloat16"], strict=True)]
+        row = {
+            "budget": budget,
+            **{products: [round(value, 3) for value in values] for products, values in scores.items()},
+            "rank_correlation": rank_correlation(scores["fp32"], scores["bfloat16"]),
+            "off": statistics.fmean(off),
+            "off_spread": statistics.stdev(off),
+            "seconds_share": seconds["bfloat16"] / seconds["fp32"],
+        }
+        print(f"{budget:g}  bfloat16 against fp32: {row['rank_correlation']:.3f}, {row['off']:+.2f} dB", flush=True)
+        yield row

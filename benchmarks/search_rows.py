@@ -25,10 +25,14 @@ class Contest:
         self.args, self.model, self.testbed, self.path = args, model, testbed, path
         self.made_with = made_with
         self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
-        self.bench = bench_for(model, testbed, self.way, calibration_pairs(testbed, args.calibrated_from))
+        self.bench = self.calibration_bench()
         held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]))
         memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
         self.held_out = Judge(held_out, memo)
+
+    def calibration_bench(self) -> Any:
+        """Another one, that shares no dense run with the rest."""
+        return bench_for(self.model, self.testbed, self.way, calibration_pairs(self.testbed, self.args.calibrated_from))
 
     @property
     def result(self) -> dict[str, Any]:

@@ -92,6 +92,11 @@ class Judge:
                 jobs.append(pair)
         self._run(jobs, limits)
 
+    def count_as_run(self, genome: Genome, cases: Sequence[int], like: int) -> None:
+        """Count runs that need not be made at what the one on case `like` cost; those made before were counted then."""
+        cost = self._equivalents(genome, self.outcomes[like, genome])
+        self.spent += cost * sum((case, genome) not in self.outcomes for case in cases)
+
     def _run(self, pairs: Sequence[tuple[int, Genome]], limits: dict[int, tuple[float, ...]] | None) -> None:
         sigmas = self.setting.sigmas
         jobs = [Job(case, genome.schedule(sigmas), limits.get(case) if limits else None) for case, genome in pairs]

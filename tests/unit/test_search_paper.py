@@ -28,9 +28,11 @@ BUDGET, LIMIT = 0.5, 130.0
 class PaperRun:
     """The paper's search with what it told: the best after each candidate."""
 
-    def __init__(self, seed: int = 0, limit: float = LIMIT, mode: str = "default"):
+    def __init__(
+        self, seed: int = 0, limit: float = LIMIT, mode: str = "default", kind: type[PaperSearch] = PaperSearch
+    ):
         self.bench = ToyBench(steps=8, cases=2)
-        self.search = PaperSearch(Judge(self.bench, Memo()), [0, 1], BUDGET, random.Random(seed), mode)
+        self.search = kind(Judge(self.bench, Memo()), [0, 1], BUDGET, random.Random(seed), mode)
         self.told: list[Verdict] = []
         self.sizes: list[int] = []
         self.search.run(limit, self._told)
@@ -101,6 +103,24 @@ def test_the_same_seed_finds_the_same_and_another_something_else():
 
 def test_candidates_have_the_mode_asked_for():
     assert {schedule.mode for _, schedule in PaperRun(limit=3.0, mode="hold").bench.runs} == {"hold"}
+
+
+class MakesAllRuns(PaperSearch):
+    """Runs every candidate on every case, in one go."""
+
+    def _verdict(self, genome):
+        return self.judge.verdicts([genome], self.cases)[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_leaving_out_what_cannot_survive_changes_nothing_but_the_runs(seed):
+    few, every = PaperRun(seed, 400.0), PaperRun(seed, 400.0, kind=MakesAllRuns)
+    assert few.told == every.told
+    assert few.sizes == every.sizes
+    assert few.search.judge.spent == pytest.approx(every.search.judge.spent)
+    survivors = [sorted(run.search.population, key=error)[:POPULATION] for run in (few, every)]
+    assert survivors[0] == survivors[1]
+    assert len(few.bench.runs) < len(every.bench.runs) - 20
 
 
 # --- provenance -------------------------------------------------------------------------------------------------
