@@ -205,13 +205,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="only write the schedules of the result into the pack")
     args = parser.parse_args()
     host = host_process.start(args, cpu=True)
+    import faster_cpu
     import torch
-    from faster_cpu import use_onednn
     from harness import load_tiny
 
     from astraea.tiny.testbeds import TESTBEDS
 
-    use_onednn()
+    faster_cpu.use()
     os.nice(5)
     path = args.out / f"schedules-{host.version}.json"
     if args.write:

@@ -93,14 +93,14 @@ def main() -> None:
     if args.held_out_from is not None:
         HELD_OUT_SEEDS_FROM[args.testbed] = args.held_out_from
     host = host_process.start(args, cpu=True)
+    import faster_cpu
     import torch
-    from faster_cpu import use_onednn
     from harness import load_tiny
 
     from astraea.tiny.testbeds import TESTBEDS
 
     if not {"easycache", "time"} & set(args.parts):
-        use_onednn()
+        faster_cpu.use()
     testbed = TESTBEDS[args.testbed]
     path = args.out / f"search-{args.testbed}-{args.steps}-steps{args.tag}-{host.version}.json"
     settings = {
