@@ -1,4 +1,4 @@
-// What surrounds the products of a small video model, for one core: torch's own take as long as the products do.
+// What surrounds the products of a small video model, for one core; in torch it takes about as long as they do.
 // All arrays are contiguous fp32. See faster_cpu.py.
 
 #include <math.h>

@@ -1,9 +1,9 @@
 """The tiny models' arithmetic made faster on one CPU core, for searches of a thousand runs.
 
-Nothing that measures time uses it. `use` is equal to rounding: linear layers by oneDNN's inner product, 1.4 times as
-fast on some CPUs, and what surrounds them (`faster_cpu.c`) by the machine's own C compiler, 3 to 18 times as fast as
-torch's. `bfloat16_products`, where a search only has to rank runs: factors of linear layers and of attention are
-rounded, as on a GPU.
+Nothing that measures time uses it. `use` is equal to rounding: linear layers by oneDNN's inner product, and what
+surrounds them (`faster_cpu.c`) by the machine's own C compiler. `bfloat16_products`, where a search only has to rank
+runs: factors of linear layers and of attention are rounded, as on a GPU; `search.py --parts rounding` measures what
+that changes and gains.
 """
 
 from __future__ import annotations
