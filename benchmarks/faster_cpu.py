@@ -55,20 +55,29 @@ def use() -> None:
 @contextlib.contextmanager
 def bfloat16_products() -> Iterator[None]:
     """Within it factors of linear layers and of attention are rounded to bfloat16; sums and the rest stay fp32."""
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        with bfloat16_attention():
+            yield
+    finally:
+        products.fp32_precision = before
+
+
+@contextlib.contextmanager
+def bfloat16_attention() -> Iterator[None]:
+    """Those of attention alone."""
     shipped = F.scaled_dot_product_attention
 
     def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **options: Any) -> Tensor:
         return shipped(q.bfloat16(), k.bfloat16(), v.bfloat16(), *args, **options).to(q.dtype)
 
-    products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
     F.scaled_dot_product_attention = attention  # type: ignore[assignment]
-    products.fp32_precision = "bf16"
     try:
         yield
     finally:
         F.scaled_dot_product_attention = shipped
-        products.fp32_precision = before
 
 
 def by_onednn(shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -38,12 +38,13 @@ class Job:
     scheduler: str = "simple"
 
 
-def load_tiny(path: Path = TINY_MODEL) -> Any:
-    """The embedded model as a MODEL; read from a copy, so that it may be trained on meanwhile."""
+def load_tiny(path: Path = TINY_MODEL, dtype: torch.dtype | None = None) -> Any:
+    """The embedded model as a MODEL, by default in the host's type; from a copy, so that it may be trained on meanwhile."""
     import comfy.sd
 
+    options = {} if dtype is None else {"dtype": dtype}
     with tempfile.TemporaryDirectory() as folder:
-        return comfy.sd.load_diffusion_model(shutil.copy(path, folder))
+        return comfy.sd.load_diffusion_model(shutil.copy(path, folder), model_options=options)
 
 
 def sample(model: Any, job: Job) -> tuple[Tensor, float]:

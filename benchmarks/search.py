@@ -33,8 +33,8 @@ def run_parts(contest: Contest) -> None:
     import search_parts as parts
 
     args, bench = contest.args, contest.bench
-    rounded = args.testbed in ROUNDED
-    papers_bench = contest.calibration_bench() if rounded else bench
+    made = "gpu" if args.searched_on == "gpu" else "bfloat16" if args.testbed in ROUNDED else "fp32"
+    papers_bench = bench if made == "fp32" else contest.calibration_bench()
     for budget in args.budgets:
         if "hand" in args.parts:
             drawn = contestants.hand_made(bench.setting, budget)
@@ -48,7 +48,7 @@ def run_parts(contest: Contest) -> None:
     for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
         if "paper" in args.parts:
             efforts = [effort for effort in PAPER_EFFORTS if effort <= args.paper_effort]
-            contest.take(budget, contestants.papers(papers_bench, budget, seed, efforts, "default", args.memo, rounded))
+            contest.take(budget, contestants.papers(papers_bench, budget, seed, efforts, "default", args.memo, made))
     if "forecasts" in args.parts:
         contest.put("forecasts", list(parts.forecast_rows(contest)))
     if "easycache" in args.parts:
@@ -76,6 +76,9 @@ def main() -> None:
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="simple")
     parser.add_argument("--efforts", type=float, nargs="+", default=list(EFFORTS))
+    parser.add_argument(
+        "--searched-on", choices=("cpu", "gpu"), default="cpu", help="the paper's runs; gpu: by paper_on_gpu.py before"
+    )
     parser.add_argument("--paper-effort", type=float, default=max(PAPER_EFFORTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS + CHECKS, default=list(PARTS + CHECKS))
     parser.add_argument(

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -43,7 +43,7 @@ PAPER_CASES = 4  # prompts that the paper's fitness is taken over
 class Offer:
     """A schedule on offer: after so much work, with this loss (mean PSNR in dB) on the calibration cases.
 
-    clock: what the work took by the clock, in dense runs.
+    clock: what the work took by the clock, in dense runs; made: see `papers`.
     """
 
     contestant: str
@@ -54,6 +54,7 @@ class Offer:
     seconds: float | None = None
     speedup: float | None = None
     clock: float | None = None
+    made: str | None = None
 
 
 def drawn_seed(setting: Any, budget: float) -> Genome:
@@ -110,14 +111,33 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
         yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
+def papers_memo(setting: Any, folder: Path, made: str, cell: str = "") -> Memo:
+    """What the paper's search has run so far. made: see `papers`; cell: its budget and seed, where each has a file."""
+    name = setting.identity + "-paper" + ("" if made == "fp32" else f"-{made}") + cell
+    return Memo(folder / f"{name}.jsonl", setting.identity)
+
+
+class Remembered:
+    """A bench that only knows what has been run elsewhere."""
+
+    def __init__(self, bench: Any):
+        self.setting, self.dense = bench.setting, bench.dense
+
+    def measure(self, jobs: Sequence[Any]) -> Iterator[Any]:
+        raise SystemExit("The GPU's runs are not complete: let benchmarks/paper_on_gpu.py go on.")
+
+
 def papers(
-    bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo: Path, rounded: bool
+    bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo: Path, made: str
 ) -> Iterator[Offer]:
     """The best of the paper's search whenever it has spent as much as one of the efforts; dense runs included.
 
-    rounded: its runs are made from bfloat16 factors, for speed; see `rounding_rows`. Held-out runs are not.
+    made: its runs are made in `fp32`, or for speed from `bfloat16` factors (see `rounding_rows`), or have been made on
+    a `gpu` (`paper_on_gpu.py`). Held-out runs are all made in fp32.
     """
-    kept = Memo(memo / f"{bench.setting.identity}-paper{'-bfloat16' * rounded}.jsonl", bench.setting.identity)
+    kept = papers_memo(bench.setting, memo, made, f"-{budget:g}-{seed}" if made == "gpu" else "")
+    if made == "gpu":
+        bench = Remembered(bench)
     judge = Judge(bench, kept)
     cases = range(min(PAPER_CASES, bench.setting.cases))
     name = "paper's search" if mode == "default" else f"paper's search, mode {mode}"
@@ -127,10 +147,11 @@ def papers(
 
     def note(best: Verdict) -> None:
         while ahead and judge.spent >= ahead[0]:
-            offers.append(Offer(f"{name}, effort {ahead.pop(0):g}", seed, judge.spent, best.genome, best.score))
+            told = f"{name}, effort {ahead.pop(0):g}"
+            offers.append(Offer(told, seed, judge.spent, best.genome, best.score, made=made))
             print(f"  {offers[-1].contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
 
-    with bfloat16_products() if rounded else contextlib.nullcontext():
+    with bfloat16_products() if made == "bfloat16" else contextlib.nullcontext():
         for case in cases:
             judge.dense(case)
         search.run(max(efforts) + 1e-6, note)

@@ -94,6 +94,7 @@ class Contest:
                 "mode": offer.genome.mode,
                 "forecast": vars(offer.genome.forecast),
                 "speedup": offer.speedup,
+                "made": offer.made,
             }
             self.add(row)
             print(f"{budget:g}  {offer.contestant:34} seed {offer.seed}  {verdict.score:6.2f} dB held out", flush=True)

@@ -1,0 +1,74 @@
+"""Candidates run on several cases as one batch, as on a GPU, come to what they come to one by one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import comfy.samplers
+import pytest
+import torch
+from sampling import PROMPT, conditioning
+
+from astraea.host.bench_setting import Case
+from astraea.host.search_bench import HostBench
+from astraea.schedules import Schedule
+from astraea.search.problem import Job
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+PROMPTS = (PROMPT, "a small green square moving up", "a big white ring spinning", "a blue triangle standing")
+SHAPE = (1, 16, 4, 8, 8)
+MIXED = [1.0, 1.0, 0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.6, 1.0]
+
+
+@pytest.fixture
+def batched(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module("batched_bench")
+    for name in ("batched_bench", "faster_cpu"):
+        sys.modules.pop(name)
+
+
+def bench_of(kind, model):
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", len(MIXED))
+    cases = [
+        Case(conditioning(prompt), conditioning(""), {"samples": torch.zeros(SHAPE)}, 10 + number)
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    return kind(model, cases, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, cfg=3.0)
+
+
+def test_every_case_comes_to_what_it_comes_to_alone(batched, load_tiny):
+    alone, together = bench_of(HostBench, load_tiny()), bench_of(batched.BatchedBench, load_tiny())
+    schedule = Schedule("mixed", tuple(zip(alone.setting.sigmas, MIXED, strict=False)))
+    jobs = [Job(case, schedule) for case in range(len(PROMPTS))]
+    assert alone.setting == together.setting
+    losses = set()
+    for one, other in zip(alone.measure(jobs), together.measure(jobs), strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-3)
+        assert (other.kinds, other.computed, other.steps) == (one.kinds, pytest.approx(one.computed), one.steps)
+        # By step over all latents; one by one over a sample of them, which this small clip exceeds.
+        assert other.losses == pytest.approx(one.losses, rel=0.2)
+        losses.add(round(other.loss, 12))
+    assert len(losses) == len(PROMPTS)
+    assert set(one.kinds) == {"full", "token", "reuse"}
+
+
+def test_a_candidate_is_run_once_for_all_its_cases(batched, load_tiny, monkeypatch):
+    bench, runs = bench_of(batched.BatchedBench, load_tiny()), []
+    shipped = bench._run_together
+    monkeypatch.setattr(bench, "_run_together", lambda schedule: runs.append(schedule.name) or shipped(schedule))
+    for name in ("a", "b"):
+        schedule = Schedule(name, tuple(zip(bench.setting.sigmas, MIXED, strict=False)))
+        for case in (2, 0, 3):
+            next(bench.measure([Job(case, schedule)]))
+    assert runs == ["a", "everything", "b"] or runs == ["everything", "a", "b"]
+
+
+def test_a_batch_is_not_given_up(batched, load_tiny):
+    bench = bench_of(batched.BatchedBench, load_tiny())
+    schedule = Schedule("mixed", tuple(zip(bench.setting.sigmas, MIXED, strict=False)))
+    with pytest.raises(ValueError, match="run to its end"):
+        next(bench.measure([Job(0, schedule, limits=(1.0,) * len(MIXED))]))
