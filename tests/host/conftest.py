@@ -1,5 +1,8 @@
 """The in-process tier: ComfyUI imported into the test process, on the CPU, with the embedded model.
 
+ASTRAEA_TEST_GPU=1 lets it use the GPU instead. The tests are written for the CPU's fp32; which of them hold there, too,
+`benchmarks/README.md` tells.
+
 One ComfyUI version per process. Its folders (output, user, ...) are a temporary base directory, so that the user's
 installation stays as it was.
 """
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 TINY_MODEL = Path(__file__).resolve().parents[2] / "tiny" / "astraea_tiny_wan_fp16.safetensors"
+GPU_VARIABLE = "ASTRAEA_TEST_GPU"
 HOST = current_host()
 
 
@@ -34,7 +38,8 @@ def start_host() -> str | None:
         return f"No ComfyUI was found.\n{HOW_TO}"
     base = tempfile.mkdtemp(prefix="comfyui-host-tier-")
     atexit.register(shutil.rmtree, base, ignore_errors=True)
-    sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention", "--disable-api-nodes", "--base-directory", base]
+    device = [] if os.environ.get(GPU_VARIABLE) else ["--cpu"]
+    sys.argv = ["main.py", *device, "--use-pytorch-cross-attention", "--disable-api-nodes", "--base-directory", base]
     # In front: ComfyUI's own `utils`, `nodes` and `server` must win over anything of the same name.
     sys.path.insert(0, str(HOST.tree))
     try:
