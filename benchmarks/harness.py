@@ -39,7 +39,7 @@ class Job:
 
 
 def load_tiny(path: Path = TINY_MODEL, dtype: torch.dtype | None = None) -> Any:
-    """The embedded model as a MODEL, by default in the host's type; from a copy, so that it may be trained on meanwhile."""
+    """The embedded model as a MODEL, in the host's own type by default; read from a copy, as it may be trained on."""
     import comfy.sd
 
     options = {} if dtype is None else {"dtype": dtype}

@@ -18,6 +18,7 @@ from typing import Any
 
 import host_process
 from environment import environment, write_json
+
 from search import PAPER_EFFORTS
 
 

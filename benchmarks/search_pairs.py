@@ -11,9 +11,7 @@ CALIBRATION, HELD_OUT = 64, {"easy": 48, "hard": 48}
 HELD_OUT_SEEDS_FROM, CALIBRATION_SEED = {"easy": 1000, "hard": 20000}, 5000
 
 
-def bench_for(
-    model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tuple[str, int]], kind: Any = None
-) -> Any:
+def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tuple[str, int]], kind: Any = None) -> Any:
     """A bench over `(prompt, seed)` pairs; way: steps, cfg, sampler, scale; kind: its class, HostBench or one of it."""
     import comfy.samplers
     import torch
