@@ -123,7 +123,7 @@ def speed_gpu_markdown(result: dict[str, Any]) -> str:
         header += ["tokens computed", "peak memory, GiB", "cache, GiB"]
         text += table(header, [_speed_gpu_cells(row) for row in clip["rows"]])
         if "choosing_seconds" in clip:
-            text += f"\nChoosing attention kernels took {clip['choosing_seconds']:.1f} s before; no run above pays for it.\n"
+            text += f"\nChoosing attention kernels took {clip['choosing_seconds']:.1f} s before; no run pays for it.\n"
         if "left_out" in clip:
             text += f"\n{clip['left_out'].capitalize()}.\n"
         if "profile" in clip:
