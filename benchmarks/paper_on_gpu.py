@@ -2,9 +2,10 @@
 
 python benchmarks/paper_on_gpu.py [--testbed hard] [--budgets 0.5 0.4 0.3] [--seeds 0 1 2] [--minutes 8]
 
-A thousand dense-run equivalents take a GPU minutes and a CPU core an hour and more. All prompts of a candidate are one
-batch. What has been run is kept as it happens, one file per budget and seed; processes for different ones may run side
-by side. When all is there, `search.py` makes the same decisions from it and runs what was found on held-out pairs.
+A thousand dense-run equivalents take an H200 six to eight minutes, six such searches side by side, and a CPU core an
+hour and more. All prompts of a candidate are one batch. What has been run is kept as it happens, a file for each budget
+and seed. `search.py` then makes the same decisions from it, goes on where it ends, and runs what was found on held-out
+pairs.
 """
 
 from __future__ import annotations

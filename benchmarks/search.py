@@ -33,7 +33,7 @@ def run_parts(contest: Contest) -> None:
     import search_parts as parts
 
     args, bench = contest.args, contest.bench
-    made = "gpu" if args.searched_on == "gpu" else "bfloat16" if args.testbed in ROUNDED else "fp32"
+    made = args.searched_on if args.searched_on == "gpu" else "bfloat16" if args.testbed in ROUNDED else "fp32"
     papers_bench = bench if made == "fp32" else contest.calibration_bench()
     for budget in args.budgets:
         if "hand" in args.parts:
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--scheduler", default="simple")
     parser.add_argument("--efforts", type=float, nargs="+", default=list(EFFORTS))
     parser.add_argument(
-        "--searched-on", choices=("cpu", "gpu"), default="cpu", help="the paper's runs; gpu: by paper_on_gpu.py before"
+        "--searched-on", choices=("cpu", "gpu"), default="cpu", help="the paper's; gpu: by paper_on_gpu.py before"
     )
     parser.add_argument("--paper-effort", type=float, default=max(PAPER_EFFORTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS + CHECKS, default=list(PARTS + CHECKS))

@@ -13,12 +13,13 @@ import statistics
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from environment import read_json
 from faster_cpu import bfloat16_products
 
 from astraea.schedules import bundled_folder, load
@@ -43,7 +44,7 @@ PAPER_CASES = 4  # prompts that the paper's fitness is taken over
 class Offer:
     """A schedule on offer: after so much work, with this loss (mean PSNR in dB) on the calibration cases.
 
-    clock: what the work took by the clock, in dense runs; made: see `papers`.
+    clock: what the work took by the clock, in dense runs; made: see `where_made`.
     """
 
     contestant: str
@@ -117,14 +118,13 @@ def papers_memo(setting: Any, folder: Path, made: str, cell: str = "") -> Memo:
     return Memo(folder / f"{name}.jsonl", setting.identity)
 
 
-class Remembered:
-    """A bench that only knows what has been run elsewhere."""
-
-    def __init__(self, bench: Any):
-        self.setting, self.dense = bench.setting, bench.dense
-
-    def measure(self, jobs: Sequence[Any]) -> Iterator[Any]:
-        raise SystemExit("The GPU's runs are not complete: let benchmarks/paper_on_gpu.py go on.")
+def where_made(memo: Memo, made: str, spent: float) -> str:
+    """Where and how the runs up to so many equivalents were made."""
+    found = read_json(memo.path.with_suffix(".json")) if made == "gpu" and memo.path is not None else None
+    if found is None:
+        return "bfloat16" if made == "gpu" else made
+    gpu, equivalents = found["environment"]["gpu"], found["equivalents"]
+    return gpu if spent <= equivalents else f"{gpu} up to {equivalents:.0f} equivalents, then bfloat16"
 
 
 def papers(
@@ -133,11 +133,9 @@ def papers(
     """The best of the paper's search whenever it has spent as much as one of the efforts; dense runs included.
 
     made: its runs are made in `fp32`, or for speed from `bfloat16` factors (see `rounding_rows`), or have been made on
-    a `gpu` (`paper_on_gpu.py`). Held-out runs are all made in fp32.
+    a `gpu` (`paper_on_gpu.py`); what that has left out is made from bfloat16 factors here. Held-out runs are fp32.
     """
     kept = papers_memo(bench.setting, memo, made, f"-{budget:g}-{seed}" if made == "gpu" else "")
-    if made == "gpu":
-        bench = Remembered(bench)
     judge = Judge(bench, kept)
     cases = range(min(PAPER_CASES, bench.setting.cases))
     name = "paper's search" if mode == "default" else f"paper's search, mode {mode}"
@@ -147,11 +145,11 @@ def papers(
 
     def note(best: Verdict) -> None:
         while ahead and judge.spent >= ahead[0]:
-            told = f"{name}, effort {ahead.pop(0):g}"
-            offers.append(Offer(told, seed, judge.spent, best.genome, best.score, made=made))
+            told, where = f"{name}, effort {ahead.pop(0):g}", where_made(kept, made, judge.spent)
+            offers.append(Offer(told, seed, judge.spent, best.genome, best.score, made=where))
             print(f"  {offers[-1].contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
 
-    with bfloat16_products() if made == "bfloat16" else contextlib.nullcontext():
+    with contextlib.nullcontext() if made == "fp32" else bfloat16_products():
         for case in cases:
             judge.dense(case)
         search.run(max(efforts) + 1e-6, note)

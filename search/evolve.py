@@ -246,7 +246,7 @@ class Evolution:
                 beyond = verdict.score - mean_psnr(replayed) - usual(genome.forecast)
                 seen.setdefault((genome.forecast, genome.mode), []).append(beyond)
         mean = fmean(value for values in seen.values() for value in values) if seen else 0.0
-        told = {way: (sum(values) + mean) / (len(values) + 1) for way, values in seen.items()}
+        told = {way: math.fsum([*values, mean]) / (len(values) + 1) for way, values in seen.items()}
         return lambda genome: told.get((genome.forecast, genome.mode), mean) + usual(genome.forecast)
 
     def _chosen(self, ranked: Sequence[Genome], width: int) -> list[Genome]:

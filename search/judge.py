@@ -39,7 +39,7 @@ class Verdict:
 def mean_psnr(losses: Sequence[float]) -> float:
     """Mean of −10 lg loss; a loss that is not finite counts as that of an empty picture."""
     bounded = [min(NOT_FINITE, max(LEAST_LOSS, loss)) for loss in losses]
-    return -10.0 * sum(math.log10(loss) for loss in bounded) / len(bounded)
+    return -10.0 * math.fsum(math.log10(loss) for loss in bounded) / len(bounded)
 
 
 class Judge:
@@ -167,4 +167,4 @@ def _computed(genome: Genome, kinds: Sequence[str], evaluations: Sequence[int]) 
     """Full steps' worth of tokens that the first steps, of these kinds, computed."""
     shares = {"full": 1.0, "reuse": 0.0}
     steps = zip(kinds, genome.budgets, evaluations, strict=False)
-    return sum(calls * shares.get(kind, budget) for kind, budget, calls in steps)
+    return math.fsum(calls * shares.get(kind, budget) for kind, budget, calls in steps)

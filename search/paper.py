@@ -84,7 +84,7 @@ class PaperSearch:
     def _hardest_first(self) -> list[int]:
         """Cases by their share of the error: the sooner is known who is beaten."""
         survivors = self.population[:POPULATION]
-        totals = [sum(verdict.losses[place] for verdict in survivors) for place in range(len(self.cases))]
+        totals = [math.fsum(verdict.losses[place] for verdict in survivors) for place in range(len(self.cases))]
         return [self.cases[place] for place in sorted(range(len(totals)), key=lambda k: -totals[k])]
 
     def _random(self) -> list[float]:
@@ -108,4 +108,4 @@ def _error(verdict: Verdict) -> float:
 
 def _bounded(losses: Iterable[float]) -> float:
     """Sum of losses; what was not finite counts as an empty picture."""
-    return sum(min(loss, NOT_FINITE) for loss in losses)
+    return math.fsum(min(loss, NOT_FINITE) for loss in losses)

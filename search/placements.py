@@ -7,6 +7,7 @@ apart, where the best of thousands would be the luckiest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise, product
@@ -30,7 +31,7 @@ def placements(drawn: Genome) -> tuple[Genome, ...]:
         for place, width in (*enumerate(start), *enumerate(end, start=gaps - len(end))):
             if 0 <= place < gaps:
                 widths[place] *= width
-        widths = [width * length / sum(widths) for width in widths]
+        widths = [width * length / math.fsum(widths) for width in widths]
         found += [_by_places(widths), _by_widths(widths, length)]
     paths = [set(accumulate(each, initial=path[0])) for each in found if sum(each) == length]
     steps = range(len(drawn.budgets))

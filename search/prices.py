@@ -7,6 +7,7 @@ which its budget pays for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Prices:
 
     def of_run(self, budgets: Sequence[float], evaluations: Sequence[int]) -> float:
         """Mean over the model calls, as a mean budget is."""
-        return sum(self.of(b) * e for b, e in zip(budgets, evaluations, strict=True)) / sum(evaluations)
+        return math.fsum(self.of(b) * e for b, e in zip(budgets, evaluations, strict=True)) / sum(evaluations)
 
     def most_paid_for(
         self, draw: Callable[[float], Genome], budget: float, evaluations: Sequence[int]

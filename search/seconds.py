@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 
@@ -58,7 +59,7 @@ class StepSeconds:
     def of_run(self, genome: Genome, evaluations: Sequence[int]) -> float:
         """Seconds in the model; steps of several calls were measured as such, all but the last are taken alike."""
         most = max(evaluations)
-        return sum(self.of(b) * e / most for b, e in zip(genome.budgets, evaluations, strict=True))
+        return math.fsum(self.of(b) * e / most for b, e in zip(genome.budgets, evaluations, strict=True))
 
     def of_dense(self, evaluations: Sequence[int]) -> float:
         return self.of(FULL) * sum(evaluations) / max(evaluations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 from itertools import combinations, pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from astraea.search.gaps import MOST_GAP, cheapest_paths, gap_prices
 from astraea.search.genome import (
     BENDS,
     EXPECTED,
+    FREE_SIZES,
     LAST_RESPONSES,
     TIMES,
     Genome,
@@ -242,3 +244,12 @@ def test_a_run_takes_what_its_calls_take():
     assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (2, 2, 1)) == pytest.approx(3.1)
     assert seconds.of_dense((1, 1, 1)) == pytest.approx(6.0)
     assert seconds.of_dense((2, 2, 1)) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mean_budget_is_rounded_once_whatever_the_python(seed):
+    """The built-in sum is compensated from Python 3.12 on, and a repair ends by the last bit of a mean."""
+    rng = random.Random(seed)
+    budgets, evaluations = rng.choices(FREE_SIZES, k=30), rng.choices((1, 2), k=30)
+    exact = sum((Fraction(budget) * calls for budget, calls in zip(budgets, evaluations, strict=True)), Fraction())
+    assert mean_budget(budgets, evaluations) == float(exact) / sum(evaluations)
