@@ -2,14 +2,15 @@
 
 Nothing that measures time uses it. `use` is equal to rounding: linear layers by oneDNN's inner product, and what
 surrounds them (`faster_cpu.c`) by the machine's own C compiler. `bfloat16_products`, where a search only has to rank
-runs: factors of linear layers and of attention are rounded, as on a GPU; `search.py --parts rounding` measures what
-that changes and gains.
+runs: factors of linear layers and of attention are rounded, as on a GPU, and multiplied by the CPU's matrix unit where
+it has one (AMX); `search.py --parts rounding` measures what that changes and gains.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +31,13 @@ ARGUMENTS = {
     "layer_norm": (c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long, c_float),
     "rotate": (c_void_p, c_void_p, c_void_p, c_long, c_long, c_long, c_long, c_long),
 }
+TILE_ARGUMENTS = {
+    "may_use_tiles": (),
+    "pack_rows": (c_void_p, c_long, c_void_p, c_long, c_long),
+    "linear_by_tiles": (c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long, c_long),
+    "attention_by_tiles": (c_void_p, c_void_p, c_void_p, c_void_p, *(c_long,) * 7, c_float),
+}
+TILE, MOST_DEPTH, MOST_KEYS, MOST_WIDTH = 32, 4096, 2048, 128  # as in faster_cpu.c
 
 
 def use() -> None:
@@ -56,18 +64,26 @@ def use() -> None:
 def bfloat16_products() -> Iterator[None]:
     """Within it factors of linear layers and of attention are rounded to bfloat16; sums and the rest stay fp32."""
     products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
+    before, shipped = products.fp32_precision, F.linear
     products.fp32_precision = "bf16"
+    library = compiled()
     try:
         with bfloat16_attention():
+            if library is not None and has_tiles(library):
+                tiles = Tiles(library)
+                F.linear = tiles.linear(F.linear)
+                F.scaled_dot_product_attention = tiles.attention(  # type: ignore[assignment]
+                    F.scaled_dot_product_attention
+                )
             yield
     finally:
+        F.linear = shipped
         products.fp32_precision = before
 
 
 @contextlib.contextmanager
 def bfloat16_attention() -> Iterator[None]:
-    """Those of attention alone."""
+    """Those of attention alone, by torch."""
     shipped = F.scaled_dot_product_attention
 
     def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -90,6 +106,7 @@ def by_onednn(shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return linear
 
 
+@functools.cache
 def compiled() -> ctypes.CDLL | None:
     """`faster_cpu.c` for this very CPU; None where there is no C compiler."""
     compiler = shutil.which("cc")
@@ -105,6 +122,78 @@ def compiled() -> ctypes.CDLL | None:
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
     return library
+
+
+def has_tiles(library: ctypes.CDLL) -> bool:
+    """Whether this CPU has a matrix unit that the process may use, and what uses it was compiled."""
+    if not hasattr(library, "may_use_tiles"):
+        return False
+    for name, arguments in TILE_ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    library.may_use_tiles.restype = ctypes.c_int
+    return bool(library.may_use_tiles())
+
+
+class Tiles:
+    """Products from bfloat16 factors on one core; what they are not made for goes to those that stood there before."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self._library = library
+        self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # by address: the weight, which so keeps it, and its tiles
+
+    def linear(self, shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            # Parameters only: what was made for one call may be followed by another of the same address.
+            fits = isinstance(weight, torch.nn.Parameter) and bias is not None and _is_fp32(x, weight, bias)
+            if not fits or weight.shape[0] % TILE or weight.shape[1] % TILE or weight.shape[1] > MOST_DEPTH:
+                return shipped(x, weight, bias)
+            assert bias is not None
+            x, (columns, depth) = x.contiguous(), weight.shape
+            y = x.new_empty(*x.shape[:-1], columns)
+            packed, sizes = self._tiles_of(weight), (x.numel() // depth, columns, depth)
+            self._library.linear_by_tiles(x.data_ptr(), packed.data_ptr(), bias.data_ptr(), y.data_ptr(), *sizes)
+            return y
+
+        return linear
+
+    def _tiles_of(self, weight: Tensor) -> Tensor:
+        known = self._packed.get(weight.data_ptr())
+        if known is None:
+            columns, depth = weight.shape
+            packed = torch.empty(weight.shape, dtype=torch.bfloat16)
+            whole = weight.detach().contiguous()
+            self._library.pack_rows(whole.data_ptr(), depth, packed.data_ptr(), columns, depth)
+            known = self._packed[weight.data_ptr()] = (weight, packed)
+        return known[1]
+
+    def attention(self, shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def attention(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            attn_mask: Tensor | None = None,
+            dropout_p: float = 0.0,
+            is_causal: bool = False,
+            scale: float | None = None,
+            **others: Any,
+        ) -> Tensor:
+            batch, heads, queries, width = q.shape
+            keys = k.shape[2]
+            plain = attn_mask is None and dropout_p == 0.0 and not is_causal and not any(others.values())
+            alike = k.shape == v.shape == (batch, heads, keys, width) and _is_fp32(q, k, v)
+            inside = keys % TILE == 0 and keys <= MOST_KEYS and width % TILE == 0 and width <= MOST_WIDTH
+            if not (plain and alike and inside and all(t.stride(-1) == 1 for t in (q, k, v))):
+                return shipped(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **others)
+            out = q.new_empty(batch, queries, heads, width).transpose(1, 2)
+            rows = [t.stride(2) for t in (q, k, v, out)]
+            for b in range(batch):
+                for h in range(heads):
+                    parts = [t[b, h].data_ptr() for t in (q, k, v, out)]
+                    self._library.attention_by_tiles(*parts, queries, keys, width, *rows, scale or width**-0.5)
+            return out
+
+        return attention
 
 
 class Quick:

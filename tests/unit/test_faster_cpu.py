@@ -14,14 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+F64, BF16 = torch.float64, torch.bfloat16
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture
-def faster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module("faster_cpu")
-    sys.modules.pop("faster_cpu")
+@pytest.fixture(scope="module")
+def faster() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("faster_cpu")
+        sys.modules.pop("faster_cpu")
 
 
 @pytest.fixture
@@ -41,6 +43,10 @@ def told(*args: Any, **options: Any) -> str:
 
 def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def error(own: Tensor, exact: Tensor) -> float:
+    return ((own.double() - exact.double()).norm() / exact.double().norm()).item()
 
 
 def test_gelu(quick: Any) -> None:
@@ -95,6 +101,63 @@ def test_linear_layers(faster: ModuleType) -> None:
     torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-4, atol=1e-4)
     assert faster.by_onednn(told)(random(8, 24), weight) == "torch's own", "too few rows to gain"
+
+
+@pytest.fixture
+def tiles(faster: ModuleType) -> Any:
+    library = faster.compiled() if shutil.which("cc") is not None else None
+    if library is None or not faster.has_tiles(library):
+        pytest.skip("this CPU has no matrix unit, or there is no C compiler")
+    return faster.Tiles(library)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 31, 32, 100])
+@pytest.mark.parametrize(("columns", "depth"), [(32, 32), (64, 128), (96, 512)])
+def test_linear_layers_by_tiles(tiles: Any, rows: int, columns: int, depth: int) -> None:
+    x, weight, bias = random(rows, depth), torch.nn.Parameter(random(columns, depth)), random(columns)
+    exact = x.bfloat16().double() @ weight.bfloat16().double().T + bias.double()
+    for _ in range(2):  # from tiles that are packed now, and that were packed before
+        torch.testing.assert_close(tiles.linear(unused)(x, weight, bias).double(), exact, rtol=1e-4, atol=1e-4)
+    batch = tiles.linear(unused)(x.expand(2, rows, depth), weight, bias)
+    assert batch.shape == (2, rows, columns)
+    assert torch.equal(batch[0], batch[1])
+
+
+@pytest.mark.parametrize("queries", [1, 32, 50])
+@pytest.mark.parametrize(("keys", "width"), [(32, 32), (160, 128), (2048, 64)])
+def test_attention_by_tiles(tiles: Any, queries: int, keys: int, width: int) -> None:
+    q, k, v = (3.0 * random(2, rows, 2, width).transpose(1, 2) for rows in (queries, keys, keys))
+    v = v.flip(2) + 1.0
+    own = tiles.attention(unused)(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False)
+    exact, rounded = (F.scaled_dot_product_attention(*(t.to(kind) for t in (q, k, v))) for kind in (F64, BF16))
+    assert own.shape == exact.shape
+    assert error(own, exact) < 1.2 * error(rounded, exact) + 1e-3, "as far off as torch's own from the same factors"
+    scaled = tiles.attention(unused)(q, k, v, scale=0.05)
+    assert error(scaled, F.scaled_dot_product_attention(q.double(), k.double(), v.double(), scale=0.05)) < 0.01
+
+
+def test_large_scores_stay_finite(tiles: Any) -> None:
+    q, k, v = (1e3 * random(1, 1, 32, 32) for _ in range(3))
+    assert torch.isfinite(tiles.attention(unused)(q, k, v)).all()
+    assert torch.isfinite(tiles.attention(unused)(-q, k, v)).all()
+
+
+LEFT_TO_OTHERS: list[Callable[[Any], Any]] = [
+    lambda tiles: tiles.linear(told)(random(4, 32), random(32, 32), random(32)),
+    lambda tiles: tiles.linear(told)(random(4, 32), torch.nn.Parameter(random(32, 32))),
+    lambda tiles: tiles.linear(told)(random(4, 24), torch.nn.Parameter(random(32, 24)), random(32)),
+    lambda tiles: tiles.linear(told)(random(4, 32).half(), torch.nn.Parameter(random(32, 32)), random(32)),
+    lambda tiles: tiles.attention(told)(*random(3, 1, 1, 24, 32)),
+    lambda tiles: tiles.attention(told)(*random(3, 1, 1, 32, 32), is_causal=True),
+    lambda tiles: tiles.attention(told)(*random(3, 1, 1, 32, 32), attn_mask=torch.ones(32, 32, dtype=torch.bool)),
+    lambda tiles: tiles.attention(told)(*random(3, 1, 1, 32, 160)),
+    lambda tiles: tiles.attention(told)(*random(3, 1, 1, 32, 64).transpose(-1, -2)),
+]
+
+
+@pytest.mark.parametrize("call", LEFT_TO_OTHERS)
+def test_what_tiles_do_not_fit_is_left_to_what_was_there(tiles: Any, call: Callable[[Any], Any]) -> None:
+    assert call(tiles) == "torch's own"
 
 
 def test_rounded_factors_end_with_the_block(faster: ModuleType) -> None:
