@@ -27,7 +27,7 @@ CONTEXT = 512
 LEAST_STEPS = 8
 DENSE_RUNS = 4.9  # what all runs of one clip cost, in dense runs: two dense ones and six accelerated
 PROFILE_STEPS = 5
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 4
 SMALL = WanSize(dim=256, feed_forward=1024, layers=4)
 
 
@@ -157,7 +157,7 @@ def warm_up(session: Session) -> float:
 
     job = session.with_steps(WARM_UP_STEPS)
     base = session.model.clone()
-    schedule = rhythm("warm-up", [1.0, 0.5, 0.05], sigmas_of(base, job.steps)[:-1])
+    schedule = rhythm("warm-up", [0.5, 0.05], sigmas_of(base, job.steps)[:-1], full_start=1)
     model, handle = accelerated(base, schedule)
     sample(model, job)
     return handle.last.choosing_seconds

@@ -122,7 +122,7 @@ def speed_gpu_markdown(result: dict[str, Any]) -> str:
         header = ["", "run, s", "speed-up", "ideal", "full step, s", "token step, s", "reuse step, s"]
         header += ["tokens computed", "peak memory, GiB", "cache, GiB"]
         text += table(header, [_speed_gpu_cells(row) for row in clip["rows"]])
-        if "choosing_seconds" in clip:
+        if clip.get("choosing_seconds"):
             text += f"\nChoosing attention kernels took {clip['choosing_seconds']:.1f} s before; no run pays for it.\n"
         if "left_out" in clip:
             text += f"\n{clip['left_out'].capitalize()}.\n"

@@ -1,7 +1,6 @@
 """The in-process tier: ComfyUI imported into the test process, on the CPU, with the embedded model.
 
-ASTRAEA_TEST_GPU=1 lets it use the GPU instead. The tests are written for the CPU's fp32; which of them hold there, too,
-`benchmarks/README.md` tells.
+ASTRAEA_TEST_GPU=1 lets it use the GPU instead. Tests of the attention backends that a CPU has fail there.
 
 One ComfyUI version per process. Its folders (output, user, ...) are a temporary base directory, so that the user's
 installation stays as it was.

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
@@ -45,9 +46,9 @@ def test_every_case_comes_to_what_it_comes_to_alone(batched, load_tiny):
     schedule = Schedule("mixed", tuple(zip(alone.setting.sigmas, MIXED, strict=False)))
     jobs = [Job(case, schedule) for case in range(len(PROMPTS))]
     assert alone.setting == together.setting
-    losses = set()
+    losses, close = set(), 1e-3 if comfy.model_management.get_torch_device().type == "cpu" else 0.02
     for one, other in zip(alone.measure(jobs), together.measure(jobs), strict=True):
-        assert other.loss == pytest.approx(one.loss, rel=1e-3)
+        assert other.loss == pytest.approx(one.loss, rel=close)
         assert (other.kinds, other.computed, other.steps) == (one.kinds, pytest.approx(one.computed), one.steps)
         # By step over all latents; one by one over a sample of them, which this small clip exceeds.
         assert other.losses == pytest.approx(one.losses, rel=0.2)

@@ -21,8 +21,9 @@ def test_fp8_store_is_close_to_the_full_one_at_a_fraction_of_its_bytes(load_tiny
     loss = psnr(dense, sample(full, **SIZE)) - psnr(dense, sample(small, **SIZE))
     assert loss < 0.5
     assert last(small_handle).cache_policy == "fp8"
-    # fp32 blocks on a CPU: 4 bytes a value against 1, and as much again for the one reference tensor per branch.
-    assert last(small_handle).cache_bytes < 0.4 * last(full_handle).cache_bytes
+    # 1 byte a value against the model's 4 (2 in half precision, on a GPU), and a reference tensor per branch as it is.
+    most = 0.4 if model.model.get_dtype() == torch.float32 else 0.6
+    assert last(small_handle).cache_bytes < most * last(full_handle).cache_bytes
 
 
 def test_fp8_in_host_memory_gives_the_same_result_as_on_the_device(load_tiny):

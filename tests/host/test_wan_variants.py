@@ -113,7 +113,7 @@ def test_selected_rows_equal_the_rows_of_the_whole_block(variant):
     args, kwargs, output = recorder.calls[-1]
     x = args[0]
     indices = torch.stack([torch.randperm(x.shape[1])[: x.shape[1] // 3].sort().values for _ in range(x.shape[0])])
-    selection = Selection(indices, x.shape[1])
+    selection = Selection(indices.to(x.device), x.shape[1])
     runner = WanRunner(cast_like)
     attend = RunAttention("host", Report()).for_call({}, x.shape[1])
     residual, _ = runner.run_rows(block, args, kwargs, selection, attend)
