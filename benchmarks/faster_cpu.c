@@ -163,6 +163,42 @@ static __m512 two_to_the(__m512 x) {
     return _mm512_scalef_ps(_mm512_fmadd_ps(part, value, _mm512_set1_ps(1.0f)), whole);
 }
 
+// By tanh, as `gelu`, and rounded.
+static void round_gelu(const float *x, uint16_t *to, long count) {
+    __m512 one = _mm512_set1_ps(1.0f), cubed = _mm512_set1_ps(0.044715f), twos = _mm512_set1_ps(-2.3022082f);
+    for (long i = 0; i < count; i += DEPTH) {
+        __m512 parts[2];
+        for (int half = 0; half < 2; half++) {
+            __m512 own = _mm512_loadu_ps(x + i + half * TILE), cube = _mm512_mul_ps(_mm512_mul_ps(own, own), own);
+            __m512 exponent = _mm512_mul_ps(_mm512_fmadd_ps(cubed, cube, own), twos);
+            __m512 power = two_to_the(_mm512_min_ps(exponent, _mm512_set1_ps(MOST_EXPONENT)));
+            parts[half] = _mm512_div_ps(own, _mm512_add_ps(one, power));
+        }
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(parts[1], parts[0]));
+    }
+}
+
+// y = gelu(x · firstᵀ + first_bias) · secondᵀ + second_bias; x, y [rows, depth]. depth and inner, that of the layer
+// between, are multiples of 32, at most 4096.
+void feed_forward_by_tiles(const float *x, const uint16_t *first, const float *first_bias, const uint16_t *second,
+                           const float *second_bias, float *y, long rows, long depth, long inner) {
+    static uint16_t left[ROWS * MOST_DEPTH] __attribute__((aligned(64)));
+    static uint16_t between[ROWS * MOST_DEPTH] __attribute__((aligned(64)));
+    static float sums[ROWS * MOST_DEPTH] __attribute__((aligned(64)));
+    configure_tiles();
+    for (long row = 0; row < rows; row += ROWS) {
+        long count = rows - row < ROWS ? rows - row : ROWS;
+        round_rows(x + row * depth, depth, left, count, depth);
+        for (long n = 0; n < inner; n += COLUMNS)
+            four_tiles(left, first + n * depth, first_bias + n, sums + n, inner, depth);
+        round_gelu(sums, between, ROWS * inner);
+        for (long n = 0; n < depth; n += COLUMNS)
+            four_tiles(between, second + n * inner, second_bias + n, sums + n, depth, inner);
+        memcpy(y + row * depth, sums, count * depth * sizeof(float));
+    }
+    _tile_release();
+}
+
 // weights = exp(scores − the largest) in bfloat16; returns their sum. to_twos: what scores are in powers of two.
 static float weights_of(const float *scores, uint16_t *weights, long keys, __m512 to_twos) {
     __m512 most = _mm512_loadu_ps(scores), total = _mm512_setzero_ps();

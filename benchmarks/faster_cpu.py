@@ -35,6 +35,7 @@ TILE_ARGUMENTS = {
     "may_use_tiles": (),
     "pack_rows": (c_void_p, c_long, c_void_p, c_long, c_long),
     "linear_by_tiles": (c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long, c_long),
+    "feed_forward_by_tiles": (*(c_void_p,) * 6, c_long, c_long, c_long),
     "attention_by_tiles": (c_void_p, c_void_p, c_void_p, c_void_p, *(c_long,) * 7, c_float),
 }
 TILE, MOST_DEPTH, MOST_KEYS, MOST_WIDTH = 32, 4096, 2048, 128  # as in faster_cpu.c
@@ -63,8 +64,8 @@ def use() -> None:
 @contextlib.contextmanager
 def bfloat16_products() -> Iterator[None]:
     """Within it factors of linear layers and of attention are rounded to bfloat16; sums and the rest stay fp32."""
-    products = torch.backends.mkldnn.matmul
-    before, shipped = products.fp32_precision, F.linear
+    products, sequence = torch.backends.mkldnn.matmul, torch.nn.Sequential
+    before, shipped = products.fp32_precision, (F.linear, sequence.forward)
     products.fp32_precision = "bf16"
     library = compiled()
     try:
@@ -72,12 +73,13 @@ def bfloat16_products() -> Iterator[None]:
             if library is not None and has_tiles(library):
                 tiles = Tiles(library)
                 F.linear = tiles.linear(F.linear)
+                sequence.forward = tiles.sequence(sequence.forward)  # type: ignore[method-assign]
                 F.scaled_dot_product_attention = tiles.attention(  # type: ignore[assignment]
                     F.scaled_dot_product_attention
                 )
             yield
     finally:
-        F.linear = shipped
+        F.linear, sequence.forward = shipped  # type: ignore[method-assign]
         products.fp32_precision = before
 
 
@@ -144,11 +146,8 @@ class Tiles:
 
     def linear(self, shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-            # Parameters only: what was made for one call may be followed by another of the same address.
-            fits = isinstance(weight, torch.nn.Parameter) and bias is not None and _is_fp32(x, weight, bias)
-            if not fits or weight.shape[0] % TILE or weight.shape[1] % TILE or weight.shape[1] > MOST_DEPTH:
+            if bias is None or not self._fits(x, weight, bias):
                 return shipped(x, weight, bias)
-            assert bias is not None
             x, (columns, depth) = x.contiguous(), weight.shape
             y = x.new_empty(*x.shape[:-1], columns)
             packed, sizes = self._tiles_of(weight), (x.numel() // depth, columns, depth)
@@ -156,6 +155,33 @@ class Tiles:
             return y
 
         return linear
+
+    def sequence(self, shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A feed-forward layer in one go: what lies between its two products never leaves the core."""
+
+        def forward(layers: torch.nn.Sequential, x: Tensor) -> Tensor:
+            kinds = [layer for layer in layers if isinstance(layer, (torch.nn.Linear, torch.nn.GELU))]
+            if len(layers) != 3 or len(kinds) != 3 or getattr(layers[1], "approximate", "") != "tanh":
+                return shipped(layers, x)
+            first, second = layers[0], layers[2]
+            weights = [(layer.weight, layer.bias) for layer in (first, second) if isinstance(layer, torch.nn.Linear)]
+            fits = len(weights) == 2 and all(b is not None and self._fits(x, w, b) for w, b in weights)
+            if not fits or weights[0][0].shape != weights[1][0].shape[::-1] or weights[0][0].shape[0] > MOST_DEPTH:
+                return shipped(layers, x)
+            x, (inner, depth) = x.contiguous(), weights[0][0].shape
+            y = torch.empty_like(x)
+            tiles = [part for weight, bias in weights for part in (self._tiles_of(weight), bias)]
+            pointers = [part.data_ptr() for part in (x, *tiles, y)]
+            self._library.feed_forward_by_tiles(*pointers, x.numel() // depth, depth, inner)
+            return y
+
+        return forward
+
+    def _fits(self, x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+        # Parameters only: what was made for one call may be followed by something else at the same address.
+        if not isinstance(weight, torch.nn.Parameter) or not _is_fp32(x, weight, bias):
+            return False
+        return weight.shape[0] % TILE == 0 and weight.shape[1] % TILE == 0 and weight.shape[1] <= MOST_DEPTH
 
     def _tiles_of(self, weight: Tensor) -> Tensor:
         known = self._packed.get(weight.data_ptr())

@@ -123,6 +123,18 @@ def test_linear_layers_by_tiles(tiles: Any, rows: int, columns: int, depth: int)
     assert torch.equal(batch[0], batch[1])
 
 
+@pytest.mark.parametrize("rows", [1, 32, 70])
+def test_feed_forward_layers_by_tiles(tiles: Any, rows: int) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 160), torch.nn.GELU("tanh"), torch.nn.Linear(160, 64))
+    x = torch.cat([random(rows, 64), 40.0 * random(1, 64)]).expand(2, -1, -1)
+    own = tiles.sequence(unused)(layers, x)
+    assert own.shape == x.shape
+    assert error(own, layers(x)) < 0.01
+    rounded = layers.to(BF16)(x.bfloat16())
+    assert error(own, layers.float()(x)) < error(rounded, layers(x))
+    assert torch.equal(own[0], own[1])
+
+
 @pytest.mark.parametrize("queries", [1, 32, 50])
 @pytest.mark.parametrize(("keys", "width"), [(32, 32), (160, 128), (2048, 64)])
 def test_attention_by_tiles(tiles: Any, queries: int, keys: int, width: int) -> None:
@@ -142,11 +154,19 @@ def test_large_scores_stay_finite(tiles: Any) -> None:
     assert torch.isfinite(tiles.attention(unused)(-q, k, v)).all()
 
 
+def sequence(between: torch.nn.Module, inner: int = 64) -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Linear(32, inner), between, torch.nn.Linear(inner, 32))
+
+
 LEFT_TO_OTHERS: list[Callable[[Any], Any]] = [
     lambda tiles: tiles.linear(told)(random(4, 32), random(32, 32), random(32)),
     lambda tiles: tiles.linear(told)(random(4, 32), torch.nn.Parameter(random(32, 32))),
     lambda tiles: tiles.linear(told)(random(4, 24), torch.nn.Parameter(random(32, 24)), random(32)),
     lambda tiles: tiles.linear(told)(random(4, 32).half(), torch.nn.Parameter(random(32, 32)), random(32)),
+    lambda tiles: tiles.sequence(told)(sequence(torch.nn.GELU()), random(4, 32)),
+    lambda tiles: tiles.sequence(told)(sequence(torch.nn.SiLU()), random(4, 32)),
+    lambda tiles: tiles.sequence(told)(sequence(torch.nn.GELU("tanh"), 48), random(4, 32)),
+    lambda tiles: tiles.sequence(told)(sequence(torch.nn.GELU("tanh")), random(4, 32).double()),
     lambda tiles: tiles.attention(told)(*random(3, 1, 1, 24, 32)),
     lambda tiles: tiles.attention(told)(*random(3, 1, 1, 32, 32), is_causal=True),
     lambda tiles: tiles.attention(told)(*random(3, 1, 1, 32, 32), attn_mask=torch.ones(32, 32, dtype=torch.bool)),
@@ -163,6 +183,7 @@ def test_what_tiles_do_not_fit_is_left_to_what_was_there(tiles: Any, call: Calla
 def test_rounded_factors_end_with_the_block(faster: ModuleType) -> None:
     q, k, v = random(3, 1, 2, 5, 8)
     shipped, before = F.scaled_dot_product_attention, torch.backends.mkldnn.matmul.fp32_precision
+    others = F.linear, torch.nn.Sequential.forward
     exact = shipped(q, k, v)
     with faster.bfloat16_products():
         rounded = F.scaled_dot_product_attention(q, k, v)
@@ -170,6 +191,7 @@ def test_rounded_factors_end_with_the_block(faster: ModuleType) -> None:
     assert 0.0 < (rounded - exact).abs().max() < 0.05
     assert F.scaled_dot_product_attention is shipped
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert others == (F.linear, torch.nn.Sequential.forward)
 
 
 def test_rounded_factors_end_with_an_error(faster: ModuleType) -> None:
