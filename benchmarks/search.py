@@ -47,8 +47,8 @@ def run_parts(contest: Contest) -> None:
                     contest.take(budget, contestants.ours(bench, budget, seed, effort))
     for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
         if "paper" in args.parts:
-            efforts = [effort for effort in PAPER_EFFORTS if effort <= args.paper_effort]
-            contest.take(budget, contestants.papers(papers_bench, budget, seed, efforts, "default", args.memo, made))
+            offers = contestants.papers(papers_bench, budget, seed, args.paper_efforts, "default", args.memo, made)
+            contest.take(budget, offers)
     if "forecasts" in args.parts:
         contest.put("forecasts", list(parts.forecast_rows(contest)))
     if "easycache" in args.parts:
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--searched-on", choices=("cpu", "gpu"), default="cpu", help="the paper's; gpu: by paper_on_gpu.py before"
     )
-    parser.add_argument("--paper-effort", type=float, default=max(PAPER_EFFORTS))
+    parser.add_argument("--paper-efforts", type=float, nargs="+", default=list(PAPER_EFFORTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS + CHECKS, default=list(PARTS + CHECKS))
     parser.add_argument(
         "--memo", type=Path, default=host_process.ROOT / "output" / "search", help="for interrupted runs"
