@@ -53,6 +53,17 @@ void rotate(const float *restrict x, const float *restrict matrices, float *rest
     }
 }
 
+// y = base + x · scale for x [batch, rows, width]. From one of the batch to the next base and scale go on by so many
+// floats, 0 where all have the same; within it base goes on by base_row, scale is one row.
+void modulate(const float *restrict base, const float *restrict x, const float *restrict scale, float *restrict y,
+              long batch, long rows, long width, long base_step, long base_row, long scale_step) {
+    for (long b = 0; b < batch; b++)
+        for (long row = 0; row < rows; row++, x += width, y += width) {
+            const float *from = base + b * base_step + row * base_row, *by = scale + b * scale_step;
+            for (long i = 0; i < width; i++) y[i] = from[i] + x[i] * by[i];
+        }
+}
+
 #ifdef __AMX_BF16__
 #include <immintrin.h>
 #include <stdint.h>

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "rms_norm": (c_void_p, c_void_p, c_void_p, c_long, c_long, c_float),
     "layer_norm": (c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long, c_float),
     "rotate": (c_void_p, c_void_p, c_void_p, c_long, c_long, c_long, c_long, c_long),
+    "modulate": (*(c_void_p,) * 4, *(c_long,) * 6),
 }
 TILE_ARGUMENTS = {
     "may_use_tiles": (),
@@ -59,6 +60,7 @@ def use() -> None:
         comfy.rmsnorm.rms_norm_torch = F.rms_norm
     comfy.ldm.wan.model.apply_rope1 = quick.rotate(comfy.ldm.wan.model.apply_rope1)
     wan.rotate = quick.rotate(wan.rotate)
+    torch.addcmul = quick.addcmul(torch.addcmul)
 
 
 @contextlib.contextmanager
@@ -280,6 +282,23 @@ class Quick:
             return y
 
         return rotate
+
+    def addcmul(self, shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def addcmul(base: Tensor, x: Tensor, scale: Tensor, **options: Any) -> Tensor:
+            if options or x.ndim != 3 or not _is_fp32(base, x, scale):
+                return shipped(base, x, scale, **options)
+            batch, rows, width = x.shape
+            one_row = ((batch, 1, width), (1, 1, width))
+            if scale.shape not in one_row or base.shape not in (*one_row, x.shape):
+                return shipped(base, x, scale)
+            base, x, scale = base.contiguous(), x.contiguous(), scale.contiguous()
+            y = torch.empty_like(x)
+            steps = [part[0].numel() if part.shape[0] == batch else 0 for part in (base, scale)]
+            sizes = (batch, rows, width, steps[0], width if base.shape[1] == rows else 0, steps[1])
+            self._library.modulate(base.data_ptr(), x.data_ptr(), scale.data_ptr(), y.data_ptr(), *sizes)
+            return y
+
+        return addcmul
 
 
 def _is_fp32(*tensors: Tensor) -> bool:

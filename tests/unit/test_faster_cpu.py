@@ -71,6 +71,13 @@ def test_rotate(quick: Any, batch: int) -> None:
     torch.testing.assert_close(quick.rotate(unused)(x, freqs), (freqs * pairs).sum(-1).flatten(-2), **CLOSE)
 
 
+@pytest.mark.parametrize("base", [(2, 1, 8), (1, 1, 8), (2, 5, 8)])
+@pytest.mark.parametrize("scale", [(2, 1, 8), (1, 1, 8)])
+def test_modulation(quick: Any, base: tuple[int, ...], scale: tuple[int, ...]) -> None:
+    parts = random(*base), 2.0 + random(2, 5, 8), 3.0 * random(*scale)
+    torch.testing.assert_close(quick.addcmul(unused)(*parts), torch.addcmul(*parts), **CLOSE)
+
+
 def test_what_is_not_contiguous_counts_as_what_it_is(quick: Any) -> None:
     x = random(8, 4, 6).transpose(0, 2)
     torch.testing.assert_close(quick.layer_norm(unused)(x, (8,)), F.layer_norm(x, (8,)), **CLOSE)
@@ -85,6 +92,9 @@ OTHERS: list[Callable[[Any], Any]] = [
     lambda quick: quick.layer_norm(told)(random(2, 4), (2, 4)),
     lambda quick: quick.layer_norm(told)(random(2, 4), (4,), random(4)),
     lambda quick: quick.rotate(told)(random(2, 5, 3, 8), random(5, 1, 4, 2, 2)),
+    lambda quick: quick.addcmul(told)(random(2, 5, 8), random(2, 5, 8), random(2, 5, 8)),
+    lambda quick: quick.addcmul(told)(random(2, 5, 8), random(2, 5, 8), random(2, 1, 8), value=2.0),
+    lambda quick: quick.addcmul(told)(random(8), random(8), random(8)),
     lambda quick: quick.rotate(told)(random(3, 5, 3, 8), random(2, 5, 1, 4, 2, 2)),
     lambda quick: quick.rotate(told)(random(2, 5, 3, 8).half(), random(2, 5, 1, 4, 2, 2)),
 ]
