@@ -2,10 +2,10 @@
 
 python benchmarks/paper_on_gpu.py [--testbed hard] [--budgets 0.5 0.4 0.3] [--seeds 0 1 2] [--minutes 8]
 
-A thousand dense-run equivalents take an H200 six to eight minutes, six such searches side by side, and a CPU core an
-hour and more. All prompts of a candidate are one batch. What has been run is kept as it happens, a file for each budget
-and seed. `search.py` then makes the same decisions from it, goes on where it ends, and runs what was found on held-out
-pairs.
+A thousand dense-run equivalents take an H200 six to eight minutes with six such searches side by side (under CUDA's
+multi-process service), a CPU core an hour. All prompts of a candidate are one batch. What has been run is kept as it
+happens, a file for each budget and seed. `search.py` then makes the same decisions from it, goes on where it ends, and
+runs what was found on held-out pairs.
 """
 
 from __future__ import annotations
