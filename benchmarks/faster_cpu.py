@@ -100,6 +100,39 @@ def bfloat16_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = shipped
 
 
+@contextlib.contextmanager
+def first_steps_remembered() -> Iterator[None]:
+    """Within it a block's output at a run's first step is computed once for each input: every candidate begins with it.
+
+    The first call within says what the first step is, by its modulation.
+    """
+    import comfy.ldm.wan.model
+
+    block = comfy.ldm.wan.model.WanAttentionBlock
+    shipped: Callable[..., Tensor] = block.forward
+    first: list[Tensor] = []
+    known: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+
+    def forward(self: Any, x: Tensor, e: Tensor, freqs: Tensor, context: Tensor, *args: Any, **options: Any) -> Tensor:
+        if not first:
+            first.append(e.clone())
+        if not torch.equal(e, first[0]):
+            return shipped(self, x, e, freqs, context, *args, **options)
+        outputs = known.setdefault(id(self), [])
+        for inputs, told, output in outputs:
+            if torch.equal(inputs, x) and torch.equal(told, context):
+                return output.clone()
+        output = shipped(self, x, e, freqs, context, *args, **options)
+        outputs.append((x.clone(), context.clone(), output.clone()))
+        return output
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        block.forward = shipped
+
+
 def by_onednn(shipped: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = x.numel() // max(1, x.shape[-1])

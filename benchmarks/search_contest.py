@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from environment import read_json
-from faster_cpu import bfloat16_products
+from faster_cpu import bfloat16_products, first_steps_remembered
 
 from astraea.schedules import bundled_folder, load
 from astraea.search import evolve
@@ -149,7 +149,8 @@ def papers(
             offers.append(Offer(told, seed, judge.spent, best.genome, best.score, made=where))
             print(f"  {offers[-1].contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
 
-    with contextlib.nullcontext() if made == "fp32" else bfloat16_products():
+    rounded = contextlib.nullcontext() if made == "fp32" else bfloat16_products()
+    with rounded, first_steps_remembered():
         for case in cases:
             judge.dense(case)
         search.run(max(efforts) + 1e-6, note)

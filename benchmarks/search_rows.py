@@ -19,6 +19,8 @@ class Contest:
     """Rows by contestant and budget, written after each; several processes may add to one file."""
 
     def __init__(self, args: argparse.Namespace, model: Any, testbed: Any, made_with: dict[str, Any], path: Path):
+        from kept_bench import KeptBench
+
         from astraea.search.judge import Judge
         from astraea.search.memo import Memo
 
@@ -26,7 +28,8 @@ class Contest:
         self.made_with = made_with
         self.way = {"steps": args.steps, "cfg": args.cfg, "sampler": args.sampler, "scheduler": args.scheduler}
         self.bench = self.calibration_bench()
-        held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]))
+        held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]), KeptBench)
+        held_out.folder = args.memo
         memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
         self.held_out = Judge(held_out, memo)
 
