@@ -1,4 +1,4 @@
-"""Candidates run on several cases as one batch, as on a GPU, come to what they come to one by one."""
+"""What benchmarks do to make many runs in less time comes to what single runs come to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import comfy.ldm.wan.model
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -28,8 +29,8 @@ MIXED = [1.0, 1.0, 0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.6, 1.0]
 def batched(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module("batched_bench")
-    for name in ("batched_bench", "faster_cpu"):
-        sys.modules.pop(name)
+    for name in ("batched_bench", "faster_cpu", "kept_bench"):
+        sys.modules.pop(name, None)
 
 
 def bench_of(kind, model):
@@ -73,3 +74,39 @@ def test_a_batch_is_not_given_up(batched, load_tiny):
     schedule = Schedule("mixed", tuple(zip(bench.setting.sigmas, MIXED, strict=False)))
     with pytest.raises(ValueError, match="run to its end"):
         next(bench.measure([Job(0, schedule, limits=(1.0,) * len(MIXED))]))
+
+
+def test_first_steps_are_computed_once_for_each_input(batched, load_tiny, monkeypatch):
+    block, calls = comfy.ldm.wan.model.WanAttentionBlock, []
+    shipped = block.forward
+    counted = lambda self, x, e, freqs, context, *args, **options: (  # noqa: E731 - a function of the block's signature
+        calls.append(self) or shipped(self, x, e, freqs, context, *args, **options)
+    )
+    monkeypatch.setattr(block, "forward", counted)
+
+    def losses() -> list[float]:
+        bench = bench_of(HostBench, load_tiny())
+        bench.known(0), bench.known(1)
+        calls.clear()
+        found = []
+        for name, budgets in (("a", MIXED), ("b", [1.0, *MIXED[:0:-1]])):
+            schedule = Schedule(name, tuple(zip(bench.setting.sigmas, budgets, strict=False)))
+            found += [outcome.loss for outcome in bench.measure([Job(0, schedule), Job(1, schedule)])]
+        return found
+
+    exact, all_calls = losses(), len(calls)
+    blocks = len(set(map(id, calls)))
+    with sys.modules["faster_cpu"].first_steps_remembered():
+        assert losses() == exact
+    assert len(calls) == all_calls - 4 * blocks, "two candidates on two cases"
+    assert block.forward is counted
+
+
+def test_dense_runs_are_kept_on_disk(batched, load_tiny, tmp_path, monkeypatch):
+    kept = importlib.import_module("kept_bench").KeptBench
+    first, second = (bench_of(kept, load_tiny()) for _ in range(2))
+    first.folder = second.folder = tmp_path / "dense"
+    made = first.dense(1)
+    monkeypatch.setattr(second, "_run_dense", lambda case: pytest.fail("it was run again"))
+    assert torch.equal(second.dense(1).final, made.final)
+    assert len(list((tmp_path / "dense").iterdir())) == 1
