@@ -11,6 +11,7 @@ import contextlib
 import unittest.mock
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import comfy.sample
@@ -49,6 +50,7 @@ class BatchedBench(HostBench):
     """Runs the first `together` cases in one batch. They have one latent each, contexts of one length, one negative."""
 
     together = 4
+    _newest: tuple[Schedule, list[Outcome]] | None = None
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for job in jobs:
@@ -58,10 +60,9 @@ class BatchedBench(HostBench):
 
     def _of(self, schedule: Schedule) -> list[Outcome]:
         """Outcomes of all cases; the newest ones are kept, as they are asked for one after another."""
-        kept: tuple[Schedule, list[Outcome]] | None = getattr(self, "_newest", None)
-        if kept is None or kept[0] != schedule:
-            kept = self._newest = (schedule, self._outcomes(schedule))
-        return kept[1]
+        if self._newest is None or self._newest[0] != schedule:
+            self._newest = (schedule, self._outcomes(schedule))
+        return self._newest[1]
 
     def _outcomes(self, schedule: Schedule) -> list[Outcome]:
         dense, evaluations = self.everything, self._setting.evaluations
@@ -83,13 +84,11 @@ class BatchedBench(HostBench):
             for case in range(self.together)
         ]
 
-    @property
+    @cached_property
     def everything(self) -> _Together:
-        """The dense run of the batch, made once."""
-        if not hasattr(self, "_everything"):
-            levels = tuple((sigma, 1.0) for sigma in self._setting.sigmas if sigma > 0.0)
-            self._everything = self._run_together(Schedule("everything", levels))
-        return self._everything
+        """The dense run of the batch."""
+        levels = tuple((sigma, 1.0) for sigma in self._setting.sigmas if sigma > 0.0)
+        return self._run_together(Schedule("everything", levels))
 
     def _run_together(self, schedule: Schedule) -> _Together:
         handle, told = ReportHandle(keep=1), []

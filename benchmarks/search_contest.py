@@ -123,8 +123,8 @@ def where_made(memo: Memo, made: str, spent: float) -> str:
     found = read_json(memo.path.with_suffix(".json")) if made == "gpu" and memo.path is not None else None
     if found is None:
         return "bfloat16" if made == "gpu" else made
-    gpu, equivalents = found["environment"]["gpu"], found["equivalents"]
-    return gpu if spent <= equivalents else f"{gpu} up to {equivalents:.0f} equivalents, then bfloat16"
+    device, equivalents = found["environment"]["gpu"] or found["environment"]["cpu"], found["equivalents"]
+    return device if spent <= equivalents else f"{device} up to {equivalents:.0f} equivalents, then bfloat16"
 
 
 def papers(
