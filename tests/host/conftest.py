@@ -1,6 +1,6 @@
 """The in-process tier: ComfyUI imported into the test process, on the CPU, with the embedded model.
 
-ASTRAEA_TEST_GPU=1 lets it use the GPU instead. Tests of the attention backends that a CPU has fail there.
+ASTRAEA_TEST_GPU=1 lets it use the GPU instead.
 
 One ComfyUI version per process. Its folders (output, user, ...) are a temporary base directory, so that the user's
 installation stays as it was.
