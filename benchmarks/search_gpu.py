@@ -46,6 +46,7 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
     import torch
 
     from astraea.host.search_bench import HostBench
+    from astraea.host.search_progress import progress_text
     from astraea.host.searching import cases_of
     from astraea.search.driver import Search
     from astraea.search.memo import Memo
@@ -58,8 +59,12 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
         sigmas=torch.tensor(sigmas_of(model, job.steps, job.scheduler)),
         cfg=job.cfg,
     )
+
+    def watch(progress: Any) -> None:
+        print(progress_text(progress).replace("\n", "; "), flush=True)
+
     began = time.perf_counter()
-    search = Search(bench, Memo(), budgets=args.budgets, effort=args.effort, seed=args.seed)
+    search = Search(bench, Memo(), budgets=args.budgets, effort=args.effort, seed=args.seed, watch=watch)
     search.run()
     return search, time.perf_counter() - began
 

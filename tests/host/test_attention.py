@@ -15,7 +15,9 @@ from astraea.kernels import DISPATCHER, dispatch, records, selftest, timing
 from astraea.nodes.report_text import report_text
 
 DEVICE = comfy.model_management.get_torch_device().type
-OWN, NOT_HERE = ("cpu-tiles", "flash-attn-3") if DEVICE == "cpu" else ("triton", "cpu-tiles")
+ON_CPU = DEVICE == "cpu"
+OWN, NOT_HERE = ("cpu-tiles", "flash-attn-3") if ON_CPU else ("triton", "cpu-tiles")
+CLOSE = 80.0 if ON_CPU else 45.0  # dB between two backends' results: in half precision sums differ more
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +30,8 @@ def _nothing_decided_yet(monkeypatch, tmp_path):
 
 @pytest.fixture
 def load_tiny(load_tiny):
-    """In float32 on every device, so that results of two backends are as near each other as their sums."""
-    return lambda: load_tiny(torch.float32)
+    """In a type that the pack's own kernel for the device takes."""
+    return lambda: load_tiny(torch.float32 if ON_CPU else torch.float16)
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_the_hosts_attention_serves_where_nothing_is_faster(load_tiny, timed, se
     assert sample(fast).equal(expected)
     assert len(races) == 1
     assert {HOST_NAME, OWN} < set(races[0])
-    if DEVICE == "cpu":
+    if ON_CPU:
         assert {HOST_NAME, OWN, "cpu-flash", "cpu-onednn"} == set(races[0])
     assert last(handle).attention == HOST_NAME
     assert not served
@@ -84,7 +86,7 @@ def test_another_serves_where_it_was_timed_faster(load_tiny, timed, served):
     expected = sample(accelerated(load_tiny(), attention="host")[0])
     fast, handle = accelerated(load_tiny())
     result = sample(fast)
-    assert psnr(expected, result) > 80.0
+    assert psnr(expected, result) > CLOSE
     assert last(handle).attention == f"'{OWN}', timed 2.00x as fast as {HOST_NAME}"
     token_calls = last(handle).counts()["token"]
     assert len(served) == token_calls * 8  # every block of every token step
@@ -127,7 +129,7 @@ def test_a_named_attention_serves(load_tiny, served):
     result = sample(fast)
     assert served
     assert last(handle).attention == f"'{OWN}', asked for"
-    assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > 80.0
+    assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > CLOSE
 
 
 def test_a_named_attention_that_cannot_run_here_gives_way(load_tiny, timed, caplog):
@@ -135,7 +137,7 @@ def test_a_named_attention_that_cannot_run_here_gives_way(load_tiny, timed, capl
     fast, handle = accelerated(load_tiny(), attention=NOT_HERE)
     sample(fast)
     assert last(handle).attention == HOST_NAME
-    assert f"runs on {'cuda' if DEVICE == 'cpu' else 'cpu'}, not on {DEVICE}" in caplog.text
+    assert f"runs on {'cuda' if ON_CPU else 'cpu'}, not on {DEVICE}" in caplog.text
 
 
 def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
@@ -146,7 +148,9 @@ def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
         assert last(handle).attention == f"'{wish}', with log-sum-exp"
     assert served
     assert all(served)
-    assert psnr(results["reference"], results[OWN]) > 60.0  # rounding may choose another token here and there
+    assert psnr(results["reference"], results[OWN]) > min(
+        60.0, CLOSE
+    )  # rounding may choose another token here and there
 
 
 def test_what_breaks_while_sampling_is_replaced_and_the_run_goes_on(load_tiny, monkeypatch, caplog):
@@ -162,7 +166,7 @@ def test_what_breaks_while_sampling_is_replaced_and_the_run_goes_on(load_tiny, m
     result = sample(accelerated(load_tiny(), attention=OWN)[0])
     assert "an illegal memory access" in caplog.text
     assert caplog.text.count("an illegal memory access") <= 2  # when it broke, and why the wish was not met after
-    assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > 80.0
+    assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > CLOSE
 
 
 def test_choices_outlive_a_run_but_keep_nothing_of_it(load_tiny):
@@ -190,5 +194,5 @@ def test_compiled_blocks_run_with_either(load_tiny, timed, own):
     fast, handle = accelerated(load_tiny())
     compiled = fast.clone()
     set_torch_compile_wrapper(compiled, backend="eager")
-    assert psnr(expected, sample(compiled)) > 70.0
+    assert psnr(expected, sample(compiled)) > min(70.0, CLOSE)
     assert OWN in last(handle).attention if own < 1.0 else last(handle).attention == HOST_NAME
