@@ -41,7 +41,7 @@ def main() -> None:
     import torch
     from batched_bench import BatchedBench, rounded_on_gpu
     from harness import load_tiny
-    from search_contest import PAPER_CASES, papers_memo
+    from search_contest import PAPER_CASES, made_here, papers_memo
     from search_pairs import bench_for, calibration_pairs
 
     from astraea.search.judge import Judge
@@ -55,6 +55,7 @@ def main() -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError
             self.runs += len(jobs)
+            began_at.setdefault("equivalents", judge.spent)
             yield from super().measure(jobs)
 
     testbed = TESTBEDS[args.testbed]
@@ -68,6 +69,7 @@ def main() -> None:
         for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
             memo = papers_memo(bench.setting, args.memo, "gpu", f"-{budget:g}-{seed}")
             began, judge = time.monotonic(), Judge(bench, memo)
+            began_at: dict[str, float] = {}  # what was known before is replayed until there
             alike = [_apart(bench, case, judge.dense(case)) for case in range(PAPER_CASES)]
             print(f"{budget:g}, seed {seed}: alone and in the batch, dense runs are {max(alike):.1e} apart", flush=True)
             search = PaperSearch(judge, range(PAPER_CASES), budget, random.Random(seed))
@@ -78,11 +80,15 @@ def main() -> None:
             except TimeoutError:
                 done = False
             assert memo.path is not None
+            spans = made_here(memo)
+            if began_at:
+                spans.append([began_at["equivalents"], judge.spent])
             found = {
                 "environment": environment(host, args, device),
                 "budget": budget,
                 "seed": seed,
                 "equivalents": judge.spent,
+                "made_here": spans,
                 "complete": done,
                 "runs": bench.runs - runs,
                 "seconds": time.monotonic() - began,

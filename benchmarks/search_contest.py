@@ -118,13 +118,23 @@ def papers_memo(setting: Any, folder: Path, made: str, cell: str = "") -> Memo:
     return Memo(folder / f"{name}.jsonl", setting.identity)
 
 
+def made_here(memo: Memo) -> list[list[float]]:
+    """From and up to how many equivalents the runs of a memo were made by `paper_on_gpu.py`, one entry for each go."""
+    found = (read_json(memo.path.with_suffix(".json")) if memo.path is not None else None) or {}
+    return found.get("made_here") or ([[0.0, found["equivalents"]]] if found else [])
+
+
 def where_made(memo: Memo, made: str, spent: float) -> str:
     """Where and how the runs up to so many equivalents were made."""
-    found = read_json(memo.path.with_suffix(".json")) if made == "gpu" and memo.path is not None else None
-    if found is None:
+    spans = made_here(memo) if made == "gpu" else []
+    if not spans or memo.path is None:
         return "bfloat16" if made == "gpu" else made
-    device, equivalents = found["environment"]["gpu"] or found["environment"]["cpu"], found["equivalents"]
-    return device if spent <= equivalents else f"{device} up to {equivalents:.0f} equivalents, then bfloat16"
+    environment = read_json(memo.path.with_suffix(".json"))["environment"]
+    device = environment["gpu"] or environment["cpu"]
+    starts, ends = zip(*spans, (spent, spent), strict=True)
+    pauses = [(end, min(start, spent)) for end, start in zip((0.0, *ends), starts, strict=False)]
+    others = [f"{end:.0f} to {start:.0f}" for end, start in pauses if start - end > 1.0]  # a run more or less
+    return f"{device}; of equivalents {' and '.join(others)} bfloat16" if others else device
 
 
 def papers(

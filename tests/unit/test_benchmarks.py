@@ -1,6 +1,7 @@
 """The arithmetic between benchmark rows and the figures that the documentation states."""
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,11 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 @pytest.fixture
 def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     yield from imported("document", monkeypatch)
+
+
+@pytest.fixture
+def contest(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from imported("search_contest", monkeypatch)
 
 
 def row(family: str, kind: str, setting: float, psnr: float, speed: float, cost: float) -> dict[str, Any]:
@@ -172,3 +178,23 @@ def test_what_is_bundled_is_ahead_in_whole_steps_and_nowhere_behind(
     finder = next(imported("find_schedules", monkeypatch))
     by = {"psnr_by": {"easy": 41.0, "hard": 40.0 + hard}, "psnr_by_drawn": {"easy": 40.0, "hard": 40.0}}
     assert finder.is_worth_it({"gain": {"mean": gain}, "budgets": budgets, **by}) is worth
+
+
+@pytest.mark.parametrize(
+    ("spans", "spent", "told"),
+    [
+        ({}, 1000.2, "a GPU; of equivalents 700 to 1000 bfloat16"),
+        ({}, 300.1, "a GPU"),
+        ({"made_here": [[0.0, 596.2], [766.0, 1000.7]]}, 1000.7, "a GPU; of equivalents 596 to 766 bfloat16"),
+        ({"made_here": [[0.0, 596.2], [766.0, 1000.7]]}, 700.0, "a GPU; of equivalents 596 to 700 bfloat16"),
+        ({"made_here": [[0.0, 596.2], [766.0, 1000.7]]}, 300.1, "a GPU"),
+        ({"made_here": [[0.0, 596.2], [596.2, 1000.7]]}, 1000.7, "a GPU"),
+    ],
+)
+def test_a_row_tells_which_of_its_runs_a_gpu_made(contest, tmp_path, spans, spent, told) -> None:
+    memo = contest.Memo(tmp_path / "memo.jsonl", "setting")
+    assert contest.where_made(memo, "gpu", spent) == "bfloat16"
+    found = {"environment": {"gpu": "a GPU", "cpu": "a CPU"}, "equivalents": 700.2, **spans}
+    memo.path.with_suffix(".json").write_text(json.dumps(found))
+    assert contest.where_made(memo, "gpu", spent) == told
+    assert contest.where_made(memo, "fp32", spent) == "fp32"
