@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 from search_pairs import HELD_OUT, bench_for, calibration_pairs, held_out_pairs, psnr_of
@@ -162,22 +163,36 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
 
 
 def time_rows(contest: Contest) -> Iterator[dict[str, Any]]:
-    """Seconds that searches promised against those of runs right afterwards, on other pairs; several times over."""
+    """Seconds that searches promised against those of runs right afterwards, on other pairs; several times over.
+
+    Each run follows a dense one, which tells whether the machine has become faster or slower since the search.
+    """
     from astraea.search.driver import Search
     from astraea.search.memo import Memo
     from astraea.search.problem import Job
 
     testbed, model, way = contest.testbed, contest.model, contest.way
     bench = bench_for(model, testbed, way, calibration_pairs(testbed)[:2])
-    later = bench_for(model, testbed, way, held_out_pairs(testbed, 4))
     for number in range(PROMISED[testbed.name]):
         for budget in contest.args.budgets:
-            best = Search(bench, Memo(), budgets=[budget], effort=10.0, seed=number).run().best[0]
+            result = Search(bench, Memo(), budgets=[budget], effort=10.0, seed=number).run()
+            best, later = result.best[0], bench_for(model, testbed, way, held_out_pairs(testbed, 4))
+            dense, measured = [], []
             for case in range(4):
-                later.dense(case)
-            measured = [sum(o.seconds) for o in later.measure([Job(case, best.schedule) for case in range(4)])]
-            row = {"budget": budget, "promised": best.seconds, "measured": measured, "speedup": best.speedup}
-            print(f"{budget:g}  promised {best.seconds:.3f} s, measured {[round(m, 3) for m in measured]}", flush=True)
+                dense.append(sum(later.dense(case).seconds))
+                measured += [sum(outcome.seconds) for outcome in later.measure([Job(case, best.schedule)])]
+            row = {
+                "budget": budget,
+                "promised": best.seconds,
+                "measured": measured,
+                "speedup": best.speedup,
+                "dense_promised": result.dense_seconds,
+                "dense_measured": dense,
+            }
+            off, dense_off = (
+                fmean(found) / told - 1.0 for found, told in ((measured, best.seconds), (dense, result.dense_seconds))
+            )
+            print(f"{budget:g}  promised {best.seconds:.3f} s, off {off:+.1%}, dense runs {dense_off:+.1%}", flush=True)
             yield row
 
 

@@ -230,10 +230,13 @@ def times(result: dict[str, Any]) -> str:
                 over_seeds([row["promised"] for row in rows], digits=3),
                 over_seeds([statistics.fmean(row["measured"]) for row in rows], digits=3),
                 f"{statistics.fmean(off):+.1%} ({min(off):+.1%}…{max(off):+.1%})",
+                over_seeds([row["speedup"] for row in rows], digits=2),
+                over_seeds([sum(row["dense_measured"]) / sum(row["measured"]) for row in rows], digits=2),
                 len(rows),
             ]
         )
-    return table(["budget", "promised, s", "measured, s", "off", "searches"], lines)
+    header = ["budget", "promised, s", "measured, s", "off", "speed-up promised", "measured", "searches"]
+    return table(header, lines)
 
 
 def replayed(result: dict[str, Any]) -> str:
