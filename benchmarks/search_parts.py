@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from search_pairs import HELD_OUT, bench_for, calibration_pairs, held_out_pairs, psnr_of
@@ -201,8 +201,6 @@ def rounding_rows(contest: Contest) -> Iterator[dict[str, Any]]:
 
     seconds_share: what a run takes from bfloat16 factors, as a share of what it takes from fp32 ones.
     """
-    import statistics
-
     from faster_cpu import bfloat16_products
     from search_contest import rank_correlation
 
@@ -224,8 +222,8 @@ def rounding_rows(contest: Contest) -> Iterator[dict[str, Any]]:
             "budget": budget,
             **{products: [round(value, 3) for value in values] for products, values in scores.items()},
             "rank_correlation": rank_correlation(scores["fp32"], scores["bfloat16"]),
-            "off": statistics.fmean(off),
-            "off_spread": statistics.stdev(off),
+            "off": fmean(off),
+            "off_spread": stdev(off),
             "seconds_share": seconds["bfloat16"] / seconds["fp32"],
         }
         print(f"{budget:g}  bfloat16 against fp32: {row['rank_correlation']:.3f}, {row['off']:+.2f} dB", flush=True)
