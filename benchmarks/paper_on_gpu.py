@@ -72,6 +72,7 @@ def main() -> None:
             began_at: dict[str, float] = {}  # what was known before is replayed until there
             alike = [_apart(bench, case, judge.dense(case)) for case in range(PAPER_CASES)]
             print(f"{budget:g}, seed {seed}: alone and in the batch, dense runs are {max(alike):.1e} apart", flush=True)
+            dense_only = judge.spent
             search = PaperSearch(judge, range(PAPER_CASES), budget, random.Random(seed))
             runs = bench.runs
             try:
@@ -82,7 +83,8 @@ def main() -> None:
             assert memo.path is not None
             spans = made_here(memo)
             if began_at:
-                spans.append([began_at["equivalents"], judge.spent])
+                start = began_at["equivalents"]
+                spans.append([start if start > dense_only else 0.0, judge.spent])
             found = {
                 "environment": environment(host, args, device),
                 "budget": budget,
