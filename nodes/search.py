@@ -41,7 +41,7 @@ TIPS = {
     "budgets": "The shares of the video to compute, separated by commas: a schedule is searched for each. 0.5 is up to "
     "2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
     "effort": "How long it may take, counted in clips: with 'good' about as long as making 30 clips without "
-    "acceleration. More effort finds better schedules. You can stop at any time: the best so far is kept.",
+    "acceleration. More effort may find better schedules. You can stop at any time: the best so far is kept.",
     "cases": "How many clips each schedule is judged on; they share the effort. More clips: better for other seeds and "
     "prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with several "
     "prompts at least one each, as far as that allows.",
