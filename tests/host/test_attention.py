@@ -148,9 +148,8 @@ def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
         assert last(handle).attention == f"'{wish}', with log-sum-exp"
     assert served
     assert all(served)
-    assert psnr(results["reference"], results[OWN]) > min(
-        60.0, CLOSE
-    )  # rounding may choose another token here and there
+    # Rounding may choose another token here and there.
+    assert psnr(results["reference"], results[OWN]) > min(60.0, CLOSE)
 
 
 def test_what_breaks_while_sampling_is_replaced_and_the_run_goes_on(load_tiny, monkeypatch, caplog):
