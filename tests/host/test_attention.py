@@ -17,7 +17,8 @@ from astraea.nodes.report_text import report_text
 DEVICE = comfy.model_management.get_torch_device().type
 ON_CPU = DEVICE == "cpu"
 OWN, NOT_HERE = ("cpu-tiles", "flash-attn-3") if ON_CPU else ("triton", "cpu-tiles")
-CLOSE = 80.0 if ON_CPU else 45.0  # dB between two backends' results: in half precision sums differ more
+# dB between two backends' results. In half precision sums differ more; that bound was never held against a GPU.
+CLOSE = 80.0 if ON_CPU else 45.0
 
 
 @pytest.fixture(autouse=True)
