@@ -50,9 +50,12 @@ class Branch:
         self.tokens: KeptTokens | None = None
         self.blocks: KeptBlocks | None = None
         self.denoised: list[tuple[float, Tensor]] = []  # predictions at these sigmas; newest first, at most two
-        self.gap: list[Estimated] = []  # reuse steps since the newest of them
-        # By how much the sampler was told more than is known now, at the newest steps, oldest first.
-        self.told: list[tuple[int, Tensor]] = []
+        self.newest_step = -1  # of the first of them
+        self.gap: list[Estimated] = []  # reuse calls since the newest of them
+        # Of corrections: by sampler call, how far its prediction was above what is known now, for solvers that use it
+        # again; and how far the latents are below, where the newest call could not make up for it.
+        self.excess: dict[int, Tensor] = {}
+        self.lacking: Tensor | None = None
         self._spare: ResidualStore | None = None  # allocated, but what it holds is out of date
 
     @property
@@ -77,21 +80,25 @@ class Branch:
             return spare, ""
         return allocate(size, ladder, dtype, device)
 
-    def keep_told(self, step: int, excess: Tensor, memory: int) -> None:
-        """Remember what was told at a step, and drop what a solver of that memory does not use again."""
-        before = [entry for entry in self.told if step - memory < entry[0] < step]
-        self.told = [*before, (step, excess)]
+    def forget_corrections(self) -> None:
+        """Begin corrections anew, as after a call of which it is not known what it adds to the latents."""
+        self.gap, self.excess, self.lacking = [], {}, None
 
-    def keep_denoised(self, sigma: float, denoised: Tensor) -> None:
-        """Remember a prediction `[rows, …]`; a second one at the same noise level replaces the first."""
-        older = [entry for entry in self.denoised if abs(entry[0] - sigma) > 1e-6]
-        self.denoised = [(sigma, denoised), *older[:1]]
+    def keep_denoised(self, sigma: float, denoised: Tensor, step: int) -> None:
+        """Remember a prediction `[rows, …]`; a second one of a step replaces the first.
+
+        Two of one step lie too close for a line through them: noise that the sampler adds would set its slope.
+        """
+        older = self.denoised[1:] if step == self.newest_step else self.denoised[:1]
+        self.denoised, self.newest_step = [(sigma, denoised), *older], step
 
     @property
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
         loose = [prediction for _, prediction in self.denoised]
-        loose += [excess for _, excess in self.told]
+        loose += self.excess.values()
+        if self.lacking is not None:
+            loose.append(self.lacking)
         if self.kept is not None:
             loose += self.kept.tensors()
         return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch, KeptTokens
+from .call_tracker import Place
+from .correction import correct
 from .estimators import (
     Estimated,
     forecast_denoised,
@@ -45,22 +47,28 @@ class Call:
         self,
         run: Run,
         sigma: float,
+        places: list[Place],
         groups: list[tuple[RowGroup, Branch]],
         layout: TokenLayout,
         runner: BlockRunner,
         attend: Attend,
         blocks: int,
     ):
-        self.run, self.sigma, self.groups, self.layout = run, sigma, groups, layout
+        self.run, self.sigma, self.places, self.groups, self.layout = run, sigma, places, groups, layout
         self.runner, self.attend, self.blocks = runner, attend, blocks
+        self.step = places[0].step if places else 0
         self.keeps_denoised = False
-        self.step, self.evaluations = 0, 1  # this one; the sampler's calls in it
         self.foreign_blocks: set[int] = set()  # blocks whose `forward` another pack has replaced
         self.computed = layout.video
+        self.blocks_run = self.blocks_whole = 0  # blocks that ran, and those that had to run for all tokens
+        self.reason = self.whole_reason = ""  # why it runs in full unasked, and why blocks of it did
+        self.skipped = False  # another pack has answered in the model's place
+        self.start: Any = None  # when it began, by the run's clock
         self._begun = False
 
     def run_block(self, index: int, block: nn.Module, original: Original, args: tuple, kwargs: dict) -> Tensor:
         """Stands in for block `index`: returns its output `[B, N, dim]`."""
+        self.blocks_run += 1
         x = self.runner.entry(args, kwargs)
         if not self._begun:
             self._begun = True
@@ -79,68 +87,58 @@ class Call:
             return "another node has replaced its forward"
         return self.runner.why_not(block, args, kwargs)
 
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the model, or every block of it, has been left out by another pack."""
+        return self.skipped or (self.in_blocks and not self.blocks_run)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Video tokens per row that were really computed, the mean over blocks."""
+        if self.was_skipped:
+            return 0
+        if not self.blocks_whole:
+            return self.computed
+        in_part = (self.blocks_run - self.blocks_whole) * self.computed
+        return round((in_part + self.blocks_whole * self.layout.video) / self.blocks_run)
+
     def close(self, denoised: Tensor) -> Tensor:
         """Called with the model's prediction, the denoised latents `[B, …]`; returns what the sampler is to get."""
         parts = [denoised[group.rows] for group, _ in self.groups]
         if self.keeps_denoised:
             parts = [part.clone() for part in parts]  # what was returned is the host's to change
-        corrections = [self._correct(branch, part) for (_, branch), part in zip(self.groups, parts, strict=True)]
+        corrections = [self._correct(number, part) for number, part in enumerate(parts)]
         if self.keeps_denoised:
             forecasts = self.run.plan.mode.reuse_estimator == "forecast"
             for (_, branch), part in zip(self.groups, parts, strict=True):
                 if forecasts:
                     self.run.trial.add(branch.denoised, self.sigma, part)
-                branch.keep_denoised(self.sigma, part)
+                branch.keep_denoised(self.sigma, part, self.step)
         if all(entry is None for entry in corrections):
             return denoised
         pairs = zip(parts, corrections, strict=True)
-        whole = [part if entry is None else part + entry for part, entry in pairs]
+        whole = [part if entry is None else part + entry.to(part.dtype) for part, entry in pairs]
         return whole[0] if len(whole) == 1 else torch.cat(whole)
 
-    def _correct(self, branch: Branch, denoised: Tensor | None = None) -> Tensor | None:
-        """What to add to this step's prediction, for the latents after it to be as if all before had been right.
+    def _correct(self, number: int, denoised: Tensor | None = None) -> Tensor | None:
+        """What to add to the prediction for conditioning `number`; denoised: what was computed, None where nothing was.
 
-        denoised: what was computed, by which the reuse steps before it are known better; None at a reuse step. Every
-        evaluation of a step gets the same correction. Multistep solvers use it again later, and it is taken out there.
+        Only with weights that were read off the sampler, and for one of its calls that is known.
         """
-        if branch.told and branch.told[-1][0] == self.step:
-            return branch.told[-1][1]
-        solver, total = self.run.solver, None
-        if denoised is not None:
-            gap, branch.gap = branch.gap, []
-            shares = [entry.part * self._owed_for(entry.step) for entry in gap]
-            total = self._missed(gap, shares, branch, denoised)
-        for step, excess in branch.told:
-            again = solver.remembers(step, self.step)
-            if again:
-                total = excess * -again if total is None else total.sub_(excess, alpha=again)
-        if denoised is not None:
-            self._tell_later(branch, gap, denoised)
-        if total is not None and (solver.memory or self.evaluations > 1):
-            branch.keep_told(self.step, total, solver.memory)
-        return total
+        branch, call, run = self.groups[number][1], self.places[number].call, self.run
+        solver = run.profile.solver
+        if call is None or solver is None or call >= solver.calls or not run.plan.mode.corrects:
+            branch.forget_corrections()
+            return None
+        if denoised is None:
+            return correct(branch, solver, call, None, 0.0)
+        computed = denoised
 
-    def _owed_for(self, older: int) -> float:
-        """What this step adds to its prediction for an error of 1 in an older one that was reused."""
-        run = self.run
-        owed = run.solver.share(older, self.step)
-        if run.forecast.last_response and run.ends_at(self.step):
-            owed += run.forecast.last_response * run.solver.enters(older, self.step)
-        return owed
+        def missing(gap: Sequence[Estimated], weights: Sequence[float]) -> Tensor | None:
+            return missed(gap, weights, branch.denoised, self.sigma, computed, run.curves)
 
-    def _missed(self, gap: list[Estimated], shares: list[float], branch: Branch, denoised: Tensor) -> Tensor | None:
-        return missed(gap, shares, branch.denoised, self.sigma, denoised, self.run.curves)
-
-    def _tell_later(self, branch: Branch, gap: list[Estimated], denoised: Tensor) -> None:
-        """What the last reuse steps of a gap missed, as the solver will use them again."""
-        told = dict(branch.told)
-        for entry in gap:
-            if entry.step <= self.step - self.run.solver.memory:
-                continue
-            lacking = self._missed([entry], [1.0], branch, denoised)
-            if lacking is not None:
-                told[entry.step] = told[entry.step] - lacking if entry.step in told else -lacking
-        branch.told = [(step, told[step]) for step in sorted(told)]
+        is_last = call == solver.calls - 1 and run.ends_at(self.step)
+        return correct(branch, solver, call, missing, run.forecast.last_response if is_last else 0.0)
 
 
 class FullCall(Call):
@@ -194,19 +192,22 @@ class ReuseCall(Call):
 
     def estimate(self) -> Tensor:
         """The denoised latents `[B, …]`, a new tensor."""
-        return torch.cat([self._estimate(branch) for _, branch in self.groups])  # a copy, whatever they are
+        parts = [self._estimate(number) for number in range(len(self.groups))]
+        return torch.cat(parts)  # a copy, whatever they are
 
-    def _estimate(self, branch: Branch) -> Tensor:
-        mode, history = self.run.plan.mode, branch.denoised
-        if mode.reuse_estimator == "hold":
+    def _estimate(self, number: int) -> Tensor:
+        mode, branch, call = self.run.plan.mode, self.groups[number][1], self.places[number].call
+        history, along = branch.denoised, self.run.curves.along
+        if mode.reuse_estimator == "hold" or (mode.corrects and self.run.profile.holds):
             return hold_denoised(history, self.sigma)
-        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma, self.run.curves.along))
-        estimate = forecast_denoised(history, self.sigma, damping, self.run.curves.along)
+        damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma, along), self.sigma)
+        estimate = forecast_denoised(history, self.sigma, damping, along)
         if not mode.corrects:
             return estimate
-        branch.gap.append(Estimated(self.step, self.sigma, damping, 1.0 / self.evaluations))
-        correction = self._correct(branch)
-        return estimate if correction is None else estimate + correction
+        if call is not None:
+            branch.gap.append(Estimated(call, self.sigma, damping))
+        correction = self._correct(number)
+        return estimate if correction is None else estimate + correction.to(estimate.dtype)
 
     def close(self, denoised: Tensor) -> Tensor:
         return denoised
@@ -248,7 +249,9 @@ class TokenCall(Call):
 
     def _choose(self, change: Tensor, kept: KeptTokens) -> Tensor:
         if self.run.plan.mode.score == "random":
-            score = torch.rand(change.shape, generator=self.run.random).to(change.device)
+            # The same tokens for every conditioning, in whatever order calls come: guidance blows up differences.
+            generator = torch.Generator().manual_seed(self.run.seed_of(self.step))
+            score = torch.rand((1, change.shape[1]), generator=generator).expand_as(change).to(change.device)
         else:
             score = change_score(change, kept.ages)
         return select(score, self.computed, self.layout.video_slice)
@@ -281,7 +284,8 @@ class TokenCall(Call):
         return output
 
     def _whole_block(self, index: int, original: Original, x: Tensor, args: tuple, kwargs: dict, reason: str) -> Tensor:
-        self.run.report.note(f"a block ran in full: {reason}")
+        self.blocks_whole += 1
+        self.whole_reason = reason
         output = original(*args, **kwargs)
         slot = index * self.run.plan.mode.stores_per_block
         for part in self._parts:

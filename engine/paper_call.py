@@ -67,7 +67,8 @@ class PaperTokenCall(Call):
     def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         reason = self.why_whole(index, block, args, kwargs)
         if reason:
-            self.run.report.note(f"a block ran in full: {reason}")
+            self.blocks_whole += 1
+            self.whole_reason = reason
             return original(*args, **kwargs)
         if self.computed == 0:
             return torch.cat([blocks.store.read(2 * index) for _, blocks in self._kept])

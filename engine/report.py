@@ -7,10 +7,15 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+KINDS = ("full", "token", "reuse", "skipped")
+
 
 @dataclass
 class CallRecord:
-    """One model call. kind: "full", "token" or "reuse"; tokens over all rows; reason: why it ran full unasked."""
+    """One model call, as it ran. kind: one of KINDS; tokens over all rows; reason: why it ran full unasked.
+
+    "skipped": another pack answered in the model's place.
+    """
 
     step: int
     sigma: float
@@ -88,7 +93,7 @@ class Report:
 
     def counts(self) -> dict[str, int]:
         kinds = [call.kind for call in self.calls]
-        return {kind: kinds.count(kind) for kind in ("full", "token", "reuse")}
+        return {kind: kinds.count(kind) for kind in KINDS}
 
     def as_dict(self) -> dict[str, Any]:
         derived = {"computed_share": self.computed_share, "speedup": self.speedup, "dense_seconds": self.dense_seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -12,17 +13,17 @@ from ..schedules import budgets_for, forecast_for, steps_as_fine, without_fracti
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
+from .call_tracker import CallTracker, Place
 from .clock import Clock
 from .cost import BlockCost, budget_for_speedup
 from .estimators import TIMES, Curves, Trial
 from .paper_call import PaperFullCall, PaperTokenCall
 from .plan import Plan
 from .report import CallRecord, Report
+from .sampler_profile import SIGMA_TOLERANCE, SamplerProfile
 from .selection import selected_count
-from .solver import Solver
 from .store import StoreSize
 
-SIGMA_TOLERANCE = 1e-6
 FEW_STEPS = 8
 NOTED_SHORTFALL = 0.01
 NOTHING_KEPT = "nothing had been kept for their conditioning"
@@ -50,11 +51,11 @@ class CallSite:
 
 
 class Run:
-    """Mutable state of one sampler call; dropped when it ends.
+    """Mutable state of one sampler call; dropped when it ends. Calls may come from one thread per device.
 
-    sigmas: the sampler's noise levels including the last one; evaluations: model calls per step, default one each.
-    solver: how the sampler uses predictions, as Euler's method by default. cost: sizes of one block, needed for a
-    target speed-up and for the ideal figure in the report. guidance: its scale where the host tells.
+    sigmas: the sampler's noise levels including the last one. profile: how the sampler goes about them, by default
+    with one call a step and Euler's weights. cost: sizes of one block, needed for a target speed-up and for the ideal
+    figure in the report. guidance: its scale where the host tells.
     """
 
     def __init__(
@@ -62,19 +63,17 @@ class Run:
         plan: Plan,
         sigmas: Sequence[float],
         *,
-        evaluations: Sequence[int] | None = None,
-        solver: Solver | None = None,
+        profile: SamplerProfile | None = None,
         cost: BlockCost | None = None,
         family: str = "",
         seed: int = 0,
         guidance: float | None = None,
     ):
-        self.sigmas = [float(s) for s in sigmas]
-        self.steps = max(1, len(self.sigmas) - 1)
+        self.profile = profile or SamplerProfile.of([float(s) for s in sigmas])
+        self.sigmas, self.steps = list(self.profile.levels), self.profile.steps
+        self.evaluations = list(self.profile.evaluations)
         self.plan = plan.for_run(steps_as_fine(plan.schedule, self.sigmas), guidance)
-        self.evaluations = list(evaluations) if evaluations is not None else [1] * self.steps
-        self.solver = solver or Solver.of_levels(self.sigmas)
-        self.random = torch.Generator().manual_seed(seed)
+        self.seed = seed
         self.branches: dict[Hashable, Branch] = {}
         self.budgets = self._plan_budgets(cost)
         self.forecast = forecast_for(self.plan.schedule, self.sigmas, self.budgets, guidance)
@@ -83,18 +82,21 @@ class Run:
         self.report = self._new_report(cost, family, plan.budget)
         promise, self.report.promise_note = self.plan.promise_for(self.budgets, guidance)
         self.report.promise = promise.as_dict() if promise is not None else None
+        self._tracker = CallTracker(self.profile)
+        self._lock = threading.RLock()
+        self._finished = False
         self._last_step = -1
         self._visits = 0
         self._owed = 0.0
         self._counts: dict[int, int] = {}
-        self._pending: list = []
+        self._durations: list = []
 
     def _new_trial(self) -> Trial:
         return Trial(self.forecast.expected, self.curves.along)
 
     def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
         plan = self.plan
-        if plan.is_full:
+        if self.is_full:
             return [1.0] * self.steps
 
         def at(mean: float | None) -> list[float]:
@@ -120,15 +122,26 @@ class Run:
             target_speedup=plan.target_speedup,
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
-        computed = sum(b == 1.0 for b in self.budgets)
-        if set(self.budgets) == {0.0, 1.0} and asked - planned > NOTED_SHORTFALL and plan.target_speedup is None:
-            report.note(f"{computed} of {self.steps} steps are computed: no more whole ones fit into the budget")
+        report.note(self.profile.full_reason)
         if self.forecast != plan.schedule.forecast:
             found_on = "finer steps or with milder guidance than these"
             report.note(f"'{plan.schedule.name}' was found on {found_on}: forecasts are made in the standard way")
-        if self.steps <= FEW_STEPS and not plan.is_full:
+        if self.is_full:
+            return report
+        if self.steps <= FEW_STEPS:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
+        if plan.mode.corrects and min(self.budgets) == 0.0:
+            report.note(self.profile.uncorrected_reason)
         return report
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every step is to be computed in full."""
+        return self.plan.is_full or bool(self.profile.full_reason)
+
+    def seed_of(self, step: int) -> int:
+        """For what is drawn by chance at a step."""
+        return (self.seed * 1_000_003 + step) % 2**63
 
     @property
     def needs_store(self) -> bool:
@@ -153,29 +166,31 @@ class Run:
         if min(self.budgets) == 0.0 and not self.plan.mode.per_block:
             kept = min(2, sum(b > 0.0 for b in self.budgets))
             if self.plan.mode.corrects:
-                kept += max(self.solver.memory, int(max(self.evaluations) > 1))
+                kept += self.profile.memory
             total += kept * rows * latent_bytes
         return total
-
-    def step_of(self, sigma: float) -> int:
-        """The step a noise level belongs to. From the sigma, never from counting calls."""
-        reached = sum(level >= sigma - SIGMA_TOLERANCE for level in self.sigmas)
-        return min(max(reached - 1, 0), self.steps - 1)
 
     def ends_at(self, step: int) -> bool:
         """Whether the sampler takes the prediction of this step for the result."""
         return step == self.steps - 1 and self.sigmas[-1] <= SIGMA_TOLERANCE
 
+    def on_step(self, step: int) -> None:
+        """The sampler has reported that the first call of this step is done."""
+        with self._lock:
+            self._tracker.on_step(step)
+
     def open_call(self, site: CallSite) -> Call:
         """Decide what a model call computes; the caller runs the model through it and then closes it."""
-        step = self.step_of(site.sigma)
-        self._visit(step)
-        pairs = [(group, self._branch(group)) for group in site.groups]
-        common = (self, site.sigma, pairs, site.layout, site.runner, site.attend, site.blocks)
-        call, reason = self._make_call(step, site, pairs, common)
-        call.step, call.evaluations = step, self.evaluations[step]
-        call.keeps_denoised = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
-        self._record(step, site, call, reason)
+        with self._lock:
+            places = [self._tracker.locate(group.key, site.sigma) for group in site.groups]
+            step = places[0].step if places else self.profile.step_of(site.sigma)
+            self._visit(step)
+            pairs = [(group, self._branch(group, place)) for group, place in zip(site.groups, places, strict=True)]
+            common = (self, site.sigma, places, pairs, site.layout, site.runner, site.attend, site.blocks)
+            call, reason = self._make_call(step, site, pairs, common)
+            call.step, call.reason = step, reason
+            call.keeps_denoised = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
+        call.start = Clock(site.device).mark()
         return call
 
     def _visit(self, step: int) -> None:
@@ -184,6 +199,7 @@ class Run:
             return
         if step < self._last_step - 1:
             self.branches.clear()  # noise was added back: nothing kept fits any more
+            self._tracker.restart()
             self.trial = self._new_trial()
         # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
         self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
@@ -191,10 +207,11 @@ class Run:
         self._visits += 1
         self._last_step = step
 
-    def _branch(self, group: RowGroup) -> Branch:
-        branch = self.branches.get(group.key)
+    def _branch(self, group: RowGroup, place: Place) -> Branch:
+        key = (group.key, place.ordinal)
+        branch = self.branches.get(key)
         if branch is None or branch.rows != group.count:
-            branch = self.branches[group.key] = Branch(group.count)
+            branch = self.branches[key] = Branch(group.count)
         branch.last_visit = self._visits
         return branch
 
@@ -232,7 +249,7 @@ class Run:
         return self._counts[video]
 
     def _full_call(self, step: int, pairs: list, common: tuple) -> Call:
-        if self.plan.is_full:
+        if self.is_full:
             return Call(*common)
         if self.plan.mode.per_block and min(self.budgets[step:]) < 1.0:
             return PaperFullCall(*common)
@@ -254,43 +271,88 @@ class Run:
 
     def give_up_store(self, reason: str) -> None:
         """No residuals per block can be kept: go on with full and reuse steps at about the same mean."""
-        self.report.note(f"whole steps are reused instead of tokens: {reason}")
-        self.report.promise = None
-        self.budgets = without_fractions(self.budgets, self.evaluations, self._last_step + 1)
-
-    def _record(self, step: int, site: CallSite, call: Call, reason: str) -> None:
-        video, rows = site.layout.video, site.rows
-        record = CallRecord(step, site.sigma, self.budgets[step], call.kind, call.computed * rows, video * rows)
-        record.reason = reason
-        self.report.calls.append(record)
-        clock = Clock(site.device)
-        self._pending.append((record, clock, clock.mark()))
+        with self._lock:
+            self.report.note(f"whole steps are reused instead of tokens: {reason}")
+            self.report.promise = None
+            self.budgets = without_fractions(self.budgets, self.evaluations, self._last_step + 1)
 
     def close_call(self, call: Call, denoised: Tensor) -> Tensor:
         """The call is over and this is its prediction, the denoised latents `[B, …]`; returns what to go on with."""
-        result = call.close(denoised)
-        record, clock, start = self._pending.pop()
-        self._pending.append((record, clock.between(start, clock.mark())))
-        kept = sum(branch.nbytes for branch in self.branches.values())
-        self.report.cache_bytes = max(self.report.cache_bytes, kept)
-        stores = [branch.store.policy for branch in self.branches.values() if branch.store is not None]
-        self.report.cache_policy = stores[-1] if stores else "whole steps" if kept else "none"
-        return result
+        with self._lock:
+            if self._finished:  # another device's call ended the run by an error
+                return denoised
+            result = call.close(denoised)
+            self._record(call, denoised.device)
+            kept = sum(branch.nbytes for branch in self.branches.values())
+            self.report.cache_bytes = max(self.report.cache_bytes, kept)
+            stores = [branch.store.policy for branch in self.branches.values() if branch.store is not None]
+            self.report.cache_policy = stores[-1] if stores else "whole steps" if kept else "none"
+            return result
+
+    def _record(self, call: Call, device: torch.device) -> None:
+        """What really ran: another pack may have skipped the model, or made blocks run whole."""
+        clock, rows = Clock(device), sum(group.count for group, _ in call.groups)
+        video = call.layout.video
+        kind, reason, computed = call.kind, call.reason, call.computed_tokens
+        if call.was_skipped:
+            kind, reason = "skipped", ""
+        elif call.blocks_whole:
+            reason = f"{call.blocks_whole} of {call.blocks_run} blocks: {call.whole_reason}"
+            if computed >= video:
+                kind, reason = "full", call.whole_reason
+        record = CallRecord(call.step, call.sigma, self.budgets[call.step], kind, computed * rows, video * rows)
+        record.reason = reason
+        self.report.calls.append(record)
+        self._durations.append((record, clock.between(call.start, clock.mark())))
 
     def finish(self) -> Report:
         """Resolve the durations, drop everything kept, return the report."""
-        for entry in self._pending:
-            if len(entry) == 2:
-                entry[0].seconds = entry[1]()
-        self._pending.clear()
-        self.branches.clear()
-        self.trial = self._new_trial()
-        self._explain_full_calls()
-        return self.report
+        with self._lock:
+            self._finished = True
+            for record, seconds in self._durations:
+                record.seconds = seconds()
+            self._durations.clear()
+            self.branches.clear()
+            self.trial = self._new_trial()
+            self._add_skipped_steps()
+            self._explain()
+            return self.report
 
-    def _explain_full_calls(self) -> None:
-        calls = self.report.calls
+    def _add_skipped_steps(self) -> None:
+        """Steps of which no call came this far: another pack answered them before the model was asked."""
+        calls, seen = self.report.calls, {call.step for call in self.report.calls}
+        missing = sorted(set(range(max(seen, default=0))) - seen)
+        if not missing or self._tracker.levels_differ:
+            return
+        usual = max(sum(c.tokens for c in calls if c.step == step) / self.evaluations[step] for step in seen)
+        for step in missing:
+            tokens = round(usual * self.evaluations[step])
+            calls.append(CallRecord(step, self.sigmas[step], self.budgets[step], "skipped", 0, tokens))
+        calls.sort(key=lambda call: call.step)
+
+    def _explain(self) -> None:
+        """Notes on how what ran differs from what was asked for."""
+        report = self.report
+        calls = report.calls
         for reason in dict.fromkeys(call.reason for call in calls if call.reason):
-            affected = sum(call.reason == reason for call in calls)
-            if reason != NOTHING_KEPT or affected > len(calls) / 4:
-                self.report.note(f"{affected} of {len(calls)} calls ran in full: {reason}")
+            affected = [call for call in calls if call.reason == reason]
+            how = "in full" if all(call.kind == "full" for call in affected) else "in part in full"
+            report.note(f"{len(affected)} of {len(calls)} calls ran {how}: {reason}")
+        skipped = sum(call.kind == "skipped" for call in calls)
+        if skipped:
+            report.note(f"{skipped} of {len(calls)} calls were answered by another node, without the model")
+        if self._tracker.levels_differ:
+            report.note("the model was given other noise levels than the sampler's: steps were counted by the sampler")
+        self._explain_shortfall()
+
+    def _explain_shortfall(self) -> None:
+        """Whole steps rarely come to just the budget; counted from what ran."""
+        report, plan = self.report, self.plan
+        if self.is_full or plan.target_speedup is not None or set(self.budgets) != {0.0, 1.0}:
+            return
+        if any(call.reason or call.kind == "skipped" for call in report.calls):
+            return
+        computed = {call.step for call in report.calls if call.kind != "reuse"}
+        steps = {call.step for call in report.calls}
+        if len(steps) == self.steps and report.asked_budget - report.computed_share > NOTED_SHORTFALL:
+            report.note(f"{len(computed)} of {len(steps)} steps are computed: no more whole ones fit into the budget")

@@ -18,9 +18,10 @@ from ..errors import SearchError
 from ..search.problem import Setting
 from .fingerprint import digest_of, model_fingerprint
 from .memory import compute_dtype
-from .rehearsal import rehearse
+from .rehearsal import profile_of
 
 FEWEST_STEPS = 2
+OWN_LEVELS = "it goes through noise levels of its own"
 PROJECT_FILE = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
@@ -79,14 +80,13 @@ def _rehearsed(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(case.positive, case.negative)
     guider.set_cfg(cfg)
-    rehearsal = rehearse(guider, sampler, sigmas)
-    if rehearsal is None:
-        return (1,) * steps, None, None
-    evaluations = tuple(rehearsal.evaluations() or [1] * steps)
-    if rehearsal.solver() is None or rehearsal.latents is None:  # several calls a step, or not linear
-        return evaluations, None, None
-    weights = tuple(tuple(row) for row in rehearsal.latents[1:, :steps].tolist())
-    return evaluations, weights, tuple(rehearsal.latents[:, steps].tolist())
+    profile = profile_of(guider, sampler, sigmas)
+    if profile.full_reason or profile.steps != steps:
+        raise SearchError(f"This sampler cannot be searched for: {profile.full_reason or OWN_LEVELS}.")
+    solver = profile.solver
+    if solver is None or solver.calls != steps:  # several calls a step, or not linear
+        return profile.evaluations, None, None
+    return profile.evaluations, solver.responses, solver.starts
 
 
 def _identity(model: Any, fingerprint: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float) -> str:

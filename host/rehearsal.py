@@ -1,22 +1,27 @@
-"""How a sampler goes about it, found by letting it run on a few numbers: calls per step, weights of predictions.
+"""Probes a sampler with a dummy model: the calls it makes, and how each prediction weighs in its latents.
 
-Heun and its like call the model twice for most steps: without knowing that, a mean budget cannot be kept. Multistep
-solvers use predictions again: without knowing that, what reuse steps missed cannot be made good.
+Samplers that call the model several times a step need it for their budget to be kept, multistep solvers for what reuse
+steps missed to be corrected. A sampler that cannot be probed is followed by its noise levels alone, without correction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy.samplers import KSAMPLER
 
+from ..engine.sampler_profile import MAX_RATIO, SamplerProfile, falls, is_same
 from ..engine.solver import Solver
 
-MOST_CALLS_PER_STEP = 12
-SAME_LEVEL = 1e-4  # some samplers keep off a noise level of 1 by less than this
+FOREIGN = "this sampler is not one of ComfyUI's own: what its forecasts miss is not corrected"
+UNREADABLE = "how this sampler weighs its predictions could not be read: what forecasts miss is not corrected"
+CFG_PP = "with CFG++ samplers corrections did harm: what forecasts miss is not corrected"
+OWN_CALLS = "this sampler chooses its model calls while it runs: nothing can be planned, so all of them are computed"
+NOT_FALLING = "the noise levels do not fall from step to step, so every step is computed"
+NO_STEPS = "the noise levels hold no step"
 
 Answer = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -35,8 +40,8 @@ class _Delegate:
         return getattr(self._target, name)
 
 
-class _Stage(_Delegate):
-    """Stands in for the guider: notes the noise levels and latents it is asked about, answers as it was told to."""
+class _DummyModel(_Delegate):
+    """Stands in for the guider: notes the noise levels and latents it is given, answers as it was told to."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         call = len(self.asked)
@@ -44,102 +49,118 @@ class _Stage(_Delegate):
         self.latents.append(x.detach().double().flatten())
         if call > self.limit:
             raise _TooManyCalls
-        return self.answer(call, x)
-
-
-def _half(call: int, x: torch.Tensor) -> torch.Tensor:
-    return x * 0.5
-
-
-def _nothing(call: int, x: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(x)
-
-
-def _impulses(call: int, x: torch.Tensor) -> torch.Tensor:
-    """1 in column `call` and in the last one; the last but one is told nothing."""
-    answer = torch.zeros_like(x)
-    if call < x.shape[-1] - 2:
-        answer[..., call] = answer[..., -1] = 1.0
-    return answer
+        told = self.answer(call, x)
+        # CFG++ samplers put functions of their own after guidance, to get hold of the negative conditioning.
+        for function in kwargs.get("model_options", {}).get("sampler_post_cfg_function", []):
+            self.seen["after guidance"] = True
+            told = function(
+                {"denoised": told, "cond_denoised": told, "uncond_denoised": told, "sigma": sigma, "input": x}
+            )
+        return told
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """How a sampler will go about a run over `sigmas`.
+class _Probe:
+    """One run on the dummy model: noise levels asked for; latents at each call and at the end, `[calls + 1, columns]`.
 
-    asked: the noise levels at which it calls the model, in order; latents: how they answer to an impulse at each call,
-    at every call and at the end, `[calls + 1, steps + 2]`, None if unknown. The last column is told 1 all the time, the
-    one before it nothing, but begins at 1.
+    is_cfg_pp: whether the sampler looks at a conditioning's prediction besides the guided ones.
     """
 
-    sigmas: list[float]
     asked: list[float]
-    latents: torch.Tensor | None
-
-    def evaluations(self) -> list[int] | None:
-        """Calls per step; None when a step would get none."""
-        return evaluations_per_step(self.asked, self.sigmas)
-
-    def solver(self) -> Solver | None:
-        """None where steps do not have one call each, or the sampler is not linear in what it is told."""
-        latents, steps = self.latents, len(self.sigmas) - 1
-        if latents is None or latents.shape[0] != steps + 1 or not torch.isfinite(latents).all():
-            return None
-        if any(abs(asked - level) > SAME_LEVEL for asked, level in zip(self.asked, self.sigmas, strict=False)):
-            return None
-        impulses, begun, always = latents[:, :steps], latents[:, steps], latents[:, -1]
-        if not torch.allclose(impulses.sum(1), always, rtol=1e-3, atol=1e-4 * float(always.abs().max())):
-            return None
-        return Solver.of_responses(impulses.tolist(), begun.tolist())
+    latents: torch.Tensor
+    is_cfg_pp: bool
 
 
-def rehearse(guider: Any, sampler: Any, sigmas: torch.Tensor) -> Rehearsal | None:
-    """Let the sampler run on a few numbers; None when that cannot be done.
+def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfile:
+    """What a run of this sampler over these noise levels may rest on.
 
-    Only the host's own samplers are rehearsed: foreign ones may do more than compute.
+    Only the host's own samplers are probed, and only with options that are plain values: others may do more than
+    compute, or keep a state that the run itself is to begin with.
     """
+    levels = [float(level) for level in sigmas]
+    if len(levels) < 2:
+        return SamplerProfile.unknown(levels, full_reason=NO_STEPS)
+    if not falls(levels):
+        return SamplerProfile.unknown(levels, full_reason=NOT_FALLING)
+    if not _can_be_probed(sampler):
+        return SamplerProfile.unknown(levels, FOREIGN)
+    try:
+        return _probed(guider, sampler, sigmas, levels)
+    except _TooManyCalls:
+        return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
+    except Exception:  # a sampler that cannot run so is simply not known beforehand
+        return SamplerProfile.unknown(levels, UNREADABLE)
+
+
+def _can_be_probed(sampler: Any) -> bool:
     function = getattr(sampler, "sampler_function", None)
     if type(sampler) is not KSAMPLER or not getattr(function, "__module__", "").startswith("comfy."):
-        return None
-    begin = torch.zeros(1, 1, 1, 1, len(sigmas) + 1)
-    counted = _run(guider, sampler, sigmas, torch.ones_like(begin), _half)
-    if counted is None:
-        return None
-    noise = _run(guider, sampler, sigmas, begin.clone(), _nothing)  # what the sampler adds by itself
-    begin[..., -2] = 1.0
-    told = _run(guider, sampler, sigmas, begin, _impulses)
-    latents = None
-    if told is not None and noise is not None and told[1].shape == noise[1].shape:
-        latents = told[1] - noise[1]
-    return Rehearsal([float(level) for level in sigmas], counted[0], latents)
+        return False
+    return _is_plain(getattr(sampler, "extra_options", {})) and _is_plain(getattr(sampler, "inpaint_options", {}))
 
 
-def _run(
-    guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, answer: Answer
-) -> tuple[list[float], torch.Tensor] | None:
-    """Noise levels asked for; latents at each call and at the end, `[calls + 1, …]`."""
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]) -> SamplerProfile:
+    """Impulses in columns of the latents: one at each call; one that begins at 1 and is told nothing; one always 1."""
+    half = _run(guider, sampler, sigmas, torch.ones(1), lambda call, x: x * 0.5)
+    calls = len(half.asked)
+    begin = torch.zeros(calls + 2)
+    noise = _run(guider, sampler, sigmas, begin, lambda call, x: torch.zeros_like(x))  # what the sampler adds by itself
+    begin[-2] = 1.0
+
+    def impulses(call: int, x: torch.Tensor) -> torch.Tensor:
+        answer = torch.zeros_like(x)
+        if call < calls:
+            answer[..., call] = answer[..., -1] = 1.0
+        return answer
+
+    found = _run(guider, sampler, sigmas, begin, impulses)
+    if not (_same_calls(half.asked, noise.asked) and _same_calls(half.asked, found.asked)):
+        return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
+    if half.is_cfg_pp:
+        return SamplerProfile.of_calls(levels, half.asked, None, CFG_PP)
+    return SamplerProfile.of_calls(levels, half.asked, _solver(found.latents - noise.latents), UNREADABLE)
+
+
+def _solver(latents: torch.Tensor) -> Solver | None:
+    """None where the sampler is not linear in what it is told, or remembers too much."""
+    impulses, begun, always = latents[:, :-2], latents[:, -2], latents[:, -1]
+    if not torch.isfinite(latents).all():
+        return None
+    if not torch.allclose(impulses.sum(1), always, rtol=1e-3, atol=1e-4 * float(always.abs().max())):
+        return None
+    return Solver.of_responses(impulses.tolist(), begun.tolist())
+
+
+def _same_calls(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and all(map(is_same, one, other))
+
+
+def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, answer: Answer) -> _Probe:
+    """begin: latents to begin with, `[columns]`."""
+    start = begin.view(1, 1, 1, 1, -1).clone()
     patcher = guider.model_patcher
     inner = _Delegate(patcher.model, model_sampling=patcher.get_model_object("model_sampling"))
-    limit = MOST_CALLS_PER_STEP * len(sigmas)
-    stage = _Stage(guider, inner_model=inner, asked=[], latents=[], limit=limit, answer=answer)
+    dummy = _DummyModel(
+        guider,
+        inner_model=inner,
+        asked=[],
+        latents=[],
+        limit=MAX_RATIO * len(sigmas),
+        answer=answer,
+        seen={},
+    )
     options = {"model_options": {"transformer_options": {"sample_sigmas": sigmas}}, "seed": 0}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # `torch.manual_seed` would reach GPUs, too
-            # A copy of the noise levels, as samplers change theirs.
-            end = sampler.sample(stage, sigmas.cpu().clone(), options, None, begin, torch.zeros_like(begin), None, True)
-    except Exception:  # a sampler that cannot run so is simply not known beforehand
-        return None
-    return stage.asked, torch.stack([*stage.latents, end.double().flatten()])
-
-
-def evaluations_per_step(asked: Sequence[float], sigmas: Sequence[float]) -> list[int] | None:
-    """Calls per step; None when nothing is known or a step would get none."""
-    steps = len(sigmas) - 1
-    if not asked or steps < 1:
-        return None
-    counts = [0] * steps
-    for sigma in asked:
-        reached = sum(level >= sigma - 1e-6 for level in sigmas)
-        counts[min(max(reached - 1, 0), steps - 1)] += 1
-    return counts if sum(counts) else None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` would reach GPUs, too
+        # A copy of the noise levels, as samplers change theirs.
+        levels = sigmas.detach().cpu().float().clone()
+        end = sampler.sample(dummy, levels, options, None, start, torch.zeros_like(start), None, True)
+    return _Probe(dummy.asked, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))

@@ -9,9 +9,13 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.patcher_extension import WrappersMP
 
+from ..engine.blocks import RowGroup
 from ..engine.call import ReuseCall
+from ..engine.plan import Plan
 from ..engine.run import CallSite, Run
+from ..engine.sampler_profile import SamplerProfile
 from ..errors import UnsupportedModel
 from ..models import Architecture, describe
 from .attachment import KEY, RUN_KEY, ActiveRun
@@ -20,29 +24,35 @@ from .branch_keys import row_groups
 from .comfy_bridge import cast_like
 from .guiders import context_length, guidance_scale
 from .memory import announced_bytes, enlarged_shape
-from .rehearsal import rehearse
+from .rehearsal import profile_of
 from .swap import swapped_forwards
+
+CALLBACK, SEED = 5, 7  # places among the arguments of OUTER_SAMPLE
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE: owns one run. args: noise, latent image, sampler, sigmas, …"""
+    """OUTER_SAMPLE: owns one run. args: noise, latent image, sampler, sigmas, denoise mask, callback, …, seed."""
     guider = executor.class_obj
     attachment = guider.model_options.get("transformer_options", {}).get(KEY)
     if attachment is None:
         return executor(*args, **kwargs)
     began = time.perf_counter()
     original_options = guider.model_options
-    active = _begin(guider, attachment.plan, noise=args[0], sampler=args[2], sigmas=args[3], seed=kwargs.get("seed"))
+    seed = _argument(args, kwargs, SEED, "seed")
+    active = _begin(guider, attachment.plan, noise=args[0], sampler=args[2], sigmas=args[3], seed=seed)
     active.observe = attachment.observe
+    args, kwargs = _with_step_reports(args, kwargs, active.run)
     finished = False
     try:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original_options)
         guider.model_options["transformer_options"][RUN_KEY] = active
+        _watch_for_skipping(guider.model_options["transformer_options"], active)
         output = executor(*args, **kwargs)
         finished = True
         return output
     finally:
         guider.model_options = original_options
+        active.run.report.note(active.options.note())
         report = active.run.finish()
         report.seconds, report.finished = time.perf_counter() - began, finished
         attachment.handle.add(report)
@@ -50,21 +60,44 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
             logging.info(f"Astraea: {'' if finished else 'stopped early; '}{report.summary()}")
 
 
+def _argument(args: tuple, kwargs: dict, place: int, name: str) -> Any:
+    """Hosts pass some arguments by position, others by name."""
+    return kwargs[name] if name in kwargs else args[place] if len(args) > place else None
+
+
+def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict]:
+    """The arguments with a callback that tells the run, too, when the sampler is done with a step."""
+    callback = _argument(args, kwargs, CALLBACK, "callback")
+
+    def on_step(step: int, denoised: Any, x: Any, total: int) -> Any:
+        run.on_step(step)
+        return callback(step, denoised, x, total) if callback is not None else None
+
+    if "callback" in kwargs or len(args) <= CALLBACK:
+        return args, {**kwargs, "callback": on_step}
+    return (*args[:CALLBACK], on_step, *args[CALLBACK + 1 :]), kwargs
+
+
+def _watch_for_skipping(transformer_options: dict, active: ActiveRun) -> None:
+    """Where another pack's wrapper may answer in the model's place, put one inside of it that sees the model begin."""
+    wrappers = transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+    if any(wrappers.values()):
+        active.sees_model = True
+        wrappers[RUN_KEY] = [active.model_wrapper()]
+
+
 def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, seed: int | None) -> ActiveRun:
-    levels = [float(level) for level in sigmas]
     try:
         architecture = describe(guider.model_patcher.get_model_object("diffusion_model"), cast_like)
     except UnsupportedModel as reason:
-        run = Run(plan, levels)
-        run.report.note(str(reason))
+        levels = [float(level) for level in sigmas]
+        run = Run(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason)))
         return ActiveRun(run, RunAttention(plan.attention, run.report))
     layout = architecture.layout(tuple(noise.shape), {})
-    rehearsal = rehearse(guider, sampler, sigmas)
     run = Run(
         plan,
-        levels,
-        evaluations=rehearsal.evaluations() if rehearsal is not None else None,
-        solver=rehearsal.solver() if rehearsal is not None else None,
+        [float(level) for level in sigmas],
+        profile=_profile(plan, guider, sampler, sigmas),
         cost=architecture.cost(layout.video, context_length(guider)),
         family=architecture.family,
         seed=seed or 0,
@@ -76,6 +109,13 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
         )
     run.report.announced_bytes = announced_bytes(run, architecture, guider, tuple(noise.shape))
     return ActiveRun(run, RunAttention(plan.attention, run.report), announced_bytes=run.report.announced_bytes)
+
+
+def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfile:
+    """At full budget nothing is asked of the sampler: even its random numbers stay as they were."""
+    if plan.is_full:
+        return SamplerProfile.unknown([float(level) for level in sigmas])
+    return profile_of(guider, sampler, sigmas)
 
 
 def prepare_sampling(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
@@ -99,31 +139,46 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.report.note(str(reason))
         return executor(*args, **kwargs)
+    active.options.see(_sigma(options) or 0.0, options)
     site = _site(args[0], options, kwargs, architecture, active.attention)
     call = active.run.open_call(site)
     if isinstance(call, ReuseCall):
         denoised = call.estimate()
     else:
-        with swapped_forwards(architecture.blocks, call):
+        call.skipped = active.sees_model
+        with active.running(call), swapped_forwards(architecture.blocks, call):
             denoised = executor(*args, **kwargs)
         if active.observe is not None:
             active.observe(call.step, args[0], denoised, site.groups)
     return active.run.close_call(call, denoised)
 
 
+def _sigma(options: dict) -> float | None:
+    sigmas = options.get("sigmas")
+    return float(sigmas.flatten()[0]) if sigmas is not None else None
+
+
+def _why_full(groups: tuple[RowGroup, ...], options: dict) -> str:
+    """Why this call runs in full, whatever the schedule says."""
+    if not groups or options.get("sigmas") is None:
+        return "the host did not say which conditionings are in the call"
+    if options.get("ar_state") is not None:
+        return "frames are made one after another, and each goes on from what the model itself keeps of the last"
+    return ""
+
+
 def _site(
     x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, attention: RunAttention
 ) -> CallSite:
     groups = row_groups(x, options)
-    sigmas = options.get("sigmas")
     layout = architecture.layout(tuple(x.shape), conditions)
     return CallSite(
-        sigma=float(sigmas.flatten()[0]) if sigmas is not None else 0.0,
+        sigma=_sigma(options) or 0.0,
         groups=groups,
         layout=layout,
         runner=architecture.runner,
         attend=attention.for_call(options, layout.total),
         blocks=len(architecture.blocks),
         device=x.device,
-        why_full="" if groups and sigmas is not None else "the host did not say which conditionings are in the call",
+        why_full=_why_full(groups, options),
     )

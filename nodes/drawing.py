@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 SCALE = 2
 WIDTH, HEIGHT = 760, 400
 PAPER, INK, FAINT, GRID = (252, 252, 250), (34, 36, 40), (120, 124, 130), (226, 228, 230)
-COLOURS = {"full": (58, 84, 132), "token": (86, 162, 178), "reuse": (216, 200, 160)}
+COLOURS = {"full": (58, 84, 132), "token": (86, 162, 178), "reuse": (216, 200, 160), "skipped": (170, 170, 174)}
 LINE = (200, 76, 48)
 SERIES = (
     (200, 76, 48),

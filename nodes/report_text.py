@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engine.report import CallRecord, Report
+from ..engine.report import KINDS, CallRecord, Report
 from ..schedules import promise_from
 
-KINDS = ("full", "token", "reuse")
 MEANING = {
     "full": "all tokens computed",
     "token": "part of the tokens computed",
     "reuse": "nothing computed, the change was forecast",
+    "skipped": "answered by another node, without the model",
 }
 
 
@@ -141,9 +141,9 @@ def _mib(count: int) -> str:
 
 
 def _table(rows: list[StepRow]) -> list[str]:
-    head = f"{'step':>4}  {'sigma':>7}  {'budget':>6}  {'kind':<5}  {'computed':>8}  {'calls':>5}  {'s/call':>7}"
+    head = f"{'step':>4}  {'sigma':>7}  {'budget':>6}  {'kind':<7}  {'computed':>8}  {'calls':>5}  {'s/call':>7}"
     body = [
-        f"{row.step + 1:>4}  {row.sigma:>7.4f}  {row.budget:>6.2f}  {row.kind:<5}  {row.share:>8.1%}  {row.calls:>5}  "
+        f"{row.step + 1:>4}  {row.sigma:>7.4f}  {row.budget:>6.2f}  {row.kind:<7}  {row.share:>8.1%}  {row.calls:>5}  "
         f"{row.seconds:>7.3f}{'  ' + row.reason if row.reason else ''}"
         for row in rows
     ]

@@ -19,6 +19,7 @@ from ..engine.blocks import RowGroup, TokenLayout
 from ..engine.estimators import Trial
 from ..engine.plan import Plan, make_plan
 from ..engine.run import CallSite, Run
+from ..engine.sampler_profile import SamplerProfile
 from ..engine.solver import Solver
 from .genome import Genome
 from .problem import Outcome, Recording, Setting
@@ -41,7 +42,7 @@ class ReplayRun(Run):
 
     def __init__(self, plan: Plan, cases: int, budgets: Sequence[float], sigmas: Sequence[float], solver: Solver):
         self._cases = cases
-        super().__init__(plan, sigmas, solver=solver)
+        super().__init__(plan, sigmas, profile=SamplerProfile.of(sigmas, solver=solver))
         self.budgets = list(budgets)
 
     def _new_trial(self) -> Trial:

@@ -1,9 +1,8 @@
-"""Correction: when the next prediction is computed, the ones estimated before it are known better; make good the rest.
+"""What a forecast missed, once the next prediction is computed and the ones before it are known better.
 
-The latents are a weighted sum of the predictions that the sampler was told (`engine.solver`). What a reuse step missed
-can so be added to what a later step returns, over the ratio of the two weights; as each step weighs more than those
-before it, that makes it smaller. Correctors without a further model call are known from solvers (UniPC, arXiv
-2302.04867).
+The latents are a weighted sum of the predictions that the sampler was given (`engine.solver`), so an error can be added
+to what a later call returns, over the ratio of the two weights (`engine.correction`). Correctors without a further
+model call are known from solvers (UniPC, arXiv 2302.04867).
 """
 
 from __future__ import annotations
@@ -20,15 +19,11 @@ from .times import Curves
 
 @dataclass(frozen=True)
 class Estimated:
-    """A prediction that was forecast: at which step and noise level, how far the forecast went.
+    """A prediction that was forecast: at which of the sampler's calls and noise level, how far the forecast went."""
 
-    part: its share of the step's predictions, less than 1 where the sampler asks several times per step.
-    """
-
-    step: int
+    call: int
     sigma: float
     damping: float | Tensor
-    part: float = 1.0
 
 
 STANDARD_CURVES = Curves()
@@ -48,36 +43,36 @@ def interpolation_weights(sigma: float, levels: Sequence[float], bend: float = 1
 
 def missed(
     gap: Sequence[Estimated],
-    shares: Sequence[float],
+    weights: Sequence[float],
     history: Sequence[tuple[float, Tensor]],
     sigma: float,
     denoised: Tensor,
     curves: Curves = STANDARD_CURVES,
 ) -> Tensor | None:
-    """The sum of what the reuse steps `gap` missed, each times its share; None where that is nothing.
+    """The sum of what the reuse steps `gap` missed, each times its weight; None where that is nothing.
 
     history: `(sigma, denoised)` newest first, as it was known to them; denoised: computed after them, at `sigma`. Their
     predictions are interpolated from both; the difference to what was forecast is what they missed.
     """
-    if not any(shares) or not history:
+    if not any(weights) or not history:
         return None
     known = [(sigma, denoised), *history[:2]]
     levels = [curves.corrected_along(level) for level, _ in known]
     if len({round(level, 6) for level in levels}) < len(levels):
         return None
-    weights = [0.0] * len(known)
+    shares = [0.0] * len(known)
     overshot: float | Tensor = 0.0
-    for entry, share in zip(gap, shares, strict=True):
+    for entry, weight in zip(gap, weights, strict=True):
         at = curves.corrected_along(entry.sigma)
-        for place, weight in enumerate(interpolation_weights(at, levels, curves.bend)):
-            weights[place] += share * weight
-        weights[1] -= share
+        for place, share in enumerate(interpolation_weights(at, levels, curves.bend)):
+            shares[place] += weight * share
+        shares[1] -= weight
         if len(history) > 1:
             ahead = reach(*map(curves.along, (entry.sigma, history[0][0], history[1][0])))
-            overshot = overshot + share * ahead * entry.damping
-    result = denoised * weights[0]
-    for weight, (_, value) in zip(weights[1:], history, strict=False):
-        result.add_(value.to(result), alpha=weight)
+            overshot = overshot + weight * ahead * entry.damping
+    result = denoised * shares[0]
+    for share, (_, value) in zip(shares[1:], history, strict=False):
+        result.add_(value.to(result), alpha=share)
     if len(history) > 1:
         result.sub_(overshot * (history[0][1] - history[1][1]))
     return result

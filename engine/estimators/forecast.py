@@ -39,22 +39,22 @@ def forecast_denoised(
 ) -> Tensor:
     """x₁ + damping · reach · (x₁ − x₂) from `history`, `(sigma, denoised)` newest first; one entry alone is held."""
     ahead, denoised = reach_from(history, sigma, time), history[0][1]
-    return denoised if ahead == 0.0 else torch.lerp(history[1][1], denoised, 1.0 + damping * ahead)
+    return denoised if ahead == 0.0 else torch.lerp(history[1][1].to(denoised), denoised, 1.0 + damping * ahead)
 
 
 class Trial:
     """How much of the forecast of the newest computed step came true, over all its conditionings.
 
     Where large steps or strong guidance make the predictions swing, forecasts do harm. Each computed step shows it, at
-    the price of two sums.
+    the price of two sums. The order in which conditionings come makes no difference to a bit.
 
     expected: what is taken to come true before a run has shown it; time: the variable that forecasts are linear in.
     """
 
     def __init__(self, expected: float | None = None, time: Time = by_sigma) -> None:
         self._expected, self._time = DAMPING if expected is None else expected, time
-        self._sigma = float("nan")
-        self._sums: Tensor | None = None  # ⟨forecast change, change⟩ and |forecast change|² of that step, [2]
+        # At the newest noise level and the one before: ⟨forecast change, change⟩ and |forecast change|², [2], each.
+        self._levels: list[tuple[float, list[Tensor]]] = []
 
     def add(self, history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor) -> None:
         """Hold the forecast against what has been computed at `sigma`; history: what was known before."""
@@ -62,26 +62,37 @@ class Trial:
             return
         forecast = (history[0][1] - history[1][1]).float() * reach_from(history, sigma, self._time)
         sums = torch.stack([self._sum(forecast * (denoised - history[0][1])), self._sum(forecast.square())])
-        if self._sums is not None and sigma == self._sigma:
-            sums += self._sums.to(sums.device)
-        self._sigma, self._sums = sigma, sums
+        if self._levels and self._levels[0][0] == sigma:
+            self._levels[0][1].append(sums)
+        else:
+            self._levels = [(sigma, [sums]), *self._levels[:1]]
 
     def _sum(self, products: Tensor) -> Tensor:
         """Over what is to share a damping: everything."""
         return products.sum()
 
-    def damping(self, like: Tensor, ahead: float = 1.0) -> float | Tensor:
-        """How far a forecast goes that reaches `ahead` of the last interval. No sync.
+    def damping(self, like: Tensor, ahead: float = 1.0, sigma: float | None = None) -> float | Tensor:
+        """How far a forecast for the noise level `sigma` goes that reaches `ahead` of the last interval. No sync.
 
         One interval ahead: the mean of what is expected and what would have been best at the newest step, as one step
         alone says too little. Nearer, less is missing: what falls short grows with the square of the distance, so its
         share with the distance. The same for all conditionings: guidance would blow up a difference.
         """
         share: float | Tensor = self._expected
-        if self._sums is not None:
-            came_true = self._sums[0] / self._sums[1].clamp_min(1e-12)
+        # Not of this very level: some of its conditionings may not have been computed yet.
+        sums = next((sums for level, sums in self._levels if level != sigma), None)
+        if sums is not None:
+            total = _total(sums)
+            came_true = total[0] / total[1].clamp_min(1e-12)
             share = ((self._expected + came_true) / 2).clamp(LEAST_DAMPING, MOST_DAMPING).to(like.device, like.dtype)
         return 1.0 - (1.0 - share) * min(1.0, ahead)
+
+
+def _total(sums: Sequence[Tensor]) -> Tensor:
+    """The sum, in an order that does not depend on the sequence's."""
+    if len(sums) < 3:
+        return sums[0] if len(sums) == 1 else sums[0] + sums[1].to(sums[0].device)
+    return torch.stack([each.to(sums[0].device) for each in sums]).sort(0).values.sum(0)
 
 
 def token_reach(sigma: float, newest: Tensor, older: Tensor) -> Tensor:

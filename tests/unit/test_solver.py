@@ -12,7 +12,8 @@ import torch
 from astraea.engine.blocks import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
 from astraea.engine.run import CallSite, Run
-from astraea.engine.solver import MOST_REMEMBERED, Solver
+from astraea.engine.sampler_profile import SamplerProfile
+from astraea.engine.solver import MAX_MEMORY, Solver
 from astraea.schedules import Forecast, flow_sigmas, rhythm
 
 SIGMAS = [0.95, 0.9, 0.84, 0.77, 0.69, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
@@ -66,29 +67,66 @@ def integral(begin, end, place, times):
     return total
 
 
+def heun(denoised, sigmas, x):
+    """Two calls a step: the second at the next noise level, where the mean of both slopes leads."""
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
+        slope = (x - denoised(k, x)) / sigma
+        ahead = x + slope * (following - sigma)
+        if k < len(sigmas) - 2:
+            slope = (slope + (ahead - denoised(k + 1, ahead)) / following) / 2
+        x = x + slope * (following - sigma)
+    return x
+
+
+def adams_bashforth(denoised, sigmas, x):
+    """Slopes of the last four steps, each made of latents and prediction: errors of old latents come back, too."""
+    factors = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+    slopes = []
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
+        slopes = [(x - denoised(k, x)) / sigma, *slopes][:4]
+        for factor, slope in zip(factors[len(slopes) - 1], slopes, strict=True):
+            x = x + factor * slope * (following - sigma)
+    return x
+
+
+def guided_away(denoised, sigmas, x):
+    """As the negative conditioning weighs in CFG++: each step takes it off again, by the noise that is left."""
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
+        x = (x - denoised(k, x)) * (following / sigma)
+    return x
+
+
 SOLVERS = {
     "euler": (euler, 0),
+    "two calls a step": (heun, 1),
+    "slopes of four steps": (adams_bashforth, 3),
+    "negative weights": (guided_away, 0),
     "multistep, order 2": (multistep, 1),
     "multistep, order 3": (lambda *args: multistep(*args, order=3), 2),
     "with a corrector": (corrected, 2),
 }
 
 
-def solver_of(sampler, sigmas):
-    """As a rehearsal finds it: a run for each impulse, and one from 1."""
+def profile_of(sampler, sigmas):
+    """As a probe finds it: a run for each impulse, and one from 1."""
+    asked = []
 
     def latents(impulse, begin):
         seen = []
 
         def denoised(k, x):
+            asked.append(k)
             seen.append(x)
-            return float(k == impulse)
+            return float(len(seen) - 1 == impulse)
 
         end = sampler(denoised, sigmas, begin)
         return [*seen, end]
 
-    responses = [latents(impulse, 0.0) for impulse in range(len(sigmas) - 1)]
-    return Solver.of_responses(list(zip(*responses, strict=True)), latents(None, 1.0))
+    starts = latents(None, 1.0)
+    calls = list(asked)
+    responses = [latents(impulse, 0.0) for impulse in range(len(calls))]
+    solver = Solver.of_responses(list(zip(*responses, strict=True)), starts)
+    return SamplerProfile.of_calls(sigmas, [sigmas[k] for k in calls], solver)
 
 
 def site(sigma):
@@ -96,14 +134,14 @@ def site(sigma):
     return CallSite(sigma, groups, TokenLayout(16), None, None, blocks=1, device=torch.device("cpu"))
 
 
-def result(sampler, solver, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, x: 0.0):
+def result(sampler, profile, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, x: 0.0):
     """Latents at the end, denoised latents being a parabola of sigma; `pattern`: F computed, . reused.
 
     follow: what predictions also do, by step and latents.
     """
     generator = torch.Generator().manual_seed(0)
     base, slope, bend, begin = torch.randn(4, 1, 4, 3, dtype=torch.float64, generator=generator)
-    run = Run(plan, sigmas, solver=solver)
+    run = Run(plan, sigmas, profile=profile)
     run.budgets = [1.0 if kind == "F" else 0.0 for kind in pattern]
 
     def denoised(k, x):
@@ -119,18 +157,18 @@ def result(sampler, solver, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_latents_come_back_to_where_computing_every_step_leads(name, pattern):
     sampler, memory = SOLVERS[name]
-    solver = solver_of(sampler, SIGMAS)
-    assert solver.memory == memory
-    dense = result(sampler, solver, "F" * STEPS)
-    assert torch.allclose(result(sampler, solver, pattern), dense, atol=1e-9)
-    if memory:
+    profile = profile_of(sampler, SIGMAS)
+    assert profile.solver.memory == memory
+    dense = result(sampler, profile, "F" * STEPS)
+    assert torch.allclose(result(sampler, profile, pattern), dense, atol=1e-9)
+    if sampler is not euler:
         assert not torch.allclose(result(sampler, None, pattern), dense, atol=1e-4), "Euler's weights would do"
 
 
 @pytest.mark.parametrize("last", [0.0, 0.05])
 def test_weights_of_euler_are_those_of_the_noise_levels(last):
     sigmas = [*SIGMAS[:-1], last]
-    found, known = solver_of(euler, sigmas), Solver.of_levels(sigmas)
+    found, known = profile_of(euler, sigmas).solver, Solver.of_levels(sigmas)
     assert found.memory == known.memory == 0
     for k in range(STEPS):
         for n in range(k):
@@ -150,7 +188,7 @@ def test_the_last_prediction_is_moved_by_what_its_latents_missed(solver, respons
     Not all the way: by the same prediction it is told what the steps before it missed.
     """
     sigmas = [*SIGMAS, 0.0]
-    known = solver_of(euler, sigmas) if solver else None
+    known = profile_of(euler, sigmas) if solver else None
     right = result(euler, None, "F" * STEPS)
 
     def follow(k, x):
@@ -178,7 +216,9 @@ def test_noise_levels_that_do_not_fall_have_no_weight():
 
 
 def test_solvers_it_cannot_follow_are_refused():
-    assert Solver.of_responses([[0.0], [-1.0]], [1.0, 1.0]) is None
-    steps = MOST_REMEMBERED + 2
-    all_again = [[float(n < k) * k for n in range(steps)] for k in range(steps + 1)]
-    assert Solver.of_responses(all_again, [1.0] * (steps + 1)) is None
+    assert Solver.of_responses([[0.0], [math.nan]], [1.0, 1.0]) is None
+    assert Solver.of_responses([[0.0], [0.0]], [1.0, 1.0]) is None, "a prediction that counts for nothing"
+    steps = 2 * MAX_MEMORY + 4
+    generator = torch.Generator().manual_seed(0)
+    anyhow = torch.randn(steps + 1, steps, generator=generator).tril(-1)
+    assert Solver.of_responses(anyhow.tolist(), [1.0] * (steps + 1)) is None

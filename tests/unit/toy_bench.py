@@ -21,6 +21,7 @@ from astraea.engine.blocks import RowGroup, TokenLayout
 from astraea.engine.call import Call
 from astraea.engine.plan import make_plan
 from astraea.engine.run import CallSite, Run
+from astraea.engine.sampler_profile import SamplerProfile
 from astraea.schedules import Schedule, flow_sigmas
 from astraea.search.problem import Job, Outcome, Recording, Setting
 
@@ -163,7 +164,11 @@ class ToyBench:
     @torch.inference_mode()
     def _run(self, case: int, schedule: Schedule, goes_on: Any) -> Trace:
         setting, trace = self.setting, Trace()
-        run = ToyRun(make_plan(schedule), setting.sigmas, evaluations=setting.evaluations)
+        run = ToyRun(
+            make_plan(schedule),
+            setting.sigmas,
+            profile=SamplerProfile.of(setting.sigmas, setting.evaluations),
+        )
         x = self._noise[case] * setting.sigmas[0]
         for step, (sigma, following) in enumerate(pairwise(setting.sigmas)):
             trace.latents.append(x)

@@ -1,0 +1,129 @@
+"""Which step a model call belongs to, and which of the sampler's calls it is for each conditioning.
+
+The noise level decides. Where it does not tell (a node that gives the model another level than the sampler's), the
+sampler's own step callback does. Calls are never counted over a run: caches of other packs leave some out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from .sampler_profile import SamplerProfile, is_same
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call stands for one conditioning.
+
+    step: of the run; call: which one of the sampler's calls, None where that is not known; ordinal: 0, or which of
+    several calls that the same conditioning gets at each of the sampler's (tiles of a picture, say).
+    """
+
+    step: int
+    call: int | None
+    ordinal: int
+
+
+@dataclass
+class _Conditioning:
+    """What has been seen of one: calls at the present noise level, and how many the sampler's own call amounts to."""
+
+    sigma: float | None = None
+    seen: int = 0
+    expected: int = 1
+    tiles: int | None = None  # None until the first noise level is over
+    reached: dict[int, int] = field(default_factory=dict)  # by ordinal: the sampler's call that is next
+
+
+class CallTracker:
+    """Locates calls. One a run; not safe under threads by itself."""
+
+    def __init__(self, profile: SamplerProfile):
+        self._profile = profile
+        self._seen: dict[Hashable, _Conditioning] = {}
+        self._callbacks = 0
+        self._reports_steps = False
+        self._first_sigma: float | None = None
+        self._has_single_calls = all(count == 1 for count in profile.evaluations)
+        self.levels_differ = False  # the model has been given other noise levels than the sampler's
+
+    def on_step(self, step: int) -> None:
+        """The sampler has reported that the first call of this step is done."""
+        self._callbacks = step + 1
+        self._reports_steps = True
+
+    def restart(self) -> None:
+        """Noise has been added back: the run begins anew at some earlier step."""
+        self._seen.clear()
+
+    def locate(self, key: Hashable, sigma: float) -> Place:
+        """The place of a call at `sigma` for the conditioning of that key."""
+        if self._first_sigma is None:
+            self._first_sigma = sigma
+        known = self._seen.setdefault(key, _Conditioning())
+        if known.sigma is None or not is_same(sigma, known.sigma):
+            self._next_level(known, sigma)
+        ordinal = self._ordinal(known)
+        known.seen += 1
+        call = self._match(known, ordinal, sigma)
+        if call is not None:
+            known.reached[ordinal] = call + 1
+            return Place(self._profile.call_steps[call], call, ordinal)
+        step = self._step_without_match(sigma)
+        return Place(step, self._single_call_of(step), ordinal)
+
+    def _next_level(self, known: _Conditioning, sigma: float) -> None:
+        if known.sigma is not None and known.tiles is None:
+            known.tiles = max(1, known.seen // known.expected)
+        known.sigma, known.seen = sigma, 0
+        known.expected = max(1, self._calls_in_a_row(known.reached.get(0, 0), sigma))
+
+    def _calls_in_a_row(self, start: int, sigma: float) -> int:
+        """How many calls the sampler makes at this level, from its call `start` on, before it goes to another."""
+        calls = self._profile.calls
+        first = next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
+        if first is None:
+            return 0
+        end = first
+        while end < len(calls) and is_same(sigma, calls[end]):
+            end += 1
+        return end - first
+
+    def _ordinal(self, known: _Conditioning) -> int:
+        """Tiles follow one another within each of the sampler's calls; what comes on top of all has its own number."""
+        tiles = known.tiles or 1
+        own = tiles * known.expected
+        return known.seen % tiles if known.seen < own else tiles + known.seen - own
+
+    def _match(self, known: _Conditioning, ordinal: int, sigma: float) -> int | None:
+        if self.levels_differ:
+            return None
+        calls = self._profile.calls
+        start = known.reached.get(ordinal, 0)
+        return next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
+
+    def _step_without_match(self, sigma: float) -> int:
+        """By the noise level where it can be the sampler's present step; else by its callback, from then on."""
+        profile = self._profile
+        if not self.levels_differ:
+            step = profile.step_of(sigma)
+            if self._is_possible(step, sigma):
+                return step
+            self.levels_differ = self._reports_steps
+        return min(self._callbacks, profile.steps - 1)
+
+    def _is_possible(self, step: int, sigma: float) -> bool:
+        """Whether a call can belong to a step. The sampler reports a step after the first of its calls, if at all."""
+        if not self._reports_steps:
+            return step == 0 or self._first_sigma is None or not is_same(sigma, self._first_sigma)
+        if self._profile.calls and self._has_single_calls:
+            return step == self._callbacks
+        return step in (self._callbacks - 1, self._callbacks) or is_same(sigma, self._profile.levels[step])
+
+    def _single_call_of(self, step: int) -> int | None:
+        """The sampler's call of a step that has one only, and has not been matched by its noise level."""
+        profile = self._profile
+        if not self.levels_differ or not self._has_single_calls or not profile.calls:
+            return None
+        return profile.call_steps.index(step)

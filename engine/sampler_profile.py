@@ -1,0 +1,129 @@
+"""What a run may rest on about its sampler: the model calls it makes, their steps, and the weights of predictions.
+
+One object decides it, from a probe of the sampler. Nothing known means: one call a step, and no correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .solver import Solver
+
+SIGMA_TOLERANCE = 1e-6  # absolute, between a call and the level of its step
+SAME_SIGMA = 1e-5  # relative, between a call and the one that was foretold
+MAX_RATIO = 12  # model calls per step, beyond which a sampler is not followed
+
+
+@dataclass(frozen=True)
+class SamplerProfile:
+    """How a sampler goes about a run.
+
+    levels: noise levels of the run's steps, the last one included; evaluations: model calls of each step, at least one.
+    calls: noise level of each model call, in order; call_steps: the step of each. Both are empty where unknown.
+    solver: weights of predictions; None where they could not be read: then nothing is corrected.
+    full_reason: why such a run has to be computed in full; "" where reuse is possible.
+    uncorrected_reason: why what was forecast is not corrected later; "" where it is.
+    holds: whether reuse steps keep the newest prediction instead of forecasting from the last two.
+    """
+
+    levels: tuple[float, ...]
+    evaluations: tuple[int, ...]
+    calls: tuple[float, ...] = ()
+    call_steps: tuple[int, ...] = ()
+    solver: Solver | None = None
+    full_reason: str = ""
+    uncorrected_reason: str = ""
+    holds: bool = False
+
+    @property
+    def steps(self) -> int:
+        return max(1, len(self.levels) - 1)
+
+    @property
+    def memory(self) -> int:
+        """Latents kept per conditioning for corrections alone."""
+        return self.solver.memory + int(not self.solver.all_carry) if self.solver is not None else 0
+
+    def step_of(self, sigma: float) -> int:
+        """The step a noise level belongs to."""
+        return step_of(self.levels, sigma)
+
+    @staticmethod
+    def unknown(levels: Sequence[float], uncorrected_reason: str = "", full_reason: str = "") -> SamplerProfile:
+        """For a sampler that nothing is known of."""
+        steps = max(1, len(levels) - 1)
+        return SamplerProfile(
+            tuple(levels), (1,) * steps, full_reason=full_reason, uncorrected_reason=uncorrected_reason
+        )
+
+    @staticmethod
+    def of(
+        levels: Sequence[float], evaluations: Sequence[int] | None = None, solver: Solver | None = None
+    ) -> SamplerProfile:
+        """For a sampler of so many calls a step, one by default, in the order of the levels.
+
+        solver: Euler's by default, where each step has one call.
+        """
+        steps = max(1, len(levels) - 1)
+        counts = tuple(evaluations) if evaluations is not None else (1,) * steps
+        single = all(count == 1 for count in counts)
+        solver = solver or (Solver.of_levels(levels) if single else None)
+        if len(levels) < 2:
+            return SamplerProfile(tuple(levels), counts)
+        call_steps = tuple(step for step, count in enumerate(counts) for _ in range(count))
+        calls = tuple(levels[step] for step in call_steps)
+        return SamplerProfile(tuple(levels), counts, calls, call_steps, solver)
+
+    @staticmethod
+    def of_calls(
+        sigmas: Sequence[float], calls: Sequence[float], solver: Solver | None, uncorrected_reason: str = ""
+    ) -> SamplerProfile:
+        """For a sampler that calls the model at these noise levels.
+
+        Where nothing is corrected and steps have several calls, forecasts did worse than the newest prediction kept.
+
+        A call belongs to the step at whose level it lies, or the one before. Where that leaves steps without a call,
+        as the sampler goes its own way between the first level and the last, each level that it asks for is a step.
+        """
+        levels = tuple(sigmas)
+        steps = [step_of(levels, sigma) for sigma in calls]
+        if set(steps) != set(range(len(levels) - 1)):
+            levels = (*_distinct(calls), levels[-1])
+            steps = [step_of(levels, sigma) for sigma in calls]
+        evaluations = tuple(steps.count(step) for step in range(len(levels) - 1))
+        return SamplerProfile(
+            levels,
+            evaluations,
+            tuple(calls),
+            tuple(steps),
+            solver,
+            uncorrected_reason="" if solver is not None else uncorrected_reason,
+            holds=solver is None and max(evaluations) > 1,
+        )
+
+
+def step_of(levels: Sequence[float], sigma: float) -> int:
+    """The step of a noise level: that of the last level which is not below it."""
+    tolerance = max(SIGMA_TOLERANCE, SAME_SIGMA * abs(sigma))
+    reached = sum(level >= sigma - tolerance for level in levels)
+    return min(max(reached - 1, 0), max(0, len(levels) - 2))
+
+
+def is_same(one: float, other: float) -> bool:
+    """Whether two noise levels are one, but for rounding."""
+    return abs(one - other) <= max(SIGMA_TOLERANCE, SAME_SIGMA * abs(other))
+
+
+def falls(levels: Sequence[float]) -> bool:
+    """Whether noise levels fall from step to step."""
+    return all(after < before for before, after in pairwise(levels))
+
+
+def _distinct(calls: Sequence[float]) -> list[float]:
+    found: list[float] = []
+    for sigma in sorted(calls, reverse=True):
+        if not found or not is_same(sigma, found[-1]):
+            found.append(sigma)
+    return found
