@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedules import budgets_for, forecast_for, steps_as_fine, without_fractions
+from ..schedules import Schedule, budgets_for, forecast_for, steps_as_fine, whole_steps, without_fractions
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
@@ -100,12 +100,23 @@ class Run:
             return [1.0] * self.steps
 
         def at(mean: float | None) -> list[float]:
-            budgets = budgets_for(plan.schedule, self.sigmas, evaluations=self.evaluations, mean=mean)
+            schedule = self._evenly_placed(mean) if self._places_evenly else plan.schedule
+            budgets = budgets_for(schedule, self.sigmas, evaluations=self.evaluations, mean=mean)
             return budgets if plan.cache.name != "none" else without_fractions(budgets, self.evaluations)
 
         if plan.target_speedup is not None and cost is not None:
             return at(budget_for_speedup(plan.target_speedup, cost, at, self.evaluations))
         return at(plan.budget)
+
+    @property
+    def _places_evenly(self) -> bool:
+        """Whether a schedule that was chosen for the user gives way, as where it puts steps counts on corrections."""
+        chosen = bool(self.plan.choice) and not self.plan.schedule.has_fractions
+        return chosen and self.plan.mode.corrects and self.profile.solver is None
+
+    def _evenly_placed(self, mean: float | None) -> Schedule:
+        wanted = self.plan.schedule.mean_budget if mean is None else mean
+        return whole_steps("even", max(2, round(1.0 / wanted)), [sigma for sigma in self.sigmas if sigma > 0.0])
 
     def _new_report(self, cost: BlockCost | None, family: str, budget: float | None) -> Report:
         plan = self.plan
@@ -131,7 +142,8 @@ class Run:
         if self.steps <= FEW_STEPS:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
         if plan.mode.corrects and min(self.budgets) == 0.0:
-            report.note(self.profile.uncorrected_reason)
+            placed = ", and steps are placed evenly" if self._places_evenly else ""
+            report.note(f"{self.profile.uncorrected_reason}{placed}" if self.profile.uncorrected_reason else "")
         return report
 
     @property

@@ -1,0 +1,122 @@
+"""ComfyUI's own MultiGPU CFG Split: one thread per device calls on one run. The second device is a second CPU key."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import comfy.model_management
+import pytest
+import torch
+from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, sample
+
+from astraea.engine.plan import make_plan
+from astraea.engine.report import ReportHandle
+from astraea.host.accelerate import accelerate
+from astraea.host.wrappers import apply_model
+
+multigpu = pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no MultiGPU CFG Split")
+
+DEVICES = [torch.device("cpu"), torch.device("cpu", 1)]
+PLANS = {
+    "budget 1": (WHOLE, {"budget": 1.0}),
+    "whole steps at 0.5": (WHOLE, {"budget": 0.5}),
+    "whole steps at 0.3": (WHOLE, {"budget": 0.3}),
+    "token steps": (TOKENS, {"budget": 0.5}),
+    "mode paper": (TOKENS, {"budget": 0.5, "mode": "paper"}),
+    "mode random": (TOKENS, {"budget": 0.5, "mode": "random"}),
+}
+# Prompts of different lengths: one device, too, makes a call for each conditioning then.
+RUN = {"negative": conditioning(LONG), "steps": 8, "shape": (1, 16, 3, 8, 8)}
+
+
+@pytest.fixture
+def split(load_tiny, monkeypatch):
+    """`split(model)`: the MODEL behind the host's node, with two devices."""
+    monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: list(DEVICES))
+    nodes = pytest.importorskip("comfy_extras.nodes_multigpu")
+
+    def behind(model):
+        return nodes.MultiGPUCFGSplitNode.execute(model, 2).result[0]
+
+    return behind
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """The names of the threads that called the model."""
+    seen = set()
+    run = apply_model.__globals__["_site"]
+
+    def noticing(*args):
+        seen.add(threading.current_thread().name)
+        return run(*args)
+
+    monkeypatch.setitem(apply_model.__globals__, "_site", noticing)
+    return seen
+
+
+@pytest.mark.parametrize("order", ["node before the split", "node behind the split"])
+@pytest.mark.parametrize("name", PLANS)
+def test_two_devices_give_the_bits_of_one(load_tiny, split, threads, name, order):
+    schedule, plan = PLANS[name]
+    model = load_tiny()
+    alone, _ = accelerated(model, schedule, **plan)
+    expected = sample(alone, **RUN)
+    assert len(threads) == 1
+    threads.clear()
+    if order == "node before the split":
+        fast, handle = accelerated(model, schedule, **plan)
+        fast = split(fast)
+    else:
+        fast, handle = accelerated(split(model), schedule, **plan)
+    result = sample(fast, **RUN)
+    assert len(threads) == 2, "the second device was not used"
+    assert torch.equal(result, expected)
+    report = last(handle)
+    assert len(report.calls) == 16
+    assert report.finished
+    assert torch.equal(sample(model, **RUN), sample(load_tiny(), **RUN)), "the plain model has changed"
+
+
+@pytest.mark.parametrize("what", ["interrupt", "error"])
+def test_a_thread_that_fails_leaves_nothing_behind(load_tiny, split, what):
+    model = load_tiny()
+    expected = sample(model, **RUN)
+    handle = ReportHandle()
+    fast = accelerate(split(model), make_plan(TOKENS, budget=0.5), handle)
+    sample(fast, **RUN)
+    calls, on_second = [0], threading.Event()
+    before = tensors()
+
+    def fail(block):
+        def forward(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] > 3 and threading.current_thread() is not threading.main_thread():
+                on_second.set()
+                if what == "interrupt":
+                    raise comfy.model_management.InterruptProcessingException
+                raise RuntimeError("a failing block")
+            return original(*args, **kwargs)
+
+        original = block.forward
+        block.forward = forward
+
+    second = fast.get_additional_models_with_key("multigpu")[0].model.diffusion_model
+    fail(second.blocks[1])
+    with pytest.raises((comfy.model_management.InterruptProcessingException, RuntimeError)):
+        sample(fast, **RUN)
+    assert on_second.is_set()
+    del second.blocks[1].forward
+    for blocks in (second.blocks, model.model.diffusion_model.blocks):
+        assert not any("forward" in vars(block) for block in blocks)
+    assert not last(handle).finished
+    gc.collect()
+    assert tensors() <= before + 2, "tensors are left"
+    assert torch.equal(sample(fast, **RUN), sample(fast, **RUN))
+    assert torch.equal(sample(model, **RUN), expected)
+
+
+def tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
