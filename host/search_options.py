@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import AstraeaError, SearchError
-from ..schedules import check_name
-from ..search.budgets import parse_budgets
+from ..search.budgets import check_search_name, parse_budgets
 
 TINY = "tiny"  # the name of the embedded model
-LONGEST_NAME = 60  # leaves room for the budget behind it
 REFUSED = 2
 EPILOG = "Flags of ComfyUI follow after --, for example: python search --model wan.safetensors ... -- --lowvram"
 
@@ -217,8 +215,6 @@ def _lora(text: str) -> tuple[str, float]:
 
 def _name(text: str) -> str:
     try:
-        if len(check_name(text)) <= LONGEST_NAME and text != "auto":
-            return text
+        return check_search_name(text)
     except AstraeaError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    raise argparse.ArgumentTypeError(f"'{text}' is no name for schedules: it is too long, or 'auto'")

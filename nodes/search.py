@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..errors import SearchError
 from ..host.samplers import Sampling, sampler_named, sampler_names, scheduler_names, sigmas_of
 from ..host.searching import Order, cases_of, search
-from ..search.budgets import parse_budgets
+from ..search.budgets import check_search_name, parse_budgets
 from .images import to_batch
 from .schema import NOT_LINKED, ScheduleType, field, node_schema, refusal
 from .search_plots import draw_search
@@ -20,7 +20,6 @@ from .search_wish import (
     MOST_CFG,
     MOST_STEPS,
     check_amounts,
-    check_search_name,
     check_word,
 )
 

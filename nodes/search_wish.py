@@ -6,10 +6,6 @@ import math
 from collections.abc import Sequence
 
 from ..errors import SearchError
-from ..host.searching import SO_FAR
-from ..schedules import check_name
-from ..search.budgets import name_for
-from .choice import AUTO
 
 EFFORTS = {
     "quick (10 dense runs)": 10.0,
@@ -17,17 +13,6 @@ EFFORTS = {
     "thorough (100 dense runs)": 100.0,
 }
 MOST_STEPS, MOST_CASES, MOST_CFG = 1000, 16, 100.0
-LONGEST_NAME = 80
-
-
-def check_search_name(name: str) -> str:
-    """The name, if schedules can be saved under it with a budget behind it. Raises ScheduleError or SearchError."""
-    if check_name(name) == AUTO:
-        raise SearchError(f"'{AUTO}' means that Astraea chooses; give the schedules another name.")
-    longest = LONGEST_NAME - len(name_for("", 0.5) + SO_FAR)
-    if len(name) > longest:
-        raise SearchError(f"The name has {len(name)} characters; only {longest} leave room for the budget behind it.")
-    return name
 
 
 def check_amounts(steps: int | None, cfg: float | None, cases: int | None, first_seed: int | None) -> None:

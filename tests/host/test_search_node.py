@@ -21,11 +21,11 @@ from astraea.host import searching
 from astraea.host.folders import find_schedule, schedule_names, user_schedule_folder, user_search_folder
 from astraea.host.samplers import sigmas_of
 from astraea.host.search_progress import SearchView, picture, progress_text
-from astraea.host.searching import SO_FAR, cases_of
+from astraea.host.searching import cases_of
 from astraea.nodes.search import AstraeaSearch
-from astraea.nodes.search_wish import EFFORTS, check_search_name
+from astraea.nodes.search_wish import EFFORTS
 from astraea.schedules import load, save
-from astraea.search.budgets import parse_budgets
+from astraea.search.budgets import SO_FAR, check_search_name, parse_budgets
 from astraea.search.result import Progress
 
 QUICK = next(iter(EFFORTS))
