@@ -11,6 +11,7 @@ from ..engine.plan import CACHE_POLICIES
 from ..engine.report import ReportHandle
 from ..host.accelerate import accelerate, family_of
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
+from .checks import schedule_of
 from .choice import (
     ATTENTION_CHOICES,
     AUTO,
@@ -19,8 +20,6 @@ from .choice import (
     MOST_SPEEDUP,
     OWN_MODE,
     Wish,
-    check_numbers,
-    check_words,
     choose_plan,
 )
 from .choice import schedule_stamp as stamp_of
@@ -127,23 +126,11 @@ class AstraeaAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        schedule: str | None = None,
-        budget: float | None = None,
-        target_speedup: float | None = None,
-        astraea_schedule: Any = NOT_LINKED,
-        mode: str | None = None,
-        cache: str | None = None,
-        attention: str | None = None,
-    ) -> bool | str:
-        def check() -> None:
-            check_numbers(budget, target_speedup)
-            check_words(mode, cache, attention)
-            if schedule is not None and schedule != AUTO and astraea_schedule is NOT_LINKED:
-                find_schedule(schedule)
-
-        return refusal(check)
+    def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
+        # The host shows what is returned once for every input that is named here and given. So only the schedule is
+        # checked, and only where no other takes its place; the host checks ranges, `execute` what is linked.
+        unused = schedule in (None, AUTO) or astraea_schedule is not NOT_LINKED
+        return True if unused else refusal(lambda: find_schedule(schedule))
 
     @classmethod
     def fingerprint_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, **_: Any) -> Hashable:
@@ -163,7 +150,7 @@ class AstraeaAccelerate(io.ComfyNode):
         attention: str = "auto",
     ) -> io.NodeOutput:
         family, _ = family_of(model)
-        chosen = schedule if astraea_schedule is None else astraea_schedule
+        chosen = schedule if astraea_schedule is None else schedule_of("astraea_schedule", astraea_schedule)
         plan = choose_plan(Wish(chosen, budget, target_speedup, mode, cache, attention), family)
         handle = ReportHandle()
         return io.NodeOutput(accelerate(model, plan, handle), handle)
