@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scheduler", default="simple")
     group = parser.add_argument_group("the search")
     add = group.add_argument
-    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="shares of the video to compute: 0.5,0.4,0.3")
+    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="shares of the model's work to do: 0.5,0.4,0.3")
     add("--effort", type=_above_zero, default=30.0, help="what it may spend, in dense runs (default 30)")
     add("--cases", type=_count, default=4, help="clips that are kept close to: prompts in turn, each with a new seed")
     add("--seed", type=_seed, default=0, help="of the first clip, and of the search's own choices")

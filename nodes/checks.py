@@ -15,14 +15,14 @@ NAMES_TOLD = 16  # of a list; the longest of Astraea's own has fewer
 
 def number(name: str, value: Any, least: float, most: float, hint: str = "") -> float:
     """The value as a finite number of `least`...`most`. Raises InputError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:  # NaN is in no range
+    if not _is_number(value, Real) or not least <= value <= most:  # NaN is in no range
         raise _refused(name, f"a number from {least:g} to {most:g}", value, hint)
     return float(value)
 
 
 def whole_number(name: str, value: Any, least: int, most: int, hint: str = "") -> int:
     """The value as a whole number of `least`...`most`. Raises InputError."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+    if not _is_number(value, Integral) or not least <= value <= most:
         raise _refused(name, f"a whole number from {least} to {most}", value, hint)
     return int(value)
 
@@ -54,6 +54,10 @@ def schedule_of(name: str, value: Any) -> Schedule:
     if not isinstance(value, Schedule):
         raise _refused(name, "a schedule from Astraea Schedule Load, Inline or Search", value)
     return value
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _refused(name: str, wanted: str, value: Any, hint: str = "") -> InputError:

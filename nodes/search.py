@@ -30,8 +30,8 @@ TIPS = {
     "scheduler": "The scheduler that you use for finished videos.",
     "first_seed": "The first clip's seed; the next clips take the seeds after it. The same seed finds the same "
     "schedules.",
-    "budgets": "The shares of the video to compute, separated by commas: a schedule is searched for each. 0.5 is up to "
-    "2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
+    "budgets": "The shares of the model's work to do, separated by commas: a schedule is searched for each. 0.5 is up "
+    "to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
     "effort": "How long it may take, counted in clips: with 'good' about as long as making 30 clips without "
     "acceleration. More effort may find better schedules. You can stop at any time: the best so far is kept.",
     "cases": "How many clips each schedule is judged on; they share the effort. More clips: better for other seeds and "

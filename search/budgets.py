@@ -50,7 +50,7 @@ def _budget(entry: str) -> float:
         ) from None
     if not (math.isfinite(budget) and LEAST_BUDGET <= budget <= MOST_BUDGET):
         raise SearchError(
-            f"The budget {entry} is outside {LEAST_BUDGET}...{MOST_BUDGET}. It is the share of the video to compute: "
-            "0.4 computes 40 % of it. Decimals are written with a point: 0.5, not 0,5."
+            f"The budget {entry} is outside {LEAST_BUDGET}...{MOST_BUDGET}. It is the share of the model's work to do: "
+            "with 0.4, 40 % of it. Decimals are written with a point: 0.5, not 0,5."
         )
     return budget
