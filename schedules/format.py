@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError
+from ..files import read_regular, write_whole
 from .forecast import STANDARD_FORECAST, forecast_of
 from .schedule import Schedule
 
@@ -109,10 +108,9 @@ def serialise(schedule: Schedule) -> str:
 
 
 def load(path: Path) -> Schedule:
-    """The schedule in a file. Raises ScheduleError, also when the file cannot be read."""
+    """The schedule in a file. Raises ScheduleError, also when the file cannot be read or is no regular one."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ScheduleError(f"Schedule file '{path.name}' cannot be read ({error.strerror}).") from None
     try:
@@ -131,14 +129,7 @@ def save(schedule: Schedule, folder: Path, *, overwrite: bool = False) -> Path:
         raise ScheduleError(f"A schedule named '{schedule.name}' exists. Choose another name or allow overwriting.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(serialise(schedule))
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, serialise(schedule))
     except OSError as error:
         raise ScheduleError(f"The schedule cannot be written to '{folder}' ({error.strerror}).") from None
     return path
