@@ -71,7 +71,10 @@ def _check_json(value: Any, source: str, depth: int = 0) -> None:
         raise ScheduleError(f"{source}: provenance is nested too deeply.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ScheduleError(f"{source}: provenance holds a number that is not finite.")
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ScheduleError(f"{source}: provenance holds text that is not Unicode.")  # half a letter: \ud83d alone
+    items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
         _check_json(item, source, depth + 1)
 
 

@@ -193,6 +193,15 @@ def test_a_memo_s_line_of_impossible_numbers_is_passed_over(tmp_path: Path, chan
     assert memo.get("usual") is not None
 
 
+@pytest.mark.parametrize("provenance", [{"a": ["\ud83d"]}, {"\udc80": 1}, {"a": {"b\ud800": None}}])
+def test_provenance_of_half_letters_is_refused(provenance: dict) -> None:
+    """No file in UTF-8 holds them, so such a schedule could not be saved again; escaped they come through JSON."""
+    data = json.loads(serialise(GOOD)) | {"provenance": provenance}
+    with pytest.raises(ScheduleError, match="the text: provenance holds text that is not Unicode"):
+        parse(json.dumps(data))
+    assert parse(json.dumps(data | {"provenance": {"é💥": "é💥"}})).provenance == {"é💥": "é💥"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
 def test_a_saved_schedule_has_the_mode_that_the_umask_leaves(tmp_path: Path, mask: int) -> None:
