@@ -125,14 +125,21 @@ def load(path: Path) -> Schedule:
 def save(schedule: Schedule, folder: Path, *, overwrite: bool = False) -> Path:
     """Write `<name>.json` into the folder, whole or not at all; returns its path.
 
-    Raises ScheduleError when the name is taken (unless `overwrite`) or the folder cannot be written.
+    Raises ScheduleError when the name is taken (unless `overwrite`), the folder cannot be written, or the file would be
+    too large to be read again.
     """
+    text = serialise(schedule)
+    if len(text.encode()) > MAX_BYTES:
+        raise ScheduleError(
+            f"Schedule '{schedule.name}' would be larger than {MAX_BYTES // 1024} KiB and could not be loaded again: "
+            "its provenance is too long."
+        )
     path = folder / f"{schedule.name}.json"
     if path.exists() and not overwrite:
         raise ScheduleError(f"A schedule named '{schedule.name}' exists. Choose another name or allow overwriting.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, serialise(schedule))
+        write_whole(path, text)
     except OSError as error:
         raise ScheduleError(f"The schedule cannot be written to '{folder}' ({error.strerror}).") from None
     return path

@@ -202,6 +202,15 @@ def test_provenance_of_half_letters_is_refused(provenance: dict) -> None:
     assert parse(json.dumps(data | {"provenance": {"é💥": "é💥"}})).provenance == {"é💥": "é💥"}
 
 
+def test_a_schedule_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    """Numbers take more room as they are saved than as somebody may write them."""
+    data = json.loads(serialise(GOOD)) | {"provenance": {"n": []}}
+    made = parse(json.dumps(data).replace('"n": []', f'"n": [{",".join(["1e9"] * 60_000)}]'))
+    with pytest.raises(ScheduleError, match="would be larger than 256 KiB"):
+        save(made, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
 def test_a_saved_schedule_has_the_mode_that_the_umask_leaves(tmp_path: Path, mask: int) -> None:
