@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -19,15 +18,13 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import run_cases
+from fuzzing import Generator, run_cases, some_levels, some_promise, some_schedule
 
 from astraea.errors import ScheduleError, SearchError
 from astraea.kernels import records
 from astraea.kernels.dispatch import BACKENDS, Dispatcher, described
 from astraea.kernels.problem import Problem
 from astraea.schedules import (
-    MODE_NAMES,
-    TIME_NAMES,
     Forecast,
     Promise,
     Schedule,
@@ -59,7 +56,6 @@ from astraea.search.problem import Outcome
 SLOWEST = 0.5  # seconds that one case may take; reading a file takes a thousandth of that
 BUNDLED = [path.read_text("utf-8") for path in list_schedules(bundled_folder()).values()]
 HAS_FIFOS = hasattr(os, "mkfifo")
-Generator = random.Random
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
@@ -174,77 +170,6 @@ def damaged(rng: Generator, content: bytes) -> bytes:
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
-
-
-def some_levels(rng: Generator, steps: int) -> list[float]:
-    """So many falling noise levels above 0."""
-    kind = rng.randrange(6)
-    if kind == 0:
-        return flow_sigmas(steps, rng.choice([1.0, 3.0, 8.0, 100.0]))
-    if kind == 1:
-        return sorted((rng.uniform(1e-6, 1.0) for _ in range(steps)), reverse=True)
-    if kind == 2:
-        return sorted((10.0 ** rng.uniform(-6, 6) for _ in range(steps)), reverse=True)
-    if kind == 3:
-        return [1.0 - 1e-9 * step for step in range(steps)]
-    if kind == 4:
-        return [5e-324 * (steps - step) for step in range(steps)]
-    most = rng.choice([14.6, 80.0, 700.0])
-    return [most * level**3 + 1e-4 for level in flow_sigmas(steps, 1.0)]
-
-
-def some_budgets(rng: Generator, steps: int) -> list[float]:
-    kind = rng.randrange(5)
-    if kind == 0:
-        return [1.0, *(rng.choice([0.0, 1.0]) for _ in range(steps - 1))]
-    if kind == 1:
-        return [rng.random() for _ in range(steps)]
-    if kind == 2:
-        return [rng.choice([0.0, 0.05, 0.4, 1.0]) for _ in range(steps)]
-    if kind == 3:
-        return [rng.choice([0.0, 1.0, 5e-324, 0.5, 1e-3])] * steps
-    period = rng.randrange(1, 6)
-    return [1.0 if step % period == 0 else 0.0 for step in range(steps)]
-
-
-def some_promise(rng: Generator) -> dict[str, Any]:
-    told = {
-        "psnr_db": round(rng.uniform(10.0, 90.0), 2),
-        "speedup": round(rng.uniform(1.0, 4.0), 3),
-        "seconds": rng.random(),
-        "dense_seconds": rng.random() * 3.0,
-        "steps": rng.randrange(1, 60),
-        "device": "NVIDIA H100",
-        "sampler": "euler",
-        "cfg": rng.choice([1.0, 3.0, 6.5]),
-        "latent": [1, 16, 21, 60, 104],
-    }
-    return {name: value for name, value in told.items() if rng.random() < 0.9}
-
-
-def some_schedule(rng: Generator) -> Schedule:
-    steps = rng.choice([1, 2, 3, 8, 20, 30, 50, rng.randrange(1, 200)])
-    levels = some_levels(rng, steps)
-    budgets = some_budgets(rng, steps)
-    # Rounding may have made two levels one.
-    points = tuple((s, b) for n, (s, b) in enumerate(zip(levels, budgets, strict=True)) if n == 0 or s < levels[n - 1])
-    provenance: dict[str, Any] = {"found": "by hand", "figures": {"psnr_db": [40.0, 1e-7, 2**60]}}
-    if rng.random() < 0.5:
-        provenance["promise"] = some_promise(rng)
-    if rng.random() < 0.5:
-        provenance["budget"] = rng.choice([0.3, 0.5, 1, 0])
-    if rng.random() < 0.5:
-        provenance["guidance"] = rng.choice([1, 3.0, 7.5, 0.0])
-    unit = rng.random
-    forecast = Forecast(unit() * 1.5 - 0.5, rng.choice(TIME_NAMES), rng.choice(TIME_NAMES), unit(), unit())
-    return Schedule(
-        rng.choice(["a", "my schedule", "wan-0.50 +x_1.b", "z" * 80]),
-        points,
-        rng.choice(["any", "wan", "ltxv"]),
-        rng.choice(MODE_NAMES),
-        forecast if rng.random() < 0.5 else Forecast(),
-        provenance,
-    )
 
 
 def some_content(rng: Generator) -> bytes:
