@@ -15,6 +15,10 @@ class BudgetError(AstraeaError, ValueError):
     """A budget, target or other setting is outside its range."""
 
 
+class InputError(AstraeaError, ValueError):
+    """A node's input has a value that cannot work; the message names the input and what it takes."""
+
+
 class UnsupportedModel(AstraeaError):
     """A model's blocks are not ones that can run for selected rows; the message is the reason."""
 

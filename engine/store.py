@@ -5,6 +5,7 @@ Knows its bytes before it allocates. Nothing is allocated for schedules without 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
+LEAST_SCALE = torch.finfo(torch.float32).tiny
+VALUES_AT_ONCE = 2**22  # between fp8 and the model's dtype lies fp32: in parts, so that it takes 16 MiB and no more
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,28 @@ class StoreSize:
 
 
 def quantise(x: Tensor, values: Tensor, scales: Tensor) -> None:
-    """Write `x [rows, N, dim]` into fp8 `values` and fp32 `scales [rows, N, 1]`."""
-    peak = x.abs().amax(-1, keepdim=True).float().clamp_min_(1e-12)
-    torch.div(peak, FP8_MAX, out=scales) if scales.device == peak.device else scales.copy_(peak / FP8_MAX)
-    values.copy_((x / (peak / FP8_MAX).to(x.dtype)).clamp_(-FP8_MAX, FP8_MAX).to(FP8), non_blocking=True)
+    """Write `x [rows, N, dim]` into fp8 `values` and fp32 `scales [rows, N, 1]`, which may lie on another device."""
+    for own, kept, factors in _in_parts(x, values, scales):
+        exact = own.float()
+        # In fp16 the scale of a token below 1.3e-5 would be 0, and a token of zeros has none at all.
+        scale = exact.abs().amax(-1, keepdim=True).div_(FP8_MAX).clamp_min_(LEAST_SCALE)
+        kept.copy_((exact / scale).clamp_(-FP8_MAX, FP8_MAX).to(FP8), non_blocking=True)
+        factors.copy_(scale)
+
+
+def dequantise(values: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """fp8 `values [rows, N, dim]` times fp32 `scales [rows, N, 1]`, in `dtype`; the product is made in fp32."""
+    result = torch.empty(values.shape, dtype=dtype, device=values.device)
+    for kept, factors, own in _in_parts(values, scales, result):
+        torch.mul(kept.float(), factors, out=own)
+    return result
+
+
+def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors `[rows, N, …]` in parts `[n, …]` of at most VALUES_AT_ONCE values, at least a token."""
+    tokens = max(1, VALUES_AT_ONCE // max(each.shape[-1] for each in tensors))
+    for row in zip(*tensors, strict=True):
+        yield from zip(*(each.split(tokens) for each in row), strict=True)
 
 
 class ResidualStore:
@@ -71,8 +92,8 @@ class ResidualStore:
         values = self._values[index]
         if self.is_live:
             return values
-        values = values.to(self.device, non_blocking=True)
-        return values.to(self.dtype) * self._scales[index].to(self.device, non_blocking=True).to(self.dtype)
+        scales = self._scales[index].to(self.device, non_blocking=True)
+        return dequantise(values.to(self.device, non_blocking=True), scales, self.dtype)
 
     def write(self, index: int, residual: Tensor) -> None:
         """Keep a residual `[rows, N, dim]`."""

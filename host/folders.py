@@ -1,7 +1,8 @@
-"""Where things lie: saved schedules in the user's folder, the embedded model among the diffusion models."""
+"""Where things lie: schedules and what searches have measured, in folders of the user's; bundled schedules."""
 
 from __future__ import annotations
 
+import difflib
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import folder_paths
 from ..errors import ScheduleError, SearchError
 from ..schedules import Schedule, bundled_folder, check_name, list_schedules, load
 
-TINY_FOLDER = Path(__file__).parent.parent / "tiny"
+CLOSE_NAMES, NAMES_TOLD = 3, 12  # in the message about a name that is none
 PROBE_BYTES = 64 * 1024  # more than a schedule: a full disk is noticed
 
 
@@ -55,10 +56,15 @@ def find_schedule(name: str) -> Schedule:
         path = list_schedules(folder).get(name)
         if path is not None:
             return load(path)
-    known = ", ".join(schedule_names()) or "none"
-    raise ScheduleError(f"There is no schedule named '{name}'. Known ones: {known}.")
+    raise ScheduleError(f"There is no schedule named '{name}'. {_names_to_choose_from(name)}")
 
 
-def register_tiny_model() -> None:
-    """Let the host's own model loader list the embedded model."""
-    folder_paths.add_model_folder_path("diffusion_models", str(TINY_FOLDER))
+def _names_to_choose_from(name: str) -> str:
+    """The names that someone may have meant: those much like it, and what the user has saved."""
+    alike = difflib.get_close_matches(name, schedule_names(), CLOSE_NAMES)
+    own = list(list_schedules(user_schedule_folder()))
+    meant = f"Did you mean {' or '.join(map(repr, alike))}? " if alike else ""
+    if not own:
+        return meant + "You have saved none yet."
+    more = f" and {len(own) - NAMES_TOLD} more" if len(own) > NAMES_TOLD else ""
+    return f"{meant}Your saved ones: {', '.join(map(repr, own[:NAMES_TOLD]))}{more}."

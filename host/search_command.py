@@ -20,7 +20,6 @@ import torch
 from comfy.cli_args import args as comfy_args
 
 from ..errors import AstraeaError
-from ..schedules import save
 from ..search.driver import Search
 from ..search.memo import Memo
 from ..search.problem import Bench
@@ -30,7 +29,7 @@ from .folders import check_writable, user_schedule_folder, user_search_folder
 from .search_material import Prompts, apply_paths, bench_of, check_words, prompts_of
 from .search_options import REFUSED, Options, parse
 from .search_progress import progress_text
-from .searching import Order, beside_finished, named
+from .searching import Order, named, save_all, save_so_far
 
 SCRIPT = Path(__file__).parent.parent / "search" / "__main__.py"
 INTERRUPTED = 130
@@ -109,7 +108,7 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
         finally:
             memo.close()
     schedules = named(result, setting, order)
-    files = [save(schedule, folders.schedules, overwrite=True) for schedule in schedules]
+    files = save_all(schedules, folders.schedules)
     print(f"{running.runs} candidate runs, {running.recalled} of them taken from before")
     print(table(result, options.budgets, files), flush=True)
     return 0
@@ -140,8 +139,7 @@ def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
 def _keep_so_far(running: Search, order: Order, folder: Path) -> None:
     """Save what an interrupted search has found; what goes wrong here must not hide why it ended."""
     try:
-        found = named(running.result(), running.setting, order)
-        kept = [save(beside_finished(each, folder), folder, overwrite=True) for each in found]
+        kept = save_so_far(running.result(), running.setting, order, folder)
     except Exception as error:
         print(f"Astraea search: what has been found so far could not be saved: {error}", file=sys.stderr)
         return

@@ -19,7 +19,6 @@ from comfy.cli_args import args as comfy_args
 from ..errors import SearchError
 from ..tiny.testbeds import EASY
 from ..tiny.words import context_for
-from .folders import register_tiny_model
 from .samplers import sampler_named, sampler_names, scheduler_names, sigmas_of
 from .search_bench import HostBench
 from .search_options import Options
@@ -46,7 +45,6 @@ def apply_paths() -> None:
             importlib.import_module("utils.extra_config").load_extra_path_config(str(file))
     if comfy_args.user_directory:
         folder_paths.set_user_directory(os.path.abspath(comfy_args.user_directory))
-    register_tiny_model()
 
 
 def check_words(options: Options) -> None:

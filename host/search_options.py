@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import AstraeaError, SearchError
-from ..schedules import check_name
-from ..search.budgets import parse_budgets
+from ..search.budgets import check_search_name, parse_budgets
 
 TINY = "tiny"  # the name of the embedded model
-LONGEST_NAME = 60  # leaves room for the budget behind it
 REFUSED = 2
 EPILOG = "Flags of ComfyUI follow after --, for example: python search --model wan.safetensors ... -- --lowvram"
 
@@ -134,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scheduler", default="simple")
     group = parser.add_argument_group("the search")
     add = group.add_argument
-    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="shares of the video to compute: 0.5,0.4,0.3")
+    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="shares of the model's work to do: 0.5,0.4,0.3")
     add("--effort", type=_above_zero, default=30.0, help="what it may spend, in dense runs (default 30)")
     add("--cases", type=_count, default=4, help="clips that are kept close to: prompts in turn, each with a new seed")
     add("--seed", type=_seed, default=0, help="of the first clip, and of the search's own choices")
@@ -217,8 +215,6 @@ def _lora(text: str) -> tuple[str, float]:
 
 def _name(text: str) -> str:
     try:
-        if len(check_name(text)) <= LONGEST_NAME and text != "auto":
-            return text
+        return check_search_name(text)
     except AstraeaError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    raise argparse.ArgumentTypeError(f"'{text}' is no name for schedules: it is too long, or 'auto'")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import AstraeaError, SearchError
 from ..schedules import Schedule, load, save
-from ..search.budgets import name_for
+from ..search.budgets import SO_FAR, name_for
 from ..search.driver import Search
 from ..search.memo import Memo
 from ..search.problem import Setting
@@ -22,7 +22,6 @@ from .search_bench import Case, HostBench
 from .search_progress import SearchView
 
 MOST_SEED = 2**64
-SO_FAR = " so far"  # ends the name of what an interrupted search leaves beside a finished one's schedule
 STOPPED = "interrupted after"  # what the provenance of such a schedule says
 
 
@@ -81,7 +80,7 @@ def search(model: Any, cases: Sequence[Case], way: Sampling, order: Order) -> Se
     finally:
         memo.close()
     schedules = named(result, setting, order)
-    _save_all(schedules)
+    save_all(schedules, user_schedule_folder())
     searched = Searched(result, schedules, user_schedule_folder(), running.runs, running.recalled)
     logging.info(
         f"Astraea search: finished after {result.spent:.1f} dense runs; {searched.known} of {searched.runs} candidate "
@@ -115,19 +114,24 @@ def _keep_so_far(running: Search, setting: Setting, order: Order) -> None:
     """Save what an interrupted search has found; what goes wrong here must not hide why it ended."""
     try:
         result = running.result()
-        kept = _save_all([beside_finished(each, user_schedule_folder()) for each in named(result, setting, order)])
+        kept = save_so_far(result, setting, order, user_schedule_folder())
     except Exception as error:
         reason = error if isinstance(error, AstraeaError) else repr(error)
         logging.warning(f"Astraea search: the best schedules so far could not be saved: {reason}")
         return
-    saved = ", ".join(each.name for each in kept) or "nothing yet"
+    saved = ", ".join(path.stem for path in kept) or "nothing yet"
     logging.info(
         f"Astraea search: interrupted after {result.spent:.1f} of {order.effort:g} dense runs. Saved: {saved}. Queue "
         "again with the same settings to go on from there."
     )
 
 
-def beside_finished(schedule: Schedule, folder: Path) -> Schedule:
+def save_so_far(result: Result, setting: Setting, order: Order, folder: Path) -> list[Path]:
+    """Save what an interrupted search has found; returns the files. Raises as `save_all`."""
+    return save_all([_beside_finished(each, folder) for each in named(result, setting, order)], folder)
+
+
+def _beside_finished(schedule: Schedule, folder: Path) -> Schedule:
     """The schedule, under another name where its own is that of a schedule which was not interrupted."""
     path = folder / f"{schedule.name}.json"
     try:
@@ -137,17 +141,20 @@ def beside_finished(schedule: Schedule, folder: Path) -> Schedule:
     return schedule.renamed(schedule.name + SO_FAR) if taken else schedule
 
 
-def _save_all(schedules: Sequence[Schedule]) -> Sequence[Schedule]:
-    """Save them; one that fails does not keep the others from being saved."""
-    failures = []
+def save_all(schedules: Sequence[Schedule], folder: Path) -> list[Path]:
+    """Save schedules, replacing those of the same names; returns the files.
+
+    One that fails does not keep the others from being saved. Raises SearchError afterwards, with the reason of each.
+    """
+    failures, files = [], []
     for schedule in schedules:
         try:
-            save(schedule, user_schedule_folder(), overwrite=True)
+            files.append(save(schedule, folder, overwrite=True))
         except AstraeaError as error:
             failures.append(f"'{schedule.name}': {error}")
     if failures:
         raise SearchError(
             f"What was found could not be saved. {' '.join(failures)} Make room or make the folder writable, then "
-            "queue again: the runs are kept, so that nothing has to be measured twice."
+            "search again: the runs are kept, so that nothing has to be measured twice."
         )
-    return schedules
+    return files

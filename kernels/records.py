@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
+import stat
 import sys
 import tempfile
 from functools import cache
@@ -26,6 +28,7 @@ FORMAT = 1
 CHOICES, TRIALS = SECTIONS = ("choices", "trials")
 MOST_BYTES = 1 << 20
 MOST_ENTRIES = 500
+MOST_DIGITS = 30  # of an integer; longer ones are beyond what floats can hold
 PACKAGES = ("triton", "triton-windows", "flash_attn", "flash_attn_3", "sageattention")
 
 
@@ -101,12 +104,39 @@ def trial_key(problem: Problem, backend: str) -> str:
 
 def read(section: str = CHOICES) -> dict[str, dict[str, Any]]:
     """All entries of a section. A missing, damaged or foreign file has none."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if path().stat().st_size <= MOST_BYTES:
-            content = json.loads(path().read_text("utf-8"))
-            if content.get("format") == FORMAT and isinstance(content.get(section), dict):
-                return {name: entry for name, entry in content[section].items() if isinstance(entry, dict)}
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        content = json.loads(_text(), parse_float=_finite, parse_int=_bounded, parse_constant=_finite)
+        if content.get("format") == FORMAT and isinstance(content.get(section), dict):
+            return {name: entry for name, entry in content[section].items() if isinstance(entry, dict)}
     return {}
+
+
+def _text() -> str:
+    """The file's text. Raises OSError or ValueError, also where it is too large or no regular file; never waits.
+
+    Not by `..files`: this folder is run by itself, too.
+    """
+    # Opening a FIFO waits for its other end unless it is told not to.
+    descriptor = os.open(path(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > MOST_BYTES:
+        os.close(descriptor)
+        raise ValueError("no record, or too large")
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(MOST_BYTES).decode("utf-8")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def write(name: str, entry: dict[str, Any], section: str = CHOICES) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..host.folders import register_tiny_model
 from .accelerate import AstraeaAccelerate
 from .compare import AstraeaCompare
-from .demo import AstraeaDemoPrompt, AstraeaDemoView
+from .demo import AstraeaDemoModel, AstraeaDemoPrompt, AstraeaDemoView
 from .report import AstraeaReport
 from .schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from .search import AstraeaSearch
@@ -20,6 +19,7 @@ NODES = [
     AstraeaScheduleInline,
     AstraeaReport,
     AstraeaCompare,
+    AstraeaDemoModel,
     AstraeaDemoPrompt,
     AstraeaDemoView,
 ]
@@ -29,7 +29,6 @@ class AstraeaExtension(ComfyExtension):
     """All nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        register_tiny_model()  # here and not in on_load, which older hosts do not call
         return NODES
 
 

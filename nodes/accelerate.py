@@ -11,6 +11,7 @@ from ..engine.plan import CACHE_POLICIES
 from ..engine.report import ReportHandle
 from ..host.accelerate import accelerate, family_of
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
+from .checks import schedule_of
 from .choice import (
     ATTENTION_CHOICES,
     AUTO,
@@ -19,8 +20,6 @@ from .choice import (
     MOST_SPEEDUP,
     OWN_MODE,
     Wish,
-    check_numbers,
-    check_words,
     choose_plan,
 )
 from .choice import schedule_stamp as stamp_of
@@ -30,24 +29,28 @@ from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, re
 TIPS = {
     "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Wan 2.1 and 2.2 are "
     "accelerated; any other model passes through unchanged, and the log says why.",
-    "schedule": "What share of the video is computed at which step. 'auto' picks the schedule for your model that is "
-    "nearest to the budget below and, when the run begins, to its cfg and steps. Saved schedules are listed by name.",
-    "budget": "Used with schedule 'auto': the share of the video's tokens to compute over the whole run; as many "
-    "whole steps are computed as it pays for. 0.4 is up to twice as fast, 1.0 is exactly the original result. A "
-    "schedule chosen by name keeps its own mean budget.",
+    "schedule": "Which sampling steps are computed. 'auto' computes whole steps and forecasts the others: it picks the "
+    "schedule for your model that is nearest to the budget below and, when the run begins, to its cfg and steps. Saved "
+    "schedules are listed by name.",
+    "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
+    "steps are computed as fit. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A schedule chosen by "
+    "name keeps its own mean budget.",
     "target_speedup": "2 means: twice as fast. The budget is then worked out from the size of your model and video, "
     "for any schedule. 0: use the budget instead.",
     "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It takes the place of the one "
     "chosen in the list above.",
-    "mode": "How the computed tokens are chosen and the others estimated. Leave it at the schedule's own; the others "
-    "are for comparison: 'paper' is the published method, 'random' picks tokens by chance, 'uniform' gives every "
-    "step the same budget, 'whole-step ...' reuses whole steps.",
-    "cache": "Where results are kept between steps. 'auto' starts with the fastest and steps down when memory is "
-    "short: full, fp8 (half the memory), fp8-host (in main memory), none (reuse whole steps, needs next to nothing).",
-    "attention": "What computes the attention of token steps. 'auto' keeps ComfyUI's own unless another one was timed "
-    "clearly faster on your card and is as accurate; 'host' always keeps ComfyUI's; 'fast' also allows 8-bit ones, "
-    "which change details. A named one gives way where it cannot run; the report tells what served. Attention that "
-    "another node has put on the model (SageAttention and the like) is always kept.",
+    "mode": "How what is not computed is estimated. Leave it at the schedule's own; the others are for comparison. "
+    "'uniform' computes the same share of the video's tokens at every step, 'paper' is the published method, 'random' "
+    "picks tokens by chance, 'whole-step ...' repeats or forecasts whole steps.",
+    "cache": "Where the results of every block are kept for steps that compute a part of the video's tokens. Only the "
+    "modes 'uniform', 'paper' and 'random' and some schedules have such steps; whole steps keep two latents per "
+    "conditioning. 'auto' starts with the fastest and steps down when memory is short: full, fp8 (half the memory), "
+    "fp8-host (in main memory), none (whole steps only).",
+    "attention": "What computes the attention of steps that compute a part of the video's tokens. 'auto' keeps "
+    "ComfyUI's own unless another one was timed clearly faster on your card and is as accurate; 'host' always keeps "
+    "ComfyUI's; 'fast' also allows 8-bit ones, which change details. A named one gives way where it cannot run; the "
+    "report tells what served. Attention that another node has put on the model (SageAttention and the like) is always "
+    "kept.",
 }
 
 
@@ -59,8 +62,9 @@ class AstraeaAccelerate(io.ComfyNode):
         return node_schema(
             node_id="AstraeaAccelerate",
             display_name="Astraea Accelerate",
-            description="The same video sooner: computes only part of the video's tokens at most steps. Place it "
-            "between the model loader and the sampler; torch.compile nodes go after it.",
+            description="The same video sooner: computes some of the sampling steps and forecasts the others; what a "
+            "forecast missed is corrected once the next step is computed. Place it between the model loader and the "
+            "sampler; torch.compile nodes go after it.",
             search_aliases=["speed up", "faster", "cache", "teacache", "easycache", "token"],
             inputs=[
                 field(io.Model, "model", tooltip=TIPS["model"]),
@@ -127,23 +131,12 @@ class AstraeaAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        schedule: str | None = None,
-        budget: float | None = None,
-        target_speedup: float | None = None,
-        astraea_schedule: Any = NOT_LINKED,
-        mode: str | None = None,
-        cache: str | None = None,
-        attention: str | None = None,
-    ) -> bool | str:
-        def check() -> None:
-            check_numbers(budget, target_speedup)
-            check_words(mode, cache, attention)
-            if schedule is not None and schedule != AUTO and astraea_schedule is NOT_LINKED:
-                find_schedule(schedule)
-
-        return refusal(check)
+    def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
+        # The host shows what is returned once for every input that is named here and given. So only the schedule is
+        # checked, and only where no other takes its place; the host checks ranges, `execute` what is linked.
+        if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
+            return True
+        return refusal(lambda: find_schedule(schedule))
 
     @classmethod
     def fingerprint_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, **_: Any) -> Hashable:
@@ -163,7 +156,7 @@ class AstraeaAccelerate(io.ComfyNode):
         attention: str = "auto",
     ) -> io.NodeOutput:
         family, _ = family_of(model)
-        chosen = schedule if astraea_schedule is None else astraea_schedule
+        chosen = schedule if astraea_schedule is None else schedule_of("astraea_schedule", astraea_schedule)
         plan = choose_plan(Wish(chosen, budget, target_speedup, mode, cache, attention), family)
         handle = ReportHandle()
         return io.NodeOutput(accelerate(model, plan, handle), handle)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..engine.plan import ATTENTION_WISHES as ATTENTION_CHOICES
 from ..engine.plan import CACHE_POLICIES, Plan, make_plan
-from ..errors import BudgetError
+from ..errors import InputError
 from ..host.folders import find_schedule, schedule_folders
 from ..schedules import (
+    AUTO,
     OWN_TOLERANCE,
     Schedule,
     brought_to,
@@ -23,8 +23,8 @@ from ..schedules import (
     whole_steps,
 )
 from ..schedules.promise import tell
+from .checks import number, one_of, text
 
-AUTO = "auto"
 UNKNOWN_FAMILY = "any"
 OWN_MODE = "schedule's own"
 UNIFORM = "uniform"
@@ -34,6 +34,8 @@ MODE_CHOICES = (OWN_MODE, "default", "paper", "random", UNIFORM, WHOLE_HOLD, WHO
 # What a control computes with; the others take the mode of their name.
 MODE_OF_CONTROL = {UNIFORM: "default", WHOLE_HOLD: "hold", WHOLE_FORECAST: "forecast"}
 LEAST_BUDGET, MOST_SPEEDUP = 0.2, 8.0
+BUDGET_HINT = "It is the share of the model's work that is done: with 0.4, 40 % of it; 1 changes nothing."
+TARGET_HINT = "2 means twice as fast, 0 that the budget is used."
 
 
 @dataclass(frozen=True)
@@ -48,41 +50,26 @@ class Wish:
     attention: str = "auto"
 
 
-def check_numbers(budget: float | None, target_speedup: float | None) -> None:
-    """Raise BudgetError for values that cannot work; None is a value that is not known yet."""
-    if budget is not None and not (math.isfinite(budget) and LEAST_BUDGET <= budget <= 1.0):
-        raise BudgetError(
-            f"The budget {budget:g} is outside {LEAST_BUDGET}...1.0. It is the share of the video's tokens to compute: "
-            "0.4 computes 40 % of them, 1.0 changes nothing."
-        )
-    if not target_speedup:
-        return
-    if not (math.isfinite(target_speedup) and 1.0 <= target_speedup <= MOST_SPEEDUP):
-        raise BudgetError(
-            f"The target speed-up {target_speedup:g} is outside 1...{MOST_SPEEDUP:g}. "
-            "2 means twice as fast; 0 means: use the budget instead."
-        )
-
-
-def check_words(mode: str | None, cache: str | None, attention: str | None) -> None:
-    """Raise BudgetError for words that are not in their list; None is a value that is not known yet.
-
-    ComfyUI 0.3.64 does not check them itself.
-    """
-    lists = {
-        "Mode": (mode, MODE_CHOICES),
-        "Cache": (cache, CACHE_POLICIES),
-        "Attention": (attention, ATTENTION_CHOICES),
-    }
-    for what, (word, known) in lists.items():
-        if word is not None and word not in known:
-            raise BudgetError(f"{what} '{word}' is unknown; choose one of {', '.join(known)}.")
+def checked(wish: Wish) -> Wish:
+    """The same wish, if all of its values can work. Raises InputError with the one that cannot."""
+    schedule = wish.schedule if isinstance(wish.schedule, Schedule) else text("schedule", wish.schedule)
+    target = number("target_speedup", wish.target_speedup, 0.0, MOST_SPEEDUP, TARGET_HINT)
+    if 0.0 < target < 1.0:
+        raise InputError(f"The input 'target_speedup' takes 0, or 1 to {MOST_SPEEDUP:g}, not {target:g}. {TARGET_HINT}")
+    return replace(
+        wish,
+        schedule=schedule,
+        budget=number("budget", wish.budget, LEAST_BUDGET, 1.0, BUDGET_HINT),
+        target_speedup=target,
+        mode=one_of("mode", wish.mode, MODE_CHOICES),
+        cache=one_of("cache", wish.cache, CACHE_POLICIES),
+        attention=one_of("attention", wish.attention, ATTENTION_CHOICES),
+    )
 
 
 def choose_plan(wish: Wish, family: str) -> Plan:
-    """The plan for a model of this family. Raises ScheduleError or BudgetError."""
-    check_numbers(wish.budget, wish.target_speedup)
-    check_words(wish.mode, wish.cache, wish.attention)
+    """The plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
+    wish = checked(wish)
     target = wish.target_speedup or None
     schedule, budget = _schedule_and_budget(wish, family)
     if wish.mode in MODE_OF_CONTROL:

@@ -12,7 +12,7 @@ from ..engine.quality import psnr, ssim, value_range
 from ..errors import AstraeaError
 from ..host.latents import preview_rgb
 from .images import enlarge, side_by_side
-from .schema import NOT_LINKED, field, node_schema, refusal
+from .schema import field, node_schema
 
 WHICH = "Connect either images_a and images_b, or latents_a and latents_b."
 SMALLEST_VIEW = 256  # pixels; latents are enlarged to about this height
@@ -48,17 +48,6 @@ class AstraeaCompare(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        images_a: Any = NOT_LINKED,
-        images_b: Any = NOT_LINKED,
-        latents_a: Any = NOT_LINKED,
-        latents_b: Any = NOT_LINKED,
-    ) -> bool | str:
-        linked = [value is not NOT_LINKED for value in (images_a, images_b, latents_a, latents_b)]
-        return refusal(lambda: _check_pair(linked))
-
-    @classmethod
     def execute(
         cls,
         images_a: Tensor | None = None,
@@ -68,12 +57,37 @@ class AstraeaCompare(io.ComfyNode):
     ) -> io.NodeOutput:
         _check_pair([value is not None for value in (images_a, images_b, latents_a, latents_b)])
         if images_a is not None and images_b is not None:
-            text, view = _compare_images(images_a[..., :3], images_b[..., :3])
+            text, view = _compare_images(_rgb(images_a), _rgb(images_b))
         else:
             assert latents_a is not None
             assert latents_b is not None
-            text, view = _compare_latents(latents_a["samples"], latents_b["samples"])
+            text, view = _compare_latents(_video(latents_a), _video(latents_b))
         return io.NodeOutput(text, view, ui={"text": (text,), **ui.PreviewImage(view, cls=cls).as_dict()})
+
+
+def _rgb(images: Tensor) -> Tensor:
+    """Images `[B, H, W, 3]` of an IMAGE, which may have an alpha channel, or one of grey. Raises AstraeaError."""
+    _check_tensor(images, "images", 4, 4)
+    return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(*images.shape[:3], 3)
+
+
+def _video(latent: dict) -> Tensor:
+    """Samples `[B, C, (T,) H, W]` of a LATENT. Raises AstraeaError."""
+    _check_tensor(latent["samples"], "latents", 4, 5)
+    return latent["samples"]
+
+
+def _check_tensor(values: Any, what: str, fewest: int, most: int) -> None:
+    if not isinstance(values, Tensor) or values.is_nested or not fewest <= values.ndim <= most:
+        shape = " x ".join(map(str, values.shape)) if isinstance(values, Tensor) and not values.is_nested else "nested"
+        raise AstraeaError(
+            f"Astraea Compare compares pictures and videos; these {what} are neither (their shape is {shape}). Sound "
+            "and other latents cannot be compared."
+        )
+    if not values.numel():
+        raise AstraeaError(
+            f"Astraea Compare got an empty batch: the {what} have the shape {' x '.join(map(str, values.shape))}."
+        )
 
 
 def _check_pair(present: list[bool]) -> None:
@@ -92,19 +106,46 @@ def _check_sizes(a: Tensor, b: Tensor, what: str) -> None:
 def _compare_images(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
     _check_sizes(a, b, "image batches")
     b = b.to(a)
-    likeness = ssim(b.movedim(-1, 1), a.movedim(-1, 1), 1.0)
-    return _text(psnr(b, a, 1.0), likeness, f"{len(a)} frames, peak 1"), side_by_side(a, b)
+    text = _not_finite(a, b, "image batch")
+    if not text:
+        likeness = ssim(b.movedim(-1, 1), a.movedim(-1, 1), 1.0)
+        text = _text(psnr(b, a, 1.0), likeness, f"{len(a)} frames, peak 1")
+    return text, side_by_side(_shown(a), _shown(b))
 
 
 def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
     _check_sizes(a, b, "latents")
+    a = a.float()  # in fp16 the range of large values is beyond what it can hold
     b = b.to(a)
-    peak = value_range(a)
-    frames_a, frames_b = (x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x for x in (a, b))
-    text = _text(psnr(b, a, peak), ssim(frames_b, frames_a, peak), f"{len(frames_a)} latent frames, peak {peak:.2f}")
-    left, right = preview_rgb(a), preview_rgb(b)
+    text = _not_finite(a, b, "latents")
+    if not text:
+        peak = value_range(a)
+        frames_a, frames_b = (x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x for x in (a, b))
+        over = f"{len(frames_a)} latent frames, peak {peak:.2f}"
+        text = _text(psnr(b, a, peak), ssim(frames_b, frames_a, peak), over)
+    left, right = preview_rgb(_shown(a)), preview_rgb(_shown(b))
     factor = max(1, round(SMALLEST_VIEW / left.shape[1]))
     return text, side_by_side(enlarge(left, factor), enlarge(right, factor))
+
+
+def _not_finite(a: Tensor, b: Tensor, what: str) -> str:
+    """What to tell where values are NaN or infinite, of which there is no distance; "" where none are."""
+    found = []
+    for which, values in (("first", a), ("second", b)):
+        bad = values.numel() - int(values.isfinite().sum())
+        if bad:
+            found.append(f"{bad} of {values.numel()} values of the {which} {what}")
+    if not found:
+        return ""
+    return (
+        f"not finite: {' and '.join(found)} are NaN or infinite, so there is no PSNR and no SSIM. Something before "
+        "this node went wrong, often a model or VAE in fp16: try bf16 or fp32."
+    )
+
+
+def _shown(values: Tensor) -> Tensor:
+    """The values as a picture can show them: those that are not finite as 0."""
+    return values.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _text(noise: float, likeness: float, over: str) -> str:

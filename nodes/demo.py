@@ -1,4 +1,4 @@
-"""The two nodes of the embedded demonstration model: words in, frames out. Real models do not need them."""
+"""The nodes of the embedded demonstration model: the model, words in, frames out. Real models do not need them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..errors import AstraeaError
+from ..host.demo_model import load_demo_model
 from ..host.latents import model_space
 from ..tiny.codec import decode
 from ..tiny.words import (
@@ -21,11 +22,34 @@ from ..tiny.words import (
     split_words,
     unknown_words,
 )
+from .checks import text as checked_text
+from .checks import whole_number
 from .images import enlarge
 from .schema import field, node_schema, refusal
 
-MOST_WORDS = 96
+MOST_WORDS, MOST_SCALE = 96, 32
 VOCABULARY = "; ".join(", ".join(words) for words in (SIZES, COLOURS, SHAPES, MANNERS, DIRECTIONS, CONNECTIVES))
+
+
+class AstraeaDemoModel(io.ComfyNode):
+    """Loads the tiny model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="AstraeaDemoModel",
+            display_name="Astraea Demo Model",
+            description="The tiny video model that comes with Astraea: it makes small clips of simple shapes, on any "
+            "CPU. To try things out without a download; for real videos load a real model.",
+            inputs=[],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="The tiny model; to Astraea Accelerate."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(load_demo_model())
 
 
 class AstraeaDemoPrompt(io.ComfyNode):
@@ -59,7 +83,7 @@ class AstraeaDemoPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        _check_length(text)
+        _check_length(checked_text("text", text))
         unknown = unknown_words(text)
         if unknown:
             logging.warning(
@@ -91,7 +115,7 @@ class AstraeaDemoView(io.ComfyNode):
                     "scale",
                     default=8,
                     min=1,
-                    max=32,
+                    max=MOST_SCALE,
                     tooltip="Every pixel becomes a square of this size; the clips are only 32 pixels wide.",
                 ),
             ],
@@ -100,7 +124,8 @@ class AstraeaDemoView(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict, scale: int) -> io.NodeOutput:
-        return io.NodeOutput(enlarge(_frames(samples["samples"]), scale))
+        factor = whole_number("scale", scale, 1, MOST_SCALE)
+        return io.NodeOutput(enlarge(_frames(samples["samples"]), factor))
 
 
 def _frames(latents: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from comfy_api.latest import io, ui
 
 from ..errors import ScheduleError
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
-from ..schedules import Schedule, check_name, load, parse, rhythm, save, serialise
-from .choice import AUTO, schedule_stamp
+from ..schedules import Schedule, check_new_name, load, parse, rhythm, save, serialise
+from .checks import flag, schedule_of, text
+from .choice import schedule_stamp
 from .schema import ScheduleType, field, node_schema, refusal
 
 EXAMPLE = serialise(rhythm("example", [0.0, 0.0, 1.0], [round(1.0 - i / 20, 2) for i in range(20)]))
@@ -49,7 +50,7 @@ class AstraeaScheduleLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, schedule_name: str) -> io.NodeOutput:
-        return io.NodeOutput(find_schedule(schedule_name))
+        return io.NodeOutput(find_schedule(text("schedule_name", schedule_name)))
 
 
 class AstraeaScheduleSave(io.ComfyNode):
@@ -83,21 +84,15 @@ class AstraeaScheduleSave(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        return refusal(lambda: name is None or _check_new_name(name))
+        return refusal(lambda: name is None or check_new_name(name))
 
     @classmethod
     def execute(cls, schedule: Schedule, name: str, overwrite: bool) -> io.NodeOutput:
-        named = schedule.renamed(_check_new_name(name))
+        named = schedule_of("schedule", schedule).renamed(check_new_name(text("name", name)))
         path = user_schedule_folder() / f"{name}.json"
         if not _is_saved(named, path):
-            save(named, user_schedule_folder(), overwrite=overwrite)
+            save(named, user_schedule_folder(), overwrite=flag("overwrite", overwrite))
         return io.NodeOutput(named, ui=ui.PreviewText(f"Saved as {path}"))
-
-
-def _check_new_name(name: str) -> str:
-    if check_name(name) == AUTO:
-        raise ScheduleError(f"'{AUTO}' means that Astraea chooses; give the schedule another name.")
-    return name
 
 
 def _is_saved(schedule: Schedule, path: Any) -> bool:
@@ -138,8 +133,8 @@ class AstraeaScheduleInline(io.ComfyNode):
 
     @classmethod
     def execute(cls, schedule_json: str) -> io.NodeOutput:
-        return io.NodeOutput(_parse(schedule_json))
+        return io.NodeOutput(_parse(text("schedule_json", schedule_json)))
 
 
-def _parse(text: str) -> Schedule:
-    return parse(text, "The text in Astraea Schedule Inline")
+def _parse(given: str) -> Schedule:
+    return parse(given, "The text in Astraea Schedule Inline")

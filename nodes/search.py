@@ -11,18 +11,10 @@ from ..host.samplers import Sampling, sampler_named, sampler_names, scheduler_na
 from ..host.searching import Order, cases_of, search
 from ..search.budgets import parse_budgets
 from .images import to_batch
-from .schema import NOT_LINKED, ScheduleType, field, node_schema, refusal
+from .schema import ScheduleType, field, node_schema, refusal
 from .search_plots import draw_search
 from .search_text import search_text
-from .search_wish import (
-    EFFORTS,
-    MOST_CASES,
-    MOST_CFG,
-    MOST_STEPS,
-    check_amounts,
-    check_search_name,
-    check_word,
-)
+from .search_wish import EFFORTS, LEAST_STEPS, MOST_CASES, MOST_CFG, MOST_SEED, MOST_STEPS, SearchWish, checked
 
 DEFAULT_EFFORT = list(EFFORTS)[1]
 TIPS = {
@@ -38,8 +30,8 @@ TIPS = {
     "scheduler": "The scheduler that you use for finished videos.",
     "first_seed": "The first clip's seed; the next clips take the seeds after it. The same seed finds the same "
     "schedules.",
-    "budgets": "The shares of the video to compute, separated by commas: a schedule is searched for each. 0.5 is up to "
-    "2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
+    "budgets": "The shares of the model's work to do, separated by commas: a schedule is searched for each. 0.5 is up "
+    "to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
     "effort": "How long it may take, counted in clips: with 'good' about as long as making 30 clips without "
     "acceleration. More effort may find better schedules. You can stop at any time: the best so far is kept.",
     "cases": "How many clips each schedule is judged on; they share the effort. More clips: better for other seeds and "
@@ -84,30 +76,9 @@ class AstraeaSearch(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        steps: int | None = None,
-        cfg: float | None = None,
-        sampler_name: str | None = None,
-        scheduler: str | None = None,
-        first_seed: int | None = None,
-        budgets: str | None = None,
-        effort: str | None = None,
-        cases: int | None = None,
-        name: str | None = None,
-        sigmas: Any = NOT_LINKED,
-    ) -> bool | str:
-        def check() -> None:
-            check_amounts(steps if sigmas is NOT_LINKED else None, cfg, cases, first_seed)
-            check_word("sampler", sampler_name, sampler_names())
-            check_word("scheduler", scheduler, scheduler_names())
-            check_word("effort", effort, list(EFFORTS))
-            if budgets is not None:
-                parse_budgets(budgets)
-            if name is not None:
-                check_search_name(name)
-
-        return refusal(check)
+    def validate_inputs(cls, budgets: str | None = None) -> bool | str:
+        # One input: the host shows what is returned once for every one that is named here. It checks ranges itself.
+        return refusal(lambda: budgets is None or parse_budgets(budgets))
 
     @classmethod
     def execute(
@@ -131,22 +102,21 @@ class AstraeaSearch(io.ComfyNode):
         positive_3: Any = None,
         positive_4: Any = None,
     ) -> io.NodeOutput:
-        # Values that came through links were not known when the prompt was validated.
-        check_amounts(steps if sigmas is None else None, cfg, cases, first_seed)
-        order = Order(check_search_name(name), parse_budgets(budgets), EFFORTS[effort], first_seed)
+        wish = checked(SearchWish(steps, cfg, sampler_name, scheduler, first_seed, budgets, effort, cases, name))
+        order = Order(wish.name, parse_budgets(budgets), EFFORTS[wish.effort], wish.first_seed)
         way = Sampling(
             sampler=sampler_named(sampler_name) if sampler is None else sampler,
-            sigmas=sigmas_of(model, steps, sampler_name, scheduler) if sigmas is None else sigmas,
-            cfg=cfg,
+            sigmas=sigmas_of(model, wish.steps, sampler_name, scheduler) if sigmas is None else sigmas,
+            cfg=wish.cfg,
         )
         prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
-        searched = search(model, cases_of(prompts, negative, latent, first_seed, cases), way, order)
+        searched = search(model, cases_of(prompts, negative, latent, wish.first_seed, wish.cases), way, order)
         if not searched.schedules:
             raise SearchError("Nothing was found for these budgets. Raise the effort, or list a higher budget.")
-        text = search_text(searched, order.budgets)
+        found = search_text(searched, order.budgets)
         plots = to_batch(*draw_search(searched.result))
-        shown = {"text": (text,), **ui.PreviewImage(plots, cls=cls).as_dict()}
-        return io.NodeOutput(searched.schedules[0], plots, text, ui=shown)
+        shown = {"text": (found,), **ui.PreviewImage(plots, cls=cls).as_dict()}
+        return io.NodeOutput(searched.schedules[0], plots, found, ui=shown)
 
 
 def _required_inputs() -> list[Any]:
@@ -155,12 +125,12 @@ def _required_inputs() -> list[Any]:
         field(io.Conditioning, "positive", tooltip=TIPS["positive"]),
         field(io.Conditioning, "negative", tooltip=TIPS["negative"]),
         field(io.Latent, "latent", tooltip=TIPS["latent"]),
-        field(io.Int, "steps", default=30, min=2, max=MOST_STEPS, tooltip=TIPS["steps"]),
+        field(io.Int, "steps", default=30, min=LEAST_STEPS, max=MOST_STEPS, tooltip=TIPS["steps"]),
         field(io.Float, "cfg", default=6.0, min=0.0, max=MOST_CFG, step=0.1, tooltip=TIPS["cfg"]),
         field(io.Combo, "sampler_name", options=sampler_names(), default="uni_pc", tooltip=TIPS["sampler_name"]),
         field(io.Combo, "scheduler", options=scheduler_names(), default="simple", tooltip=TIPS["scheduler"]),
         # Not called "seed": the editor would draw another one for each run, and every run would be a new search.
-        field(io.Int, "first_seed", default=1, min=0, max=2**64 - 1, tooltip=TIPS["first_seed"]),
+        field(io.Int, "first_seed", default=1, min=0, max=MOST_SEED, tooltip=TIPS["first_seed"]),
         field(io.String, "budgets", default="0.5, 0.4, 0.3", tooltip=TIPS["budgets"]),
         field(io.Combo, "effort", options=list(EFFORTS), default=DEFAULT_EFFORT, tooltip=TIPS["effort"]),
         field(io.Int, "cases", default=4, min=1, max=MOST_CASES, tooltip=TIPS["cases"]),

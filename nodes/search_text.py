@@ -48,8 +48,9 @@ def _of_budget(found: Found, schedule: Schedule, result: Result) -> list[str]:
 
 
 def _share(found: Found, schedule: Schedule) -> str:
-    told = f"{schedule.mean_budget:.0%} of the video"
-    return f"{told} in the time of {found.budget:.0%}" if schedule.has_fractions else told
+    if not schedule.has_fractions:
+        return f"{schedule.mean_budget:.0%} of the steps"
+    return f"{schedule.mean_budget:.0%} of the video in the time of {found.budget:.0%}"
 
 
 def _clips(count: int) -> str:

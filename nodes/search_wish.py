@@ -1,51 +1,53 @@
-"""From the widgets of `Astraea Search` to what is searched for; everything that cannot work is refused here."""
+"""The widgets of `Astraea Search` that say what is searched for, and their ranges."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from ..errors import SearchError
-from ..host.searching import SO_FAR
-from ..schedules import check_name
-from ..search.budgets import name_for
-from .choice import AUTO
+from ..host.samplers import sampler_names, scheduler_names
+from ..search.budgets import check_search_name, parse_budgets
+from .checks import number, one_of, text, whole_number
 
 EFFORTS = {
     "quick (10 dense runs)": 10.0,
     "good (30 dense runs)": 30.0,
     "thorough (100 dense runs)": 100.0,
 }
-MOST_STEPS, MOST_CASES, MOST_CFG = 1000, 16, 100.0
-LONGEST_NAME = 80
+LEAST_STEPS, MOST_STEPS, MOST_CASES, MOST_CFG, MOST_SEED = 2, 1000, 16, 100.0, 2**64 - 1
+STEPS_HINT = "Use as many as for your finished videos; there is little to gain below 12."
+CFG_HINT = "Use the one of your sampler."
+CASES_HINT = "4 are enough for most searches."
 
 
-def check_search_name(name: str) -> str:
-    """The name, if schedules can be saved under it with a budget behind it. Raises ScheduleError or SearchError."""
-    if check_name(name) == AUTO:
-        raise SearchError(f"'{AUTO}' means that Astraea chooses; give the schedules another name.")
-    longest = LONGEST_NAME - len(name_for("", 0.5) + SO_FAR)
-    if len(name) > longest:
-        raise SearchError(f"The name has {len(name)} characters; only {longest} leave room for the budget behind it.")
-    return name
+@dataclass(frozen=True)
+class SearchWish:
+    """The widgets' values. steps and scheduler are not used where noise levels are linked."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    first_seed: int
+    budgets: str
+    effort: str
+    cases: int
+    name: str
 
 
-def check_amounts(steps: int | None, cfg: float | None, cases: int | None, first_seed: int | None) -> None:
-    """Raise SearchError for amounts that cannot work; None is a value that is not known yet."""
-    if steps is not None and not 2 <= steps <= MOST_STEPS:
-        raise SearchError(
-            f"{steps} steps cannot be searched: at least 2 are needed, and there is little to gain below 12. Use as "
-            f"many as for your finished videos, at most {MOST_STEPS}."
-        )
-    if cfg is not None and not (math.isfinite(cfg) and 0.0 <= cfg <= MOST_CFG):
-        raise SearchError(f"The cfg {cfg:g} is outside 0...{MOST_CFG:g}. Use the one of your sampler.")
-    if cases is not None and not 1 <= cases <= MOST_CASES:
-        raise SearchError(f"{cases} clips are outside 1...{MOST_CASES}. 4 are enough for most searches.")
-    if first_seed is not None and not 0 <= first_seed < 2**64:
-        raise SearchError(f"The seed {first_seed} is outside 0...2^64.")
+def checked(wish: SearchWish) -> SearchWish:
+    """The same wish, if all of its values can work.
 
-
-def check_word(what: str, word: str | None, known: Sequence[str]) -> None:
-    """Raise SearchError for a word that is not in its list, which ComfyUI 0.3.64 does not check itself."""
-    if word is not None and word not in known:
-        raise SearchError(f"The {what} '{word}' is unknown; choose one of {', '.join(known)}.")
+    Raises InputError, SearchError or ScheduleError with the one that cannot.
+    """
+    parse_budgets(text("budgets", wish.budgets))
+    return replace(
+        wish,
+        steps=whole_number("steps", wish.steps, LEAST_STEPS, MOST_STEPS, STEPS_HINT),
+        cfg=number("cfg", wish.cfg, 0.0, MOST_CFG, CFG_HINT),
+        sampler_name=one_of("sampler_name", wish.sampler_name, sampler_names()),
+        scheduler=one_of("scheduler", wish.scheduler, scheduler_names()),
+        first_seed=whole_number("first_seed", wish.first_seed, 0, MOST_SEED),
+        effort=one_of("effort", wish.effort, list(EFFORTS)),
+        cases=whole_number("cases", wish.cases, 1, MOST_CASES, CASES_HINT),
+        name=check_search_name(text("name", wish.name)),
+    )

@@ -16,13 +16,15 @@ from .library import (
 )
 from .promise import Promise, promise_from, promise_of
 from .resample import budgets_for
-from .schedule import MODE_NAMES, Schedule, check_name
+from .schedule import AUTO, LONGEST_NAME, MODE_NAMES, Schedule, check_name, check_new_name
 from .shapes import flow_sigmas, leaning, rhythm, uniform, whole_steps
 from .whole import without_fractions
 
 __all__ = [
+    "AUTO",
     "FORMAT_NAME",
     "FORMAT_VERSION",
+    "LONGEST_NAME",
     "MODE_NAMES",
     "OWN_TOLERANCE",
     "STANDARD_FORECAST",
@@ -34,6 +36,7 @@ __all__ = [
     "budgets_for",
     "bundled_folder",
     "check_name",
+    "check_new_name",
     "flow_sigmas",
     "forecast_for",
     "guidance_of",

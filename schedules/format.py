@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError
+from ..files import read_regular, write_whole
 from .forecast import STANDARD_FORECAST, forecast_of
 from .schedule import Schedule
 
@@ -72,7 +71,10 @@ def _check_json(value: Any, source: str, depth: int = 0) -> None:
         raise ScheduleError(f"{source}: provenance is nested too deeply.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ScheduleError(f"{source}: provenance holds a number that is not finite.")
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ScheduleError(f"{source}: provenance holds text that is not Unicode.")  # half a letter: \ud83d alone
+    items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
         _check_json(item, source, depth + 1)
 
 
@@ -109,10 +111,9 @@ def serialise(schedule: Schedule) -> str:
 
 
 def load(path: Path) -> Schedule:
-    """The schedule in a file. Raises ScheduleError, also when the file cannot be read."""
+    """The schedule in a file. Raises ScheduleError, also when the file cannot be read or is no regular one."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ScheduleError(f"Schedule file '{path.name}' cannot be read ({error.strerror}).") from None
     try:
@@ -124,21 +125,21 @@ def load(path: Path) -> Schedule:
 def save(schedule: Schedule, folder: Path, *, overwrite: bool = False) -> Path:
     """Write `<name>.json` into the folder, whole or not at all; returns its path.
 
-    Raises ScheduleError when the name is taken (unless `overwrite`) or the folder cannot be written.
+    Raises ScheduleError when the name is taken (unless `overwrite`), the folder cannot be written, or the file would be
+    too large to be read again.
     """
+    text = serialise(schedule)
+    if len(text.encode()) > MAX_BYTES:
+        raise ScheduleError(
+            f"Schedule '{schedule.name}' would be larger than {MAX_BYTES // 1024} KiB and could not be loaded again: "
+            "its provenance is too long."
+        )
     path = folder / f"{schedule.name}.json"
     if path.exists() and not overwrite:
         raise ScheduleError(f"A schedule named '{schedule.name}' exists. Choose another name or allow overwriting.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(serialise(schedule))
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, text)
     except OSError as error:
         raise ScheduleError(f"The schedule cannot be written to '{folder}' ({error.strerror}).") from None
     return path

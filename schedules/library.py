@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..errors import ScheduleError
 from .density import span_of
 from .forecast import STANDARD_FORECAST, Forecast
 from .format import load
+from .promise import KEY, MOST_CFG, usable_cfg
 from .schedule import Schedule
 
 OWN_TOLERANCE = 0.005
@@ -26,10 +28,10 @@ def bundled_folder() -> Path:
 
 
 def list_schedules(folder: Path) -> dict[str, Path]:
-    """Names to files in a folder, sorted; a file is listed without being opened."""
-    if not folder.is_dir():
+    """Names to regular files in a folder, sorted; a file is listed without being opened."""
+    if not os.path.isdir(folder):
         return {}
-    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+    return {path.stem: path for path in sorted(folder.glob("*.json")) if os.path.isfile(path)}
 
 
 USUAL_STEPS = 30
@@ -68,10 +70,14 @@ def guidance_of(schedule: Schedule) -> float:
 
 
 def _told_guidance(schedule: Schedule) -> float | None:
-    promise = schedule.provenance.get("promise")
-    told = [schedule.provenance.get("guidance"), promise.get("cfg") if isinstance(promise, Mapping) else None]
-    usable = [value for value in told if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0]
-    return float(usable[0]) if usable else None
+    return next(filter(None, map(usable_cfg, _guidance_entries(schedule))), None)
+
+
+def _guidance_entries(schedule: Schedule) -> list[float]:
+    """The numbers of its provenance that say which guidance scale it was made for, sane or not; 0 says nothing."""
+    promise = schedule.provenance.get(KEY)
+    entries = [schedule.provenance.get("guidance"), promise.get("cfg") if isinstance(promise, Mapping) else None]
+    return [each for each in entries if isinstance(each, (int, float)) and not isinstance(each, bool) and each != 0]
 
 
 def steps_as_fine(schedule: Schedule, sigmas: Sequence[float]) -> int:
@@ -100,7 +106,7 @@ def forecast_for(
 def off_way(schedule: Schedule, steps: int, guidance: float) -> float:
     """How far a run of so many steps is from those that a schedule was made for; 0 where it is of the same kind."""
     off_steps = abs(math.log(len(schedule.points) / max(1, steps)))
-    return off_steps + GUIDANCE_COUNTS * abs(math.log(guidance_of(schedule) / max(guidance, 0.1)))
+    return off_steps + GUIDANCE_COUNTS * abs(math.log(guidance_of(schedule) / min(max(guidance, 0.1), MOST_CFG)))
 
 
 def brought_to(schedule: Schedule, budget: float | None) -> float | None:
@@ -141,9 +147,12 @@ def _fitting(family: str, folders: Iterable[Path] | None) -> list[Schedule]:
     for folder in folders or (bundled_folder(),):
         for path in list_schedules(folder).values():
             try:
-                candidates.append(load(path))
+                schedule = load(path)
             except ScheduleError:
                 continue
+            # A guidance that no run can have: whoever wrote the file did not mean what it says.
+            if None not in map(usable_cfg, _guidance_entries(schedule)):
+                candidates.append(schedule)
     fitting = [schedule for schedule in candidates if schedule.family in (family, "any")]
     if not fitting:
         raise ScheduleError(f"No schedule for the model family '{family}' was found.")

@@ -12,6 +12,7 @@ from typing import Any
 from .schedule import MAX_POINTS, Schedule
 
 KEY = "promise"
+LEAST_FIGURE = 1e-6  # of all kinds; what is smaller was never measured
 MOST_DB, MOST_SPEEDUP, MOST_SECONDS, MOST_CFG = 400.0, 1000.0, 1e7, 1e4
 LONGEST_WORD = 80
 MOST_AXES, LONGEST_AXIS = 8, 2**20
@@ -72,9 +73,14 @@ def promise_from(data: Any) -> Promise | None:
         steps=_count(data.get("steps"), MAX_POINTS),
         device=_word(data.get("device")),
         sampler=_word(data.get("sampler")),
-        cfg=_number(data.get("cfg"), MOST_CFG),
+        cfg=usable_cfg(data.get("cfg")),
         latent=_shape(data.get("latent")),
     )
+
+
+def usable_cfg(value: Any) -> float | None:
+    """A guidance scale from anywhere; None where it is none that a run can have."""
+    return _number(value, MOST_CFG)
 
 
 def tell(promise: Promise) -> str:
@@ -84,8 +90,8 @@ def tell(promise: Promise) -> str:
 
 
 def _number(value: Any, most: float) -> float | None:
-    """The value where it is a number above 0 and not above `most`; NaN fails both."""
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most
+    """The value where it is a number from LEAST_FIGURE to `most`; NaN fails both."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and LEAST_FIGURE <= value <= most
     return float(value) if fits else None
 
 

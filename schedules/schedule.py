@@ -15,7 +15,11 @@ from .forecast import STANDARD_FORECAST, Forecast
 MODE_NAMES = ("default", "paper", "random", "hold", "refit", "forecast")
 MAX_POINTS = 1000
 MAX_SIGMA = 1e6
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
+AUTO = "auto"  # where a name is asked for: Astraea chooses
+LONGEST_NAME = 80
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._+-]{{0,{LONGEST_NAME - 1}}}")
+# Windows opens these devices under any extension, and in any folder.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789")}
 
 
 def check_name(name: str) -> str:
@@ -26,8 +30,17 @@ def check_name(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith((".", " ")):
         raise ScheduleError(
             f"{name!r} is not a usable schedule name. Use letters, digits, spaces, '.', '_', '+' or '-', "
-            "starting with a letter or digit, at most 80 characters."
+            f"starting with a letter or digit, at most {LONGEST_NAME} characters."
         )
+    if name.partition(".")[0].rstrip().lower() in _DEVICES:
+        raise ScheduleError(f"{name!r} is not a usable schedule name: Windows has a device of this name.")
+    return name
+
+
+def check_new_name(name: str) -> str:
+    """Return the name if a schedule can be saved under it. Raises ScheduleError otherwise."""
+    if check_name(name) == AUTO:
+        raise ScheduleError(f"'{AUTO}' means that Astraea chooses; give the schedule another name.")
     return name
 
 

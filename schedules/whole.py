@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from .density import SETTLED, SIGMA_TOLERANCE, density_of, full_run, progress_at, smoothed, solve, weighted
 from .schedule import Schedule
@@ -15,7 +16,8 @@ def most_whole_steps(schedule: Schedule, sigmas: Sequence[float], weights: Seque
     density = density_of(_without_ends(schedule.budgets), schedule, sigmas)
     ends = _full_ends(schedule, sigmas)
     placed: list[float] = []
-    for number in range(min(len(density), int(most / max(1, min(weights)))), -1, -1):
+    affordable = sum(spent <= most for spent in accumulate(sorted(weights)))  # no more than the cheapest steps allow
+    for number in range(min(len(density), affordable), -1, -1):
         placed = _place_whole_steps(density, *ends, number)
         if weighted(placed, weights) <= most:
             break

@@ -6,13 +6,23 @@ import math
 import re
 
 from ..errors import SearchError
+from ..schedules import LONGEST_NAME, check_new_name
 
 LEAST_BUDGET, MOST_BUDGET, MOST_BUDGETS = 0.2, 0.95, 8
+SO_FAR = " so far"  # ends the name of what an interrupted search leaves beside a finished one's schedule
 
 
 def name_for(name: str, budget: float) -> str:
     """Budgets are told apart by two decimals."""
     return f"{name}-{budget:.2f}"
+
+
+def check_search_name(name: str) -> str:
+    """The name, if schedules can be saved under it with a budget behind it. Raises ScheduleError or SearchError."""
+    longest = LONGEST_NAME - len(name_for("", MOST_BUDGET) + SO_FAR)
+    if len(check_new_name(name)) > longest:
+        raise SearchError(f"The name has {len(name)} characters; only {longest} leave room for the budget behind it.")
+    return name
 
 
 def parse_budgets(text: str) -> tuple[float, ...]:
@@ -40,7 +50,7 @@ def _budget(entry: str) -> float:
         ) from None
     if not (math.isfinite(budget) and LEAST_BUDGET <= budget <= MOST_BUDGET):
         raise SearchError(
-            f"The budget {entry} is outside {LEAST_BUDGET}...{MOST_BUDGET}. It is the share of the video to compute: "
-            "0.4 computes 40 % of it. Decimals are written with a point: 0.5, not 0,5."
+            f"The budget {entry} is outside {LEAST_BUDGET}...{MOST_BUDGET}. It is the share of the model's work to do: "
+            "with 0.4, 40 % of it. Decimals are written with a point: 0.5, not 0,5."
         )
     return budget

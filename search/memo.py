@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import sys
 import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import SearchError
+from ..files import open_regular, read_regular
 from ..schedules import Schedule
 from .problem import Outcome
 
 FORMAT = "astraea-search-memo-1"  # another number where the engine computes otherwise, too: nothing old may count
 MAX_BYTES = 256 * 2**20
+MOST_STEPS = 10_000  # that a run may have
 
 
 def key_of(case: int, schedule: Schedule) -> str:
@@ -76,24 +80,25 @@ class Memo:
 
     def _opened(self, path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
-        complete = not path.exists() or path.stat().st_size == 0 or path.read_bytes()[-1:] == b"\n"
-        file = path.open("a", encoding="utf-8")
-        if not complete:
+        file = os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8")
+        if not _ends_with_a_line(path):
             file.write("\n")
         file.write(_line({"format": FORMAT, "identity": self.identity}))  # whatever the lines before it say
         return file
 
     def _read(self, path: Path) -> None:
         try:
-            if not path.exists():
-                return
-            if path.stat().st_size > MAX_BYTES:
-                raise SearchError(f"'{path}' is too large to be the progress of a search; move it away.")
-            lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+            content = read_regular(path, MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
-            raise SearchError(f"The search's progress '{path}' cannot be read ({error.strerror}).") from None
+            raise SearchError(
+                f"The search's progress '{path}' cannot be read ({error.strerror}). Move away what lies there."
+            ) from None
+        if len(content) > MAX_BYTES:
+            raise SearchError(f"'{path}' is too large to be the progress of a search; move it away.")
         ours = True
-        for line in lines:
+        for line in content.decode("utf-8", "replace").splitlines():
             data = _data(line)
             if data is None:
                 self.skipped += 1
@@ -103,6 +108,14 @@ class Memo:
                 self._outcomes[data["key"]] = outcome
             else:
                 self.skipped += 1
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    """Whether what is appended begins a line: the file is empty, or the last line was not cut off."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1) in (b"", b"\n")
 
 
 def _line(data: dict[str, Any]) -> str:
@@ -122,16 +135,42 @@ def _data(line: str) -> dict[str, Any] | None:
 
 
 def _outcome(data: dict[str, Any]) -> Outcome | None:
+    """The outcome that a line tells; None where something is missing or no run can have come to it."""
     try:
+        steps = data["steps"]
+        if not (isinstance(data["key"], str) and type(steps) is int and 0 <= steps <= MOST_STEPS):
+            return None
+        responses = data["responses"] and _listed(data["responses"], steps)  # a bench may tell none
         outcome = Outcome(
-            loss=float(data["loss"]),
-            steps=int(data["steps"]),
-            losses=tuple(float(value) for value in data["losses"]),
-            computed=float(data["computed"]),
-            seconds=tuple(float(value) for value in data["seconds"]),
-            kinds=tuple(str(kind) for kind in data["kinds"]),
-            responses=tuple(None if value is None else float(value) for value in data["responses"]),
+            loss=_amount(data["loss"], most=math.inf),
+            steps=steps,
+            # Of a run that was not finite, not even the losses need be numbers.
+            losses=tuple(_number(value) for value in _listed(data["losses"], steps)),
+            computed=_amount(data["computed"]),
+            seconds=tuple(_amount(value) for value in _listed(data["seconds"], steps)),
+            kinds=tuple(str(kind) for kind in _listed(data["kinds"], steps)),
+            responses=tuple(None if each is None else _amount(each) for each in responses),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return outcome if isinstance(data.get("key"), str) and not math.isnan(outcome.loss) else None
+    return outcome
+
+
+def _listed(value: Any, count: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError(f"{count} entries were expected")
+    return value
+
+
+def _amount(value: Any, most: float = sys.float_info.max) -> float:
+    number = _number(value)
+    if not 0.0 <= number <= most:
+        raise ValueError(f"{number} is outside 0...{most}")
+    return number
+
+
+def _number(value: Any) -> float:
+    """The value where it is a number. Raises OverflowError for integers beyond what floats can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)

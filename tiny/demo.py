@@ -47,7 +47,7 @@ Sampler = Callable[[int, Any], Result]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; run with that ComfyUI's Python")
-    parser.add_argument("--budget", type=float, default=0.4, help="share of the video's tokens to compute (0.2 to 1)")
+    parser.add_argument("--budget", type=float, default=0.4, help="share of the model's work to do (0.2 to 1)")
     parser.add_argument("--prompt", default="a big yellow square moving up over a purple ground")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-MODEL = "astraea_tiny_wan_fp16.safetensors"
-
 
 def accelerated(steps: int = 12, **settings: Any) -> dict[str, Any]:
     """A prompt whose only output is the report of node "accelerate"; `settings` replace that node's inputs."""
@@ -18,7 +16,7 @@ def accelerated(steps: int = 12, **settings: Any) -> dict[str, Any]:
         "latent_image": ["size", 0],
     }
     return {
-        "loader": node("UNETLoader", unet_name=MODEL, weight_dtype="default"),
+        "loader": node("AstraeaDemoModel"),
         "words": node("AstraeaDemoPrompt", text="a small green ring spinning over a black ground"),
         "size": node("EmptyHunyuanLatentVideo", width=128, height=128, length=9, batch_size=1),
         "accelerate": node("AstraeaAccelerate", **accelerate),
@@ -45,7 +43,7 @@ def search(steps: int = 12, **settings: Any) -> dict[str, Any]:
         "name": "searched",
     }
     return {
-        "loader": node("UNETLoader", unet_name=MODEL, weight_dtype="default"),
+        "loader": node("AstraeaDemoModel"),
         "words": node("AstraeaDemoPrompt", text="a small green ring spinning over a black ground"),
         "size": node("EmptyHunyuanLatentVideo", width=96, height=96, length=9, batch_size=1),
         "search": node("AstraeaSearch", **(inputs | settings)),

@@ -1,15 +1,16 @@
-"""What cannot work is refused when it is queued, in words a user can act on, before a model is loaded."""
+"""What cannot work is refused with one error, in words a user can act on; where possible before anything runs."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prompts import accelerated, node, search
-from server import ComfyServer, ServerError
+from server import ComfyServer, PromptFailed, ServerError
 
 GOOD = {
     "format": "astraea-schedule",
@@ -45,30 +46,41 @@ INLINE = {
     "unknown mode": (changed(mode="evil"), "mode 'evil'"),
     "unknown entry": (changed(code="print(1)"), "unknown entries 'code'"),
 }
+# What is refused, and words of the one error that tells so. The host's own words name the input and give its range.
 ACCELERATE = {
-    "budget too low": ({"budget": 0.05}, "The budget 0.05 is outside 0.2...1.0"),
-    "budget too high": ({"budget": 1.5}, "The budget 1.5 is outside"),
-    "budget not a number": ({"budget": math.nan}, "The budget nan is outside"),
-    "target too high": ({"target_speedup": 20.0}, "The target speed-up 20 is outside 1...8"),
-    "target below one": ({"target_speedup": 0.5}, "The target speed-up 0.5 is outside"),
-    "target infinite": ({"target_speedup": math.inf}, "The target speed-up inf is outside"),
+    "budget too low": ({"budget": 0.05}, "smaller than min of 0.2.*budget"),
+    "budget too high": ({"budget": 1.5}, "bigger than max of 1.0.*budget"),
+    "budget as text": ({"budget": "abc"}, "Failed to convert an input value to a FLOAT value.*budget, abc"),
+    "no budget": ({"budget": None}, "Failed to convert an input value to a FLOAT value.*budget"),
+    "budget not a number": ({"budget": math.nan}, "The input 'budget' takes a number from 0.2 to 1, not nan. It is"),
+    "target too high": ({"target_speedup": 20.0}, "bigger than max of 8.0.*target_speedup"),
+    "target below one": ({"target_speedup": 0.5}, "The input 'target_speedup' takes 0, or 1 to 8, not 0.5. 2 means"),
+    "target negative": ({"target_speedup": -1.0}, "smaller than min of 0.0.*target_speedup"),
+    "target infinite": ({"target_speedup": math.inf}, "bigger than max of 8.0.*target_speedup"),
+    "target as text": ({"target_speedup": "fast"}, "target_speedup, fast"),
+    "target not a number": ({"target_speedup": "nan"}, "'target_speedup' takes a number from 0 to 8, not nan"),
     "unknown schedule": ({"schedule": "from another machine"}, "There is no schedule named 'from another machine'"),
+    "no name": ({"schedule": 5}, "5 is not a usable schedule name"),
     "path as schedule": ({"schedule": "../../../etc/passwd"}, "not a usable schedule name"),
     "backslashes": ({"schedule": "..\\..\\secret"}, "not a usable schedule name"),
-    "unknown mode": ({"mode": "by hand"}, "Mode 'by hand' is unknown; choose one of schedule's own, default, paper"),
-    "unknown cache": ({"cache": "none at all"}, "Cache 'none at all' is unknown; choose one of auto, full"),
-    "unknown attention": ({"attention": "magic"}, "Attention 'magic' is unknown; choose one of auto, host, fast"),
     "leading dot": ({"schedule": ".hidden"}, "not a usable schedule name"),
+    "device as schedule": ({"schedule": "NUL.txt"}, "Windows has a device of this name"),
+    "unknown mode": ({"mode": "by hand"}, "mode: 'by hand' not in|'mode' takes one of schedule's own, default, paper"),
+    "unknown cache": ({"cache": "none at all"}, "cache: 'none at all' not in|'cache' takes one of auto, full"),
+    "unknown attention": ({"attention": "magic"}, "attention: 'magic' not in|'attention' takes one of auto, host"),
+    "text as linked schedule": ({"astraea_schedule": "wan-0.40"}, "'astraea_schedule' takes a schedule from"),
 }
 SEARCH = {
-    "no step": ({"steps": 0}, "0 steps cannot be searched: at least 2 are needed"),
-    "one step": ({"steps": 1}, "1 steps cannot be searched"),
-    "endless cfg": ({"cfg": math.inf}, "The cfg inf is outside"),
-    "no clip": ({"cases": 0}, "0 clips are outside 1...16"),
-    "seed too high": ({"first_seed": 2**64}, "is outside 0...2^64"),
-    "unknown sampler": ({"sampler_name": "magic"}, "The sampler 'magic' is unknown; choose one of euler"),
-    "unknown scheduler": ({"scheduler": "magic"}, "The scheduler 'magic' is unknown; choose one of"),
-    "unknown effort": ({"effort": "endless"}, "The effort 'endless' is unknown; choose one of quick"),
+    "no step": ({"steps": 0}, "smaller than min of 2.*steps"),
+    "steps as text": ({"steps": "many"}, "Failed to convert an input value to a INT value.*steps, many"),
+    "steps not a number": ({"steps": math.nan}, "Failed to convert an input value to a INT value.*steps"),
+    "endless cfg": ({"cfg": math.inf}, "bigger than max of 100.*cfg"),
+    "cfg not a number": ({"cfg": math.nan}, "The input 'cfg' takes a number from 0 to 100, not nan. Use the one of"),
+    "no clip": ({"cases": 0}, "smaller than min of 1.*cases"),
+    "seed too high": ({"first_seed": 2**64}, "bigger than max of 18446744073709551615.*first_seed"),
+    "unknown sampler": ({"sampler_name": "magic"}, "sampler_name: 'magic' not in|'sampler_name' takes one of euler"),
+    "unknown scheduler": ({"scheduler": "magic"}, "scheduler: 'magic' not in|'scheduler' takes one of"),
+    "unknown effort": ({"effort": "endless"}, "effort: 'endless' not in|'effort' takes one of quick"),
     "no budget": ({"budgets": " "}, "There is no budget to search for"),
     "words for budgets": ({"budgets": "abc"}, "'abc' is not a budget"),
     "decimal comma": ({"budgets": "0,5"}, "Decimals are written with a point"),
@@ -76,13 +88,42 @@ SEARCH = {
     "budget twice": ({"budgets": "0.5, 0.50"}, "The budget 0.50 is listed twice"),
     "path as name": ({"name": "../evil"}, "not a usable schedule name"),
     "slash in name": ({"name": "a/b"}, "not a usable schedule name"),
-    "auto as name": ({"name": "auto"}, "give the schedules another name"),
+    "auto as name": ({"name": "auto"}, "give the schedule another name"),
+    "device as name": ({"name": "con"}, "Windows has a device of this name"),
+    "long name": ({"name": "x" * 69}, "The name has 69 characters; only 68 leave room"),
+}
+SCALES = {
+    "too small": (0, "smaller than min of 1.*scale"),
+    "too large": (33, "bigger than max of 32.*scale"),
+    "text": ("big", "Failed to convert an input value to a INT value.*scale, big"),
+    "none": (None, "Failed to convert an input value to a INT value.*scale"),
 }
 
 
 @pytest.fixture
+def the_error(server: ComfyServer) -> Callable[[dict[str, Any], str], str]:
+    """Queues a prompt in which one value of one node cannot work, and returns what the user reads: one error."""
+
+    def told(prompt: dict[str, Any], node_id: str) -> str:
+        try:
+            server.wait(server.submit(prompt))
+        except PromptFailed as error:
+            kind, _, message = str(error).partition("\n")[0].partition(": ")
+            assert kind == prompt[node_id]["class_type"]
+            return message
+        except ServerError as error:
+            answer = json.loads(str(error).partition("400 ")[2])["node_errors"]
+            assert list(answer) == [node_id]
+            (only,) = answer[node_id]["errors"]
+            return f"{only['message']} {only['details']}"
+        raise AssertionError("nothing was refused")
+
+    return told
+
+
+@pytest.fixture
 def refusal(server: ComfyServer) -> Callable[[dict[str, Any]], str]:
-    """Queues a prompt that must be refused, and returns the answer."""
+    """Queues a prompt that must be refused before anything runs, and returns the one error of the one bad node."""
 
     def submit(prompt: dict[str, Any]) -> str:
         before = server.log.count("got prompt")
@@ -92,9 +133,11 @@ def refusal(server: ComfyServer) -> Callable[[dict[str, Any]], str]:
         assert server.log.count("got prompt") == before + 1
         assert server.get_json("/queue") == {"queue_running": [], "queue_pending": []}
         assert server.log.count("model weight dtype") == loads, "a model was loaded"
-        return json.loads(str(refused.value).partition("400 ")[2])["node_errors"]
+        (bad,) = json.loads(str(refused.value).partition("400 ")[2])["node_errors"].values()
+        (error,) = bad["errors"]
+        return f"{error['message']} {error['details']}"
 
-    return lambda prompt: json.dumps(submit(prompt), ensure_ascii=False).replace('\\"', '"').replace("\\\\", "\\")
+    return submit
 
 
 @pytest.mark.parametrize(("text", "message"), INLINE.values(), ids=INLINE)
@@ -107,17 +150,46 @@ def test_a_bad_inline_schedule_is_refused(text: str, message: str, refusal: Call
 
 
 @pytest.mark.parametrize(("settings", "message"), ACCELERATE.values(), ids=ACCELERATE)
-def test_a_bad_setting_of_accelerate_is_refused(settings: dict, message: str, refusal: Callable) -> None:
-    assert message in refusal(accelerated(**settings))
+def test_a_bad_setting_of_accelerate_is_one_error(settings: dict, message: str, the_error: Callable) -> None:
+    assert re.search(message, the_error(accelerated(**settings), "accelerate"))
 
 
 @pytest.mark.parametrize(("settings", "message"), SEARCH.values(), ids=SEARCH)
-def test_a_bad_setting_of_search_is_refused(settings: dict, message: str, refusal: Callable) -> None:
-    assert message in refusal(search(**settings))
+def test_a_bad_setting_of_search_is_one_error(settings: dict, message: str, the_error: Callable) -> None:
+    assert re.search(message, the_error(search(**settings), "search"))
 
 
-def test_an_unknown_schedule_names_the_known_ones(refusal: Callable) -> None:
-    assert "Known ones: " in refusal(accelerated(schedule="nowhere"))
+@pytest.mark.parametrize(("scale", "message"), SCALES.values(), ids=SCALES)
+def test_a_bad_scale_of_the_view_is_one_error(scale: Any, message: str, the_error: Callable) -> None:
+    prompt = accelerated()
+    del prompt["report"]
+    prompt["view"] = node("AstraeaDemoView", samples=["size", 0], scale=scale)
+    prompt["show"] = node("PreviewImage", images=["view", 0])
+    assert re.search(message, the_error(prompt, "view"))
+
+
+def test_an_unknown_schedule_names_those_like_it_and_the_user_s_own(server: ComfyServer, refusal: Callable) -> None:
+    assert refusal(accelerated(schedule="nowhere")).endswith("You have saved none yet.")
+    folder = server.base / "user" / "astraea" / "schedules"
+    folder.mkdir(parents=True, exist_ok=True)
+    own = [folder / f"{name}.json" for name in ("mine", "for my model")]
+    for path in own:
+        path.write_text(json.dumps(GOOD), "utf-8")
+    try:
+        told = refusal(accelerated(schedule="wan-0.45"))
+    finally:
+        for path in own:
+            path.unlink()
+    assert re.search(r"Did you mean 'wan-0\.\d+' or 'wan-0\.\d+' or 'wan-0\.\d+'\?", told)
+    assert told.endswith("Your saved ones: 'for my model', 'mine'.")
+    assert "any-0" not in told
+
+
+def test_a_schedule_that_is_not_used_is_no_error(server: ComfyServer) -> None:
+    """A workflow may carry its schedule, and the list name one of another machine."""
+    prompt = accelerated(schedule="from another machine", astraea_schedule=["inline", 0])
+    prompt["inline"] = node("AstraeaScheduleInline", schedule_json=json.dumps(GOOD))
+    assert "good" in server.queue(prompt)["outputs"]["report"]["text"][0]
 
 
 def test_a_broken_schedule_file_is_refused(server: ComfyServer, refusal: Callable) -> None:
@@ -149,11 +221,14 @@ def test_a_list_that_no_longer_has_the_name_says_so(refusal: Callable) -> None:
     assert "There is no schedule named 'gone'" in refusal(loaded("gone"))
 
 
-def test_compare_wants_one_pair(refusal: Callable) -> None:
+@pytest.mark.parametrize("links", [["latents_a"], ["images_a", "images_b", "latents_a"], []])
+def test_compare_wants_one_pair(links: list[str], the_error: Callable) -> None:
     prompt = accelerated()
     del prompt["report"]
-    prompt["compare"] = node("AstraeaCompare", latents_a=["sampler", 0])
-    assert "needs exactly one pair" in refusal(prompt)
+    sources = {"images_a": ["view", 0], "images_b": ["view", 0], "latents_a": ["size", 0]}
+    prompt["view"] = node("AstraeaDemoView", samples=["size", 0], scale=1)
+    prompt["compare"] = node("AstraeaCompare", **{name: sources[name] for name in links})
+    assert "needs exactly one pair" in the_error(prompt, "compare")
 
 
 def test_an_endless_demo_prompt_is_refused(refusal: Callable) -> None:

@@ -13,6 +13,7 @@ NODES = {
     "AstraeaScheduleInline",
     "AstraeaReport",
     "AstraeaCompare",
+    "AstraeaDemoModel",
     "AstraeaDemoPrompt",
     "AstraeaDemoView",
 }
@@ -35,3 +36,11 @@ def test_the_log_has_no_trouble_that_mentions_the_pack(server: ComfyServer) -> N
     lines = [line for line in started.splitlines() if re.search("astraea", line, re.IGNORECASE)]
     assert [line for line in lines if TROUBLE.search(line)] == []
     assert any(re.search(rf"seconds: .*{re.escape(PACK_FOLDER)}$", line) for line in lines), "it was not loaded at all"
+
+
+def test_no_folder_of_the_pack_is_among_the_user_s_model_folders(server: ComfyServer) -> None:
+    """Names that begin with "a" sort first: every new Load Diffusion Model would begin with the toy."""
+    for kind in set(server.get_json("/models")) - {"custom_nodes"}:
+        assert [name for name in server.get_json(f"/models/{kind}") if "astraea" in name.lower()] == []
+    (listed, *_) = server.object_info()["UNETLoader"]["input"]["required"]["unet_name"]
+    assert not [name for name in listed if "astraea" in name]

@@ -19,10 +19,13 @@ import torch
 from safetensors.torch import save_file
 from sampling import conditioning
 
-from astraea.host import search_command
+from astraea.errors import ScheduleError, SearchError
+from astraea.host import search_command, searching
 from astraea.host.folders import user_schedule_folder, user_search_folder
 from astraea.host.search_command import main
-from astraea.schedules import load
+from astraea.host.search_options import parse
+from astraea.schedules import LONGEST_NAME, Schedule, load, save
+from astraea.search.budgets import SO_FAR, check_search_name, name_for
 from hosts import current_host
 
 SEARCH = Path(__file__).resolve().parents[2] / "search"
@@ -127,6 +130,48 @@ def test_what_was_found_before_an_interrupt_is_saved(tmp_path, folders, monkeypa
     assert len(list((tmp_path / "out").iterdir())) == 1 + finished_before
     last = capsys.readouterr().out.splitlines()[-1]
     assert shlex.join([str(SEARCH), *SMALL, *folders, "--", *sys.argv[1:]]) in last
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_file_that_cannot_be_saved_keeps_no_other_from_it(tmp_path, folders, monkeypatch, capsys, finished):
+    def failing(schedule, folder, **options):
+        if "0.60" in schedule.name:
+            raise ScheduleError("The schedule cannot be written to 'there' (No space left on device).")
+        return save(schedule, folder, **options)
+
+    class Interrupted(search_command.Lines):
+        def __call__(self, progress):
+            if len(progress.best) == 2 and not finished:
+                raise KeyboardInterrupt
+
+    for module in (searching, search_command):
+        monkeypatch.setattr(module, "save", failing, raising=False)
+    monkeypatch.setattr(search_command, "Lines", Interrupted)
+    assert main([*SMALL, "--effort", "8", "--budgets", "0.6,0.4", *folders]) == (2 if finished else 130)
+    errors = capsys.readouterr().err
+    assert "'searched-0.60': The schedule cannot be written to 'there' (No space left on device)." in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["searched-0.40.json"]
+
+
+@pytest.mark.parametrize("length", [1, 60, 61, 68, 69, 80])
+def test_the_command_takes_the_names_that_the_node_takes(length, capsys):
+    name = "x" * length
+    try:
+        taken = check_search_name(name) == name
+    except SearchError as error:
+        taken = False
+        message = str(error)
+    if taken:
+        assert parse(["--name", name]).name == name
+        longest = Schedule(name_for(name, 0.95) + SO_FAR, ((1.0, 1.0),)).name
+        assert len(longest) <= LONGEST_NAME
+        return
+    with pytest.raises(SystemExit):
+        parse(["--name", name])
+    assert message in capsys.readouterr().err
+    with pytest.raises(ScheduleError):
+        Schedule(name_for(name, 0.95) + SO_FAR, ((1.0, 1.0),))
 
 
 @WITHOUT_SIGNALS

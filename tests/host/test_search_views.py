@@ -57,4 +57,4 @@ def test_of_steps_in_part_the_text_tells_what_they_compute_and_what_time_they_ta
     schedules = (part.schedule.renamed("mine-0.50"), found(0.4, 30.0).schedule.renamed("mine-0.40"))
     text = search_text(Searched(outcome, schedules, Path("folder"), 9, 0), (0.5, 0.4))
     assert f"computes {part.schedule.mean_budget:.0%} of the video in the time of 50%, judged" in text
-    assert f"computes {schedules[1].mean_budget:.0%} of the video, judged" in text
+    assert f"computes {schedules[1].mean_budget:.0%} of the steps, judged" in text

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+import threading
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from astraea.kernels import (
     selftest,
     timing,
 )
-from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher
+from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher, described
 
 
 def test_the_fastest_is_chosen_by_real_timing():
@@ -232,3 +233,41 @@ def test_while_a_graph_is_recorded_nothing_is_tested_or_timed_and_nothing_kept(m
     monkeypatch.setattr(dispatch, "_recording", lambda device: True)
     assert dispatcher.choose(Q, K, V, PROBLEM).backend is quick
     assert dispatcher.known(PROBLEM) is None
+
+
+BAD_NUMBERS = {
+    "beyond floats": "1" + "0" * 400,
+    "more digits than Python reads": "1" * 5000,
+    "endless": "Infinity",
+    "overflowing": "1e999",
+    "not a number": "NaN",
+    "nested without end": "[" * 100_000 + "]" * 100_000,
+}
+
+
+@pytest.mark.parametrize("number", BAD_NUMBERS.values(), ids=BAD_NUMBERS)
+def test_a_record_of_impossible_numbers_is_made_anew(monkeypatch, number):
+    timed(monkeypatch, {"one": 1.0, "two": 0.5})
+    records.folder().mkdir(parents=True)
+    key = json.dumps(records.key(PROBLEM, "auto"))
+    entry = f'{{"backend": "one", "milliseconds": {{"one": {number}}}}}'
+    records.path().write_text(f'{{"format": 1, "choices": {{{key}: {entry}}}, "trials": {{"t": {entry}}}}}', "utf-8")
+    assert records.read() == records.read(records.TRIALS) == {}
+    choice = Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM)
+    assert choice.backend.name == "two"
+    assert described(choice, PROBLEM)
+    assert records.read()[json.loads(key)]["backend"] == "two"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_what_is_no_regular_file_is_no_record(monkeypatch):
+    timed(monkeypatch, {"one": 1.0, "two": 0.5})
+    records.folder().mkdir(parents=True)
+    os.mkfifo(records.path())
+    # A writer at the other end, so that whoever opens it as a file gets on and fails here instead of waiting for ever.
+    writer = os.open(records.path(), os.O_RDWR | os.O_NONBLOCK)
+    os.write(writer, b'{"format": 1, "choices": {"key": {}}}')
+    threading.Timer(1.0, os.close, [writer]).start()
+    assert records.read() == {}
+    assert Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM).backend.name == "two"
+    assert stat.S_ISREG(records.path().stat().st_mode)

@@ -85,10 +85,45 @@ def test_fp8_store_halves_a_bf16_one():
     assert size.bytes("fp8", torch.bfloat16) == pytest.approx(size.bytes("full", torch.bfloat16) / 2, rel=0.01)
 
 
-def test_fp8_store_of_zeros_is_finite():
-    store = ResidualStore(StoreSize(1, 1, 4, 8), "fp8", torch.float32, CPU)
-    store.write(0, torch.zeros(1, 4, 8))
-    assert torch.equal(store.read(0), torch.zeros(1, 4, 8))
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+FP8_POLICIES = pytest.mark.parametrize("policy", ["fp8", "fp8-host"])
+
+
+@DTYPES
+@FP8_POLICIES
+def test_fp8_store_gives_zeros_back_as_zeros(policy, dtype):
+    store = ResidualStore(StoreSize(1, 2, 4, 8), policy, dtype, CPU)
+    for written in (torch.zeros(2, 4, 8), torch.randn(2, 4, 8) * torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 4, 1)):
+        store.write(0, written.to(dtype))
+        back = store.read(0)
+        assert back.isfinite().all()
+        assert torch.equal(back == 0.0, written.to(dtype) == 0.0)
+
+
+@DTYPES
+@FP8_POLICIES
+@pytest.mark.parametrize("peak", [1e-3, 1.3e-5, 1e-6, 6e-8, 6e4])
+def test_fp8_store_keeps_small_and_large_tokens(policy, dtype, peak):
+    """In fp16 a scale of peak / 448 vanishes below a peak of 1.3e-5."""
+    store = ResidualStore(StoreSize(1, 2, 5, 16), policy, dtype, CPU)
+    written = (torch.linspace(-1.0, 1.0, 160).view(2, 5, 16) * peak).to(dtype)
+    store.write(0, written)
+    back = store.read(0)
+    assert back.dtype == dtype
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # what the dtype itself can tell apart
+    assert (back.float() - written.float()).abs().max() <= 0.04 * peak + smallest
+
+
+def test_fp8_store_is_written_alike_in_one_part_and_in_many(monkeypatch):
+    written = torch.randn(2, 50, 64).half()
+    kept = []
+    for most in (10**9, 64 * 7, 1):
+        monkeypatch.setattr("astraea.engine.store.VALUES_AT_ONCE", most)
+        store = ResidualStore(StoreSize(1, 2, 50, 64), "fp8", torch.float16, CPU)
+        store.write(0, written)
+        kept.append(store.read(0))
+    assert torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[0], kept[2])
 
 
 def test_allocation_without_a_policy_left():

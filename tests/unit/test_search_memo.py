@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 
 from astraea.errors import SearchError
 from astraea.schedules import Forecast, Schedule
+from astraea.search import memo as memo_module
 from astraea.search.memo import Memo, key_of
 from astraea.search.problem import Outcome
 
@@ -151,9 +153,10 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
 
 
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_told_with_what_to_do(tmp_path):
+def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
     path = tmp_path / "memo.jsonl"
     path.symlink_to(FULL_DEVICE)
+    monkeypatch.setattr(memo_module, "open_regular", lambda path, flags=os.O_RDONLY: os.open(path, flags))
     memo = Memo(None, "mine")
     memo.path = path  # the device never ends when it is read
     with pytest.raises(SearchError, match=r"No space left on device.*Make room") as told:

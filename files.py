@@ -1,0 +1,43 @@
+"""Files that others may have put there: opened only where they are regular ones, and replaced as a whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from pathlib import Path
+
+# Opening a FIFO waits for its other end unless it is told not to; a terminal must not become the process's own.
+_NEVER_WAITS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file, or a link to one, and return its descriptor, which is the caller's to close.
+
+    flags: as for `os.open`; a file that O_CREAT makes has the mode that the umask leaves. Raises OSError, for a FIFO,
+    folder, socket or device too, and never waits.
+    """
+    descriptor = os.open(path, flags | _NEVER_WAITS, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Read a regular file, of a larger one the first `most` + 1 bytes. Raises OSError."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all, with the mode that the umask leaves. Raises OSError."""
+    beside = path.with_name(f"{uuid.uuid4().hex}.part")
+    try:
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(text)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

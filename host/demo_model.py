@@ -1,0 +1,17 @@
+"""The embedded model as a MODEL. Loaded by its path: none of the user's model folders lists it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sd
+
+from ..errors import AstraeaError
+from ..tiny.testbeds import EASY
+
+
+def load_demo_model() -> Any:
+    """The MODEL, as ComfyUI's own Load Diffusion Model would load it. Raises AstraeaError where its file is missing."""
+    if not EASY.checkpoint.is_file():
+        raise AstraeaError(f"The demo model's file '{EASY.checkpoint}' is missing: install Astraea again.")
+    return comfy.sd.load_diffusion_model(str(EASY.checkpoint))

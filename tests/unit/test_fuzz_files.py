@@ -1,0 +1,493 @@
+"""Files that anybody may have written, by the thousand: each is a valid one, or refused or passed over in words.
+
+Valid ones are made at random or taken from those that ship, then changed: in what they say, in how it is written, or
+byte by byte. See `fuzzing` for long runs and for running one case again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuzzing import Generator, run_cases, some_levels, some_promise, some_schedule
+
+from astraea.errors import ScheduleError, SearchError
+from astraea.kernels import records
+from astraea.kernels.dispatch import BACKENDS, Dispatcher, described
+from astraea.kernels.problem import Problem
+from astraea.schedules import (
+    Forecast,
+    Promise,
+    Schedule,
+    budgets_for,
+    bundled_folder,
+    flow_sigmas,
+    forecast_for,
+    guidance_of,
+    list_schedules,
+    load,
+    off_way,
+    parse,
+    pick,
+    pick_by_way,
+    promise_from,
+    promise_of,
+    save,
+    serialise,
+    steps_as_fine,
+    whole_steps,
+    without_fractions,
+)
+from astraea.schedules.density import SETTLED
+from astraea.schedules.format import MAX_BYTES
+from astraea.schedules.promise import tell
+from astraea.search.memo import Memo
+from astraea.search.problem import Outcome
+
+SLOWEST = 0.5  # seconds that one case may take; reading a file takes a thousandth of that
+BUNDLED = [path.read_text("utf-8") for path in list_schedules(bundled_folder()).values()]
+HAS_FIFOS = hasattr(os, "mkfifo")
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+class Raw(str):
+    """A piece of JSON text that stands for itself."""
+
+
+class Key:
+    """A key of an object; two of the same text can stand in one object."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+
+ODD_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "5e-324", "1e-300", "1e308", "-1", "-0.0", "1e6")
+ODD_NUMBERS += ("9" * 400, "9" * 5000, "0", "1", "2", "1.0000001", "0.9999999", "1e29", "9" * 30, "1_0", "0x1", "01")
+ODD_WORDS = ("", "x" * 10_000, "\0", "../../etc/passwd", "con", "NUL.json", "\udc80", "\ud800", "a\nb", "é", "💥" * 50)
+
+
+def odd_value(rng: Generator) -> Any:
+    kind = rng.randrange(8)
+    if kind < 3:
+        return Raw(rng.choice(ODD_NUMBERS))
+    if kind == 3:
+        return rng.choice([True, False, None])
+    if kind == 4:
+        return rng.choice(ODD_WORDS)
+    if kind == 5:
+        return rng.choice([[], {}, [[]], [1.0], {"cfg": 1.0}, [None] * 50])
+    if kind == 6:
+        return Raw("[" * 5 + "]" * 5) if rng.random() < 0.7 else nested(rng)
+    return rng.choice([rng.random(), rng.uniform(-1e3, 1e3), rng.randrange(-5, 2000), str(rng.random())])
+
+
+def nested(rng: Generator) -> Raw:
+    depth = rng.choice([9, 50, 500, 900, 2000, 50_000])
+    opening, closing = rng.choice([("[", "]"), ('{"a":', "}")])
+    return Raw(opening * depth + ("1" if opening != "[" else "") + closing * rng.choice([depth, depth, 0]))
+
+
+def written(value: Any) -> str:
+    """JSON text, as `json.dumps` writes it but for `Raw` and `Key`."""
+    if isinstance(value, Raw):
+        return str(value)
+    if isinstance(value, dict):
+        pairs = ((key.text if isinstance(key, Key) else key, item) for key, item in value.items())
+        return "{" + ", ".join(f"{json.dumps(key)}: {written(item)}" for key, item in pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    return json.dumps(value)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every `(container, index or key)` within a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for index, item in list(items):
+        yield value, index
+        yield from places(item)
+
+
+def change(rng: Generator, value: Any) -> None:
+    """Changes one thing of plain values, in place."""
+    found = list(places(value))
+    if not found:
+        return
+    # As often among what stands at the top as anywhere: points are many.
+    container, index = rng.choice(found if rng.random() < 0.5 else [f for f in found if f[0] is value] or found)
+    kind = rng.randrange(6)
+    if kind < 3:
+        container[index] = odd_value(rng)
+    elif kind == 3:
+        del container[index]
+    elif isinstance(container, dict):
+        item = container[index]
+        if kind == 4:
+            del container[index]
+        container[Key(getattr(index, "text", index) if kind == 5 else rng.choice(ODD_WORDS))] = (
+            item if rng.random() < 0.5 else odd_value(rng)
+        )
+    else:
+        container.insert(index, container[index] if kind == 4 else odd_value(rng))
+
+
+def damaged(rng: Generator, content: bytes) -> bytes:
+    """Bytes changed without regard to what they say."""
+    kind, place = rng.randrange(10), rng.randrange(len(content) + 1)
+    end = min(len(content), place + rng.choice([1, 1, 4, 100]))
+    if kind == 0:
+        return content[:place]
+    if kind == 1:
+        return content[:place] + content[end:]
+    if kind == 2:
+        return content[:end] + content[place:]
+    if kind == 3:
+        return (
+            content[:place] + rng.choice([b"\xff\xfe", b"\x80", b"\xed\xa0\x80", b"\0", b"\xc0\xaf"]) + content[place:]
+        )
+    if kind == 4:
+        return b"\xef\xbb\xbf" + content
+    if kind == 5:
+        return content.decode("utf-8", "replace").encode(
+            rng.choice(["utf-16", "utf-32", "utf-7", "latin-1"]), "replace"
+        )
+    if kind == 6:
+        return rng.choice([b"", b" ", b"\n" * 1000, b" " * (MAX_BYTES + 1), content * 3, content + b" " * MAX_BYTES])
+    flipped = bytearray(content or b" ")
+    for _ in range(rng.choice([1, 1, 3, 20])):
+        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+    return bytes(flipped)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def some_content(rng: Generator) -> bytes:
+    """A schedule file, most often changed."""
+    source = rng.choice(BUNDLED) if rng.random() < 0.4 else serialise(some_schedule(rng))
+    content = source.encode()
+    if rng.random() < 0.6:
+        data = json.loads(source)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            change(rng, data)
+        content = written(data).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.4:
+        content = damaged(rng, content)
+    return content
+
+
+def some_run(rng: Generator) -> list[float]:
+    """The noise levels of a run, those of most samplers and others."""
+    steps = rng.choice([1, 2, 3, 4, 8, 20, 30, 50, rng.randrange(1, 100)])
+    levels = [*some_levels(rng, steps), 0.0]
+    if rng.random() < 0.3:
+        begin = rng.randrange(steps)
+        levels = levels[begin : begin + 1 + rng.randrange(1, steps + 1)]  # a part of it, as of two experts
+    return levels
+
+
+def check_schedule(rng: Generator, schedule: Schedule) -> None:
+    """All that a schedule must hold, wherever it comes from."""
+    levels, budgets = schedule.sigmas, schedule.budgets
+    assert 1 <= len(levels) <= 1000
+    assert all(type(level) is float and math.isfinite(level) and level > 0.0 for level in levels)
+    assert all(after < before for before, after in pairwise(levels))
+    assert all(type(budget) is float and 0.0 <= budget <= 1.0 for budget in budgets)
+    text = serialise(schedule)
+    if len(text.encode()) <= MAX_BYTES:
+        assert parse(text) == schedule
+    promise = promise_of(schedule)
+    if promise is not None:
+        check_promise(promise)
+    for _ in range(3):
+        check_placed(rng, schedule)
+
+
+def check_placed(rng: Generator, schedule: Schedule) -> None:
+    """The schedule on a run's noise levels."""
+    sigmas, mean = some_run(rng), rng.choice([None, None, rng.uniform(0.1, 1.0), 0.1, 0.5])
+    steps = len(sigmas) - 1
+    weights = [1] * steps if rng.random() < 0.6 else [rng.choice([1, 2, 3]) for _ in range(steps)]
+    budgets = budgets_for(schedule, sigmas, evaluations=weights, mean=mean)
+    assert len(budgets) == steps
+    assert all(math.isfinite(budget) and 0.0 <= budget <= 1.0 for budget in budgets)
+    asked = (schedule.mean_budget if mean is None else mean) * sum(weights)
+    spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))
+    least = weights[0] + weights[-1]  # has to be computed whatever is asked for
+    if mean is not None and set(budgets) <= {0.0, 1.0}:
+        assert spent <= max(asked * (1.0 + SETTLED), least) + 1e-6, f"{spent} for {asked}"
+    elif mean is not None or tuple(budgets) != schedule.budgets:
+        assert spent <= max(asked, least + 0.02 * sum(weights)) + max(weights) + SETTLED * asked, f"{spent} for {asked}"
+    whole = without_fractions(budgets, weights)
+    assert set(whole) <= {0.0, 1.0}
+    assert len(whole) == steps
+    guidance = rng.choice([None, 1.0, 3.0, 7.0])
+    assert forecast_for(schedule, sigmas, budgets, guidance) in (schedule.forecast, Forecast())
+    assert 0.0 < guidance_of(schedule) < 1e6
+    assert math.isfinite(off_way(schedule, steps_as_fine(schedule, sigmas), guidance or 0.0))
+
+
+def check_promise(promise: Promise) -> None:
+    numbers = (promise.psnr_db, promise.speedup, promise.seconds, promise.dense_seconds, promise.cfg)
+    assert all(number is None or (math.isfinite(number) and number > 0.0) for number in numbers)
+    assert promise_from(promise.as_dict()) == promise
+    line = tell(promise)
+    assert line.isprintable()
+    assert len(line) < 300
+
+
+def test_schedule_texts() -> None:
+    def check(rng: Generator) -> None:
+        text = some_content(rng).decode("utf-8", "surrogateescape")
+        try:
+            schedule = parse(text, "the text")
+        except ScheduleError:
+            return
+        check_schedule(rng, schedule)
+
+    run_cases("schedule texts", 850, check, slowest=SLOWEST)
+
+
+def test_schedules_made_at_random_are_read_back() -> None:
+    """That most of what is changed above was valid before."""
+
+    def check(rng: Generator) -> None:
+        schedule = some_schedule(rng)
+        assert parse(serialise(schedule)) == schedule
+        check_schedule(rng, schedule)
+
+    run_cases("schedules", 150, check, slowest=SLOWEST)
+
+
+ODD_NAMES = ("con.json", "nul.json", ".json", "..json", "a b.json", "é.json", "x" * 200 + ".json", "-.json", "a.JSON")
+
+
+def put_file(rng: Generator, folder: Path, name: str) -> Path:
+    """Something in a folder: most often a file with a schedule or what is left of one."""
+    path, kind = folder / name, rng.randrange(14)
+    if path.exists() or path.is_symlink():
+        return path
+    if kind == 0:
+        path.mkdir()
+    elif kind == 1 and HAS_FIFOS:
+        os.mkfifo(path)
+    elif kind == 2 and HAS_FIFOS:
+        path.symlink_to(rng.choice(["/dev/zero", "/dev/full", "/dev/null", "/dev/tty", "/dev/stdin", "/proc/self/mem"]))
+    elif kind == 3 and HAS_FIFOS:
+        path.symlink_to(rng.choice([path.name, "absent.json", ".", "x" * 300, "\udcff"]))
+    elif kind == 4:
+        with path.open("wb") as file:
+            file.write(b"{")
+            file.truncate(2**33)  # takes no room where files may have holes
+    else:
+        path.write_bytes(some_content(rng))
+    return path
+
+
+def test_schedule_files() -> None:
+    def check(rng: Generator) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            path = put_file(rng, folder, rng.choice(["a.json", *ODD_NAMES]))
+            listed = list_schedules(folder)
+            assert set(listed.values()) <= {path}
+            assert not listed or path.is_file()
+            try:
+                schedule = load(path)
+            except ScheduleError:
+                return
+            check_schedule(rng, schedule)
+            try:
+                saved = save(schedule, folder / "saved")
+            except ScheduleError:
+                assert len(serialise(schedule).encode()) > MAX_BYTES
+                return
+            assert load(saved) == schedule
+
+    run_cases("schedule files", 350, check, slowest=SLOWEST)
+
+
+def test_picking_from_folders() -> None:
+    good = whole_steps("good", 2, flow_sigmas(20))
+
+    def check(rng: Generator) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            folders = [Path(name) / "a", Path(name) / "b"]
+            for folder in folders:
+                folder.mkdir()
+                for number in range(rng.randrange(6)):
+                    put_file(rng, folder, f"{number}.json")
+            if rng.random() < 0.5:
+                save(good, folders[0])
+            budget, guidance = rng.uniform(0.1, 1.0), rng.choice([1.0, 6.0])
+            try:
+                picked = pick(budget, "wan", folders, rng.choice([1, 8, 30, 1000]), guidance)
+                ways = pick_by_way(budget, "wan", folders)
+            except ScheduleError:
+                assert not (folders[0] / "good.json").exists()
+                return
+            assert picked.family in ("any", "wan")
+            assert ways
+            for schedule in (picked, *ways):
+                check_schedule(rng, schedule)
+
+    run_cases("folders", 120, check, slowest=2 * SLOWEST)
+
+
+def test_promises() -> None:
+    def check(rng: Generator) -> None:
+        data = {"promise": some_promise(rng)}
+        for _ in range(rng.randrange(4)):
+            change(rng, data)
+        try:
+            value = json.loads(written(data))
+        except (ValueError, RecursionError):
+            return  # never comes as far as this
+        for told in (value, *(value.values() if isinstance(value, dict) else ())):
+            promise = promise_from(told)
+            if promise is not None:
+                check_promise(promise)
+
+    run_cases("promises", 180, check, slowest=SLOWEST)
+
+
+# --- what a search remembers ------------------------------------------------------------------------------------------
+
+
+def some_outcome(rng: Generator) -> Outcome:
+    steps = rng.randrange(12)
+    responses = tuple(rng.choice([None, rng.random()]) for _ in range(steps if rng.random() < 0.7 else 0))
+    losses = [rng.random() for _ in range(steps)]
+    if steps and rng.random() < 0.2:
+        losses[-1] = rng.choice([math.nan, math.inf])
+    return Outcome(
+        rng.choice([10.0 ** rng.uniform(-12, 3), 0.0, math.inf]),
+        steps,
+        tuple(losses),
+        rng.uniform(0.0, 50.0),
+        tuple(rng.random() for _ in range(steps)),
+        tuple(rng.choice(["full", "token", "reuse"]) for _ in range(steps)),
+        responses,
+    )
+
+
+def check_outcome(outcome: Outcome) -> None:
+    assert outcome.loss >= 0.0
+    assert 0.0 <= outcome.computed < math.inf
+    assert len(outcome.losses) == len(outcome.seconds) == len(outcome.kinds) == outcome.steps
+    assert len(outcome.responses) in (0, outcome.steps)
+    assert all(math.isfinite(value) and value >= 0.0 for value in outcome.seconds)
+    assert all(value is None or (math.isfinite(value) and value >= 0.0) for value in outcome.responses)
+    assert all(isinstance(kind, str) for kind in outcome.kinds)
+
+
+def changed_line(rng: Generator, line: bytes) -> bytes:
+    """What a line says, changed, with a checksum that is right: from somebody who writes such files."""
+    data = json.loads(line.partition(b" ")[2])
+    change(rng, data)
+    text = written(data).encode("utf-8", "replace")
+    return b"%08x %s" % (zlib.crc32(text), text)
+
+
+def test_what_a_search_remembers() -> None:
+    def check(rng: Generator) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "memo.jsonl"
+            known: dict[str, Outcome] = {}
+            first = Memo(path, "mine")
+            for number in range(rng.randrange(1, 8)):
+                known[f"{number}"] = some_outcome(rng)
+                first.put(f"{number}", known[f"{number}"])
+            first.close()
+            lines = path.read_bytes().splitlines()
+            header, intact = lines[0], dict(zip(known, lines[1:], strict=True))
+            for key in list(intact):
+                if rng.random() < 0.5:
+                    line = intact.pop(key)
+                    place = lines.index(line)
+                    lines[place] = changed_line(rng, line) if rng.random() < 0.6 else damaged(rng, line)
+            path.write_bytes(b"\n".join(lines) + (b"\n" if rng.random() < 0.5 else b""))
+            # A changed line may say that others follow it: only what stands before is sure to be found then.
+            told_anew = any(b'"format"' in line for line in lines if line != header)
+            memo = Memo(path, "mine")
+            assert len(memo) + memo.skipped <= sum(map(len, lines)) + 1
+            for key in intact if not told_anew else ():
+                assert repr(memo.get(key)) == repr(known[key])
+            for outcome in memo._outcomes.values():
+                check_outcome(outcome)
+            fresh = some_outcome(rng)
+            memo.put("fresh", fresh)
+            memo.close()
+            assert repr(Memo(path, "mine").get("fresh")) == repr(fresh)
+            assert Memo(path, "another").get("fresh") is None
+
+    run_cases("memos", 170, check, slowest=SLOWEST)
+
+
+def test_anything_in_place_of_what_a_search_remembers() -> None:
+    def check(rng: Generator) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            path = put_file(rng, Path(name), "memo.jsonl")
+            try:
+                memo = Memo(path, "mine")
+                memo.put("key", some_outcome(rng))
+                memo.close()
+            except SearchError:
+                return
+            assert Memo(path, "mine").get("key") is not None
+
+    run_cases("no memos", 40, check, slowest=4 * SLOWEST)
+
+
+# --- what is kept about a machine's attention -------------------------------------------------------------------------
+
+PROBLEM = Problem.of(*(torch.zeros(1, 4, 1, 64) for _ in range(3)), need_lse=False, key_tiles=False)
+
+
+def check_records(rng: Generator, key: str) -> None:
+    """Reading never raises, and writing puts in what is read back, whatever was there."""
+    for section in records.SECTIONS:
+        entries = records.read(section)
+        assert all(isinstance(entry, dict) for entry in entries.values())
+    choice = Dispatcher()._recorded(key, PROBLEM, None)
+    if choice is not None:
+        assert described(choice, PROBLEM)
+        ratio = choice.ratio_to(rng.choice(BACKENDS).name)
+        assert ratio is None or ratio >= 0.0
+    section = rng.choice(records.SECTIONS)
+    records.write("fresh", {"backend": "host", "milliseconds": {"host": 1.5}}, section)
+    if not records.path().is_dir():
+        assert records.read(section)["fresh"] == {"backend": "host", "milliseconds": {"host": 1.5}}
+
+
+def test_records_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = records.key(PROBLEM, "auto")
+
+    def check(rng: Generator) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            monkeypatch.setenv(records.FOLDER_VARIABLE, name)
+            if rng.random() < 0.2:
+                put_file(rng, Path(name), records.path().name)
+                check_records(rng, key)
+                return
+            times = {backend.name: rng.uniform(0.01, 9.0) for backend in BACKENDS if rng.random() < 0.8}
+            choices = {key: {"backend": rng.choice(BACKENDS).name, "milliseconds": times}, "b": {"backend": "host"}}
+            trials: dict[str, Any] = {"t": {"began": 1.5e9}, "u": {"came back": True}}
+            data: Any = {"format": records.FORMAT, "choices": choices, "trials": trials}
+            for _ in range(rng.randrange(4)):
+                change(rng, data)
+            content = written(data).encode("utf-8", "surrogatepass")
+            records.path().write_bytes(damaged(rng, content) if rng.random() < 0.3 else content)
+            check_records(rng, key)
+
+    run_cases("records", 140, check, slowest=SLOWEST)
