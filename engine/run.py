@@ -341,8 +341,8 @@ class Run:
     def _add_skipped_steps(self) -> None:
         """Steps of which no call came this far: another pack answered them before the model was asked."""
         calls, seen = self.report.calls, {call.step for call in self.report.calls}
-        missing = sorted(set(range(max(seen, default=0))) - seen)
-        if not missing or self._tracker.levels_differ:
+        missing = sorted(self._tracker.without_call - seen) if seen else []
+        if not missing or missing[-1] >= self.steps:
             return
         usual = max(sum(c.tokens for c in calls if c.step == step) / self.evaluations[step] for step in seen)
         for step in missing:
