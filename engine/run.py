@@ -194,6 +194,8 @@ class Run:
     def open_call(self, site: CallSite) -> Call:
         """Decide what a model call computes; the caller runs the model through it and then closes it."""
         with self._lock:
+            if self._finished:  # another device's call ended the run by an error: nothing may be kept any more
+                return Call(self, site.sigma, [], [], site.layout, site.runner, site.attend, site.blocks)
             places = [self._tracker.locate(group.key, site.sigma) for group in site.groups]
             step = places[0].step if places else self.profile.step_of(site.sigma)
             self._visit(step)
