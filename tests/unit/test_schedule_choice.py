@@ -123,6 +123,15 @@ def test_steps_in_part_are_as_many_as_their_budget_was_found_to_pay_for(budget, 
     assert run.report.asked_budget == pytest.approx(0.375 if budget is None else budget, abs=0.005)
 
 
+def test_a_full_budget_is_full_whatever_a_schedule_says_it_was_found_for():
+    partly = Schedule("partly", tuple((sigma, 0.4) for sigma in flow_sigmas(20)), provenance={"budget": 1})
+    for plan in (make_plan(partly, budget=1.0), make_plan(made("half", 50, 0.5), budget=1.0, others=[partly])):
+        run = Run(plan, [*flow_sigmas(20), 0.0])
+        assert run.plan.schedule.name == "partly"
+        assert run.is_full
+        assert run.budgets == [1.0] * 20
+
+
 def test_each_run_spends_what_its_own_schedule_was_found_to_pay_for(folder):
     save(in_part("partly 12", 0.5), folder)
     first, *others = pick_by_way(0.5, "wan", [folder])
