@@ -6,6 +6,7 @@ What follows from rows is derived anew, too. No measurement, no host: standard l
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,21 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def samplers_markdown(result: dict[str, Any]) -> str:
+    """Samplers down; PSNR of the default and of steps held, by guidance."""
+    settings = result["settings"]
+    text = heading("Every sampler of the host", result["environment"])
+    text += (
+        f"{settings['steps']} steps, scheduler {settings['scheduler']}, budget {settings['budget']}, embedded model; "
+        f"means over {settings['seeds']} seeds of PSNR in dB against the dense run. Held: whole steps that keep the "
+        "newest prediction, as many of them.\n"
+    )
+    lines = []
+    for row in result["rows"]:
+        default, hold = (statistics.fmean(row[mode]["psnr"]) for mode in ("default", "hold"))
+        why = "; ".join(note for note in row["default"]["notes"] if "no more whole ones" not in note)
+        figures = [f"{default:.1f}", f"{hold:.1f}", f"{row['ahead']:+.1f}", f"{row['default']['computed']:.3f}"]
+        lines.append([row["sampler"], f"{row['cfg']:g}", *figures, why])
+    return text + "\n" + table(["sampler", "cfg", "default", "hold", "ahead", "computed", "notes"], lines)

@@ -198,7 +198,7 @@ class ReuseCall(Call):
     def _estimate(self, number: int) -> Tensor:
         mode, branch, call = self.run.plan.mode, self.groups[number][1], self.places[number].call
         history, along = branch.denoised, self.run.curves.along
-        if mode.reuse_estimator == "hold" or (mode.corrects and self.run.profile.holds):
+        if mode.reuse_estimator == "hold" or (mode.corrects and self.run.profile.solver is None):
             return hold_denoised(history, self.sigma)
         damping = self.run.trial.damping(history[0][1], reach_from(history, self.sigma, along), self.sigma)
         estimate = forecast_denoised(history, self.sigma, damping, along)

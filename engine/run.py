@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedules import Schedule, budgets_for, forecast_for, steps_as_fine, whole_steps, without_fractions
+from ..schedules import (
+    Schedule,
+    budgets_for,
+    flow_sigmas,
+    forecast_for,
+    steps_as_fine,
+    whole_steps,
+    without_fractions,
+)
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
@@ -25,6 +33,7 @@ from .selection import selected_count
 from .store import StoreSize
 
 FEW_STEPS = 8
+USUAL_STEPS = 30
 NOTED_SHORTFALL = 0.01
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 
@@ -116,7 +125,7 @@ class Run:
 
     def _evenly_placed(self, mean: float | None) -> Schedule:
         wanted = self.plan.schedule.mean_budget if mean is None else mean
-        return whole_steps("even", max(2, round(1.0 / wanted)), [sigma for sigma in self.sigmas if sigma > 0.0])
+        return whole_steps("even", max(2, round(1.0 / wanted)), flow_sigmas(USUAL_STEPS))
 
     def _new_report(self, cost: BlockCost | None, family: str, budget: float | None) -> Report:
         plan = self.plan
@@ -142,8 +151,7 @@ class Run:
         if self.steps <= FEW_STEPS:
             report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
         if plan.mode.corrects and min(self.budgets) == 0.0:
-            placed = ", and steps are placed evenly" if self._places_evenly else ""
-            report.note(f"{self.profile.uncorrected_reason}{placed}" if self.profile.uncorrected_reason else "")
+            report.note(self.profile.uncorrected_reason)
         return report
 
     @property

@@ -24,8 +24,7 @@ class SamplerProfile:
     calls: noise level of each model call, in order; call_steps: the step of each. Both are empty where unknown.
     solver: weights of predictions; None where they could not be read: then nothing is corrected.
     full_reason: why such a run has to be computed in full; "" where reuse is possible.
-    uncorrected_reason: why what was forecast is not corrected later; "" where it is.
-    holds: whether reuse steps keep the newest prediction instead of forecasting from the last two.
+    uncorrected_reason: why reuse steps keep the newest prediction instead of forecasting; "" where they forecast.
     """
 
     levels: tuple[float, ...]
@@ -35,7 +34,6 @@ class SamplerProfile:
     solver: Solver | None = None
     full_reason: str = ""
     uncorrected_reason: str = ""
-    holds: bool = False
 
     @property
     def steps(self) -> int:
@@ -82,7 +80,6 @@ class SamplerProfile:
     ) -> SamplerProfile:
         """For a sampler that calls the model at these noise levels.
 
-        Where nothing is corrected and steps have several calls, forecasts did worse than the newest prediction kept.
 
         A call belongs to the step at whose level it lies, or the one before. Where that leaves steps without a call,
         as the sampler goes its own way between the first level and the last, each level that it asks for is a step.
@@ -100,7 +97,6 @@ class SamplerProfile:
             tuple(steps),
             solver,
             uncorrected_reason="" if solver is not None else uncorrected_reason,
-            holds=solver is None and max(evaluations) > 1,
         )
 
 

@@ -16,9 +16,9 @@ from comfy.samplers import KSAMPLER
 from ..engine.sampler_profile import MAX_RATIO, SamplerProfile, falls, is_same
 from ..engine.solver import Solver
 
-FOREIGN = "this sampler is not one of ComfyUI's own: what its forecasts miss is not corrected"
-UNREADABLE = "how this sampler weighs its predictions could not be read: what forecasts miss is not corrected"
-CFG_PP = "with CFG++ samplers corrections did harm: what forecasts miss is not corrected"
+FOREIGN = "this sampler is not one of ComfyUI's own, so nothing is forecast: reuse steps keep the newest prediction"
+UNREADABLE = "how this sampler weighs its predictions could not be read: reuse steps keep the newest one"
+CFG_PP = "forecasts do harm with CFG++ samplers: reuse steps keep the newest prediction"
 OWN_CALLS = "this sampler chooses its model calls while it runs: nothing can be planned, so all of them are computed"
 NOT_FALLING = "the noise levels do not fall from step to step, so every step is computed"
 NO_STEPS = "the noise levels hold no step"

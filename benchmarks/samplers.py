@@ -1,0 +1,98 @@
+"""Every sampler of the host: the default against whole steps held, at equal calls, in the real ComfyUI.
+
+python benchmarks/samplers.py [--comfyui TREE] [--samplers euler,heun] [--seeds 4] [--cfgs 1,3] [--steps 16]
+
+The embedded model at the size it was trained at, scheduler simple. PSNR on latents against the dense run of the same
+seed; each seed has a prompt of its own. Saved after each sampler; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import host_process
+from environment import environment, read_json, write_json
+from harness import Job, load_tiny, print_table, sample
+from tables import samplers_markdown
+
+IDENTICAL = 200.0  # dB; more is not told apart
+MODES = {"default": "schedule's own", "hold": "whole-step hold"}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    host_process.add_arguments(parser)
+    parser.add_argument("--samplers", default="all", help="names with commas between them (default: all of the host's)")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--cfgs", default="1,3", help="guidance scales with commas between them (default 1,3)")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--budget", type=float, default=0.5)
+    return parser.parse_args()
+
+
+def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
+    """The MODEL behind the node with these widgets, and the handle that its reports go to."""
+    from astraea.engine.report import ReportHandle
+    from astraea.host.accelerate import accelerate
+    from astraea.nodes.choice import Wish, choose_plan
+
+    handle = ReportHandle()
+    return accelerate(model, choose_plan(Wish("auto", budget, mode=mode), "wan"), handle), handle
+
+
+def measure(model: Any, sampler: str, cfg: float, args: argparse.Namespace) -> dict[str, Any]:
+    """PSNR by mode and seed, the share computed and what the report notes."""
+    from astraea.engine.quality import psnr, value_range
+    from astraea.tiny.testbeds import EASY
+
+    found: dict[str, dict[str, Any]] = {mode: {"psnr": []} for mode in MODES}
+    for number in range(args.seeds):
+        prompt = EASY.prompts[number % len(EASY.prompts)]
+        positive, negative = EASY.context(prompt)[None], EASY.context("")[None]
+        job = Job(EASY.latent_shape, positive, negative, args.seed + number, args.steps, cfg, sampler)
+        dense, _ = sample(model, job)
+        for mode, widget in MODES.items():
+            fast, handle = accelerated(model, args.budget, widget)
+            output, _ = sample(fast, job)
+            found[mode]["psnr"].append(round(min(IDENTICAL, psnr(output, dense, value_range(dense))), 2))
+            found[mode] |= {"computed": round(handle.last.computed_share, 4), "notes": list(handle.last.notes)}
+    ahead = [ours - held for ours, held in zip(found["default"]["psnr"], found["hold"]["psnr"], strict=True)]
+    return {"sampler": sampler, "cfg": cfg, "ahead": round(statistics.fmean(ahead), 2), **found}
+
+
+def main() -> None:
+    args = arguments()
+    host = host_process.start(args, cpu=True)
+    import comfy.samplers
+
+    names = list(comfy.samplers.KSampler.SAMPLERS) if args.samplers == "all" else args.samplers.split(",")
+    cfgs = [float(cfg) for cfg in args.cfgs.split(",")]
+    settings = {"steps": args.steps, "budget": args.budget, "seeds": args.seeds, "scheduler": "simple"}
+    path = args.out / f"samplers-{host.version}.json"
+    described = environment(host, args, "cpu")
+    result = read_json(path) or {}
+    if result.get("settings") != settings or result.get("environment", {}).get("pack_code") != described["pack_code"]:
+        result = {"benchmark": "samplers", "environment": described, "settings": settings, "rows": []}
+    model = load_tiny()
+    for name in names:
+        for cfg in cfgs:
+            if any((row["sampler"], row["cfg"]) == (name, cfg) for row in result["rows"]):
+                continue
+            began = time.perf_counter()
+            row = measure(model, name, cfg, args)
+            result["rows"].append(row)
+            print_table(
+                ["sampler", "cfg", "default", "hold", "ahead", "s"],
+                [[name, cfg, *(statistics.fmean(row[mode]["psnr"]) for mode in MODES), row["ahead"],
+                  time.perf_counter() - began]],
+            )  # fmt: skip
+        write_json(path, result)
+        path.with_suffix(".md").write_text(samplers_markdown(result), "utf-8")
+    print(f"\nwritten: {path} and .md")
+
+
+if __name__ == "__main__":
+    main()
