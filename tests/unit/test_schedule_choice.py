@@ -7,6 +7,7 @@ import torch
 
 from astraea.engine.plan import make_plan
 from astraea.engine.run import Run
+from astraea.engine.sampler_profile import SamplerProfile
 from astraea.schedules import (
     Forecast,
     Schedule,
@@ -121,6 +122,16 @@ def test_steps_in_part_are_as_many_as_their_budget_was_found_to_pay_for(budget, 
     run = Run(make_plan(in_part("partly", 0.5), budget=budget), [*flow_sigmas(12), 0.0])
     assert sum(run.budgets) / 12 == pytest.approx(mean, abs=0.005)
     assert run.report.asked_budget == pytest.approx(0.375 if budget is None else budget, abs=0.005)
+
+
+@pytest.mark.parametrize("mean", [0.2, 0.3, 0.5])
+def test_steps_that_are_placed_evenly_keep_the_budget_of_the_schedule_in_whose_place_they_come(mean):
+    """As many as its own steps where nothing can be corrected and no other budget is asked for."""
+    sigmas = [*flow_sigmas(30), 0.0]
+    plan = make_plan(made("chosen", 30, mean), choice="'auto' chose it")
+    run = Run(plan, sigmas, profile=SamplerProfile.unknown(sigmas, "it is not known"))
+    assert run.budgets != list(plan.schedule.budgets)
+    assert sum(run.budgets) / 30 == pytest.approx(mean)
 
 
 def test_a_full_budget_is_full_whatever_a_schedule_says_it_was_found_for():
