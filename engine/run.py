@@ -109,7 +109,10 @@ class Run:
             return [1.0] * self.steps
 
         def at(mean: float | None) -> list[float]:
-            schedule = self._evenly_placed(mean) if self._places_evenly else plan.schedule
+            schedule = plan.schedule
+            if self._places_evenly:
+                mean = schedule.mean_budget if mean is None else mean
+                schedule = self._evenly_placed(mean)
             budgets = budgets_for(schedule, self.sigmas, evaluations=self.evaluations, mean=mean)
             return budgets if plan.cache.name != "none" else without_fractions(budgets, self.evaluations)
 
@@ -123,9 +126,8 @@ class Run:
         chosen = bool(self.plan.choice) and not self.plan.schedule.has_fractions
         return chosen and self.plan.mode.corrects and self.profile.solver is None
 
-    def _evenly_placed(self, mean: float | None) -> Schedule:
-        wanted = self.plan.schedule.mean_budget if mean is None else mean
-        return whole_steps("even", max(2, round(1.0 / wanted)), flow_sigmas(USUAL_STEPS))
+    def _evenly_placed(self, mean: float) -> Schedule:
+        return whole_steps("even", max(2, round(1.0 / mean)), flow_sigmas(USUAL_STEPS))
 
     def _new_report(self, cost: BlockCost | None, family: str, budget: float | None) -> Report:
         plan = self.plan
@@ -202,6 +204,8 @@ class Run:
     def open_call(self, site: CallSite) -> Call:
         """Decide what a model call computes; the caller runs the model through it and then closes it."""
         with self._lock:
+            if self._finished:  # another device's call ended the run by an error: nothing may be kept any more
+                return Call(self, site.sigma, [], [], site.layout, site.runner, site.attend, site.blocks)
             places = [self._tracker.locate(group.key, site.sigma) for group in site.groups]
             step = places[0].step if places else self.profile.step_of(site.sigma)
             self._visit(step)

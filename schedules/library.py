@@ -114,8 +114,9 @@ def brought_to(schedule: Schedule, budget: float | None) -> float | None:
 
     That is where it was found for this budget, with steps in part: of these it has as many as the time pays for.
     """
-    as_found = budget is not None and schedule.has_fractions and _off_budget(schedule, budget) < OWN_TOLERANCE
-    return None if as_found else budget
+    if budget is None or budget >= 1.0 or not schedule.has_fractions:  # a full budget is no matter of schedules
+        return budget
+    return None if _off_budget(schedule, budget) < OWN_TOLERANCE else budget
 
 
 def _best(fitting: Sequence[Schedule], family: str, budget: float, steps: int, guidance: float) -> Schedule:

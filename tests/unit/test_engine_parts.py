@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 
+from astraea.engine.blocks import RowGroup, TokenLayout
 from astraea.engine.cost import BlockCost, budget_for_speedup
 from astraea.engine.modes import MODES
 from astraea.engine.plan import CachePolicy, make_plan
 from astraea.engine.report import CallRecord, Report, ReportHandle
+from astraea.engine.run import CallSite, Run
 from astraea.engine.selection import Selection, change_score, rms_change, select, selected_count
 from astraea.engine.store import ResidualStore, StoreSize, allocate
 from astraea.errors import BudgetError
@@ -219,3 +221,17 @@ def test_handle_keeps_the_newest_reports_and_survives_copies():
 
 def test_a_run_of_full_steps_claims_no_gain():
     assert "the speed of" not in report_of(("full", 100, 2.0), ("full", 100, 1.0)).summary()
+
+
+def test_a_call_after_the_end_of_its_run_is_computed_and_nothing_is_kept():
+    """One device's error ends the run while another device goes on to its next call."""
+    run = Run(make_plan(SCHEDULE), [*flow_sigmas(10), 0.0])
+    site = CallSite(1.0, (RowGroup("cond", slice(0, 1)),), TokenLayout(4), None, None, blocks=1, device=CPU)
+    denoised = torch.ones(1, 4)
+    run.close_call(run.open_call(site), denoised)
+    assert len(run.finish().calls) == 1
+    late = run.open_call(site)
+    assert (late.kind, late.in_blocks) == ("full", False)
+    assert run.close_call(late, denoised) is denoised
+    assert not run.branches
+    assert len(run.report.calls) == 1

@@ -7,6 +7,7 @@ import torch
 
 from astraea.engine.plan import make_plan
 from astraea.engine.run import Run
+from astraea.engine.sampler_profile import SamplerProfile
 from astraea.schedules import (
     Forecast,
     Schedule,
@@ -121,6 +122,25 @@ def test_steps_in_part_are_as_many_as_their_budget_was_found_to_pay_for(budget, 
     run = Run(make_plan(in_part("partly", 0.5), budget=budget), [*flow_sigmas(12), 0.0])
     assert sum(run.budgets) / 12 == pytest.approx(mean, abs=0.005)
     assert run.report.asked_budget == pytest.approx(0.375 if budget is None else budget, abs=0.005)
+
+
+@pytest.mark.parametrize("mean", [0.2, 0.3, 0.5])
+def test_steps_that_are_placed_evenly_keep_the_budget_of_the_schedule_in_whose_place_they_come(mean):
+    """As many as its own steps where nothing can be corrected and no other budget is asked for."""
+    sigmas = [*flow_sigmas(30), 0.0]
+    plan = make_plan(made("chosen", 30, mean), choice="'auto' chose it")
+    run = Run(plan, sigmas, profile=SamplerProfile.unknown(sigmas, "it is not known"))
+    assert run.budgets != list(plan.schedule.budgets)
+    assert sum(run.budgets) / 30 == pytest.approx(mean)
+
+
+def test_a_full_budget_is_full_whatever_a_schedule_says_it_was_found_for():
+    partly = Schedule("partly", tuple((sigma, 0.4) for sigma in flow_sigmas(20)), provenance={"budget": 1})
+    for plan in (make_plan(partly, budget=1.0), make_plan(made("half", 50, 0.5), budget=1.0, others=[partly])):
+        run = Run(plan, [*flow_sigmas(20), 0.0])
+        assert run.plan.schedule.name == "partly"
+        assert run.is_full
+        assert run.budgets == [1.0] * 20
 
 
 def test_each_run_spends_what_its_own_schedule_was_found_to_pay_for(folder):

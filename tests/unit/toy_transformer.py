@@ -4,6 +4,7 @@ ComfyUI. It stands for no model in particular: other tokens may come before and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,7 +82,9 @@ class ToyModel(nn.Module):
         frames, height, width = shape[-3:]
         return TokenLayout(frames * height * width, self.before, self.after)
 
-    def forward(self, x: Tensor, sigma: float, context: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: float, context: Tensor, before_block: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """context: one number per row, `[B]`, in place of a prompt."""
         dtype = self.embed.weight.dtype
         times = torch.tensor([sigma / (1.0 + sigma) * n for n in range(DIM)], dtype=torch.float32).sin()
@@ -91,6 +94,7 @@ class ToyModel(nn.Module):
         others = self.others.expand(x.shape[0], -1, -1)
         hidden = torch.cat([others[:, : self.before], video, others[:, self.before :]], dim=1)
         for block in self.blocks:
+            before_block()
             hidden = block(hidden, shift, context=words)
         video = hidden[:, self.before : hidden.shape[1] - self.after]
         told = 3.0 * self.head(video).float().tanh()
