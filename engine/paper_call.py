@@ -37,7 +37,10 @@ class PaperFullCall(Call):
 
     def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         kept = [(group, branch.blocks) for group, branch in self.groups if branch.blocks is not None]
-        if self.why_whole(index, block, args, kwargs) or len(kept) < len(self.groups):
+        reason = self.why_whole(index, block, args, kwargs)
+        if reason or len(kept) < len(self.groups):
+            if reason:
+                self.run.report.note(f"nothing can be kept of the blocks: {reason}")
             for _, branch in self.groups:
                 branch.outdate()
             return original(*args, **kwargs)
