@@ -18,7 +18,7 @@ from ..errors import SearchError
 from ..search.problem import Setting
 from .fingerprint import digest_of, model_fingerprint
 from .memory import compute_dtype
-from .rehearsal import profile_of
+from .sampler_probe import profile_of
 
 FEWEST_STEPS = 2
 OWN_LEVELS = "it goes through noise levels of its own"
@@ -48,7 +48,7 @@ def setting_of(model: Any, family: str, cases: Sequence[Case], sampler: Any, sig
         raise SearchError("A search needs at least one prompt and seed.")
     for case in cases:
         _check(model, case)
-    evaluations, weights, starts = _rehearsed(model, cases[0], sampler, sigmas, cfg)
+    evaluations, weights, starts = _sampled_by(model, cases[0], sampler, sigmas, cfg)
     fingerprint = model_fingerprint(model)
     return Setting(
         sigmas=tuple(float(sigma) for sigma in sigmas),
@@ -74,7 +74,7 @@ def _check(model: Any, case: Case) -> None:
         raise SearchError(f"The latent has {shape[1]} channels and the model takes {channels}: it is another model's.")
 
 
-def _rehearsed(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
+def _sampled_by(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
     """Evaluations by step, weights `[K, K]` and starts `[K + 1]` as in `Setting`."""
     steps = len(sigmas) - 1
     guider = comfy.samplers.CFGGuider(model)

@@ -24,7 +24,7 @@ from .branch_keys import row_groups
 from .comfy_bridge import cast_like
 from .guiders import context_length, guidance_scale
 from .memory import announced_bytes, enlarged_shape
-from .rehearsal import profile_of
+from .sampler_probe import profile_of
 from .swap import swapped_forwards
 
 CALLBACK, SEED = 5, 7  # places among the arguments of OUTER_SAMPLE

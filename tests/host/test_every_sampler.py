@@ -15,7 +15,7 @@ from sampling import TOKENS, WHOLE, last, psnr, random_wan, sample
 from astraea.engine.plan import make_plan
 from astraea.engine.report import ReportHandle
 from astraea.host.accelerate import accelerate
-from astraea.host.rehearsal import profile_of
+from astraea.host.sampler_probe import profile_of
 from astraea.nodes.choice import Wish, choose_plan
 from astraea.schedules import Schedule
 

@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
-from astraea.host.rehearsal import rehearse
+from astraea.host.sampler_probe import profile_of
 from astraea.schedules import flow_sigmas, rhythm
 
 KEY = "astraea_test"
@@ -76,46 +76,51 @@ def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, negative, gain
     assert mean(gained) > gain, gained
 
 
-def rehearsed(model, sampler, steps=20):
+def probed(model, sampler, steps=20):
     from comfy.samplers import CFGGuider, calculate_sigmas, sampler_object
 
     sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
     levels = sigmas.tolist()
-    rehearsal = rehearse(CFGGuider(model), sampler_object(sampler), sigmas)
+    profile = profile_of(CFGGuider(model), sampler_object(sampler), sigmas)
     assert sigmas.tolist() == levels
-    return rehearsal
+    return profile
 
 
 @pytest.mark.parametrize(
-    ("sampler", "memory"),
+    ("sampler", "memory", "calls"),
     [
-        ("euler", 0),
-        ("euler_ancestral", 0),
-        ("dpmpp_2m", 1),
-        ("dpmpp_2m_sde", 1),
-        ("res_multistep", 1),
-        ("uni_pc", 3),
-        ("uni_pc_bh2", 3),
+        ("euler", 0, 20),
+        ("euler_ancestral", 0, 20),
+        ("dpmpp_2m", 1, 20),
+        ("dpmpp_2m_sde", 1, 20),
+        ("res_multistep", 1, 20),
+        ("lms", 3, 20),
+        ("uni_pc", 3, 20),
+        ("uni_pc_bh2", 3, 20),
+        ("heun", 1, 39),
+        ("dpm_2", 1, 39),
+        ("dpmpp_2s_ancestral", 1, 39),
+        ("heunpp2", 1, 57),
+        ("seeds_3", 1, 58),
     ],
 )
-def test_a_rehearsal_finds_how_the_sampler_uses_predictions(load_tiny, sampler, memory):
-    rehearsal = rehearsed(load_tiny(), sampler)
-    assert rehearsal.evaluations() == [1] * 20
-    assert rehearsal.solver().memory == memory
+def test_the_probe_finds_the_samplers_calls_and_how_it_uses_predictions(load_tiny, sampler, memory, calls):
+    profile = probed(load_tiny(), sampler)
+    assert len(profile.calls) == sum(profile.evaluations) == calls
+    assert profile.solver.memory == memory
+    assert not profile.full_reason
+    assert not profile.uncorrected_reason
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2s_ancestral", "dpm_adaptive"])
-def test_samplers_with_more_calls_per_step_go_by_the_noise_levels(load_tiny, sampler):
-    rehearsal = rehearsed(load_tiny(), sampler)
-    assert rehearsal.asked
-    assert rehearsal.solver() is None
+def test_samplers_that_nothing_can_be_planned_for_run_in_full(load_tiny):
+    assert probed(load_tiny(), "dpm_adaptive").full_reason
 
 
-def test_a_rehearsal_leaves_random_numbers_alone(load_tiny):
+def test_the_probe_leaves_random_numbers_alone(load_tiny):
     model = load_tiny()
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
     for sampler in ("euler_ancestral", "dpmpp_2m_sde", "uni_pc"):
-        rehearsed(model, sampler)
+        probed(model, sampler)
     assert torch.equal(torch.rand(3), expected)
