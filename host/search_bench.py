@@ -78,11 +78,15 @@ class HostBench:
         family, why_not = family_of(model)
         if why_not:
             raise SearchError(f"This model cannot be accelerated: {why_not}.")
-        self._model = without_acceleration(model)
+        # As it is, an earlier plan included: every candidate is one clone of it that has its own plan instead. From a
+        # clone of a clone the host would lose its way to the weights when both are freed at once, after an interrupt.
+        self._model = model
         self._sampler, self._sigmas, self._cfg = sampler, sigmas.detach().cpu().clone(), cfg
         self._on_step = on_step or (lambda: None)
         self._cases = [_with_channels(self._model, case) for case in cases]
-        self._setting = setting or setting_of(self._model, family, self._cases, sampler, self._sigmas, cfg)
+        if setting is None:
+            setting = setting_of(without_acceleration(model), family, self._cases, sampler, self._sigmas, cfg)
+        self._setting = setting
         self._places = [places_of(_is_sampled(case.latent), sampled) for case in self._cases]
         self._dense: dict[int, _Dense] = {}
         self._latest: Tensor | None = None

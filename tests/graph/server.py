@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,8 @@ FLAGS = (
     "--database-url",
     "sqlite:///:memory:",
 )
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
+INFO_PREFIX = re.compile(r"^\[INFO\] ", re.MULTILINE)  # other levels stay: they are trouble on any host
 
 
 class ServerError(RuntimeError):
@@ -76,9 +79,10 @@ class ComfyServer:
 
     @property
     def log(self) -> str:
-        """All that the server has printed so far."""
+        """All that the server has printed so far, the same from every host: newer ones add colours and levels."""
         file = self.base / "server.log"
-        return file.read_text("utf-8", errors="replace") if file.is_file() else ""
+        text = file.read_text("utf-8", errors="replace") if file.is_file() else ""
+        return INFO_PREFIX.sub("", COLOUR.sub("", text))
 
     def object_info(self) -> dict[str, Any]:
         """The definition of every node, by id."""

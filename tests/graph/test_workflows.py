@@ -9,11 +9,26 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from prompts import node
 from server import ComfyServer, ServerError
-from workflow import WORKFLOWS, load, real_nodes, to_prompt
+from workflow import WORKFLOWS, ids_of, load, real_nodes, to_prompt, widgets
 
 NAMES = sorted(path.name for path in WORKFLOWS.glob("*.json"))
 LOADERS = {"UNETLoader", "CLIPLoader", "VAELoader"}
+FRAMES = {"width": 64, "height": 64, "batch_size": 5, "color": 0}
+# The widgets that values in the workflows stand for, by their place: those that the nodes of all hosts begin with.
+STANDS_FOR = {
+    "CLIPLoader": ["clip_name", "type", "device"],
+    "CLIPTextEncode": ["text"],
+    "CreateVideo": ["fps"],
+    "EmptyHunyuanLatentVideo": ["width", "height", "length", "batch_size"],
+    "KSampler": ["seed", None, "steps", "cfg", "sampler_name", "scheduler", "denoise"],
+    "ModelSamplingSD3": ["shift"],
+    "SaveAnimatedWEBP": ["filename_prefix", "fps", "lossless", "quality", "method"],
+    "SaveVideo": ["filename_prefix"],
+    "UNETLoader": ["unet_name", "weight_dtype"],
+    "VAELoader": ["vae_name"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +42,29 @@ def test_every_node_is_known_to_the_server(name: str, definitions: dict[str, Any
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_node_has_a_value_for_each_of_its_widgets(name: str, definitions: dict[str, Any]) -> None:
-    to_prompt(load(name), definitions)  # pairs names and values strictly
+def test_every_node_of_ours_has_a_value_for_each_of_its_widgets(name: str, definitions: dict[str, Any]) -> None:
+    for each in real_nodes(load(name)):
+        if each["type"].startswith("Astraea"):
+            assert len(each["widgets_values"]) == len(widgets(definitions[each["type"]])), each["type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_stand_for_the_same_widgets_of_every_host(name: str, definitions: dict[str, Any]) -> None:
+    for each in real_nodes(load(name)):
+        if not each["type"].startswith("Astraea"):
+            meant = STANDS_FOR.get(each["type"], [])
+            assert len(each["widgets_values"]) == len(meant), each["type"]
+            assert [widget for widget, _ in widgets(definitions[each["type"]])][: len(meant)] == meant, each["type"]
+
+
+def test_the_wan_template_saves_a_video(server: ComfyServer, definitions: dict[str, Any]) -> None:
+    prompt = to_prompt(load("wan_t2v.json"), definitions)
+    (creating,), (saving,) = (ids_of(prompt, kind) for kind in ("CreateVideo", "SaveVideo"))
+    clip = {creating: prompt[creating], saving: prompt[saving], "clip": node("EmptyImage", **FRAMES)}
+    clip[creating]["inputs"]["images"] = ["clip", 0]
+    (saved,) = server.queue(clip)["outputs"][saving]["images"]
+    assert saved["filename"] == "astraea_wan_00001_.mp4"
+    assert server.view(saved["filename"], saved["subfolder"])[4:8] == b"ftyp"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 ONLY_IN_THE_EDITOR = {"MarkdownNote", "Note", "Reroute", "PrimitiveNode"}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -21,27 +23,38 @@ def real_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in workflow["nodes"] if node["type"] not in ONLY_IN_THE_EDITOR]
 
 
-def widget_names(definition: dict[str, Any]) -> list[str | None]:
-    """The widgets of a node in the editor's order; None stands for a seed's 'control after generate'."""
-    names: list[str | None] = []
+def widgets(definition: dict[str, Any]) -> list[tuple[str | None, Any]]:
+    """The widgets of a node in the editor's order, with their defaults; None stands for 'control after generate'."""
+    return list(_widgets(definition["input"]))
+
+
+def _widgets(inputs: dict[str, Any], within: str = "") -> Iterator[tuple[str | None, Any]]:
     for group in ("required", "optional"):
-        for name, (kind, *options) in definition["input"].get(group, {}).items():
+        for name, (kind, *options) in inputs.get(group, {}).items():
             settings = options[0] if options else {}
-            if not (isinstance(kind, list) or kind in WIDGET_TYPES) or settings.get("forceInput"):
-                continue
-            names.append(name)
-            if settings.get("control_after_generate") or (kind == "INT" and name in ("seed", "noise_seed")):
-                names.append(None)
-    return names
+            if kind == DYNAMIC:  # shows the widgets of the chosen entry below it
+                chosen = settings["options"][0]
+                yield within + name, chosen["key"]
+                yield from _widgets(chosen["inputs"], f"{within}{name}.")
+            elif (isinstance(kind, list) or kind in WIDGET_TYPES) and not settings.get("forceInput"):
+                choices = kind if isinstance(kind, list) else settings.get("options")
+                yield within + name, settings.get("default", choices[0] if choices else None)
+                if settings.get("control_after_generate") or (kind == "INT" and name in ("seed", "noise_seed")):
+                    yield None, "fixed"
 
 
 def to_prompt(workflow: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The workflow in API format."""
+    """The workflow in API format. As in the editor, values belong to widgets by their place, and where a workflow has
+    fewer values than this host's node has widgets the last ones keep their defaults.
+    """
     origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt = {}
     for node in real_nodes(workflow):
-        names = widget_names(definitions[node["type"]])
-        inputs = {name: value for name, value in zip(names, node["widgets_values"], strict=True) if name}
+        known, values = widgets(definitions[node["type"]]), node["widgets_values"]
+        if len(values) > len(known):
+            raise ValueError(f"{node['type']} has {len(known)} widgets and the workflow {len(values)} values: {values}")
+        inputs = {name: default for name, default in known if name}
+        inputs |= {name: value for (name, _), value in zip(known, values, strict=False) if name}
         inputs |= {each["name"]: origins[each["link"]] for each in node["inputs"] if each["link"] is not None}
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt

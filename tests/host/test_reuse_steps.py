@@ -100,7 +100,7 @@ def probed(model, sampler, steps=20):
         ("heun", 1, 39),
         ("dpm_2", 1, 39),
         ("dpmpp_2s_ancestral", 1, 39),
-        ("heunpp2", 1, 57),
+        ("heunpp2", 2, 57),
         ("seeds_3", 1, 58),
     ],
 )

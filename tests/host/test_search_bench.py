@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import math
+import weakref
+from unittest.mock import Mock
 
 import comfy.model_management
 import comfy.samplers
@@ -16,6 +18,8 @@ from sampling import LONG, PROMPT, WHOLE, accelerated, conditioning, sample
 from astraea.engine.branch import Branch
 from astraea.engine.run import Run
 from astraea.errors import SearchError
+from astraea.host import search_bench
+from astraea.host.accelerate import accelerate
 from astraea.host.bench_setting import PROJECT_FILE, Case
 from astraea.host.search_bench import HostBench
 from astraea.schedules import Schedule
@@ -232,6 +236,31 @@ def test_masks_and_batch_indices_of_the_latent_count(load_tiny):
     torch.testing.assert_close(guided, recording.told, rtol=1e-4, atol=1e-4)  # so nothing was masked there
     assert recording.final.numel() == 2 * SHAPE[1] * 4 * 8 * 4
     assert torch.equal(bench.latest, next(iter(getattr(output, "args", output)))["samples"])
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["plain", "with a plan"])
+def test_candidates_are_clones_of_the_users_model_and_go_with_their_run(load_tiny, monkeypatch, planned):
+    model = accelerated(load_tiny(), WHOLE)[0] if planned else load_tiny()
+    candidates, interrupt = [], Mock()
+
+    def noted(*arguments):
+        candidate = accelerate(*arguments)
+        assert candidate.parent is model  # the host follows it to the weights when a candidate is freed
+        candidates.append(weakref.ref(candidate))
+        return candidate
+
+    monkeypatch.setattr(search_bench, "accelerate", noted)
+    large = Case(conditioning(PROMPT), conditioning(""), {"samples": torch.zeros(1, 16, 6, 16, 16)}, 0)
+    small = bench_of(model, large, on_step=interrupt).smaller(1)
+    measured(small, REUSING)
+    interrupt.side_effect = comfy.model_management.InterruptProcessingException
+    gc.disable()  # what is kept in circles would be freed at some time by it
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            measured(small, REUSING)
+        assert [candidate() for candidate in candidates] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def identity(model, *cases, **options):
