@@ -16,7 +16,7 @@ from astraea.engine.run import CallSite, Run
 from astraea.engine.selection import Selection, change_score, rms_change, select, selected_count
 from astraea.engine.store import ResidualStore, StoreSize, allocate
 from astraea.errors import BudgetError
-from astraea.schedules import MODE_NAMES, flow_sigmas, rhythm
+from astraea.schedules import MODE_NAMES, flow_sigmas, rhythm, uniform
 
 SCHEDULE = rhythm("r", [0.0, 1.0], flow_sigmas(30))
 CPU = torch.device("cpu")
@@ -235,3 +235,31 @@ def test_a_call_after_the_end_of_its_run_is_computed_and_nothing_is_kept():
     assert run.close_call(late, denoised) is denoised
     assert not run.branches
     assert len(run.report.calls) == 1
+
+
+def test_without_room_for_a_store_all_conditionings_of_a_step_do_alike(monkeypatch):
+    """The first call that finds no room is not the only one whose prediction is missing at the next step."""
+
+    def no_room(*_):
+        raise torch.OutOfMemoryError("there is no room")
+
+    monkeypatch.setattr("astraea.engine.store.ResidualStore", no_room)
+    sigmas = [*flow_sigmas(8), 0.0]
+    run = Run(make_plan(uniform("u", 0.4, flow_sigmas(8))), sigmas)
+    kinds = []
+    for sigma in sigmas[:-1]:
+        for key in ("positive", "negative"):
+            site = CallSite(sigma, (RowGroup(key, slice(0, 1)),), TokenLayout(64), None, None, blocks=1, device=CPU)
+            call = run.open_call(site)
+            if call.kind == "reuse":
+                run.close_call(call, call.estimate())
+            else:
+                call.begin(torch.ones(1, 64, 4))
+                run.close_call(call, torch.ones(1, 4))
+            kinds.append(call.kind)
+    assert kinds[::2] == kinds[1::2]
+    assert kinds[:4:2] == ["full", "full"]
+    assert "reuse" in kinds
+    report = run.finish()
+    assert any(note.startswith("whole steps are reused instead of tokens: no memory") for note in report.notes)
+    assert not any("nothing had been kept" in note for note in report.notes)
