@@ -45,11 +45,16 @@ class CallTracker:
         self._callbacks = 0
         self._reports_steps = False
         self._first_sigma: float | None = None
+        self._called = False
+        self.without_call: set[int] = set()  # steps that the sampler went through without a call that came this far
         self._has_single_calls = all(count == 1 for count in profile.evaluations)
         self.levels_differ = False  # the model has been given other noise levels than the sampler's
 
     def on_step(self, step: int) -> None:
         """The sampler has reported that the first call of this step is done."""
+        if not self._called:
+            self.without_call.add(step)
+        self._called = False
         self._callbacks = step + 1
         self._reports_steps = True
 
@@ -59,6 +64,7 @@ class CallTracker:
 
     def locate(self, key: Hashable, sigma: float) -> Place:
         """The place of a call at `sigma` for the conditioning of that key."""
+        self._called = True
         if self._first_sigma is None:
             self._first_sigma = sigma
         known = self._seen.setdefault(key, _Conditioning())

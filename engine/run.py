@@ -27,14 +27,15 @@ from .cost import BlockCost, budget_for_speedup
 from .estimators import TIMES, Curves, Trial
 from .paper_call import PaperFullCall, PaperTokenCall
 from .plan import Plan
-from .report import CallRecord, Report
+from .report import Report
+from .run_records import RunRecords
 from .sampler_profile import SIGMA_TOLERANCE, SamplerProfile
 from .selection import selected_count
 from .store import StoreSize
 
 FEW_STEPS = 8
 USUAL_STEPS = 30
-NOTED_SHORTFALL = 0.01
+LEVELS_DIFFER = "the model was given other noise levels than the sampler's: steps were counted by the sampler"
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 
 
@@ -91,6 +92,7 @@ class Run:
         self.report = self._new_report(cost, family, plan.budget)
         promise, self.report.promise_note = self.plan.promise_for(self.budgets, guidance)
         self.report.promise = promise.as_dict() if promise is not None else None
+        self._records = RunRecords(self.report, self.sigmas, self.evaluations, self._spends_whole_steps)
         self._tracker = CallTracker(self.profile)
         self._lock = threading.RLock()
         self._finished = self._gives_up_store = False
@@ -98,7 +100,6 @@ class Run:
         self._visits = 0
         self._owed = 0.0
         self._counts: dict[int, int] = {}
-        self._durations: list = []
 
     def _new_trial(self) -> Trial:
         return Trial(self.forecast.expected, self.curves.along)
@@ -160,6 +161,11 @@ class Run:
     def is_full(self) -> bool:
         """Whether every step is to be computed in full."""
         return self.plan.is_full or bool(self.profile.full_reason)
+
+    @property
+    def _spends_whole_steps(self) -> bool:
+        """Whether a budget was asked for that is spent on whole steps alone, which rarely come to just as much."""
+        return not self.is_full and self.plan.target_speedup is None and set(self.budgets) == {0.0, 1.0}
 
     def seed_of(self, step: int) -> int:
         """For what is drawn by chance at a step."""
@@ -319,77 +325,20 @@ class Run:
             if self._finished:  # another device's call ended the run by an error
                 return denoised
             result = call.close(denoised)
-            self._record(call, denoised.device)
+            self._records.add(call, self.budgets[call.step], denoised.device)
             kept = sum(branch.nbytes for branch in self.branches.values())
             self.report.cache_bytes = max(self.report.cache_bytes, kept)
             stores = [branch.store.policy for branch in self.branches.values() if branch.store is not None]
             self.report.cache_policy = stores[-1] if stores else "whole steps" if kept else "none"
             return result
 
-    def _record(self, call: Call, device: torch.device) -> None:
-        """What really ran: another pack may have skipped the model, or made blocks run whole."""
-        clock, rows = Clock(device), sum(group.count for group, _ in call.groups)
-        video = call.layout.video
-        kind, reason, computed = call.kind, call.reason, call.computed_tokens
-        if call.was_skipped:
-            kind, reason = "skipped", ""
-        elif call.blocks_whole:
-            reason = f"{call.blocks_whole} of {call.blocks_run} blocks: {call.whole_reason}"
-            if computed >= video:
-                kind, reason = "full", call.whole_reason
-        record = CallRecord(call.step, call.sigma, self.budgets[call.step], kind, computed * rows, video * rows)
-        record.reason = reason
-        self.report.calls.append(record)
-        self._durations.append((record, clock.between(call.start, clock.mark())))
-
     def finish(self) -> Report:
         """Resolve the durations, drop everything kept, return the report."""
         with self._lock:
             self._finished = True
-            for record, seconds in self._durations:
-                record.seconds = seconds()
-            self._durations.clear()
             self.branches.clear()
             self.trial = self._new_trial()
-            self._add_skipped_steps()
-            self._explain()
+            if self._tracker.levels_differ:
+                self.report.note(LEVELS_DIFFER)
+            self._records.finish(self._tracker.without_call)
             return self.report
-
-    def _add_skipped_steps(self) -> None:
-        """Steps of which no call came this far: another pack answered them before the model was asked."""
-        calls, seen = self.report.calls, {call.step for call in self.report.calls}
-        missing = sorted(set(range(max(seen, default=0))) - seen)
-        if not missing or self._tracker.levels_differ:
-            return
-        usual = max(sum(c.tokens for c in calls if c.step == step) / self.evaluations[step] for step in seen)
-        for step in missing:
-            tokens = round(usual * self.evaluations[step])
-            calls.append(CallRecord(step, self.sigmas[step], self.budgets[step], "skipped", 0, tokens))
-        calls.sort(key=lambda call: call.step)
-
-    def _explain(self) -> None:
-        """Notes on how what ran differs from what was asked for."""
-        report = self.report
-        calls = report.calls
-        for reason in dict.fromkeys(call.reason for call in calls if call.reason):
-            affected = [call for call in calls if call.reason == reason]
-            how = "in full" if all(call.kind == "full" for call in affected) else "in part in full"
-            report.note(f"{len(affected)} of {len(calls)} calls ran {how}: {reason}")
-        skipped = sum(call.kind == "skipped" for call in calls)
-        if skipped:
-            report.note(f"{skipped} of {len(calls)} calls were answered by another node, without the model")
-        if self._tracker.levels_differ:
-            report.note("the model was given other noise levels than the sampler's: steps were counted by the sampler")
-        self._explain_shortfall()
-
-    def _explain_shortfall(self) -> None:
-        """Whole steps rarely come to just the budget; counted from what ran."""
-        report, plan = self.report, self.plan
-        if self.is_full or plan.target_speedup is not None or set(self.budgets) != {0.0, 1.0}:
-            return
-        if any(call.reason or call.kind == "skipped" for call in report.calls):
-            return
-        computed = {call.step for call in report.calls if call.kind != "reuse"}
-        steps = {call.step for call in report.calls}
-        if len(steps) == self.steps and report.asked_budget - report.computed_share > NOTED_SHORTFALL:
-            report.note(f"{len(computed)} of {len(steps)} steps are computed: no more whole ones fit into the budget")
