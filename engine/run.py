@@ -231,7 +231,6 @@ class Run:
             self._go_on_in_whole_steps(step)
         if step < self._last_step - 1:
             self.branches.clear()  # noise was added back: nothing kept fits any more
-            self._tracker.restart()
             self.trial = self._new_trial()
         # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
         self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
