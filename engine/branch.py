@@ -70,6 +70,10 @@ class Branch:
         """What was kept for token steps no longer holds; its memory stays for the next time."""
         self._spare, self.tokens, self.blocks = self.store, None, None
 
+    def drop_store(self) -> None:
+        """Token steps will not come: give back the memory that was kept for them."""
+        self._spare = self.tokens = self.blocks = None
+
     def new_store(
         self, size: StoreSize, ladder: tuple[str, ...], dtype: torch.dtype, device: torch.device
     ) -> tuple[ResidualStore | None, str]:

@@ -58,10 +58,6 @@ class CallTracker:
         self._callbacks = step + 1
         self._reports_steps = True
 
-    def restart(self) -> None:
-        """Noise has been added back: the run begins anew at some earlier step."""
-        self._seen.clear()
-
     def locate(self, key: Hashable, sigma: float) -> Place:
         """The place of a call at `sigma` for the conditioning of that key."""
         self._called = True

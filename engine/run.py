@@ -95,7 +95,7 @@ class Run:
         self._records = RunRecords(self.report, self.sigmas, self.evaluations, self._spends_whole_steps)
         self._tracker = CallTracker(self.profile)
         self._lock = threading.RLock()
-        self._finished = False
+        self._finished = self._gives_up_store = False
         self._last_step = -1
         self._visits = 0
         self._owed = 0.0
@@ -227,9 +227,10 @@ class Run:
         """Forget what cannot be continued when a call belongs to another step than the one before."""
         if step == self._last_step:
             return
+        if self._gives_up_store:
+            self._go_on_in_whole_steps(step)
         if step < self._last_step - 1:
             self.branches.clear()  # noise was added back: nothing kept fits any more
-            self._tracker.restart()
             self.trial = self._new_trial()
         # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
         self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
@@ -300,11 +301,22 @@ class Run:
         return min(self.budgets[step:]) == 0.0
 
     def give_up_store(self, reason: str) -> None:
-        """No residuals per block can be kept: go on with full and reuse steps at about the same mean."""
+        """No residuals per block can be kept: go on with full and reuse steps at about the same mean.
+
+        From the next step on: all calls of a step do alike, in whatever order they come.
+        """
         with self._lock:
             self.report.note(f"whole steps are reused instead of tokens: {reason}")
             self.report.promise = None
-            self.budgets = without_fractions(self.budgets, self.evaluations, self._last_step + 1)
+            self._gives_up_store = True
+
+    def _go_on_in_whole_steps(self, step: int) -> None:
+        self._gives_up_store = False
+        if not self._reuse_follows(self._last_step):
+            self.budgets[step] = 1.0  # no prediction was kept so far
+        self.budgets = without_fractions(self.budgets, self.evaluations, step)
+        for branch in self.branches.values():
+            branch.drop_store()
 
     def close_call(self, call: Call, denoised: Tensor) -> Tensor:
         """The call is over and this is its prediction, the denoised latents `[B, …]`; returns what to go on with."""

@@ -13,10 +13,12 @@ from astraea.engine.modes import MODES
 from astraea.engine.plan import CachePolicy, make_plan
 from astraea.engine.report import CallRecord, Report, ReportHandle
 from astraea.engine.run import CallSite, Run
+from astraea.engine.sampler_profile import SamplerProfile
 from astraea.engine.selection import Selection, change_score, rms_change, select, selected_count
+from astraea.engine.solver import Solver
 from astraea.engine.store import ResidualStore, StoreSize, allocate
 from astraea.errors import BudgetError
-from astraea.schedules import MODE_NAMES, flow_sigmas, rhythm
+from astraea.schedules import MODE_NAMES, flow_sigmas, rhythm, uniform
 
 SCHEDULE = rhythm("r", [0.0, 1.0], flow_sigmas(30))
 CPU = torch.device("cpu")
@@ -235,3 +237,56 @@ def test_a_call_after_the_end_of_its_run_is_computed_and_nothing_is_kept():
     assert run.close_call(late, denoised) is denoised
     assert not run.branches
     assert len(run.report.calls) == 1
+
+
+def test_without_room_for_a_store_all_conditionings_of_a_step_do_alike(monkeypatch):
+    """The first call that finds no room is not the only one whose prediction is missing at the next step."""
+
+    def no_room(*_):
+        raise torch.OutOfMemoryError("there is no room")
+
+    monkeypatch.setattr("astraea.engine.store.ResidualStore", no_room)
+    sigmas = [*flow_sigmas(8), 0.0]
+    run = Run(make_plan(uniform("u", 0.4, flow_sigmas(8))), sigmas)
+    kinds = []
+    for sigma in sigmas[:-1]:
+        for key in ("positive", "negative"):
+            site = CallSite(sigma, (RowGroup(key, slice(0, 1)),), TokenLayout(64), None, None, blocks=1, device=CPU)
+            call = run.open_call(site)
+            if call.kind == "reuse":
+                run.close_call(call, call.estimate())
+            else:
+                call.begin(torch.ones(1, 64, 4))
+                run.close_call(call, torch.ones(1, 4))
+            kinds.append(call.kind)
+    assert kinds[::2] == kinds[1::2]
+    assert kinds[:4:2] == ["full", "full"]
+    assert "reuse" in kinds
+    report = run.finish()
+    assert any(note.startswith("whole steps are reused instead of tokens: no memory") for note in report.notes)
+    assert not any("nothing had been kept" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("mode", ["hold", "default"])
+@pytest.mark.parametrize("known", [True, False], ids=["the sampler is known", "it is not"])
+def test_tiles_keep_to_their_own_predictions_when_noise_is_added_back(mode, known):
+    """Three calls of one conditioning in each of the sampler's, which goes back to an earlier step once."""
+    sigmas = [*flow_sigmas(10), 0.0]
+    route = [*range(7), *range(2, 10)]
+    solver = Solver.of_levels([sigmas[step] for step in route] + [0.0])
+    profile = SamplerProfile.of_calls(sigmas, [sigmas[step] for step in route], solver if mode == "default" else None)
+    profile = profile if known else SamplerProfile.unknown(sigmas)
+    run = Run(make_plan(rhythm("r", [0.0, 1.0], sigmas[:-1], full_start=1), mode=mode), sigmas, profile=profile)
+    kinds = []
+    for step in route:
+        for tile in (1.0, 2.0, 3.0):
+            site = CallSite(
+                sigmas[step], (RowGroup("cond", slice(0, 1)),), TokenLayout(4), None, None, blocks=1, device=CPU
+            )
+            call = run.open_call(site)
+            kinds.append(call.kind)
+            right = torch.full((1, 4), tile)
+            result = run.close_call(call, call.estimate() if call.kind == "reuse" else right.clone())
+            assert torch.allclose(result, right), f"step {step}, tile {tile}"
+        run.on_step(step)
+    assert kinds.count("reuse") >= 15
