@@ -100,8 +100,8 @@ def probed(model, sampler, steps=20):
         ("heun", 1, 39),
         ("dpm_2", 1, 39),
         ("dpmpp_2s_ancestral", 1, 39),
-        ("heunpp2", 2, 57),
-        ("seeds_3", 1, 58),
+        ("heunpp2", 1, 57),
+        ("seeds_3", 2, 58),
     ],
 )
 def test_the_probe_finds_the_samplers_calls_and_how_it_uses_predictions(load_tiny, sampler, memory, calls):
