@@ -70,14 +70,14 @@ def _without_ends(budgets: Sequence[float]) -> list[float]:
 def without_fractions(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
     """From step `start` on only full and reuse steps, at about the same mean and never above it by a step.
 
-    For runs that cannot keep residuals per block. The last step is full if it was computed at all.
+    For runs that cannot keep residuals per block. The first step is full, and the last if it was computed at all.
     """
     whole = list(budgets)
     last = len(whole) - 1
     owed = -(weights[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
     for i in range(start, last + 1):
-        if i == last and whole[i] > 0.0:
-            whole[i] = 1.0
+        if i == 0 or (i == last and whole[i] > 0.0):
+            whole[i] = 1.0  # before the first there is nothing to reuse
             continue
         owed += weights[i] * whole[i]
         whole[i] = 1.0 if owed >= weights[i] * (1.0 - SETTLED) else 0.0

@@ -360,3 +360,10 @@ def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeyp
     assert len(tried) == 1
     spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))
     assert 0.4 * sum(weights) - 2 < spent <= 0.4 * sum(weights) * 1.005
+
+
+def test_without_fractions_the_first_step_is_computed_and_so_is_a_last_one_in_part():
+    """What the last one owes is not taken from the first: before it there is nothing to reuse."""
+    assert without_fractions([1.0, 0.4, 0.4, 0.5], [1] * 4) == [1.0, 0.0, 0.0, 1.0]
+    assert without_fractions([0.4, 0.4, 0.0], [2, 1, 1])[0] == 1.0
+    assert without_fractions([0.5], [1]) == [1.0]
