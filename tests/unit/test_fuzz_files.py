@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import zlib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import pytest
-import torch
-from fuzzing import Generator, run_cases, some_levels, some_promise, some_schedule
+from damaged_files import ODD_NAMES, SLOWEST, change, damaged, put_file, some_content, some_run, written
+from fuzzing import Generator, run_cases, some_promise, some_schedule
 
 from astraea.errors import ScheduleError, SearchError
-from astraea.kernels import records
-from astraea.kernels.dispatch import BACKENDS, Dispatcher, described
-from astraea.kernels.problem import Problem
 from astraea.schedules import (
     Forecast,
     Promise,
     Schedule,
     budgets_for,
-    bundled_folder,
     flow_sigmas,
     forecast_for,
     guidance_of,
@@ -52,148 +44,6 @@ from astraea.schedules.format import MAX_BYTES
 from astraea.schedules.promise import tell
 from astraea.search.memo import Memo
 from astraea.search.problem import Outcome
-
-SLOWEST = 0.5  # seconds that one case may take; reading a file takes a thousandth of that
-BUNDLED = [path.read_text("utf-8") for path in list_schedules(bundled_folder()).values()]
-HAS_FIFOS = hasattr(os, "mkfifo")
-
-
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
-class Raw(str):
-    """A piece of JSON text that stands for itself."""
-
-
-class Key:
-    """A key of an object; two of the same text can stand in one object."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-
-ODD_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "5e-324", "1e-300", "1e308", "-1", "-0.0", "1e6")
-ODD_NUMBERS += ("9" * 400, "9" * 5000, "0", "1", "2", "1.0000001", "0.9999999", "1e29", "9" * 30, "1_0", "0x1", "01")
-ODD_WORDS = ("", "x" * 10_000, "\0", "../../etc/passwd", "con", "NUL.json", "\udc80", "\ud800", "a\nb", "é", "💥" * 50)
-
-
-def odd_value(rng: Generator) -> Any:
-    kind = rng.randrange(8)
-    if kind < 3:
-        return Raw(rng.choice(ODD_NUMBERS))
-    if kind == 3:
-        return rng.choice([True, False, None])
-    if kind == 4:
-        return rng.choice(ODD_WORDS)
-    if kind == 5:
-        return rng.choice([[], {}, [[]], [1.0], {"cfg": 1.0}, [None] * 50])
-    if kind == 6:
-        return Raw("[" * 5 + "]" * 5) if rng.random() < 0.7 else nested(rng)
-    return rng.choice([rng.random(), rng.uniform(-1e3, 1e3), rng.randrange(-5, 2000), str(rng.random())])
-
-
-def nested(rng: Generator) -> Raw:
-    depth = rng.choice([9, 50, 500, 900, 2000, 50_000])
-    opening, closing = rng.choice([("[", "]"), ('{"a":', "}")])
-    return Raw(opening * depth + ("1" if opening != "[" else "") + closing * rng.choice([depth, depth, 0]))
-
-
-def written(value: Any) -> str:
-    """JSON text, as `json.dumps` writes it but for `Raw` and `Key`."""
-    if isinstance(value, Raw):
-        return str(value)
-    if isinstance(value, dict):
-        pairs = ((key.text if isinstance(key, Key) else key, item) for key, item in value.items())
-        return "{" + ", ".join(f"{json.dumps(key)}: {written(item)}" for key, item in pairs) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(written, value)) + "]"
-    return json.dumps(value)
-
-
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every `(container, index or key)` within a value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for index, item in list(items):
-        yield value, index
-        yield from places(item)
-
-
-def change(rng: Generator, value: Any) -> None:
-    """Changes one thing of plain values, in place."""
-    found = list(places(value))
-    if not found:
-        return
-    # As often among what stands at the top as anywhere: points are many.
-    container, index = rng.choice(found if rng.random() < 0.5 else [f for f in found if f[0] is value] or found)
-    kind = rng.randrange(6)
-    if kind < 3:
-        container[index] = odd_value(rng)
-    elif kind == 3:
-        del container[index]
-    elif isinstance(container, dict):
-        item = container[index]
-        if kind == 4:
-            del container[index]
-        container[Key(getattr(index, "text", index) if kind == 5 else rng.choice(ODD_WORDS))] = (
-            item if rng.random() < 0.5 else odd_value(rng)
-        )
-    else:
-        container.insert(index, container[index] if kind == 4 else odd_value(rng))
-
-
-def damaged(rng: Generator, content: bytes) -> bytes:
-    """Bytes changed without regard to what they say."""
-    kind, place = rng.randrange(10), rng.randrange(len(content) + 1)
-    end = min(len(content), place + rng.choice([1, 1, 4, 100]))
-    if kind == 0:
-        return content[:place]
-    if kind == 1:
-        return content[:place] + content[end:]
-    if kind == 2:
-        return content[:end] + content[place:]
-    if kind == 3:
-        return (
-            content[:place] + rng.choice([b"\xff\xfe", b"\x80", b"\xed\xa0\x80", b"\0", b"\xc0\xaf"]) + content[place:]
-        )
-    if kind == 4:
-        return b"\xef\xbb\xbf" + content
-    if kind == 5:
-        return content.decode("utf-8", "replace").encode(
-            rng.choice(["utf-16", "utf-32", "utf-7", "latin-1"]), "replace"
-        )
-    if kind == 6:
-        return rng.choice([b"", b" ", b"\n" * 1000, b" " * (MAX_BYTES + 1), content * 3, content + b" " * MAX_BYTES])
-    flipped = bytearray(content or b" ")
-    for _ in range(rng.choice([1, 1, 3, 20])):
-        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
-    return bytes(flipped)
-
-
-# --- schedules --------------------------------------------------------------------------------------------------------
-
-
-def some_content(rng: Generator) -> bytes:
-    """A schedule file, most often changed."""
-    source = rng.choice(BUNDLED) if rng.random() < 0.4 else serialise(some_schedule(rng))
-    content = source.encode()
-    if rng.random() < 0.6:
-        data = json.loads(source)
-        for _ in range(rng.choice([1, 1, 2, 5])):
-            change(rng, data)
-        content = written(data).encode("utf-8", "surrogatepass")
-    if rng.random() < 0.4:
-        content = damaged(rng, content)
-    return content
-
-
-def some_run(rng: Generator) -> list[float]:
-    """The noise levels of a run, those of most samplers and others."""
-    steps = rng.choice([1, 2, 3, 4, 8, 20, 30, 50, rng.randrange(1, 100)])
-    levels = [*some_levels(rng, steps), 0.0]
-    if rng.random() < 0.3:
-        begin = rng.randrange(steps)
-        levels = levels[begin : begin + 1 + rng.randrange(1, steps + 1)]  # a part of it, as of two experts
-    return levels
 
 
 def check_schedule(rng: Generator, schedule: Schedule) -> None:
@@ -267,31 +117,6 @@ def test_schedules_made_at_random_are_read_back() -> None:
         check_schedule(rng, schedule)
 
     run_cases("schedules", 150, check, slowest=SLOWEST)
-
-
-ODD_NAMES = ("con.json", "nul.json", ".json", "..json", "a b.json", "é.json", "x" * 200 + ".json", "-.json", "a.JSON")
-
-
-def put_file(rng: Generator, folder: Path, name: str) -> Path:
-    """Something in a folder: most often a file with a schedule or what is left of one."""
-    path, kind = folder / name, rng.randrange(14)
-    if path.exists() or path.is_symlink():
-        return path
-    if kind == 0:
-        path.mkdir()
-    elif kind == 1 and HAS_FIFOS:
-        os.mkfifo(path)
-    elif kind == 2 and HAS_FIFOS:
-        path.symlink_to(rng.choice(["/dev/zero", "/dev/full", "/dev/null", "/dev/tty", "/dev/stdin", "/proc/self/mem"]))
-    elif kind == 3 and HAS_FIFOS:
-        path.symlink_to(rng.choice([path.name, "absent.json", ".", "x" * 300, "\udcff"]))
-    elif kind == 4:
-        with path.open("wb") as file:
-            file.write(b"{")
-            file.truncate(2**33)  # takes no room where files may have holes
-    else:
-        path.write_bytes(some_content(rng))
-    return path
 
 
 def test_schedule_files() -> None:
@@ -447,47 +272,3 @@ def test_anything_in_place_of_what_a_search_remembers() -> None:
             assert Memo(path, "mine").get("key") is not None
 
     run_cases("no memos", 40, check, slowest=4 * SLOWEST)
-
-
-# --- what is kept about a machine's attention -------------------------------------------------------------------------
-
-PROBLEM = Problem.of(*(torch.zeros(1, 4, 1, 64) for _ in range(3)), need_lse=False, key_tiles=False)
-
-
-def check_records(rng: Generator, key: str) -> None:
-    """Reading never raises, and writing puts in what is read back, whatever was there."""
-    for section in records.SECTIONS:
-        entries = records.read(section)
-        assert all(isinstance(entry, dict) for entry in entries.values())
-    choice = Dispatcher()._recorded(key, PROBLEM, None)
-    if choice is not None:
-        assert described(choice, PROBLEM)
-        ratio = choice.ratio_to(rng.choice(BACKENDS).name)
-        assert ratio is None or ratio >= 0.0
-    section = rng.choice(records.SECTIONS)
-    records.write("fresh", {"backend": "host", "milliseconds": {"host": 1.5}}, section)
-    if not records.path().is_dir():
-        assert records.read(section)["fresh"] == {"backend": "host", "milliseconds": {"host": 1.5}}
-
-
-def test_records_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = records.key(PROBLEM, "auto")
-
-    def check(rng: Generator) -> None:
-        with tempfile.TemporaryDirectory() as name:
-            monkeypatch.setenv(records.FOLDER_VARIABLE, name)
-            if rng.random() < 0.2:
-                put_file(rng, Path(name), records.path().name)
-                check_records(rng, key)
-                return
-            times = {backend.name: rng.uniform(0.01, 9.0) for backend in BACKENDS if rng.random() < 0.8}
-            choices = {key: {"backend": rng.choice(BACKENDS).name, "milliseconds": times}, "b": {"backend": "host"}}
-            trials: dict[str, Any] = {"t": {"began": 1.5e9}, "u": {"came back": True}}
-            data: Any = {"format": records.FORMAT, "choices": choices, "trials": trials}
-            for _ in range(rng.randrange(4)):
-                change(rng, data)
-            content = written(data).encode("utf-8", "surrogatepass")
-            records.path().write_bytes(damaged(rng, content) if rng.random() < 0.3 else content)
-            check_records(rng, key)
-
-    run_cases("records", 140, check, slowest=SLOWEST)

@@ -25,7 +25,6 @@ from astraea.schedules import (
     save,
     serialise,
     uniform,
-    whole,
     whole_steps,
     without_fractions,
 )
@@ -347,23 +346,3 @@ def test_leaning_schedule_begins_and_ends_with_full_steps(start, end):
     assert budgets[:start] == (1.0,) * start
     assert budgets[-end:] == (1.0,) * end
     assert budgets[start] == budgets[-end - 1] == 0.0
-
-
-@pytest.mark.parametrize("steps", [10, 1000])
-def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeypatch, steps):
-    """As Heun's method: two calls a step, one at the last. Tried one by one, numbers took ten seconds at 1000 steps."""
-    tried = []
-    place = whole._place_whole_steps
-    monkeypatch.setattr(whole, "_place_whole_steps", lambda *args: tried.append(args[-1]) or place(*args))
-    weights = [2] * (steps - 1) + [1]
-    budgets = budgets_for(SHAPES["0 1"], grid(steps), evaluations=weights, mean=0.4)
-    assert len(tried) == 1
-    spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))
-    assert 0.4 * sum(weights) - 2 < spent <= 0.4 * sum(weights) * 1.005
-
-
-def test_without_fractions_the_first_step_is_computed_and_so_is_a_last_one_in_part():
-    """What the last one owes is not taken from the first: before it there is nothing to reuse."""
-    assert without_fractions([1.0, 0.4, 0.4, 0.5], [1] * 4) == [1.0, 0.0, 0.0, 1.0]
-    assert without_fractions([0.4, 0.4, 0.0], [2, 1, 1])[0] == 1.0
-    assert without_fractions([0.5], [1]) == [1.0]
