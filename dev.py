@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -36,34 +38,17 @@ if sys.version_info < (3, 10):  # noqa: UP036 - the message is for those who hav
     sys.exit("Astraea needs Python 3.10 or newer, this is " + platform.python_version())
 
 sys.path.insert(0, str(TESTS))
+from console import Output, Row, call, call_under, heading, print_notices, print_summary  # noqa: E402
 from hosts import HOST_VARIABLE, HOW_TO, Host, find_hosts, unusable  # noqa: E402
 from shipped import copy_shipped  # noqa: E402
 
 TIERS = ("unit", "kernels", "host", "graph")
+CORES = min(4, os.cpu_count() or 1)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "ASTRAEA_TEST_THREADS")
 NO_TEST = 5  # pytest's exit status when it collected nothing
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the summary."""
-
-    what: str
-    host: str = ""
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    note: str = ""
-
-    def __add__(self, other: Row) -> Row:
-        return replace(
-            self,
-            passed=self.passed + other.passed,
-            failed=self.failed + other.failed,
-            skipped=self.skipped + other.skipped,
-            seconds=self.seconds + other.seconds,
-            note=self.note or other.note,
-        )
+Job = Callable[[], Row]
 
 
 # --- set-up -----------------------------------------------------------------------------------------------------
@@ -218,7 +203,7 @@ def host_tier(tier: str, host: Host, pytest_arguments: list[str]) -> Row:
 
 def pytest_row(row: Row, python: Path, arguments: Iterable, environment: dict | None = None, label: str = "") -> Row:
     """Runs pytest and adds what its JUnit file counts to `row`."""
-    heading(" ".join(filter(None, (row.what, row.host, label))))
+    title = " ".join(filter(None, (row.what, row.host, label)))
     # Neither the caller's module path nor the interpreter switch of another run may change what is tested.
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TRITON_INTERPRET")}
     start = time.monotonic()
@@ -226,7 +211,7 @@ def pytest_row(row: Row, python: Path, arguments: Iterable, environment: dict | 
         report = Path(folder) / "junit.xml"
         options = ["-c", TESTS / "pytest.ini", f"--rootdir={TESTS}", f"--junitxml={report}"]
         command = [python, TESTS / "run_pytest.py", *options, *arguments]
-        status = call(command, env=clean | (environment or {}))
+        status = call_under(title, command, env=clean | (environment or {}))
         counted = read_junit(report)
     seconds = time.monotonic() - start
     if status not in (0, NO_TEST) and counted.failed == 0:
@@ -245,16 +230,29 @@ def read_junit(report: Path) -> Row:
     return Row("", passed=total - failures - errors - skipped, failed=failures + errors, skipped=skipped)
 
 
-def tier_rows(tier: str, hosts: list[Host], pytest_arguments: list[str], notices: list[str]) -> Iterator[Row]:
-    """The rows of one tier: one, or one for each host."""
+def tier_jobs(tier: str, hosts: list[Host], pytest_arguments: list[str], notices: list[str]) -> Iterator[Job]:
+    """What makes the rows of one tier: one row, or one for each host."""
     if tier == "unit":
-        yield unit_tier(pytest_arguments)
+        yield lambda: unit_tier(pytest_arguments)
     elif tier == "kernels":
-        yield kernels_tier(pytest_arguments, notices)
+        yield lambda: kernels_tier(pytest_arguments, notices)
     elif hosts:
-        yield from (host_tier(tier, host, pytest_arguments) for host in hosts)
+        yield from (partial(host_tier, tier, host, pytest_arguments) for host in hosts)
     else:
-        yield Row(tier, skipped=1, note="SKIPPED: no ComfyUI")
+        yield lambda: Row(tier, skipped=1, note="SKIPPED: no ComfyUI")
+
+
+def run_jobs(jobs: list[Job]) -> list[Row]:
+    """The rows in the order of the jobs. Several run at once, each on one core and printed when it is done:
+
+    small tensors gain little from a second thread.
+    """
+    if len(jobs) < 2 or CORES < 2:
+        return [job() for job in jobs]
+    with ThreadPoolExecutor(CORES) as pool:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+        Output.collected = True
+        return list(pool.map(lambda job: job(), jobs))
 
 
 def test(arguments: argparse.Namespace, pytest_arguments: list[str]) -> int:
@@ -270,47 +268,12 @@ def test(arguments: argparse.Namespace, pytest_arguments: list[str]) -> int:
         else:
             notices.append(f"No usable ComfyUI was found: the tiers host and graph were SKIPPED.\n\n{HOW_TO}")
     rows = [] if arguments.no_lint else list(lint())
-    for tier in tiers:
-        for row in tier_rows(tier, hosts, pytest_arguments, notices):
-            # A selection by the caller may leave a tier empty; otherwise an empty tier is a broken one.
-            empty = not (row.passed or row.failed or row.skipped or pytest_arguments)
-            rows.append(replace(row, failed=1, note="no test was collected") if empty else row)
+    for row in run_jobs([job for tier in tiers for job in tier_jobs(tier, hosts, pytest_arguments, notices)]):
+        # A selection by the caller may leave a tier empty; otherwise an empty tier is a broken one.
+        empty = not (row.passed or row.failed or row.skipped or pytest_arguments)
+        rows.append(replace(row, failed=1, note="no test was collected") if empty else row)
     print_notices(notices)
     return print_summary(rows)
-
-
-# --- output -----------------------------------------------------------------------------------------------------
-
-
-def call(command: Iterable, **options) -> int:
-    """Runs a command with this terminal; returns its exit status."""
-    sys.stdout.flush()
-    options.setdefault("cwd", ROOT)
-    return subprocess.call([str(part) for part in command], **options)
-
-
-def heading(text: str) -> None:
-    print(f"\n=== {text} {'=' * max(3, 100 - len(text))}")
-
-
-def print_notices(notices: list[str]) -> None:
-    for notice in notices:
-        print("\n" + "!" * 106)
-        print("\n".join(f"!!  {line}" for line in notice.splitlines()))
-        print("!" * 106)
-
-
-def print_summary(rows: list[Row]) -> int:
-    """Prints the table and, as the last line, the totals; returns the exit status."""
-    heading("summary")
-    print(f"{'tier':<14}{'ComfyUI':<10}{'passed':>8}{'failed':>8}{'skipped':>8}{'seconds':>9}")
-    for row in rows:
-        print(
-            f"{row.what:<14}{row.host:<10}{row.passed:>8}{row.failed:>8}{row.skipped:>8}{row.seconds:>9.1f}  {row.note}"
-        )
-    total = sum(rows, Row("total"))
-    print(f"\n{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
-    return int(total.failed > 0)
 
 
 def main(argv: list[str]) -> int:

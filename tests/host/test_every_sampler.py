@@ -49,7 +49,7 @@ def one_step(report):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_sampler_crashes_and_the_budget_is_kept_or_it_is_said_why(small_model, sampler, plan):
     for cfg in (1.0, 3.0):
-        for steps in (5, 9):
+        for steps in (4, 7):
             handle = ReportHandle()
             fast = accelerate(small_model, PLANS[plan], handle)
             options = {"sampler": sampler, "steps": steps, "cfg": cfg, "shape": SMALL}
@@ -119,8 +119,8 @@ def test_corrections_bring_every_sampler_back_to_the_dense_run(small_model, samp
             assert psnr(dense, result) > psnr(dense, held) + 10.0 or torch.equal(dense, held)
 
 
-# One of each kind: single step, several calls a step, multistep, slopes of old latents, corrector, noise, CFG++.
-KINDS = ["euler", "heun", "dpm_2", "res_multistep", "lms", "uni_pc", "seeds_2", "euler_cfg_pp"]
+# One of each kind: several calls a step, multistep, slopes of old latents, noise, CFG++.
+KINDS = ["heun", "res_multistep", "lms", "seeds_2", "euler_cfg_pp"]
 
 
 @pytest.mark.parametrize("sampler", KINDS)
