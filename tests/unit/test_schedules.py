@@ -211,7 +211,7 @@ def test_a_last_step_that_must_be_computed_takes_the_place_of_another():
 @pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
 def test_mean_budget_is_kept_on_any_grid(shape, mean):
     """Token steps come to it, whole steps stay whole and come to as much of it as they can."""
-    for steps in range(8, 51):
+    for steps in (*range(8, 22), 25, 30, 37, 50):
         for shift in (8.0, 3.0, 1.0):
             for calls in ([1] * steps, [1] + [2] * (steps - 1), [2] * (steps - 1) + [1], [3] * steps):
                 if not shape.has_fractions:

@@ -251,6 +251,7 @@ def test_another_seed_may_find_something_else():
     assert Watched("no replay", seed=1).result.tried != watched("no replay").result.tried
 
 
+@pytest.mark.usefixtures("small_populations")
 def test_ways_that_were_not_run_are_ranked_by_what_they_gain_elsewhere():
     search = Search(ToyBench(steps=20), Memo(), budgets=(0.5,), effort=12, seed=0)
     search.run()

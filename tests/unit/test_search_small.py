@@ -17,6 +17,7 @@ from astraea.search.merit import gains_of
 from astraea.search.result import Progress
 from astraea.search.small import COMES_TRUE, FEWEST_PAIRS, WORTH_DB
 
+pytestmark = pytest.mark.usefixtures("small_populations")
 STEPS, CASES, BUDGET, EFFORT, SHARE = 16, 6, 0.4, 40.0, 0.1
 
 
