@@ -337,7 +337,7 @@ class Run:
             self._finished = True
             self.branches.clear()
             self.trial = self._new_trial()
-            if self._tracker.levels_differ:
+            if self._tracker.levels_differ and not self.is_full:
                 self.report.note(LEVELS_DIFFER)
             self._records.finish(self._tracker.without_call)
             return self.report

@@ -80,7 +80,6 @@ class SamplerProfile:
     ) -> SamplerProfile:
         """For a sampler that calls the model at these noise levels.
 
-
         A call belongs to the step at whose level it lies, or the one before. Where that leaves steps without a call,
         as the sampler goes its own way between the first level and the last, each level that it asks for is a step.
         """

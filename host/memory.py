@@ -17,14 +17,23 @@ def compute_dtype(base_model: Any) -> torch.dtype:
 
 
 def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
-    """Bytes the run is going to allocate for its caches, from the latent's shape and the conditionings."""
+    """Bytes the run is going to allocate for its caches, from the latent's shape and the conditionings.
+
+    On each device, where the host divides the conditionings among several.
+    """
     base_model = guider.model_patcher.model
-    rows = noise_shape[0] * conditioning_count(guider)
+    rows = noise_shape[0] * math.ceil(conditioning_count(guider) / _device_count(guider.model_patcher))
     tokens = architecture.layout(noise_shape, _reference_of(guider, noise_shape)).total
     latent_bytes = math.prod(noise_shape[1:]) * torch.float32.itemsize  # the host samples in fp32
     return run.store_bytes(
         rows, tokens, architecture.dim, len(architecture.blocks), compute_dtype(base_model), latent_bytes
     )
+
+
+def _device_count(patcher: Any) -> int:
+    """How many devices the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
+    further = getattr(patcher, "get_additional_models_with_key", lambda key: [])
+    return 1 + len(further("multigpu"))
 
 
 def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -61,7 +61,7 @@ def threads(monkeypatch):
 def test_two_devices_give_the_bits_of_one(load_tiny, split, threads, name, order):
     schedule, plan = PLANS[name]
     model = load_tiny()
-    alone, _ = accelerated(model, schedule, **plan)
+    alone, alone_handle = accelerated(model, schedule, **plan)
     expected = sample(alone, **RUN)
     assert len(threads) == 1
     threads.clear()
@@ -76,6 +76,7 @@ def test_two_devices_give_the_bits_of_one(load_tiny, split, threads, name, order
     report = last(handle)
     assert len(report.calls) == 16
     assert report.finished
+    assert last(handle).announced_bytes * 2 == last(alone_handle).announced_bytes, "each device has room for its own"
     assert torch.equal(sample(model, **RUN), sample(load_tiny(), **RUN)), "the plain model has changed"
 
 
