@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import random
+from collections import Counter
 
 import comfy.model_management
 import pytest
 import torch
-from sampling import TOKENS, WHOLE, accelerated, last, sample
+from sampling import TOKENS, WHOLE, accelerated, last, random_wan, sample
 
 from astraea.engine.branch import Branch
 from astraea.engine.call import TokenCall
@@ -137,3 +140,86 @@ def test_second_node_replaces_the_first(load_tiny):
     assert not first_handle.reports
     assert last(second_handle).schedule == WHOLE.name
     assert torch.equal(sample(twice), sample(accelerated(model, WHOLE, budget=0.4)[0]))
+
+
+# Where a run may go wrong: what is replaced, by its module and name. All of it is called in every run or most.
+STAGES = {
+    "a block": "astraea.models.wan:WanRunner.run_rows",
+    "the store": "astraea.engine.store:ResidualStore.write",
+    "the estimate of a reuse step": "astraea.engine.call:ReuseCall.estimate",
+    "the correction": "astraea.engine.call:Call._correct",
+    "the probe": "astraea.host.sampler_probe:_run",
+    "the layout of a call": "astraea.host.wrappers:row_groups",
+    "the end of a call": "astraea.engine.run:Run.close_call",
+}
+
+
+def test_many_runs_interrupts_and_errors_leave_nothing(monkeypatch):
+    """50 runs, 100 interrupts and 100 errors, at model calls, the sampler's callback and every stage of our own."""
+    model = random_wan(num_layers=2)
+    small = {"shape": (1, 16, 2, 8, 8), "steps": 5}
+    plain, rng = sample(model, **small), random.Random(0)
+    fasts = [accelerated(model, schedule, budget=0.5)[0] for schedule in (TOKENS, WHOLE)]
+    fasts += [accelerated(model, TOKENS, budget=0.5, mode="paper")[0]]
+    for fast in fasts:
+        sample(fast, **small)
+    before, level, tensors = traces(model), tensor_bytes(), tensor_count()
+    raised = Counter()
+    for number in range(250):
+        fast, what = fasts[number % 3], ("run", "interrupt", "error", "interrupt", "error")[number % 5]
+        with monkeypatch.context() as patched:
+            options = dict(small)
+            if what == "interrupt":
+                options["callback"] = interrupting(
+                    rng.randrange(4), comfy.model_management.interrupt_current_processing
+                )
+            elif rng.random() < 0.3 and what == "error":
+                options["callback"] = interrupting(rng.randrange(4), fail_always)
+            elif what == "error":
+                fail_at(patched, STAGES[rng.choice(list(STAGES))], rng.randrange(1, 6))
+            try:
+                sample(fast, **options)
+            except (InjectedError, comfy.model_management.InterruptProcessingException):
+                raised[what] += 1
+    assert raised["interrupt"] == 100
+    assert raised["error"] > 40, "not every stage is reached in every run, and a probe that fails is no error"
+    assert traces(model) == before
+    assert not live_state()
+    assert tensor_count() <= tensors
+    assert tensor_bytes() <= level + 4096
+    assert torch.equal(sample(model, **small), plain)
+
+
+def tensor_count() -> int:
+    gc.collect()
+    return sum(type(each) is torch.Tensor for each in gc.get_objects())
+
+
+def fail_always(*arguments, **options):
+    raise InjectedError
+
+
+def interrupting(step, action):
+    def callback(at, denoised, x, total):
+        if at == step:
+            action()
+
+    return callback
+
+
+def fail_at(patched, place, count):
+    """Let the `count`-th call of what is named raise an error."""
+    module, _, path = place.partition(":")
+    owner = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), []
+
+    def failing(*arguments, **options):
+        calls.append(1)
+        if len(calls) == count:
+            raise InjectedError
+        return original(*arguments, **options)
+
+    patched.setattr(owner, name, failing)
