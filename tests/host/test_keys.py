@@ -102,6 +102,15 @@ def test_replacements_and_patches_of_every_group_are_in_the_key():
     assert key_of(patches={"attn1_patch": [one]}) != key_of(patches={"attn1_patch": [other]})
 
 
+def test_plain_values_among_the_options_are_in_the_key():
+    """LTX's STG and Modality guiders, and others, switch parts of the model off by them."""
+    for value in (False, 3, 0.5, "text", (1, 2), [3, 4], {5, 6}, {"nested": {"layers": [3, 7]}}):
+        assert key_of(stg_self_attn_blocks=value) == key_of(stg_self_attn_blocks=value)
+        assert key_of(stg_self_attn_blocks=value) != key_of()
+        assert key_of(stg_self_attn_blocks=value) != key_of(a2v_cross_attn=value)
+    assert key_of(nested={"layers": [3, 7]}) != key_of(nested={"layers": [3, 8]})
+
+
 def test_what_differs_from_step_to_step_by_itself_is_not_in_the_key():
     passing = [
         {"sigmas": torch.tensor([s]), "sample_sigmas": torch.ones(3), "block_index": i} for i, s in ((1, 0.5), (2, 0.4))
