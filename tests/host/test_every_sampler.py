@@ -123,6 +123,7 @@ def test_corrections_bring_every_sampler_back_to_the_dense_run(small_model, samp
 KINDS = ["heun", "res_multistep", "lms", "seeds_2", "euler_cfg_pp"]
 
 
+@pytest.mark.newest_host
 @pytest.mark.parametrize("sampler", KINDS)
 def test_the_default_is_not_behind_steps_held_at_equal_calls(load_tiny, sampler):
     """At the size that the model was trained at, mean of two seeds and guidance 1 and 3."""

@@ -59,6 +59,7 @@ def test_forecasts_that_fail_go_less_far(load_tiny):
 
 
 # Where steps are this large a correction gains a multistep solver little, and may lose it a little.
+@pytest.mark.newest_host
 @pytest.mark.parametrize(
     ("sampler", "negative", "gain"),
     [("euler", "", 0.3), ("euler", LONG, 0.3), ("heun", "", 0.3), ("res_multistep", "", -1.0), ("uni_pc", LONG, 0.3)],
