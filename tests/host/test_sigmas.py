@@ -149,3 +149,14 @@ def test_noise_that_is_added_back_begins_anew(load_tiny):
     assert torch.isfinite(result).all()
     assert psnr(custom(model, sigmas, function=restarting), result) > 20.0
     assert last(handle).finished
+
+
+def test_frames_that_are_made_one_after_another_run_in_full(load_tiny):
+    """Causal sampling: each frame goes on from what only a forward of the model keeps."""
+    model = load_tiny().clone()
+    model.model_options.setdefault("transformer_options", {})["ar_state"] = {"start_frame": 0}
+    fast, handle = accelerated(model, WHOLE, budget=0.5)
+    options = {"steps": 6, "shape": SHAPE}
+    assert torch.equal(sample(fast, **options), sample(model, **options))
+    assert last(handle).computed_share == 1.0
+    assert any("one after another" in note for note in last(handle).notes)
