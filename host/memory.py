@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_sha
 
 def _device_count(patcher: Any) -> int:
     """How many devices the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
-    further = getattr(patcher, "get_additional_models_with_key", lambda key: [])
+    further: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
     return 1 + len(further("multigpu"))
 
 

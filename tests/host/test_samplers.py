@@ -25,12 +25,12 @@ def test_sampler_finite_close_and_within_budget(load_tiny, sampler, schedule):
     assert keeps(last(handle), 0.5, SCHEDULES[schedule])
 
 
-@pytest.mark.parametrize("budget", [0.7, 0.4, 0.3])
-@pytest.mark.parametrize("steps", [8, 13, 50])
+@pytest.mark.parametrize("budget", [0.7, 0.3])
+@pytest.mark.parametrize("steps", [8, 13, 30])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_budget_is_kept_for_any_step_count(load_tiny, schedule, steps, budget):
     fast, handle = accelerated(load_tiny(), SCHEDULES[schedule], budget=budget)
-    sample(fast, steps=steps, shape=(1, 16, 3, 8, 16), cfg=1.0)
+    sample(fast, steps=steps, shape=(1, 16, 3, 16, 16), cfg=1.0)
     assert keeps(last(handle), budget, SCHEDULES[schedule])
 
 
