@@ -123,9 +123,13 @@ class Run:
 
     @property
     def _places_evenly(self) -> bool:
-        """Whether a schedule that was chosen for the user gives way, as where it puts steps counts on corrections."""
+        """Whether a schedule that was chosen for the user gives way.
+
+        Where it puts steps counts on corrections, and was found on the host's noise levels, not on a sampler's own.
+        """
         chosen = bool(self.plan.choice) and not self.plan.schedule.has_fractions
-        return chosen and self.plan.mode.corrects and self.profile.solver is None
+        known = self.profile.solver is not None and not self.profile.own_levels
+        return chosen and self.plan.mode.corrects and not known
 
     def _evenly_placed(self, mean: float) -> Schedule:
         return whole_steps("even", max(2, round(1.0 / mean)), flow_sigmas(USUAL_STEPS))

@@ -25,6 +25,7 @@ class SamplerProfile:
     solver: weights of predictions; None where they could not be read: then nothing is corrected.
     full_reason: why such a run has to be computed in full; "" where reuse is possible.
     uncorrected_reason: why reuse steps keep the newest prediction instead of forecasting; "" where they forecast.
+    own_levels: whether the levels are the sampler's own, as it passes over those that it was given.
     """
 
     levels: tuple[float, ...]
@@ -34,6 +35,7 @@ class SamplerProfile:
     solver: Solver | None = None
     full_reason: str = ""
     uncorrected_reason: str = ""
+    own_levels: bool = False
 
     @property
     def steps(self) -> int:
@@ -85,7 +87,8 @@ class SamplerProfile:
         """
         levels = tuple(sigmas)
         steps = [step_of(levels, sigma) for sigma in calls]
-        if set(steps) != set(range(len(levels) - 1)):
+        own_levels = set(steps) != set(range(len(levels) - 1))
+        if own_levels:
             levels = (*_distinct(calls), levels[-1])
             steps = [step_of(levels, sigma) for sigma in calls]
         evaluations = tuple(steps.count(step) for step in range(len(levels) - 1))
@@ -96,6 +99,7 @@ class SamplerProfile:
             tuple(steps),
             solver,
             uncorrected_reason="" if solver is not None else uncorrected_reason,
+            own_levels=own_levels,
         )
 
 
