@@ -3,7 +3,8 @@
 python benchmarks/samplers.py [--comfyui TREE] [--samplers euler,heun] [--seeds 4] [--cfgs 1,3] [--steps 16]
 
 The embedded model at the size it was trained at, scheduler simple. PSNR on latents against the dense run of the same
-seed; each seed has a prompt of its own. Saved after each sampler; the same command goes on where it was stopped.
+seed; each seed has a prompt of its own. Saved after each sampler; the same command goes on where it was stopped, and
+one with more seeds adds them. Samplers that add noise need many: single seeds differ by 10 dB there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ MODES = {"default": "schedule's own", "hold": "whole-step hold"}
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     host_process.add_arguments(parser)
-    parser.add_argument("--samplers", default="all", help="names with commas between them (default: all of the host's)")
+    parser.add_argument(
+        "--samplers",
+        default="all",
+        help="names with commas between them (default: all of the host's but the _gpu twins)",
+    )
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--cfgs", default="1,3", help="guidance scales with commas between them (default 1,3)")
     parser.add_argument("--steps", type=int, default=16)
@@ -43,13 +48,13 @@ def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
     return accelerate(model, choose_plan(Wish("auto", budget, mode=mode), "wan"), handle), handle
 
 
-def measure(model: Any, sampler: str, cfg: float, args: argparse.Namespace) -> dict[str, Any]:
-    """PSNR by mode and seed, the share computed and what the report notes."""
+def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """PSNR by mode and seed, the share computed and what the report notes. known: the row of fewer seeds, or {}."""
     from astraea.engine.quality import psnr, value_range
     from astraea.tiny.testbeds import EASY
 
-    found: dict[str, dict[str, Any]] = {mode: {"psnr": []} for mode in MODES}
-    for number in range(args.seeds):
+    found: dict[str, dict[str, Any]] = {mode: known.get(mode, {"psnr": []}) for mode in MODES}
+    for number in range(len(found["hold"]["psnr"]), args.seeds):
         prompt = EASY.prompts[number % len(EASY.prompts)]
         positive, negative = EASY.context(prompt)[None], EASY.context("")[None]
         job = Job(EASY.latent_shape, positive, negative, args.seed + number, args.steps, cfg, sampler)
@@ -63,34 +68,42 @@ def measure(model: Any, sampler: str, cfg: float, args: argparse.Namespace) -> d
     return {"sampler": sampler, "cfg": cfg, "ahead": round(statistics.fmean(ahead), 2), **found}
 
 
+def started(known: dict[str, Any] | None, settings: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """The result to go on with: the known one where its code and settings are the same, with this command added."""
+    code = known["environment"].get("pack_code") if known else None
+    if known is None or known["settings"] != settings or code != described["pack_code"]:
+        return {"benchmark": "samplers", "environment": described, "settings": settings, "rows": []}
+    if described["command"] not in known["environment"]["command"].splitlines():
+        known["environment"]["command"] += "\n" + described["command"]
+    return known
+
+
 def main() -> None:
     args = arguments()
     host = host_process.start(args, cpu=True)
     import comfy.samplers
 
-    names = list(comfy.samplers.KSampler.SAMPLERS) if args.samplers == "all" else args.samplers.split(",")
-    cfgs = [float(cfg) for cfg in args.cfgs.split(",")]
-    settings = {"steps": args.steps, "budget": args.budget, "seeds": args.seeds, "scheduler": "simple"}
+    listed = [name for name in comfy.samplers.KSampler.SAMPLERS if not name.endswith("_gpu")]
+    names = listed if args.samplers == "all" else args.samplers.split(",")
+    settings = {"steps": args.steps, "budget": args.budget, "scheduler": "simple"}
     path = args.out / f"samplers-{host.version}.json"
-    described = environment(host, args, "cpu")
-    result = read_json(path) or {}
-    if result.get("settings") != settings or result.get("environment", {}).get("pack_code") != described["pack_code"]:
-        result = {"benchmark": "samplers", "environment": described, "settings": settings, "rows": []}
+    result = started(read_json(path), settings, environment(host, args, "cpu"))
+    rows = {(row["sampler"], row["cfg"]): row for row in result["rows"]}
     model = load_tiny()
     for name in names:
-        for cfg in cfgs:
-            if any((row["sampler"], row["cfg"]) == (name, cfg) for row in result["rows"]):
+        for cfg in map(float, args.cfgs.split(",")):
+            known = rows.get((name, cfg), {})
+            if known and len(known["hold"]["psnr"]) >= args.seeds:
                 continue
             began = time.perf_counter()
-            row = measure(model, name, cfg, args)
-            result["rows"].append(row)
+            row = rows[name, cfg] = measure(model, name, cfg, known, args)
             print_table(
                 ["sampler", "cfg", "default", "hold", "ahead", "s"],
                 [[name, cfg, *(statistics.fmean(row[mode]["psnr"]) for mode in MODES), row["ahead"],
                   time.perf_counter() - began]],
             )  # fmt: skip
-        write_json(path, result)
-        path.with_suffix(".md").write_text(samplers_markdown(result), "utf-8")
+        write_json(path, result | {"rows": list(rows.values())})
+        path.with_suffix(".md").write_text(samplers_markdown(result | {"rows": list(rows.values())}), "utf-8")
     print(f"\nwritten: {path} and .md")
 
 

@@ -22,9 +22,10 @@ def heading(title: str, environment: dict[str, Any]) -> str:
     """Title and what was measured with."""
     e = environment
     device = e["gpu"] or f"{e['cpu']}, {e['threads']} threads"
+    commands = "".join(f"    {command}\n" for command in e["command"].splitlines())
     return (
         f"# {title}\n\nComfyUI {e['comfyui']}, torch {e['torch']}, Python {e['python']}, {device}; "
-        f"commit `{e['commit'][:12]}`, seed {e['seed']}, {e['date']}.\n\n    {e['command']}\n\n"
+        f"commit `{e['commit'][:12]}`, seed {e['seed']}, {e['date']}.\n\n{commands}\n"
     )
 
 
@@ -169,13 +170,13 @@ def samplers_markdown(result: dict[str, Any]) -> str:
     text = heading("Every sampler of the host", result["environment"])
     text += (
         f"{settings['steps']} steps, scheduler {settings['scheduler']}, budget {settings['budget']}, embedded model; "
-        f"means over {settings['seeds']} seeds of PSNR in dB against the dense run. Held: whole steps that keep the "
-        "newest prediction, as many of them.\n"
+        "means over the seeds of PSNR in dB against the dense run. Hold: whole steps that keep the newest prediction, "
+        "as many of them. Samplers that add noise differ by 10 dB from seed to seed: some were given more of them.\n"
     )
     lines = []
     for row in result["rows"]:
         default, hold = (statistics.fmean(row[mode]["psnr"]) for mode in ("default", "hold"))
         why = "; ".join(note for note in row["default"]["notes"] if "no more whole ones" not in note)
         figures = [f"{default:.1f}", f"{hold:.1f}", f"{row['ahead']:+.1f}", f"{row['default']['computed']:.3f}"]
-        lines.append([row["sampler"], f"{row['cfg']:g}", *figures, why])
-    return text + "\n" + table(["sampler", "cfg", "default", "hold", "ahead", "computed", "notes"], lines)
+        lines.append([row["sampler"], f"{row['cfg']:g}", str(len(row["hold"]["psnr"])), *figures, why])
+    return text + "\n" + table(["sampler", "cfg", "seeds", "default", "hold", "ahead", "computed", "notes"], lines)

@@ -29,6 +29,7 @@ class Place:
 class _Conditioning:
     """What has been seen of one: calls at the present noise level, and how many the sampler's own call amounts to."""
 
+    first_sigma: float
     sigma: float | None = None
     seen: int = 0
     expected: int = 1
@@ -44,7 +45,6 @@ class CallTracker:
         self._seen: dict[Hashable, _Conditioning] = {}
         self._callbacks = 0
         self._reports_steps = False
-        self._first_sigma: float | None = None
         self._called = False
         self.without_call: set[int] = set()  # steps that the sampler went through without a call that came this far
         self._has_single_calls = all(count == 1 for count in profile.evaluations)
@@ -61,9 +61,7 @@ class CallTracker:
     def locate(self, key: Hashable, sigma: float) -> Place:
         """The place of a call at `sigma` for the conditioning of that key."""
         self._called = True
-        if self._first_sigma is None:
-            self._first_sigma = sigma
-        known = self._seen.setdefault(key, _Conditioning())
+        known = self._seen.setdefault(key, _Conditioning(sigma))
         if known.sigma is None or not is_same(sigma, known.sigma):
             self._next_level(known, sigma)
         ordinal = self._ordinal(known)
@@ -72,7 +70,7 @@ class CallTracker:
         if call is not None:
             known.reached[ordinal] = call + 1
             return Place(self._profile.call_steps[call], call, ordinal)
-        step = self._step_without_match(sigma)
+        step = self._step_without_match(known, sigma)
         return Place(step, self._single_call_of(step), ordinal)
 
     def _next_level(self, known: _Conditioning, sigma: float) -> None:
@@ -105,20 +103,20 @@ class CallTracker:
         start = known.reached.get(ordinal, 0)
         return next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
 
-    def _step_without_match(self, sigma: float) -> int:
+    def _step_without_match(self, known: _Conditioning, sigma: float) -> int:
         """By the noise level where it can be the sampler's present step; else by its callback, from then on."""
         profile = self._profile
         if not self.levels_differ:
             step = profile.step_of(sigma)
-            if self._is_possible(step, sigma):
+            if self._is_possible(step, known, sigma):
                 return step
             self.levels_differ = self._reports_steps
         return min(self._callbacks, profile.steps - 1)
 
-    def _is_possible(self, step: int, sigma: float) -> bool:
+    def _is_possible(self, step: int, known: _Conditioning, sigma: float) -> bool:
         """Whether a call can belong to a step. The sampler reports a step after the first of its calls, if at all."""
         if not self._reports_steps:
-            return step == 0 or self._first_sigma is None or not is_same(sigma, self._first_sigma)
+            return step == 0 or not is_same(sigma, known.first_sigma)
         if self._profile.calls and self._has_single_calls:
             return step == self._callbacks
         return step in (self._callbacks - 1, self._callbacks) or is_same(sigma, self._profile.levels[step])

@@ -232,7 +232,7 @@ class Run:
         if step == self._last_step:
             return
         if self._gives_up_store:
-            self._go_on_in_whole_steps(step)
+            self._go_on_without_store(step)
         if step < self._last_step - 1:
             self.branches.clear()  # noise was added back: nothing kept fits any more
             self.trial = self._new_trial()
@@ -305,20 +305,24 @@ class Run:
         return min(self.budgets[step:]) == 0.0
 
     def give_up_store(self, reason: str) -> None:
-        """No residuals per block can be kept: go on with full and reuse steps at about the same mean.
+        """Nothing can be kept per block: go on with full and reuse steps at about the same mean; mode paper, in full.
 
         From the next step on: all calls of a step do alike, in whatever order they come.
         """
         with self._lock:
-            self.report.note(f"whole steps are reused instead of tokens: {reason}")
+            instead = "everything is computed" if self.plan.mode.per_block else "whole steps are reused"
+            self.report.note(f"{instead} instead of tokens: {reason}")
             self.report.promise = None
             self._gives_up_store = True
 
-    def _go_on_in_whole_steps(self, step: int) -> None:
+    def _go_on_without_store(self, step: int) -> None:
         self._gives_up_store = False
-        if not self._reuse_follows(self._last_step):
-            self.budgets[step] = 1.0  # no prediction was kept so far
-        self.budgets = without_fractions(self.budgets, self.evaluations, step)
+        if self.plan.mode.per_block:
+            self.budgets[step:] = [1.0] * (self.steps - step)
+        else:
+            if not self._reuse_follows(self._last_step):
+                self.budgets[step] = 1.0  # no prediction was kept so far
+            self.budgets = without_fractions(self.budgets, self.evaluations, step)
         for branch in self.branches.values():
             branch.drop_store()
 

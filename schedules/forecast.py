@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as brief
 from typing import Any
 
 from ..errors import ScheduleError
@@ -39,13 +40,13 @@ class Forecast:
         _check("last_response", self.last_response, 0.0, 1.0)
         for name in (self.along, self.corrected_along):
             if name not in TIME_NAMES:
-                raise ScheduleError(f"Forecast: {name!r} is not one of {', '.join(TIME_NAMES)}.")
+                raise ScheduleError(f"Forecast: {brief(name)} is not one of {', '.join(TIME_NAMES)}.")
 
 
 def _check(name: str, value: Any, least: float, most: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not least <= value <= most:
-        raise ScheduleError(f"Forecast: {name} {value!r} is outside {least:g}...{most:g}.")
+        raise ScheduleError(f"Forecast: {name} {brief(value)} is outside {least:g}...{most:g}.")
 
 
 STANDARD_FORECAST = Forecast()

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from ..errors import ScheduleError
@@ -34,18 +35,20 @@ def parse(text: str, source: str = "the text") -> Schedule:
     version = data.get("version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise ScheduleError(
-            f"{source} has schedule format version {version!r}; this pack reads version {FORMAT_VERSION}. "
+            f"{source} has schedule format version {brief(version)}; this pack reads version {FORMAT_VERSION}. "
             "Update the pack, or save the schedule again with it."
         )
     missing, unknown = {"name", "points"} - data.keys(), data.keys() - _KEYS
     if missing or unknown:
         told = [f"lacks {', '.join(sorted(missing))}"] if missing else []
-        told += [f"has unknown entries {', '.join(map(repr, sorted(unknown)))}"] if unknown else []
+        told += [f"has unknown entries {brief(sorted(unknown))[1:-1]}"] if unknown else []
         raise ScheduleError(f"{source} {' and '.join(told)}.")
     schedule = _schedule_from(data, source)
     stated = data.get("mean_budget")
     if stated is not None and not (_is_number(stated) and abs(stated - schedule.mean_budget) < 0.005):
-        raise ScheduleError(f"{source}: mean_budget {stated!r} does not match the points ({schedule.mean_budget:.3f}).")
+        raise ScheduleError(
+            f"{source}: mean_budget {brief(stated)} does not match the points ({schedule.mean_budget:.3f})."
+        )
     return schedule
 
 

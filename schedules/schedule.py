@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from reprlib import repr as brief
 from types import MappingProxyType
 from typing import Any
 
@@ -29,11 +30,11 @@ def check_name(name: str) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith((".", " ")):
         raise ScheduleError(
-            f"{name!r} is not a usable schedule name. Use letters, digits, spaces, '.', '_', '+' or '-', "
+            f"{brief(name)} is not a usable schedule name. Use letters, digits, spaces, '.', '_', '+' or '-', "
             f"starting with a letter or digit, at most {LONGEST_NAME} characters."
         )
     if name.partition(".")[0].rstrip().lower() in _DEVICES:
-        raise ScheduleError(f"{name!r} is not a usable schedule name: Windows has a device of this name.")
+        raise ScheduleError(f"{brief(name)} is not a usable schedule name: Windows has a device of this name.")
     return name
 
 
@@ -66,9 +67,11 @@ class Schedule:
     def __post_init__(self) -> None:
         check_name(self.name)
         if not isinstance(self.family, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.family):
-            raise ScheduleError(f"Schedule '{self.name}': family {self.family!r} is not a short lower-case word.")
+            raise ScheduleError(f"Schedule '{self.name}': family {brief(self.family)} is not a short lower-case word.")
         if self.mode not in MODE_NAMES:
-            raise ScheduleError(f"Schedule '{self.name}': mode {self.mode!r} is not one of {', '.join(MODE_NAMES)}.")
+            raise ScheduleError(
+                f"Schedule '{self.name}': mode {brief(self.mode)} is not one of {', '.join(MODE_NAMES)}."
+            )
         object.__setattr__(self, "points", _checked_points(self.name, self.points))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 

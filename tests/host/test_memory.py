@@ -121,6 +121,18 @@ def test_reuses_whole_steps_when_nothing_can_be_kept_per_block(load_tiny, monkey
     assert any("whole steps are reused" in note for note in report.notes)
 
 
+def test_mode_paper_computes_everything_when_nothing_can_be_kept_per_block(load_tiny, monkeypatch):
+    monkeypatch.setattr(store_module, "ResidualStore", Scarce({"full", "fp8", "fp8-host"}))
+    model = load_tiny()
+    fast, handle = accelerated(model, budget=0.5, mode="paper")
+    dense, result = sample(model, **SIZE), sample(fast, **SIZE)
+    report = last(handle)
+    assert report.computed_share == 1.0
+    assert torch.equal(dense, result)
+    assert any("everything is computed" in note for note in report.notes)
+    assert not any("whole steps are reused" in note for note in report.notes)
+
+
 def test_other_errors_of_an_allocation_are_not_swallowed(load_tiny, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("something else is wrong")

@@ -250,3 +250,18 @@ def test_names_of_devices_on_windows_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["console", "con-0.50", "com", "com10", "lpt 1", "my con", "null", "0con"])
 def test_names_like_those_of_devices_are_not(name: str) -> None:
     assert Schedule(name, GOOD.points).name == name
+
+
+LONG_TEXT = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"name": LONG_TEXT}, {"family": LONG_TEXT}, {"mode": LONG_TEXT}, {"version": LONG_TEXT}, {LONG_TEXT: 1}]
+    + [{"mean_budget": LONG_TEXT}, {"forecast": {"expected": LONG_TEXT}}, {"forecast": {"along": LONG_TEXT}}],
+    ids=lambda entries: str(entries)[:24],
+)
+def test_a_long_wrong_value_is_not_repeated_whole(entries: dict) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        parse(json.dumps(json.loads(serialise(GOOD)) | entries))
+    assert len(str(caught.value)) < 400
