@@ -9,15 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedules import (
-    Schedule,
-    budgets_for,
-    flow_sigmas,
-    forecast_for,
-    steps_as_fine,
-    whole_steps,
-    without_fractions,
-)
+from ..schedules import Schedule, budgets_for, flow_sigmas, forecast_for, steps_as_fine, whole_steps, without_fractions
 from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
 from .branch import Branch
 from .call import Call, FullCall, ReuseCall, TokenCall
