@@ -13,6 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
+from hosts import current_host, find_hosts
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,3 +36,13 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 if "astraea" not in sys.modules:
     load_pack()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long and is the same on every host runs on the newest one that was found."""
+    marked = [item for item in items if item.get_closest_marker("newest_host")]
+    host = current_host() if marked else None
+    if host is None or host.version_tuple >= max((found.version_tuple for found in find_hosts()), default=()):
+        return
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="runs on the newest ComfyUI that was found"))

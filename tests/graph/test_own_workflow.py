@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "own_workflow.py"
 
 
+@pytest.mark.newest_host
 def test_budgets_and_thresholds_are_measured_on_a_workflow(server: ComfyServer, tmp_path: Path) -> None:
     prompt = accelerated()
     del prompt["accelerate"], prompt["report"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from hosts import HOST_VARIABLE, HOW_TO, current_host, find_hosts
+from hosts import HOST_VARIABLE, HOW_TO, current_host
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -59,17 +59,6 @@ MISSING = start_host()
 def pytest_ignore_collect() -> bool | None:
     """Without a host nothing is collected here: the test files import comfy at their top."""
     return True if MISSING else None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What measures quality over many runs is the same on every host, and takes long: the newest one is enough."""
-    newest = max((host.version_tuple for host in find_hosts()), default=())
-    if HOST is None or HOST.version_tuple >= newest:
-        return
-    skip = pytest.mark.skip(reason="measured on the newest ComfyUI that was found")
-    for item in items:
-        if item.get_closest_marker("newest_host"):
-            item.add_marker(skip)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -8,21 +8,19 @@ from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, keeps, last
 
 from astraea.schedules import flow_sigmas, rhythm
 
-SAMPLERS = ["euler", "heun", "dpm_2", "dpmpp_2s_ancestral", "uni_pc", "res_multistep", "dpmpp_2m_sde"]
 SCHEDULES = {"tokens": TOKENS, "whole": WHOLE, "probes": rhythm("probes", [0.05, 0.05, 0.9], flow_sigmas(30))}
 CLOSE = 15.0  # dB; what matters here is that nothing breaks, quality is the benchmarks' matter
 
 
-@pytest.mark.parametrize("schedule", ["tokens", "whole"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_sampler_finite_close_and_within_budget(load_tiny, sampler, schedule):
+@pytest.mark.parametrize("sampler", ["euler", "dpm_2", "dpmpp_2m_sde"])
+def test_token_steps_stay_close_and_within_budget(load_tiny, sampler):
+    """Whole steps, and all other samplers: tests/host/test_every_sampler.py and benchmarks/samplers.py."""
     model = load_tiny()
-    fast, handle = accelerated(model, SCHEDULES[schedule], budget=0.5)
+    fast, handle = accelerated(model, TOKENS, budget=0.5)
     trained_on = (1, 16, 6, 16, 16)
     dense, result = (sample(m, sampler=sampler, steps=10, shape=trained_on) for m in (model, fast))
-    assert torch.isfinite(result).all()
     assert psnr(dense, result) > CLOSE
-    assert keeps(last(handle), 0.5, SCHEDULES[schedule])
+    assert keeps(last(handle), 0.5)
 
 
 @pytest.mark.parametrize("budget", [0.7, 0.3])

@@ -79,8 +79,9 @@ def test_without_folders_it_saves_where_the_nodes_look(capsys):
     assert str(user_search_folder()) in capsys.readouterr().out
 
 
+@pytest.mark.newest_host
 def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
-    large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "24", "--budgets", "0.5", "--cases", "2"]
+    large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "16", "--budgets", "0.5", "--cases", "2"]
     assert main([*large, *folders]) == 0
     told = capsys.readouterr().out
     assert "budget 0.5, small clips: " in told
@@ -99,6 +100,7 @@ def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
     assert "small_clips" not in load(tmp_path / "out" / "searched-0.50.json").provenance["search"]
 
 
+@pytest.mark.newest_host
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: spreading was NOT TESTED")
 def test_two_workers_find_what_one_process_finds(tmp_path):
     """By the same price of steps in part: else the clock has a say."""
