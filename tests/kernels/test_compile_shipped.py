@@ -45,6 +45,7 @@ MATRIX_UNIT = {  # what the matrix instructions of a device are called
     "gfx1100": "v_wmma_f32",
     "gfx1201": "v_wmma_f32",
 }
+ONE_OF_EACH_MAKER = ("sm89", "gfx1201")
 for sibling, shipped in SIBLINGS.items():
     SHARED_LIMIT[sibling], MATRIX_UNIT[sibling] = SHARED_LIMIT[shipped], MATRIX_UNIT[shipped]
 
@@ -69,16 +70,17 @@ def jobs() -> list[Job]:
     for architecture, kind, head_dim in SHIPPED:
         amd = architecture.startswith("gfx")
         found.append(Job(architecture, kind, head_dim, "bf16"))
-        # NVIDIA's registers do not depend on which of the two types it is: once, where they are scarcest. The int8
-        # kernel sees the type only when it stores.
-        if amd or (head_dim == 128 and kind != "int8"):
+        if head_dim != 128:
+            continue  # what follows is compiled once, where registers are scarcest
+        # NVIDIA's registers do not depend on which of the two types it is.
+        if amd or kind == "pointer":
             found.append(Job(architecture, kind, head_dim, "fp16"))
-        # Without the log-sum-exp a kernel does strictly less: once as well.
-        if head_dim == 128:
+        # Without the log-sum-exp a kernel does strictly less.
+        if architecture in ONE_OF_EACH_MAKER:
             found.append(Job(architecture, kind, head_dim, "bf16", lse=False))
         if amd:
             found.append(Job(architecture, kind, head_dim, "bf16", large=True))
-    # Chips that use another's configurations: once, where registers are scarcest.
+    # Chips that use another's configurations.
     return found + [Job(sibling, "pointer", 128, dtype) for sibling in SIBLINGS for dtype in ("bf16", "fp16")]
 
 

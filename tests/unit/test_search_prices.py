@@ -88,7 +88,7 @@ def seconds_paid_for(setting: Setting, budget: float) -> float:
     return sum(setting.evaluations) * (budget * SECONDS["full"] + (1.0 - budget) * SECONDS["reuse"])
 
 
-@FLOORS
+@pytest.mark.parametrize("floor", [0.05, 1.0])
 @pytest.mark.parametrize("toy", [{}, {"cases": 1}, {"calls": 2}], ids=["plain", "one case", "no replay"])
 @pytest.mark.parametrize("effort", [16, 45])
 @pytest.mark.usefixtures("small_populations")
