@@ -88,7 +88,7 @@ def some_sampler(rng: Generator, steps: int, last: float) -> Sampler:
     return Sampler(tuple(shares), tuple(seconds), rng.choice([0.5, 1.0, 0.3]), noise, restart)
 
 
-def profile_of(sampler: Sampler, sigmas: list[float]) -> SamplerProfile:
+def profile_of(sampler: Callable[..., float], sigmas: list[float]) -> SamplerProfile:
     """As the host's probe reads it: a run on each impulse, and one from 1."""
     asked: list[float] = []
 

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from fuzzed_cases import profile_of as probed
 
 from astraea.engine.blocks import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
 from astraea.engine.run import CallSite, Run
-from astraea.engine.sampler_profile import SamplerProfile
 from astraea.engine.solver import MAX_MEMORY, Solver
 from astraea.schedules import Forecast, flow_sigmas, rhythm
 
@@ -108,25 +108,8 @@ SOLVERS = {
 
 
 def profile_of(sampler, sigmas):
-    """As a probe finds it: a run for each impulse, and one from 1."""
-    asked = []
-
-    def latents(impulse, begin):
-        seen = []
-
-        def denoised(k, x):
-            asked.append(k)
-            seen.append(x)
-            return float(len(seen) - 1 == impulse)
-
-        end = sampler(denoised, sigmas, begin)
-        return [*seen, end]
-
-    starts = latents(None, 1.0)
-    calls = list(asked)
-    responses = [latents(impulse, 0.0) for impulse in range(len(calls))]
-    solver = Solver.of_responses(list(zip(*responses, strict=True)), starts)
-    return SamplerProfile.of_calls(sigmas, [sigmas[k] for k in calls], solver)
+    """As a probe finds it. These samplers ask for their calls' levels by number."""
+    return probed(lambda told, levels, x: sampler(lambda k, x: told(k, levels[k], x), levels, x), sigmas)
 
 
 def site(sigma):
