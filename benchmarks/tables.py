@@ -176,7 +176,7 @@ def samplers_markdown(result: dict[str, Any]) -> str:
     lines = []
     for row in result["rows"]:
         default, hold = (statistics.fmean(row[mode]["psnr"]) for mode in ("default", "hold"))
-        why = "; ".join(note for note in row["default"]["notes"] if "no more whole ones" not in note)
+        why = "; ".join(note for note in row["default"]["notes"] if "no further whole step" not in note)
         figures = [f"{default:.1f}", f"{hold:.1f}", f"{row['ahead']:+.1f}", f"{row['default']['computed']:.3f}"]
         lines.append([row["sampler"], f"{row['cfg']:g}", str(len(row["hold"]["psnr"])), *figures, why])
     return text + "\n" + table(["sampler", "cfg", "seeds", "default", "hold", "ahead", "computed", "notes"], lines)

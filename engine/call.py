@@ -156,10 +156,10 @@ class FullCall(Call):
         mode, cache = self.run.plan.mode, self.run.plan.cache
         size = StoreSize(self.blocks * mode.stores_per_block, x.shape[0], x.shape[1], x.shape[2])
         store, reason = branch.new_store(size, cache.ladder(), x.dtype, x.device)
-        self.run.report.note(reason)
         if store is None:
             self.run.give_up_store(reason)
             return None
+        self.run.report.note(reason)
         ages = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device)
         kept = KeptTokens(store, x.contiguous(), ages)
         if mode.token_estimator == "forecast":

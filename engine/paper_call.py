@@ -29,11 +29,11 @@ class PaperFullCall(Call):
             rows = x[group.rows]
             size = StoreSize(2 * self.blocks, rows.shape[0], rows.shape[1], rows.shape[2])
             store, reason = branch.new_store(size, self.run.plan.cache.ladder(), x.dtype, x.device)
-            self.run.report.note(reason)
             if store is None:
                 self.run.give_up_store(reason)
-            else:
-                branch.blocks = KeptBlocks(store)
+                continue
+            self.run.report.note(reason)
+            branch.blocks = KeptBlocks(store)
 
     def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         kept = [(group, branch.blocks) for group, branch in self.groups if branch.blocks is not None]

@@ -142,13 +142,13 @@ class Run:
             ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
         )
         report.note(self.profile.full_reason)
-        if self.forecast != plan.schedule.forecast:
+        if self.forecast != plan.schedule.forecast and not self.is_full:
             found_on = "finer steps or with milder guidance than these"
             report.note(f"'{plan.schedule.name}' was found on {found_on}: forecasts are made in the standard way")
         if self.is_full:
             return report
         if self.steps <= FEW_STEPS:
-            report.note(f"{self.steps} steps leave little between them to reuse: gains are small on so short a run")
+            report.note(f"a run of {self.steps} steps leaves little to reuse: gains are small")
         if plan.mode.corrects and min(self.budgets) == 0.0:
             report.note(self.profile.uncorrected_reason)
         return report

@@ -11,6 +11,7 @@ from .clock import Clock
 from .report import CallRecord, Report
 
 NOTED_SHORTFALL = 0.01
+NOTED_EXCESS = 0.03
 
 
 class RunRecords:
@@ -71,12 +72,19 @@ class RunRecords:
         skipped = sum(call.kind == "skipped" for call in calls)
         if skipped:
             report.note(f"{skipped} of {len(calls)} calls were answered by another node, without the model")
-        if self._whole_steps and not skipped and not any(call.reason for call in calls):
-            self._explain_shortfall()
+        if not skipped and not any(call.reason for call in calls):
+            self._explain_difference()
 
-    def _explain_shortfall(self) -> None:
+    def _explain_difference(self) -> None:
+        """Where nothing went otherwise than planned, and yet the run did not spend what was asked for."""
         report = self._report
-        computed = {call.step for call in report.calls if call.kind != "reuse"}
-        steps = {call.step for call in report.calls}
-        if len(steps) == report.steps and report.asked_budget - report.computed_share > NOTED_SHORTFALL:
-            report.note(f"{len(computed)} of {len(steps)} steps are computed: no more whole ones fit into the budget")
+        if len({call.step for call in report.calls}) < report.steps:
+            return
+        if report.computed_share - report.asked_budget > NOTED_EXCESS:
+            full = {call.step for call in report.calls if call.kind == "full"}
+            ends = "the first and the last step of a run always are"
+            why = ends if full <= {0, report.steps - 1} else "the sampler's calls were not as planned"
+            report.note(f"{report.computed_share:.0%} is computed, more than was asked for: {why}")
+        elif self._whole_steps and report.asked_budget - report.computed_share > NOTED_SHORTFALL:
+            computed = f"{sum(call.kind != 'reuse' for call in report.calls)} of {len(report.calls)} model calls"
+            report.note(f"{computed} are computed: no further whole step fits into the budget")

@@ -16,7 +16,10 @@ from comfy.samplers import KSAMPLER
 from ..engine.sampler_profile import MAX_RATIO, SamplerProfile, falls, is_same
 from ..engine.solver import Solver
 
-FOREIGN = "this sampler is not one of ComfyUI's own, so nothing is forecast: reuse steps keep the newest prediction"
+FOREIGN = (
+    "this sampler is not among those that ComfyUI lists, or has a function among its options: reuse steps keep the "
+    "newest prediction"
+)
 UNREADABLE = "how this sampler weighs its predictions could not be read: reuse steps keep the newest one"
 CFG_PP = "forecasts do harm with CFG++ samplers: reuse steps keep the newest prediction"
 OWN_CALLS = "this sampler chooses its model calls while it runs: nothing can be planned, so all of them are computed"

@@ -22,7 +22,7 @@ from .attachment import KEY, RUN_KEY, ActiveRun
 from .attention import RunAttention
 from .branch_keys import row_groups
 from .comfy_bridge import cast_like
-from .guiders import context_length, guidance_scale
+from .guiders import context_length, guidance_scale, second_model_note
 from .memory import announced_bytes, enlarged_shape
 from .sampler_probe import profile_of
 from .swap import swapped_forwards
@@ -70,7 +70,7 @@ def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict
     callback = _argument(args, kwargs, CALLBACK, "callback")
 
     def on_step(step: int, denoised: Any, x: Any, total: int) -> Any:
-        run.on_step(step)
+        run.on_step(int(step))
         return callback(step, denoised, x, total) if callback is not None else None
 
     if "callback" in kwargs or len(args) <= CALLBACK:
@@ -107,6 +107,7 @@ def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, see
         run.report.note(
             f"schedule '{plan.schedule.name}' was made for {plan.schedule.family}, this model is {architecture.family}"
         )
+    run.report.note(second_model_note(guider, KEY))
     run.report.announced_bytes = announced_bytes(run, architecture, guider, tuple(noise.shape))
     return ActiveRun(run, RunAttention(plan.attention, run.report), announced_bytes=run.report.announced_bytes)
 

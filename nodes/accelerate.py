@@ -29,9 +29,9 @@ from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, re
 TIPS = {
     "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Wan 2.1 and 2.2 are "
     "accelerated; any other model passes through unchanged, and the log says why.",
-    "schedule": "Which sampling steps are computed. 'auto' computes whole steps and forecasts the others: it picks the "
-    "schedule for your model that is nearest to the budget below and, when the run begins, to its cfg and steps. Saved "
-    "schedules are listed by name.",
+    "schedule": "Which sampling steps are computed; the others are forecast. 'auto' picks the schedule for your model "
+    "that is nearest to the budget below and, when the run begins, to its cfg and steps. All bundled ones compute "
+    "whole steps. Saved schedules are listed by name, and 'auto' picks from them, too.",
     "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
     "steps are computed as fit. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A schedule chosen by "
     "name keeps its own mean budget.",
@@ -45,7 +45,7 @@ TIPS = {
     "cache": "Where the results of every block are kept for steps that compute a part of the video's tokens. Only the "
     "modes 'uniform', 'paper' and 'random' and some schedules have such steps; whole steps keep two latents per "
     "conditioning. 'auto' starts with the fastest and steps down when memory is short: full, fp8 (half the memory), "
-    "fp8-host (in main memory), none (whole steps only).",
+    "fp8-host (in main memory), none (whole steps only; in mode 'paper', every step in full).",
     "attention": "What computes the attention of steps that compute a part of the video's tokens. 'auto' keeps "
     "ComfyUI's own unless another one was timed clearly faster on your card and is as accurate; 'host' always keeps "
     "ComfyUI's; 'fast' also allows 8-bit ones, which change details. A named one gives way where it cannot run; the "

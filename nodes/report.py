@@ -14,7 +14,8 @@ from .schema import ReportType, field, node_schema
 
 NOTHING_YET = (
     "Astraea has no finished run to report yet. Connect 'samples' to the LATENT output of the sampler that uses the "
-    "accelerated model, so that this node waits for it. If that is so, the sampler did not use this model."
+    "accelerated model, so that this node waits for it. If that is so, the sampler did not use this model, or only for "
+    "its negative conditioning: then Astraea Accelerate belongs before the model of the positive one."
 )
 
 

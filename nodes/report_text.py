@@ -107,7 +107,9 @@ def _time(report: Report) -> str:
 
 
 def _speedups(report: Report) -> str:
-    measured = f"{report.speedup:.2f}x measured" if report.speedup is not None else "not measurable, no full step"
+    if report.calls and report.computed_share >= 1.0:
+        return "none: every step was computed in full"
+    measured = f"{report.speedup:.2f}x measured" if report.speedup is not None else "no full step to measure it against"
     return f"{measured}, {report.ideal_speedup:.2f}x ideal by the cost model"
 
 

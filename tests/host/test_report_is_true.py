@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from host_nodes import call
 from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, last, sample
+
+from astraea.nodes.report_text import report_text
 
 RUN = {"steps": 16, "shape": (1, 16, 3, 8, 8), "cfg": 1.0}
 
@@ -95,7 +100,7 @@ def test_prompts_that_change_over_time_overspend_and_the_reason_is_told(load_tin
     report = last(handle)
     assert report.computed_share > 0.4
     assert any("nothing had been kept" in note for note in report.notes)
-    assert not any("no more whole ones" in note for note in report.notes)
+    assert not any("no further whole step" in note for note in report.notes)
 
 
 def test_how_many_steps_are_computed_is_counted(load_tiny):
@@ -103,8 +108,8 @@ def test_how_many_steps_are_computed_is_counted(load_tiny):
     sample(fast, **{**RUN, "steps": 13})
     report = last(handle)
     computed = len({call.step for call in report.calls if call.kind == "full"})
-    notes = [note for note in report.notes if "steps are computed" in note]
-    assert notes == [f"{computed} of 13 steps are computed: no more whole ones fit into the budget"]
+    notes = [note for note in report.notes if "are computed" in note]
+    assert notes == [f"{computed} of 13 model calls are computed: no further whole step fits into the budget"]
 
 
 def test_chance_follows_the_seed(load_tiny):
@@ -151,3 +156,73 @@ def test_the_probe_draws_nothing_from_a_noise_sampler_of_the_options(load_tiny):
     fast, handle = accelerated(model, WHOLE, budget=0.5)
     assert torch.equal(result(fast), result(fast))
     assert any("keep the newest" in note for note in last(handle).notes)
+
+
+def test_a_run_too_short_for_its_budget_says_what_it_spent_and_why(load_tiny):
+    fast, handle = accelerated(load_tiny(), WHOLE, budget=0.2)
+    sample(fast, **{**RUN, "steps": 5})
+    assert last(handle).computed_share == pytest.approx(0.4)
+    assert (
+        "40% is computed, more than was asked for: the first and the last step of a run always are"
+        in last(handle).notes
+    )
+
+
+def test_calls_are_counted_where_the_last_step_has_fewer(load_tiny):
+    """Heun, 8 steps: 15 calls, of which half a budget pays for 7."""
+    fast, handle = accelerated(load_tiny(), WHOLE, budget=0.5)
+    sample(fast, **{**RUN, "steps": 8, "sampler": "heun", "cfg": 1.0})
+    full = sum(call.kind == "full" for call in last(handle).calls)
+    notes = [note for note in last(handle).notes if "are computed" in note]
+    assert notes == [f"{full} of 15 model calls are computed: no further whole step fits into the budget"]
+
+
+@pytest.mark.parametrize("settings", [{"budget": 1.0}, {"budget": 0.5, "mode": "paper", "cache": "none"}])
+def test_a_run_in_full_has_no_speed_up(load_tiny, settings):
+    fast, handle = accelerated(load_tiny(), WHOLE, **settings)
+    sample(fast, **RUN)
+    assert "none: every step was computed in full" in report_text(last(handle))
+    assert "ideal" not in report_text(last(handle))
+    assert not any("forecast" in note for note in last(handle).notes)
+    assert sum("cache is switched off" in note for note in last(handle).notes) == (settings["budget"] < 1.0)
+
+
+@pytest.mark.parametrize("has_own_plan", [True, False])
+def test_it_is_told_that_the_second_model_of_a_guider_follows_the_first(load_tiny, has_own_plan):
+    model = load_tiny()
+    fast, handle = accelerated(model, WHOLE, budget=0.5)
+    second = accelerated(model, WHOLE, budget=0.3)[0] if has_own_plan else model
+    custom = "comfy_extras.nodes_custom_sampler"
+    words = {"positive": conditioning(PROMPT), "negative": conditioning("")}
+    guider = call(custom, "DualModelGuider", model=fast, model_negative=second, cfg=3.0, **words)
+    latent = torch.zeros(RUN["shape"])
+    sigmas = comfy.samplers.KSampler(model, 8, "cpu", "euler", "simple", 1.0).sigmas
+    sampler = comfy.samplers.sampler_object("euler")
+    guider.sample(comfy.sample.prepare_noise(latent, 0), latent, sampler, sigmas, disable_pbar=True, seed=0)
+    told = [note for note in last(handle).notes if "second model" in note]
+    assert len(told) == 1
+    assert ("has no say" in told[0]) == has_own_plan
+
+
+def test_step_reports_of_any_number_type_serve(load_tiny, monkeypatch):
+    """A sampler that counts in tensors, told other noise levels than its own: steps stay whole numbers."""
+    original = comfy.samplers.sampler_object
+
+    def counting_in_tensors(name):
+        found = original(name)
+        inner = found.sampler_function
+
+        def function(model, x, sigmas, callback=None, **options):
+            def told(state):
+                callback({**state, "i": torch.tensor(state["i"])})
+
+            return inner(lambda x, sigma, **more: model(x, sigma * 0.99, **more), x, sigmas, callback=told, **options)
+
+        found.sampler_function = function
+        return found
+
+    monkeypatch.setattr(comfy.samplers, "sampler_object", counting_in_tensors)
+    fast, handle = accelerated(load_tiny(), WHOLE, budget=0.5)
+    sample(fast, **RUN)
+    assert all(type(call.step) is int for call in last(handle).calls)
+    json.dumps(last(handle).as_dict())

@@ -37,9 +37,9 @@ def test_the_report_says_when_whole_steps_leave_some_of_the_budget(load_tiny, st
     fast, handle = accelerated(load_tiny(), WHOLE, budget=0.5)
     sample(fast, steps=steps)
     report = last(handle)
-    notes = [note for note in report.notes if "no more whole ones fit" in note]
+    notes = [note for note in report.notes if "no further whole step" in note]
     assert notes == (
-        [f"{computed} of {steps} steps are computed: no more whole ones fit into the budget"] * bool(computed)
+        [f"{computed} of {steps} model calls are computed: no further whole step fits into the budget"] * bool(computed)
     )
     assert report.asked_budget == 0.5
 
