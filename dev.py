@@ -146,21 +146,25 @@ def demo(arguments: list[str]) -> int:
 # --- test -------------------------------------------------------------------------------------------------------
 
 
-def lint() -> Iterator[Row]:
-    """ruff on the whole folder; mypy on a copy of the shipped code under an importable name."""
-    yield check("ruff check", ["ruff", "check", "."], ROOT)
-    yield check("ruff format", ["ruff", "format", "--check", "."], ROOT)
+def lint_jobs() -> Iterator[Job]:
+    """ruff on the whole folder, and mypy."""
+    yield lambda: check("ruff check", ["ruff", "check", "."], ROOT)
+    yield lambda: check("ruff format", ["ruff", "format", "--check", "."], ROOT)
+    yield types
+
+
+def types() -> Row:
+    """mypy on a copy of the shipped code under an importable name."""
     with tempfile.TemporaryDirectory() as folder:
         copy_shipped(Path(folder) / "astraea", ROOT, suffix=".py")
         options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
-        yield check("mypy", ["mypy", *options, "-p", "astraea"], Path(folder))
+        return check("mypy", ["mypy", *options, "-p", "astraea"], Path(folder))
 
 
 def check(what: str, module_arguments: list[str], folder: Path) -> Row:
     """One checker as one row: it passes or fails as a whole."""
-    heading(what)
     start = time.monotonic()
-    failed = call([VENV_PYTHON, "-m", *module_arguments], cwd=folder) != 0
+    failed = call_under(what, [VENV_PYTHON, "-m", *module_arguments], cwd=folder) != 0
     return Row(what, passed=int(not failed), failed=int(failed), seconds=time.monotonic() - start)
 
 
@@ -237,7 +241,9 @@ def tier_jobs(tier: str, hosts: list[Host], pytest_arguments: list[str], notices
     elif tier == "kernels":
         yield lambda: kernels_tier(pytest_arguments, notices)
     elif hosts:
-        yield from (partial(host_tier, tier, host, pytest_arguments) for host in hosts)
+        # The newest has the most tests: begun last, it would keep one core waiting for another.
+        newest_first = sorted(hosts, key=lambda host: host.version_tuple, reverse=True)
+        yield from (partial(host_tier, tier, host, pytest_arguments) for host in newest_first)
     else:
         yield lambda: Row(tier, skipped=1, note="SKIPPED: no ComfyUI")
 
@@ -267,8 +273,9 @@ def test(arguments: argparse.Namespace, pytest_arguments: list[str]) -> int:
             prepare_host_pytest()
         else:
             notices.append(f"No usable ComfyUI was found: the tiers host and graph were SKIPPED.\n\n{HOW_TO}")
-    rows = [] if arguments.no_lint else list(lint())
-    for row in run_jobs([job for tier in tiers for job in tier_jobs(tier, hosts, pytest_arguments, notices)]):
+    rows: list[Row] = []
+    jobs = [] if arguments.no_lint else list(lint_jobs())
+    for row in run_jobs([*jobs, *(job for tier in tiers for job in tier_jobs(tier, hosts, pytest_arguments, notices))]):
         # A selection by the caller may leave a tier empty; otherwise an empty tier is a broken one.
         empty = not (row.passed or row.failed or row.skipped or pytest_arguments)
         rows.append(replace(row, failed=1, note="no test was collected") if empty else row)

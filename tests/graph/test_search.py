@@ -175,6 +175,7 @@ def test_a_search_goes_on_after_a_crash(own_server: ComfyServer) -> None:
     assert nothing_half_written(own_server)
 
 
+@pytest.mark.newest_host
 def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server_of_all: ComfyServer) -> None:
     own_server = own_server_of_all
     place = schedules(own_server)
@@ -203,6 +204,7 @@ def test_sigmas_without_steps_are_named(server: ComfyServer) -> None:
         server.queue(prompt)
 
 
+@pytest.mark.newest_host
 def test_the_search_workflow_ends_with_a_clip_of_the_schedule_it_found(server: ComfyServer) -> None:
     prompt = to_prompt(load("astraea_search.json"), server.object_info())
     (searching,) = ids_of(prompt, "AstraeaSearch")

@@ -184,6 +184,7 @@ def test_choices_outlive_a_run_but_keep_nothing_of_it(load_tiny):
     assert gone() is None
 
 
+@pytest.mark.newest_host
 @pytest.mark.parametrize("own", [0.5, 2.0], ids=["own", "host"])
 def test_compiled_blocks_run_with_either(load_tiny, timed, own):
     from comfy_api.torch_helpers import set_torch_compile_wrapper

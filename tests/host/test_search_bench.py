@@ -25,6 +25,8 @@ from astraea.host.search_bench import HostBench
 from astraea.schedules import Schedule
 from astraea.search.problem import MOST_SAMPLED, Job
 
+pytestmark = pytest.mark.newest_host
+
 SHAPE = (1, 16, 4, 8, 8)
 STEPS, CFG = 8, 3.0
 OTHER = "a small green square moving up"

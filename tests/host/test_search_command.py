@@ -28,6 +28,8 @@ from astraea.schedules import LONGEST_NAME, Schedule, load, save
 from astraea.search.budgets import SO_FAR, check_search_name, name_for
 from hosts import current_host
 
+pytestmark = pytest.mark.newest_host
+
 SEARCH = Path(__file__).resolve().parents[2] / "search"
 SHAPE = ["--latent", "16", "2", "8", "8"]
 SMALL = [*SHAPE, "--steps", "6", "--effort", "4", "--cases", "2", "--budgets", "0.6"]
@@ -79,7 +81,6 @@ def test_without_folders_it_saves_where_the_nodes_look(capsys):
     assert str(user_search_folder()) in capsys.readouterr().out
 
 
-@pytest.mark.newest_host
 def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
     large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "16", "--budgets", "0.5", "--cases", "2"]
     assert main([*large, *folders]) == 0
@@ -100,7 +101,6 @@ def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
     assert "small_clips" not in load(tmp_path / "out" / "searched-0.50.json").provenance["search"]
 
 
-@pytest.mark.newest_host
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: spreading was NOT TESTED")
 def test_two_workers_find_what_one_process_finds(tmp_path):
     """By the same price of steps in part: else the clock has a say."""

@@ -271,4 +271,4 @@ def test_anything_in_place_of_what_a_search_remembers() -> None:
                 return
             assert Memo(path, "mine").get("key") is not None
 
-    run_cases("no memos", 40, check, slowest=4 * SLOWEST)
+    run_cases("no memos", 40, check, slowest=8 * SLOWEST)

@@ -79,7 +79,7 @@ def test_what_was_found_there_is_run_in_full_size_first():
     assert tried[1 : 1 + len(found)] == found
 
 
-@pytest.mark.parametrize(("answers", "budget"), [(1.0, BUDGET), (2.0, BUDGET), (3.0, BUDGET), (1.0, 0.75), (1.0, 0.6)])
+@pytest.mark.parametrize(("answers", "budget"), [(1.0, BUDGET), (3.0, BUDGET), (1.0, 0.75)])
 def test_steps_stay_where_they_are_unless_others_are_well_ahead(answers: float, budget: float):
     search = Watched(answers=answers, effort=25.0, budgets=(budget,)).search
     evolution, small = search._evolutions[budget], search._small
@@ -116,7 +116,7 @@ def gain_elsewhere(run: Watched, genome: Genome) -> float:
     return fmean(gains_of(found.losses, drawn.losses))
 
 
-@pytest.mark.parametrize("answers", [1.0, 2.0])
+@pytest.mark.parametrize("answers", [2.0])
 def test_what_was_found_there_is_better_elsewhere_about_as_promised(answers: float):
     run = Watched(answers=answers)
     learnt = run.search._evolutions[BUDGET].learnt
