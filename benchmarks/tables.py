@@ -157,8 +157,8 @@ def samplers_markdown(result: dict[str, Any]) -> str:
         why = "; ".join(note for note in row["default"]["notes"] if "into the budget" not in note)
         ahead = [one - other for one, other in zip(row["default"]["psnr"], row["hold"]["psnr"], strict=True)]
         error = statistics.stdev(ahead) / math.sqrt(len(ahead)) if len(ahead) > 1 else math.nan
-        told = f"{row['ahead']:+.1f} ± {error:.1f}" if any(ahead) else "0"
-        figures = [f"{default:.1f}", f"{hold:.1f}", told, f"{row['default']['computed']:.3f}"]
+        difference = f"{row['ahead']:+.1f} ± {error:.1f}" if any(ahead) else "0"
+        figures = [f"{default:.1f}", f"{hold:.1f}", difference, f"{row['default']['computed']:.3f}"]
         lines.append([row["sampler"], f"{row['cfg']:g}", str(len(row["hold"]["psnr"])), *figures, why])
     return text + "\n" + table(["sampler", "cfg", "seeds", "default", "hold", "ahead", "computed", "notes"], lines)
 

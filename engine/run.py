@@ -115,9 +115,9 @@ class Run:
 
     @property
     def _places_evenly(self) -> bool:
-        """Whether a schedule that was chosen for the user gives way.
+        """Whether full steps are spread evenly instead of where the automatically chosen schedule puts them.
 
-        Where it puts steps counts on corrections, and was found on the host's noise levels, not on a sampler's own.
+        That placement relies on corrections, and was found on the host's noise levels, not on a sampler's own.
         """
         chosen = bool(self.plan.choice) and not self.plan.schedule.has_fractions
         known = self.profile.solver is not None and not self.profile.own_levels

@@ -76,15 +76,27 @@ class RunRecords:
             self._explain_difference()
 
     def _explain_difference(self) -> None:
-        """Where nothing went otherwise than planned, and yet the run did not spend what was asked for."""
+        """Notes why a run without unplanned full or skipped calls spent more or less than its budget."""
         report = self._report
         if len({call.step for call in report.calls}) < report.steps:
             return
         if report.computed_share - report.asked_budget > NOTED_EXCESS:
-            full = {call.step for call in report.calls if call.kind == "full"}
-            ends = "the first and the last step of a run always are"
-            why = ends if full <= {0, report.steps - 1} else "the sampler's calls were not as planned"
-            report.note(f"{report.computed_share:.0%} is computed, more than was asked for: {why}")
+            if reason := self._reason_for_excess():
+                report.note(f"{report.computed_share:.0%} is computed, more than was asked for: {reason}")
         elif self._whole_steps and report.asked_budget - report.computed_share > NOTED_SHORTFALL:
             computed = f"{sum(call.kind != 'reuse' for call in report.calls)} of {len(report.calls)} model calls"
             report.note(f"{computed} are computed: no further whole step fits into the budget")
+
+    def _reason_for_excess(self) -> str:
+        """Empty where a note of its own tells already that more is computed, as without room for the caches."""
+        last = self._report.steps - 1
+        full = {call.step for call in self._report.calls if call.kind == "full"}
+        if full <= {0}:
+            return "the first step of a run always is"
+        if full <= {0, last}:
+            return "the first and the last step of a run are"
+        tokens = [0] * self._report.steps
+        for call in self._report.calls:
+            tokens[call.step] += call.tokens
+        per_call = {count / calls for count, calls in zip(tokens, self._evaluations, strict=True)}
+        return "the model was called more often at some steps than was planned" if len(per_call) > 1 else ""

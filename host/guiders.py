@@ -37,13 +37,13 @@ def guidance_scale(guider: Any) -> float | None:
 
 
 def second_model_note(guider: Any, key: str) -> str:
-    """What to tell of a guider that has a MODEL of its own for the negative conditioning; "" for others.
+    """The report's note on a guider with a second MODEL for the negative conditioning; "" for others.
 
     key: under which an accelerated MODEL's transformer options hold its plan.
     """
     patcher = getattr(guider, "uncond_model_patcher", None)
     if patcher is None:
         return ""
-    told = "the guider's second model runs by this plan, too"
+    note = "the guider's second model follows this plan, too"
     has_plan = key in getattr(patcher, "model_options", {}).get("transformer_options", {})
-    return f"{told}: Astraea Accelerate before the second model has no say" if has_plan else told
+    return f"{note}: its own Astraea Accelerate is ignored" if has_plan else note

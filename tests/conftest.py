@@ -39,7 +39,7 @@ if "astraea" not in sys.modules:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long and is the same on every host runs on the newest one that was found."""
+    """Skips tests marked `newest_host` unless this process tests the newest ComfyUI that was found."""
     marked = [item for item in items if item.get_closest_marker("newest_host")]
     host = current_host() if marked else None
     if host is None or host.version_tuple >= max((found.version_tuple for found in find_hosts()), default=()):

@@ -121,9 +121,9 @@ def test_corrections_bring_every_sampler_back_to_the_dense_run(small_model, samp
             assert psnr(dense, result) > psnr(dense, held) + gained or torch.equal(dense, held)
 
 
-# Several calls a step, and slopes of old latents. With samplers that add noise single
-# seeds differ by 10 dB and more: what they gain is for the benchmark to tell.
-KINDS = ["heun", "lms"]
+# One of each kind: several calls a step, multistep, slopes of old latents, CFG++. With samplers that add noise single
+# seeds differ by 10 dB and more: what they gain is for the benchmark to measure.
+KINDS = ["heun", "res_multistep", "lms", "euler_cfg_pp"]
 
 
 @pytest.mark.newest_host

@@ -8,6 +8,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.k_diffusion.sampling import sample_euler
 from comfy.patcher_extension import WrappersMP
 from host_nodes import call
 from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, last, sample
@@ -162,10 +163,22 @@ def test_a_run_too_short_for_its_budget_says_what_it_spent_and_why(load_tiny):
     fast, handle = accelerated(load_tiny(), WHOLE, budget=0.2)
     sample(fast, **{**RUN, "steps": 5})
     assert last(handle).computed_share == pytest.approx(0.4)
-    assert (
-        "40% is computed, more than was asked for: the first and the last step of a run always are"
-        in last(handle).notes
-    )
+    assert "40% is computed, more than was asked for: the first and the last step of a run are" in last(handle).notes
+
+
+def test_a_sampler_that_calls_more_often_than_planned_overspends_and_the_reason_is_told(load_tiny, monkeypatch):
+    """Of another pack, so not probed: three calls at the first step."""
+
+    def thrice(model, x, sigmas, extra_args=None, callback=None, **options):
+        for _ in range(2):
+            model(x, sigmas[0] * x.new_ones(x.shape[0]), **(extra_args or {}))
+        return sample_euler(model, x, sigmas, extra_args=extra_args, callback=callback, **options)
+
+    monkeypatch.setattr(comfy.samplers, "sampler_object", lambda name: comfy.samplers.KSAMPLER(thrice))
+    fast, handle = accelerated(load_tiny(), WHOLE, budget=0.5)
+    sample(fast, **{**RUN, "steps": 10})
+    assert last(handle).computed_share > 0.53
+    assert any("more often at some steps than was planned" in note for note in last(handle).notes)
 
 
 def test_calls_are_counted_where_the_last_step_has_fewer(load_tiny):
@@ -184,6 +197,7 @@ def test_a_run_in_full_has_no_speed_up(load_tiny, settings):
     assert "none: every step was computed in full" in report_text(last(handle))
     assert "ideal" not in report_text(last(handle))
     assert not any("forecast" in note for note in last(handle).notes)
+    assert not any("more than was asked" in note for note in last(handle).notes)
     assert sum("cache is switched off" in note for note in last(handle).notes) == (settings["budget"] < 1.0)
 
 
@@ -199,9 +213,9 @@ def test_it_is_told_that_the_second_model_of_a_guider_follows_the_first(load_tin
     sigmas = comfy.samplers.KSampler(model, 8, "cpu", "euler", "simple", 1.0).sigmas
     sampler = comfy.samplers.sampler_object("euler")
     guider.sample(comfy.sample.prepare_noise(latent, 0), latent, sampler, sigmas, disable_pbar=True, seed=0)
-    told = [note for note in last(handle).notes if "second model" in note]
-    assert len(told) == 1
-    assert ("has no say" in told[0]) == has_own_plan
+    notes = [note for note in last(handle).notes if "second model" in note]
+    assert len(notes) == 1
+    assert ("is ignored" in notes[0]) == has_own_plan
 
 
 def test_step_reports_of_any_number_type_serve(load_tiny, monkeypatch):

@@ -62,7 +62,7 @@ def test_forecasts_that_fail_go_less_far(load_tiny):
 @pytest.mark.newest_host
 @pytest.mark.parametrize(
     ("sampler", "negative", "gain"),
-    [("euler", LONG, 0.3), ("heun", "", 0.3), ("uni_pc", "", 0.3)],
+    [("euler", LONG, 0.3), ("heun", "", 0.3), ("res_multistep", "", -1.0), ("uni_pc", "", 0.3)],
 )
 def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, negative, gain):
     model, every_other = load_tiny(), rhythm("every other", [0.0, 1.0], flow_sigmas(30), full_start=1)
