@@ -117,7 +117,7 @@ def prepare_host_pytest() -> None:
 def usable_hosts(notices: list[str]) -> list[Host]:
     """The ComfyUI installations that can run; the others go into `notices`."""
     try:
-        found = [(host, unusable(host)) for host in find_hosts(ROOT)]
+        found = [(host, unusable(host)) for host in find_hosts()]
     except ValueError as error:
         sys.exit(str(error))
     bad = [f"ComfyUI {host.version} in {host.tree} is not used:\n{host.python}: {why}" for host, why in found if why]

@@ -51,7 +51,7 @@ from environment import environment, write_json
 from host_process import Host
 
 from astraea.engine.selection import selected_count
-from astraea.kernels import DISPATCHER, records
+from astraea.kernels import DISPATCHER, autotune_cache
 from astraea.kernels.dispatch import WISH_VARIABLE
 
 NO_HOST = Host(ROOT, "none", Path(sys.executable))
@@ -137,7 +137,7 @@ def begin(args: argparse.Namespace) -> Session:
         # every output is asked of the system anew, and timings are those of page faults.
         torch.ones(31 << 20, dtype=torch.uint8)
     device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
-    found = environment(NO_HOST, args, device.type) | {"versions": records.versions()}
+    found = environment(NO_HOST, args, device.type) | {"versions": autotune_cache.versions()}
     slug = re.sub(r"[^a-z0-9]+", "-", (found["gpu"] or "cpu").lower()).strip("-")
     if args.cpu and args.threads != THREADS:
         slug += f"-threads-{args.threads}"
@@ -281,7 +281,7 @@ def main() -> None:
     args = arguments()
     # What is timed here is not what the user's machine is to remember, and no wish of the user's is to decide.
     os.environ.pop(WISH_VARIABLE, None)
-    os.environ[records.FOLDER_VARIABLE] = folder = tempfile.mkdtemp(prefix="astraea-attention-")
+    os.environ[autotune_cache.FOLDER_VARIABLE] = folder = tempfile.mkdtemp(prefix="astraea-attention-")
     try:
         session = begin(args)
         if args.cpu:

@@ -20,12 +20,12 @@ from faster_cpu import bfloat16_attention
 from torch import Tensor
 
 from astraea.engine.estimators import Trial
+from astraea.engine.metrics import value_range
 from astraea.engine.plan import make_plan
-from astraea.engine.quality import value_range
 from astraea.engine.report import Report, ReportHandle
 from astraea.engine.run import Run
-from astraea.host.accelerate import accelerate
-from astraea.host.search_bench import HostBench, _computed, _kinds, _loss, _seconds
+from astraea.host.sampling.patch_model import accelerate
+from astraea.host.search.runner import HostBench, _computed, _kinds, _loss, _seconds
 from astraea.schedules import Schedule
 from astraea.search.problem import Job, Outcome
 

@@ -61,7 +61,7 @@ class JointBench:
 
 
 def joint(models: dict[str, Any], steps: int, cfg: float, groups: Sequence[Any]) -> JointBench:
-    from astraea.tiny.testbeds import TESTBEDS
+    from astraea.tiny.training.testbeds import TESTBEDS
 
     return JointBench(
         [
@@ -89,9 +89,9 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
     """A row: what was found, and how it does on the control pairs beside what is drawn by hand."""
     from search_contest import from_drawn
 
+    from astraea.search.candidate import genome_of
     from astraea.search.driver import Search
-    from astraea.search.genome import genome_of
-    from astraea.search.memo import Memo
+    from astraea.search.evaluation.run_log import Memo
 
     memo = Memo(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
     with from_drawn():
@@ -121,8 +121,8 @@ def search_for(
     models: dict[str, Any], steps: int, cfg: float, args: argparse.Namespace, path: Path, told: dict[str, Any]
 ) -> None:
     """Rows of all budgets that the result does not have; dense runs are made once."""
-    from astraea.search.judge import Judge
-    from astraea.search.memo import Memo
+    from astraea.search.evaluation.evaluator import Judge
+    from astraea.search.evaluation.run_log import Memo
 
     known = {(row["steps"], row["guidance"], row["budget"]) for row in (read_json(path) or {"rows": []})["rows"]}
     missing = [budget for budget in args.budgets if (steps, cfg, budget) not in known]
@@ -159,7 +159,7 @@ def write_schedules(result: dict[str, Any]) -> None:
     So nothing made for other steps is taken in its place. For runs that the drawn ones are for, they are there already.
     """
     from astraea.schedules import STANDARD_FORECAST, Forecast, Schedule, bundled_folder, save
-    from astraea.schedules.library import USUAL_GUIDANCE, USUAL_STEPS
+    from astraea.schedules.selection import USUAL_GUIDANCE, USUAL_STEPS
 
     for row in result["rows"]:
         ahead = row["bundled"]
@@ -209,7 +209,7 @@ def main() -> None:
     import torch
     from harness import load_tiny
 
-    from astraea.tiny.testbeds import TESTBEDS
+    from astraea.tiny.training.testbeds import TESTBEDS
 
     faster_cpu.use()
     os.nice(5)

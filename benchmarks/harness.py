@@ -76,7 +76,7 @@ def accelerated(model: Any, schedule: Any, **plan: Any) -> tuple[Any, Any]:
     """The model under a schedule, and the handle that its reports go to; plan: see `make_plan`."""
     from astraea.engine.plan import make_plan
     from astraea.engine.report import ReportHandle
-    from astraea.host.accelerate import accelerate
+    from astraea.host.sampling.patch_model import accelerate
 
     handle = ReportHandle()
     return accelerate(model, make_plan(schedule, **plan), handle), handle

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from hosts import HOW_TO, Host, find_hosts, host_at, is_tree  # noqa: E402
+from hosts import HOW_TO, Host, bootstrap, find_hosts, host_at  # noqa: E402
 
 PACK = "astraea"
 STARTED = "ASTRAEA_BENCHMARK_STARTED"
@@ -36,14 +36,14 @@ def chosen_host(tree: Path | None) -> Host:
     """The host to measure in. Exits with what to do when there is none."""
     if tree is None:
         try:
-            found = find_hosts(ROOT)
+            found = find_hosts()
         except ValueError as error:
             sys.exit(str(error))
         if not found:
             sys.exit(f"No ComfyUI was found.\n{HOW_TO}")
         return found[0]
     tree = tree.expanduser().resolve()
-    if not is_tree(tree):
+    if not bootstrap.is_comfyui(tree):
         sys.exit(f"{tree} is no ComfyUI folder (no main.py with comfyui_version.py).")
     return host_at(tree)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from astraea.host.search_bench import HostBench, _Dense
+from astraea.host.search.runner import HostBench, _Dense
 
 
 class KeptBench(HostBench):

@@ -44,9 +44,9 @@ def main() -> None:
     from search_contest import PAPER_CASES, made_here, papers_memo
     from search_pairs import bench_for, calibration_pairs
 
-    from astraea.search.judge import Judge
-    from astraea.search.paper import PaperSearch
-    from astraea.tiny.testbeds import TESTBEDS
+    from astraea.search.evaluation.evaluator import Judge
+    from astraea.search.paper_search import PaperSearch
+    from astraea.tiny.training.testbeds import TESTBEDS
 
     class UntilTheTimeIsUp(BatchedBench):
         runs = 0

@@ -19,7 +19,7 @@ TOTAL, ATTENTION = "total", "attention"
 
 def engine_methods() -> dict[str, tuple[type, str]]:
     """Phase → the class and method that it is spent in. `rows` holds the blocks' own work and is no engine phase."""
-    from astraea.engine import call
+    from astraea.engine.calls import base as call
     from astraea.models.wan import WanRunner
 
     return {
@@ -37,7 +37,7 @@ class PhaseTimer:
     """Collects durations by phase for each model call of the models it is attached to."""
 
     def __init__(self, device: Any):
-        from astraea.engine.clock import Clock
+        from astraea.engine.device_timer import Clock
 
         self._clock, self._device = Clock(device), device
         self._calls: list[dict[str, list[Callable[[], float]]]] = []

@@ -24,7 +24,7 @@ from step_caches import STEP_CACHES
 from token_variants import TOKEN_VARIANTS
 
 from astraea.schedules import STANDARD_FORECAST, Schedule, pick
-from astraea.tiny.testbeds import TESTBEDS, Testbed
+from astraea.tiny.training.testbeds import TESTBEDS, Testbed
 
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
 MIXED_PATTERNS = ((0.0, 0.0, 0.7), (0.0, 0.5))

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astraea.engine import branch, call
+from astraea.engine import cond_state as branch
+from astraea.engine.calls import base as call
 from astraea.engine.estimators import correct, forecast
 
 Patch = tuple[Any, str, Any]

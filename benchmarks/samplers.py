@@ -41,8 +41,8 @@ def arguments() -> argparse.Namespace:
 def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
     """The MODEL behind the node with these widgets, and the handle that its reports go to."""
     from astraea.engine.report import ReportHandle
-    from astraea.host.accelerate import accelerate
-    from astraea.nodes.choice import Wish, choose_plan
+    from astraea.host.sampling.patch_model import accelerate
+    from astraea.nodes.accelerate_inputs import Wish, choose_plan
 
     handle = ReportHandle()
     return accelerate(model, choose_plan(Wish("auto", budget, mode=mode), "wan"), handle), handle
@@ -50,8 +50,8 @@ def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
 
 def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """PSNR by mode and seed, the share computed and what the report notes. known: the row of fewer seeds, or {}."""
-    from astraea.engine.quality import psnr, value_range
-    from astraea.tiny.testbeds import EASY
+    from astraea.engine.metrics import psnr, value_range
+    from astraea.tiny.training.testbeds import EASY
 
     found: dict[str, dict[str, Any]] = {mode: known.get(mode, {"psnr": []}) for mode in MODES}
     for number in range(len(found["hold"]["psnr"]), args.seeds):

@@ -100,7 +100,7 @@ def main() -> None:
     import torch
     from harness import load_tiny
 
-    from astraea.tiny.testbeds import TESTBEDS
+    from astraea.tiny.training.testbeds import TESTBEDS
 
     if not {"easycache", "time"} & set(args.parts):
         faster_cpu.use()

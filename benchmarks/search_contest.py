@@ -23,18 +23,18 @@ from environment import read_json
 from faster_cpu import bfloat16_products, first_steps_remembered
 
 from astraea.schedules import bundled_folder, load
-from astraea.search import evolve
+from astraea.search import evolution
+from astraea.search.candidate import Genome, genome_of, moved
 from astraea.search.driver import Search
-from astraea.search.experience import promising
-from astraea.search.gaps import cheapest
-from astraea.search.genome import Genome, genome_of, moved
-from astraea.search.judge import Judge, Verdict, mean_psnr
-from astraea.search.memo import Memo
-from astraea.search.paper import PaperSearch
-from astraea.search.placements import placements
-from astraea.search.probe import allotted, probe
-from astraea.search.replay import Replay
-from astraea.search.seeds import TOKEN_PATTERN, bundled_seed, token_seed, uniform_seed, whole_seeds
+from astraea.search.evaluation.evaluator import Judge, Verdict, mean_psnr
+from astraea.search.evaluation.replay import Replay
+from astraea.search.evaluation.run_log import Memo
+from astraea.search.paper_search import PaperSearch
+from astraea.search.proposals.dynamic_programming import cheapest
+from astraea.search.proposals.initial import TOKEN_PATTERN, bundled_seed, token_seed, uniform_seed, whole_seeds
+from astraea.search.proposals.placements import placements
+from astraea.search.proposals.priors import promising
+from astraea.search.proposals.sensitivity import allotted, probe
 
 TOKEN_PATTERNS = (TOKEN_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
 PAPER_CASES = 4  # prompts that the paper's fitness is taken over
@@ -69,7 +69,7 @@ def drawn_seed(setting: Any, budget: float) -> Genome:
 
 def from_drawn() -> Any:
     """Searches begin with what is bundled; here with what was drawn, as the rest was searched on these very models."""
-    return unittest.mock.patch.object(evolve, "bundled_seed", drawn_seed)
+    return unittest.mock.patch.object(evolution, "bundled_seed", drawn_seed)
 
 
 def hand_made(setting: Any, budget: float) -> dict[str, Genome]:

@@ -45,11 +45,11 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
     import comfy.samplers
     import torch
 
-    from astraea.host.search_bench import HostBench
-    from astraea.host.search_progress import progress_text
-    from astraea.host.searching import cases_of
+    from astraea.host.search.progress import progress_text
+    from astraea.host.search.runner import HostBench
+    from astraea.host.search.session import cases_of
     from astraea.search.driver import Search
-    from astraea.search.memo import Memo
+    from astraea.search.evaluation.run_log import Memo
 
     latent = {"samples": torch.zeros(job.shape)}
     bench = HostBench(

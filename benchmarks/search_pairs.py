@@ -17,7 +17,7 @@ def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tup
     import torch
     from harness import sigmas_of
 
-    from astraea.host.search_bench import Case, HostBench
+    from astraea.host.search.runner import Case, HostBench
 
     shape = list(testbed.latent_shape)
     shape[-2:] = [2 * round(size * way.get("scale", 1.0) / 2) for size in shape[-2:]]
@@ -54,6 +54,6 @@ def held_out_pairs(testbed: Any, count: int) -> list[tuple[str, int]]:
 
 
 def psnr_of(loss: float) -> float:
-    from astraea.search.judge import mean_psnr
+    from astraea.search.evaluation.evaluator import mean_psnr
 
     return mean_psnr([loss])

@@ -41,7 +41,7 @@ def found_by_us(contest: Contest, budget: float, effort: float = 30.0) -> list[d
 
 def genome_from(row: dict[str, Any]) -> Any:
     from astraea.schedules import Forecast
-    from astraea.search.genome import Genome
+    from astraea.search.candidate import Genome
 
     return Genome(tuple(row["budgets"]), Forecast(**row["forecast"]), row["mode"])
 
@@ -51,10 +51,10 @@ def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from search_contest import drawn_seed
 
     from astraea.schedules import STANDARD_FORECAST
-    from astraea.search.experience import promising
-    from astraea.search.genome import LAST_RESPONSES
-    from astraea.search.judge import Judge
-    from astraea.search.memo import Memo
+    from astraea.search.candidate import LAST_RESPONSES
+    from astraea.search.evaluation.evaluator import Judge
+    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.proposals.priors import promising
 
     pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
     answered = dataclasses.replace(STANDARD_FORECAST, last_response=LAST_RESPONSES[-1])
@@ -105,7 +105,7 @@ def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
         for row in found_by_us(contest, budget)[:1]:
             schedule = genome_from(row).schedule(contest.bench.setting.sigmas)
             candidates[f"ours {budget:g}"] = accelerated(model, schedule)[0]
-    from astraea.engine.quality import psnr, value_range
+    from astraea.engine.metrics import psnr, value_range
 
     told: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
     for job in jobs:
@@ -131,9 +131,9 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from search_contest import drawn_seed
 
     from astraea.schedules import budgets_for, forecast_for
-    from astraea.search.genome import Genome, with_ends
-    from astraea.search.judge import Judge
-    from astraea.search.memo import Memo
+    from astraea.search.candidate import Genome, with_ends
+    from astraea.search.evaluation.evaluator import Judge
+    from astraea.search.evaluation.run_log import Memo
 
     pairs = held_out_pairs(contest.testbed, TRANSFERRED[contest.testbed.name])
     for change in TRANSFERS:
@@ -168,7 +168,7 @@ def time_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     Each run follows a dense one, which tells whether the machine has become faster or slower since the search.
     """
     from astraea.search.driver import Search
-    from astraea.search.memo import Memo
+    from astraea.search.evaluation.run_log import Memo
     from astraea.search.problem import Job
 
     testbed, model, way = contest.testbed, contest.model, contest.way
@@ -204,9 +204,9 @@ def rounding_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from faster_cpu import bfloat16_products
     from search_contest import rank_correlation
 
-    from astraea.search.judge import Judge
-    from astraea.search.memo import Memo
-    from astraea.search.paper import PaperSearch
+    from astraea.search.evaluation.evaluator import Judge
+    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.paper_search import PaperSearch
 
     for budget in contest.args.budgets:
         scores, seconds = {}, {}

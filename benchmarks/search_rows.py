@@ -21,8 +21,8 @@ class Contest:
     def __init__(self, args: argparse.Namespace, model: Any, testbed: Any, made_with: dict[str, Any], path: Path):
         from kept_bench import KeptBench
 
-        from astraea.search.judge import Judge
-        from astraea.search.memo import Memo
+        from astraea.search.evaluation.evaluator import Judge
+        from astraea.search.evaluation.run_log import Memo
 
         self.args, self.model, self.testbed, self.path = args, model, testbed, path
         self.made_with = made_with

@@ -117,7 +117,7 @@ def main() -> None:
         "quantiles": QUANTILES,
         "testbeds": {},
     }
-    for name, testbed in part("tiny.testbeds").TESTBEDS.items():
+    for name, testbed in part("tiny.training.testbeds").TESTBEDS.items():
         model = standalone.load_tiny(testbed.checkpoint)
         runs = [run(model, testbed, prompt, seed) for seed, prompt in enumerate(testbed.prompts)]
         figures = {what: average([one[what] for one in runs]) for what in runs[0]}

@@ -6,8 +6,10 @@ import torch
 from quality_variants import Variant, keep_three
 from torch import Tensor, nn
 
-from astraea.engine import branch, call, run, selection
-from astraea.engine.call import FullCall, Original, TokenCall, _Part
+from astraea.engine import cond_state as branch
+from astraea.engine import run, selection
+from astraea.engine.calls import base as call
+from astraea.engine.calls.base import FullCall, Original, TokenCall, _Part
 from astraea.engine.estimators import forecast, refit
 from astraea.engine.selection import Selection
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .branch import Branch
+from .cond_state import Branch
 from .estimators import Estimated
 from .solver import Solver
 

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from ..schedules import Schedule, budgets_for, flow_sigmas, forecast_for, steps_as_fine, whole_steps, without_fractions
-from .blocks import Attend, BlockRunner, RowGroup, TokenLayout
-from .branch import Branch
-from .call import Call, FullCall, ReuseCall, TokenCall
 from .call_tracker import CallTracker, Place
-from .clock import Clock
+from .calls.base import Call, FullCall, ReuseCall, TokenCall
+from .calls.paper import PaperFullCall, PaperTokenCall
+from .cond_state import Branch
 from .cost import BlockCost, budget_for_speedup
+from .device_timer import Clock
 from .estimators import TIMES, Curves, Trial
-from .paper_call import PaperFullCall, PaperTokenCall
+from .interface import Attend, BlockRunner, RowGroup, TokenLayout
 from .plan import Plan
 from .report import Report
-from .run_records import RunRecords
+from .report_writer import RunRecords
+from .residual_store import StoreSize
 from .sampler_profile import SIGMA_TOLERANCE, SamplerProfile
 from .selection import selected_count
-from .store import StoreSize
 
 FEW_STEPS = 8
 USUAL_STEPS = 30

@@ -7,11 +7,11 @@ from typing import Any
 import comfy.sd
 
 from ..errors import AstraeaError
-from ..tiny.testbeds import EASY
+from ..tiny.shipped import CHECKPOINT
 
 
 def load_demo_model() -> Any:
     """The MODEL, as ComfyUI's own Load Diffusion Model would load it. Raises AstraeaError where its file is missing."""
-    if not EASY.checkpoint.is_file():
-        raise AstraeaError(f"The demo model's file '{EASY.checkpoint}' is missing: install Astraea again.")
-    return comfy.sd.load_diffusion_model(str(EASY.checkpoint))
+    if not CHECKPOINT.is_file():
+        raise AstraeaError(f"The demo model's file '{CHECKPOINT}' is missing: install Astraea again.")
+    return comfy.sd.load_diffusion_model(str(CHECKPOINT))

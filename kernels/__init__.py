@@ -4,11 +4,11 @@
 """
 
 from .backend import Backend, Constraints
+from .backends.reference import attend_reference
 from .custom_op import DISPATCHER, attend
 from .dispatch import AUTO, HOST, WISHES, Choice
 from .key_tiles import KeyTiles
 from .problem import MANY_QUERIES, Problem
-from .reference import attend_reference
 
 __all__ = [
     "AUTO",

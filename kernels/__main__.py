@@ -47,8 +47,8 @@ def main() -> None:
 
     args = arguments("cuda" if torch.cuda.is_available() else "cpu")
     kernels = package()
-    explain = importlib.import_module(f"{NAME}.explain")
-    records = importlib.import_module(f"{NAME}.records")
+    diagnose = importlib.import_module(f"{NAME}.diagnose")
+    autotune_cache = importlib.import_module(f"{NAME}.autotune_cache")
     logging.getLogger().setLevel(logging.WARNING)
     device = torch.device(args.device)
     if device.type == "cuda" and device.index is None:
@@ -57,10 +57,10 @@ def main() -> None:
     dtype = getattr(torch, args.dtype or ("float32" if small else "bfloat16"))
     tokens, heads = args.tokens or (4096 if small else 32760), args.heads or (2 if small else 12)
     if args.fresh:
-        records.path().unlink(missing_ok=True)
+        autotune_cache.path().unlink(missing_ok=True)
     for need_lse in (False, True):
         problem = kernels.Problem(device, dtype, 1, max(1, tokens // 2), tokens, heads, args.head_dim, need_lse)
-        print(explain.as_text(explain.explain(kernels.DISPATCHER, problem)), end="\n\n", flush=True)
+        print(diagnose.as_text(diagnose.explain(kernels.DISPATCHER, problem)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

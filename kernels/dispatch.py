@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import aten, cpu, packages, records, reference, selftest, timing, trial, triton_backends
+from . import autotune, autotune_cache, crash_guard, selftest
 from .backend import Attended, Backend
+from .backends import aten, cpu, packages, reference, triton_backends
 from .key_tiles import KeyTiles
 from .problem import Problem
 
@@ -75,7 +76,7 @@ class Dispatcher:
         """The self-test's outcome, once for each device, dtype and head size."""
         key = (backend.name, problem.device, problem.dtype, problem.head_dim)
         if key not in self._verdicts:
-            verdict = self._verdicts[key] = trial.check(backend, problem)
+            verdict = self._verdicts[key] = crash_guard.check(backend, problem)
             if verdict.reason:
                 logging.warning(f"Astraea: attention '{backend.name}' is not used here: {verdict.reason}")
         return self._verdicts[key]
@@ -115,7 +116,7 @@ class Dispatcher:
             logging.warning(f"Astraea: attention '{wish}' cannot be used and another is: {reason}")
         if wish == FAST and all(backend.exact or self.why_not(backend, problem) for backend in self.backends):
             wish = AUTO  # nothing would be gained but another race
-        key = records.key(problem, f"{wish} with {host.name}" if host else wish)
+        key = autotune_cache.key(problem, f"{wish} with {host.name}" if host else wish)
         recorded = self._recorded(key, problem, host)
         if recorded is not None:
             return recorded
@@ -145,7 +146,7 @@ class Dispatcher:
         if problem.device.type != "cpu":
             logging.info("Astraea: timing this device's attention kernels, once: it takes some seconds.")
         scale = problem.head_dim**-0.5
-        found = timing.milliseconds(racing, *tensors, scale=scale, need_lse=problem.need_lse, key=key)
+        found = autotune.milliseconds(racing, *tensors, scale=scale, need_lse=problem.need_lse, key=key)
         times = {name: value for name, value in found.items() if isinstance(value, float)}
         reasons |= {name: value for name, value in found.items() if isinstance(value, str)}
         if not times:
@@ -155,7 +156,7 @@ class Dispatcher:
             best = host.name if host.name in times else best
         chosen = next(backend for backend in racing if backend.name == best)
         choice = Choice(chosen, "the fastest, timed", times, reasons, measured=True)
-        records.write(key, {"backend": best, "milliseconds": {name: round(ms, 4) for name, ms in times.items()}})
+        autotune_cache.write(key, {"backend": best, "milliseconds": {name: round(ms, 4) for name, ms in times.items()}})
         logging.info(f"Astraea: {described(choice, problem)}")
         for name, reason in reasons.items():
             logging.debug(f"Astraea: attention '{name}' took no part: {reason}")
@@ -175,7 +176,7 @@ class Dispatcher:
 
     def _recorded(self, key: str, problem: Problem, host: Backend | None) -> Choice | None:
         """What an earlier process chose, if it can still be used."""
-        entry = records.read().get(key, {})
+        entry = autotune_cache.read().get(key, {})
         name, times = entry.get("backend"), entry.get("milliseconds")
         if not isinstance(name, str) or not isinstance(times, dict):
             return None
@@ -230,7 +231,7 @@ def described(choice: Choice, problem: Problem) -> str:
     lse = " with log-sum-exp" if problem.need_lse else ""
     return (
         f"attention{lse} over {problem.keys} tokens, {problem.heads} heads of {problem.head_dim}, {dtype} on "
-        f"{records.device_name(problem.device)}: '{choice.backend.name}' ({times})"
+        f"{autotune_cache.device_name(problem.device)}: '{choice.backend.name}' ({times})"
     )
 
 

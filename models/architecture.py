@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..engine.blocks import BlockRunner, TokenLayout
 from ..engine.cost import BlockCost
+from ..engine.interface import BlockRunner, TokenLayout, unwrap
 from ..errors import UnsupportedModel
 from . import wan
 
@@ -50,8 +50,3 @@ def describe(diffusion_model: Any, cast: Callable) -> Architecture:
             patch=tuple(model.patch_size),
         )
     raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are Wan 2.1 and 2.2")
-
-
-def unwrap(module: Any) -> Any:
-    """The module inside torch.compile's wrapper, or the module itself."""
-    return getattr(module, "_orig_mod", module)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.blocks import Attend, TokenLayout
 from ..engine.cost import BlockCost
+from ..engine.interface import Attend, TokenLayout
 from ..engine.selection import Selection
 from ..errors import UnsupportedModel
 from .rotary import rotate, selected_positions

@@ -9,10 +9,9 @@ from comfy_api.latest import io
 
 from ..engine.plan import CACHE_POLICIES
 from ..engine.report import ReportHandle
-from ..host.accelerate import accelerate, family_of
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
-from .checks import schedule_of
-from .choice import (
+from ..host.sampling.patch_model import accelerate, family_of
+from .accelerate_inputs import (
     ATTENTION_CHOICES,
     AUTO,
     LEAST_BUDGET,
@@ -22,8 +21,9 @@ from .choice import (
     Wish,
     choose_plan,
 )
-from .choice import schedule_stamp as stamp_of
-from .promises import saved_promises
+from .accelerate_inputs import schedule_stamp as stamp_of
+from .checks import schedule_of
+from .schedule_tooltips import saved_promises
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
 
 TIPS = {

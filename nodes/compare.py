@@ -8,10 +8,10 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..engine.quality import psnr, ssim, value_range
+from ..engine.metrics import psnr, ssim, value_range
 from ..errors import AstraeaError
 from ..host.latents import preview_rgb
-from .images import enlarge, side_by_side
+from .plots.images import enlarge, side_by_side
 from .schema import field, node_schema
 
 WHICH = "Connect either images_a and images_b, or latents_a and latents_b."

@@ -24,7 +24,7 @@ from ..tiny.words import (
 )
 from .checks import text as checked_text
 from .checks import whole_number
-from .images import enlarge
+from .plots.images import enlarge
 from .schema import field, node_schema, refusal
 
 MOST_WORDS, MOST_SCALE = 96, 32

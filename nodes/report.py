@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..engine.report import Report, ReportHandle
-from .images import to_batch
-from .plot import draw_report
+from .plots.images import to_batch
+from .plots.run_report import draw_report
 from .report_text import report_text
 from .schema import ReportType, field, node_schema
 

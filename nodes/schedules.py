@@ -10,8 +10,8 @@ from comfy_api.latest import io, ui
 from ..errors import ScheduleError
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from ..schedules import Schedule, check_new_name, load, parse, rhythm, save, serialise
+from .accelerate_inputs import schedule_stamp
 from .checks import flag, schedule_of, text
-from .choice import schedule_stamp
 from .schema import ScheduleType, field, node_schema, refusal
 
 EXAMPLE = serialise(rhythm("example", [0.0, 0.0, 1.0], [round(1.0 - i / 20, 2) for i in range(20)]))

@@ -7,14 +7,14 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..errors import SearchError
-from ..host.samplers import Sampling, sampler_named, sampler_names, scheduler_names, sigmas_of
-from ..host.searching import Order, cases_of, search
+from ..host.search.samplers import Sampling, sampler_named, sampler_names, scheduler_names, sigmas_of
+from ..host.search.session import Order, cases_of, search
 from ..search.budgets import parse_budgets
-from .images import to_batch
+from .plots.images import to_batch
+from .plots.search import draw_search
 from .schema import ScheduleType, field, node_schema, refusal
-from .search_plots import draw_search
+from .search_inputs import EFFORTS, LEAST_STEPS, MOST_CASES, MOST_CFG, MOST_SEED, MOST_STEPS, SearchWish, checked
 from .search_text import search_text
-from .search_wish import EFFORTS, LEAST_STEPS, MOST_CASES, MOST_CFG, MOST_SEED, MOST_STEPS, SearchWish, checked
 
 DEFAULT_EFFORT = list(EFFORTS)[1]
 TIPS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..host.searching import Searched
+from ..host.search.session import Searched
 from ..schedules import Schedule
 from ..search.result import Found, Result
 

@@ -1,8 +1,11 @@
 """Budgets over noise levels: the schedule object, its file format, its shapes and the bundled files."""
 
+from .expected import Promise, promise_from, promise_of
 from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
-from .library import (
+from .resample import budgets_for
+from .schedule import AUTO, LONGEST_NAME, MODE_NAMES, Schedule, check_name, check_new_name
+from .selection import (
     OWN_TOLERANCE,
     brought_to,
     bundled_folder,
@@ -14,11 +17,8 @@ from .library import (
     pick_by_way,
     steps_as_fine,
 )
-from .promise import Promise, promise_from, promise_of
-from .resample import budgets_for
-from .schedule import AUTO, LONGEST_NAME, MODE_NAMES, Schedule, check_name, check_new_name
 from .shapes import flow_sigmas, leaning, rhythm, uniform, whole_steps
-from .whole import without_fractions
+from .step_skipping import without_fractions
 
 __all__ = [
     "AUTO",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .density import SETTLED, SIGMA_TOLERANCE, density_of, progress_at, smoothed, solve, weighted
 from .schedule import Schedule
-from .whole import most_whole_steps
+from .step_skipping import most_whole_steps
 
 LAST_STEP_FLOOR = 0.5
 LEAST_FRACTION = 0.02

@@ -6,15 +6,15 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from .evolve import Evolution
-from .genome import Genome
-from .judge import Judge, Verdict
-from .memo import Memo
-from .prices import Prices
+from .candidate import Genome
+from .evaluation.evaluator import Judge, Verdict
+from .evaluation.replay import Replay
+from .evaluation.run_log import Memo
+from .evaluation.step_cost import Prices
+from .evolution import Evolution
 from .problem import Bench, Outcome
-from .replay import Replay
+from .proxy import FEWEST_PAIRS, MOST_PAIRS, RUNS_A_PAIR, SmallClips
 from .result import Found, Moment, Progress, Result
-from .small import FEWEST_PAIRS, MOST_PAIRS, RUNS_A_PAIR, SmallClips
 
 LEAST_CASES = 2
 DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run

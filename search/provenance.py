@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from ..schedules import Schedule, check_name
-from .judge import mean_psnr
+from .evaluation.evaluator import mean_psnr
 from .problem import Setting
 from .result import Found, Result
 

@@ -6,36 +6,21 @@ The folder is never put on sys.path: its `nodes` would shadow ComfyUI's.
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import os
 import shutil
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 
-from hosts import current_host, find_hosts
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def load_pack(name: str = "astraea") -> None:
-    """Loads the pack's __init__.py as package `name`, as ComfyUI does under a name of its own."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
+from hosts import bootstrap, current_host, find_hosts
 
 # What the tests time is not what the user's machine is to remember. Servers and scripts started by tests inherit it.
 os.environ["ASTRAEA_CACHE_DIR"] = CACHE = tempfile.mkdtemp(prefix="astraea-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
-if "astraea" not in sys.modules:
-    load_pack()
+if bootstrap.PACK not in sys.modules:
+    bootstrap.load_pack()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

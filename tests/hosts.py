@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import bootstrap  # noqa: E402
+
+sys.path.remove(str(ROOT))
+
 HOST_VARIABLE = "ASTRAEA_TEST_HOST"  # dev.py names the tree under test in it
 
 HOW_TO = f"""\
@@ -34,15 +39,15 @@ class Host:
         return tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
 
 
-def find_hosts(root: Path = ROOT) -> list[Host]:
+def find_hosts() -> list[Host]:
     """All ComfyUI installations to test against, in order of preference. Raises ValueError for a wrong COMFYUI_DIR."""
     named = [Path(part).expanduser() for part in os.environ.get("COMFYUI_DIR", "").split(os.pathsep) if part]
     for tree in named:
-        if not is_tree(tree):
+        if not bootstrap.is_comfyui(tree):
             raise ValueError(
                 f"COMFYUI_DIR names {tree}, which is no ComfyUI folder (no main.py with comfyui_version.py)"
             )
-    trees = named or [tree for tree in (_tree_around(root),) if tree] or _trees_at_home()
+    trees = named or [tree for tree in (bootstrap.enclosing_comfyui(),) if tree] or _trees_at_home()
     unique = dict.fromkeys(tree.resolve() for tree in trees)
     return [host_at(tree) for tree in unique]
 
@@ -59,11 +64,6 @@ def host_at(tree: Path) -> Host:
     return Host(tree, _version(tree), _python(tree))
 
 
-def is_tree(folder: Path) -> bool:
-    """Whether `folder` is a ComfyUI that says its version."""
-    return (folder / "main.py").is_file() and (folder / "comfyui_version.py").is_file()
-
-
 def unusable(host: Host) -> str | None:
     """Why `host` cannot run here, or None: its Python must at least import torch."""
     try:
@@ -73,17 +73,13 @@ def unusable(host: Host) -> str | None:
     return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it exits at once"])[-1]
 
 
-def _tree_around(root: Path) -> Path | None:
-    """The ComfyUI in whose custom_nodes the pack lies."""
-    for parent in root.parents:
-        if parent.name == "custom_nodes" and is_tree(parent.parent):
-            return parent.parent
-    return None
-
-
 def _trees_at_home() -> list[Path]:
     home = Path.home()
-    return [tree for tree in (home / "comfy" / "ComfyUI", *sorted(home.glob("comfy-*/ComfyUI"))) if is_tree(tree)]
+    return [
+        tree
+        for tree in (home / "comfy" / "ComfyUI", *sorted(home.glob("comfy-*/ComfyUI")))
+        if bootstrap.is_comfyui(tree)
+    ]
 
 
 def _version(tree: Path) -> str:

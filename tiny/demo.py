@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -22,9 +21,11 @@ from PIL import Image, ImageDraw, ImageFont, features
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-PACK = "astraea"
-CHECKPOINT = ROOT / "tiny" / "astraea_tiny_wan_fp16.safetensors"
-LATENT_SHAPE = (1, 16, 6, 16, 16)
+sys.path.insert(0, str(ROOT))
+from bootstrap import PACK, is_comfyui, load_pack, start_comfyui  # noqa: E402
+
+sys.path.remove(str(ROOT))
+
 CFG, SHIFT = 3.0, 8.0  # the shift is what ComfyUI samples Wan 2.1 with
 WARM_UP_STEPS = 4
 PIXEL = 8  # every pixel of the clip becomes a square of this size
@@ -55,21 +56,9 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not 0.2 <= args.budget <= 1.0 or not 1 <= args.steps <= 1000:
         parser.error("--budget goes from 0.2 to 1, --steps from 1 to 1000")
-    if args.comfyui and not (args.comfyui / "main.py").is_file():
+    if args.comfyui and not is_comfyui(args.comfyui):
         parser.error(f"{args.comfyui} is no ComfyUI folder: it has no main.py")
     return args
-
-
-def load_pack() -> None:
-    """The pack under a name of its own, whatever its folder is called; its folder never goes on sys.path."""
-    # Python puts the script's folder first, where `model` or `words` could be taken for someone else's modules.
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tiny")]
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
 
 
 def part(name: str) -> Any:
@@ -78,13 +67,13 @@ def part(name: str) -> Any:
 
 
 def noise_for(seed: int) -> Tensor:
-    return torch.randn(LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(part("tiny.shipped").LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
 def torch_sampler(args: argparse.Namespace) -> Sampler:
     """Samples with torch alone."""
     standalone, words, schedules = part("tiny.standalone"), part("tiny.words"), part("schedules")
-    model = standalone.load_tiny(CHECKPOINT)
+    model = standalone.load_tiny(part("tiny.shipped").CHECKPOINT)
     positive = words.context_for(args.prompt)
     negative = words.context_for("")[:1].expand(len(positive), -1)
 
@@ -98,22 +87,19 @@ def torch_sampler(args: argparse.Namespace) -> Sampler:
     return sample
 
 
-def start_comfyui(tree: Path) -> str:
-    """Makes `import comfy` work as inside ComfyUI's main.py; returns its version."""
-    sys.argv = ["main.py", "--use-pytorch-cross-attention"]
-    if not any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu)):
-        sys.argv.append("--cpu")
-    sys.path.insert(0, str(tree.resolve()))
-    importlib.import_module("comfy.options").enable_args_parsing()
-    return importlib.import_module("comfyui_version").__version__
+def comfyui_flags() -> list[str]:
+    """Flags for ComfyUI on this machine."""
+    has_device = any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu))
+    return ["--use-pytorch-cross-attention", *([] if has_device else ["--cpu"])]
 
 
 def comfyui_sampler(args: argparse.Namespace) -> Sampler:
     """Samples through ComfyUI, as its KSampler does."""
     comfy_sd, comfy_sample = importlib.import_module("comfy.sd"), importlib.import_module("comfy.sample")
-    accelerate, words = part("host.accelerate").accelerate, part("tiny.words")
+    accelerate, words = part("host.sampling.patch_model").accelerate, part("tiny.words")
+    shipped = part("tiny.shipped")
     handle = part("engine.report").ReportHandle()
-    model = comfy_sd.load_diffusion_model(str(CHECKPOINT))
+    model = comfy_sd.load_diffusion_model(str(shipped.CHECKPOINT))
     conditionings = [[[words.context_for(text)[None], {}]] for text in (args.prompt, "")]
 
     @torch.inference_mode()
@@ -128,7 +114,7 @@ def comfyui_sampler(args: argparse.Namespace) -> Sampler:
             "euler",
             "simple",
             *conditionings,
-            torch.zeros(LATENT_SHAPE),
+            torch.zeros(shipped.LATENT_SHAPE),
             disable_pbar=True,
             seed=args.seed,
         )
@@ -188,7 +174,8 @@ def save_animation(frames: list[Image.Image], folder: Path) -> Path:
 def choose_sampler(args: argparse.Namespace) -> Sampler:
     """Loads the pack and says which way the demo runs."""
     if args.comfyui:
-        version = start_comfyui(args.comfyui)
+        start_comfyui(args.comfyui.resolve(), comfyui_flags())
+        version = importlib.import_module("comfyui_version").__version__
         load_pack()
         print(f"Astraea demo through ComfyUI {version} ({args.comfyui})")
         return comfyui_sampler(args)
@@ -208,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
     for warm_up in (None, plan):
         sampler(min(WARM_UP_STEPS, args.steps), warm_up)
     dense, fast = sampler(args.steps, None), sampler(args.steps, plan)
-    quality, decode = part("engine.quality"), part("tiny.codec").decode
+    quality, decode = part("engine.metrics"), part("tiny.codec").decode
     decibels = quality.psnr(fast.latents, dense.latents, quality.value_range(dense.latents))
     print_table(dense, fast, decibels)
     ratio = dense.seconds / fast.seconds

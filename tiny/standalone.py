@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..engine.blocks import RowGroup, TokenLayout
-from ..engine.call import ReuseCall
+from ..engine.block_hooks import swapped_forwards
+from ..engine.calls.base import ReuseCall
 from ..engine.cost import BlockCost
+from ..engine.interface import RowGroup, TokenLayout
 from ..engine.plan import Plan
 from ..engine.report import Report
 from ..engine.run import CallSite, Run
-from ..host.swap import swapped_forwards
 from ..kernels import attend
 from ..models.architecture import Architecture
 from ..models.wan import WanRunner, grid

@@ -4,7 +4,7 @@ from .correct import Estimated, missed
 from .forecast import Trial, forecast_denoised, forecast_tokens
 from .hold import hold_denoised, hold_tokens
 from .refit import refit_tokens, scaled_refit_tokens
-from .times import TIMES, Curves
+from .time_axes import TIMES, Curves
 
 __all__ = [
     "TIMES",

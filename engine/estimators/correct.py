@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .forecast import reach
-from .times import Curves
+from .time_axes import Curves
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .times import Time, by_sigma
+from .time_axes import Time, by_sigma
 
 MOST_REACH = 4.0  # how many of the last interval a forecast may reach ahead
 # How much of a forecast one interval ahead comes true, before a run has shown it: nothing, as predictions bend back

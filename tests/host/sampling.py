@@ -15,7 +15,7 @@ from torch import Tensor
 
 from astraea.engine.plan import make_plan
 from astraea.engine.report import Report, ReportHandle
-from astraea.host.accelerate import accelerate
+from astraea.host.sampling.patch_model import accelerate
 from astraea.schedules import Schedule, flow_sigmas, rhythm, uniform
 from astraea.tiny.words import context_for
 

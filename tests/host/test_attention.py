@@ -10,8 +10,8 @@ import pytest
 import torch
 from sampling import accelerated, last, psnr, sample
 
-from astraea.host.attention import HOST_NAME, OVERRIDE
-from astraea.kernels import DISPATCHER, dispatch, records, selftest, timing
+from astraea.host.sampling.attention import HOST_NAME, OVERRIDE
+from astraea.kernels import DISPATCHER, autotune, autotune_cache, dispatch, selftest
 from astraea.nodes.report_text import report_text
 
 DEVICE = comfy.model_management.get_torch_device().type
@@ -23,7 +23,7 @@ CLOSE = 80.0 if ON_CPU else 45.0
 
 @pytest.fixture(autouse=True)
 def _nothing_decided_yet(monkeypatch, tmp_path):
-    monkeypatch.setenv(records.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(autotune_cache.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.delenv(dispatch.WISH_VARIABLE, raising=False)
     monkeypatch.setattr(DISPATCHER, "_choices", {})
     monkeypatch.setattr(DISPATCHER, "_failed", {})
@@ -47,7 +47,7 @@ def timed(monkeypatch):
             races.append(names)
             return {name: {OWN: own, HOST_NAME: host}.get(name, others) for name in names}
 
-        monkeypatch.setattr(timing, "milliseconds", milliseconds)
+        monkeypatch.setattr(autotune, "milliseconds", milliseconds)
         return races
 
     return install

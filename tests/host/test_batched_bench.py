@@ -14,8 +14,8 @@ import pytest
 import torch
 from sampling import PROMPT, conditioning
 
-from astraea.host.bench_setting import Case
-from astraea.host.search_bench import HostBench
+from astraea.host.search.runner import HostBench
+from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
 from astraea.search.problem import Job
 

@@ -13,7 +13,7 @@ from sampling import sample
 import astraea
 from astraea.errors import AstraeaError
 from astraea.host import demo_model
-from astraea.host.search_material import apply_paths
+from astraea.host.search.cli.inputs import apply_paths
 from astraea.nodes.demo import AstraeaDemoModel
 
 

@@ -14,9 +14,9 @@ from sampling import TOKENS, WHOLE, last, psnr, random_wan, sample
 
 from astraea.engine.plan import make_plan
 from astraea.engine.report import ReportHandle
-from astraea.host.accelerate import accelerate
-from astraea.host.sampler_probe import profile_of
-from astraea.nodes.choice import Wish, choose_plan
+from astraea.host.sampling.patch_model import accelerate
+from astraea.host.sampling.sampler_probe import profile_of
+from astraea.nodes.accelerate_inputs import Wish, choose_plan
 from astraea.schedules import Schedule
 
 # The _gpu ones are the same functions with another place for their noise.

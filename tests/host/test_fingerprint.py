@@ -6,7 +6,7 @@ import pytest
 import torch
 from sampling import random_wan, sample
 
-from astraea.host.fingerprint import digest_of, model_fingerprint
+from astraea.host.search.fingerprint import digest_of, model_fingerprint
 
 
 def test_fingerprints_of_models(load_tiny):

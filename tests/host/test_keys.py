@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
-from astraea.host.branch_keys import row_groups
+from astraea.host.sampling.cond_groups import row_groups
 
 SHAPE = (1, 16, 3, 8, 16)
 RUN = {"shape": SHAPE, "steps": 12, "cfg": 1.0}

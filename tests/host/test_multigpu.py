@@ -12,8 +12,8 @@ from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, sampl
 
 from astraea.engine.plan import make_plan
 from astraea.engine.report import ReportHandle
-from astraea.host.accelerate import accelerate
-from astraea.host.wrappers import apply_model
+from astraea.host.sampling.patch_model import accelerate
+from astraea.host.sampling.wrappers import apply_model
 
 multigpu = pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no MultiGPU CFG Split")
 

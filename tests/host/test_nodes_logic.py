@@ -14,16 +14,16 @@ from astraea.engine.report import CallRecord, Report
 from astraea.errors import AstraeaError
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate
-from astraea.nodes.choice import MODE_CHOICES, OWN_MODE, Wish, choose_plan
+from astraea.nodes.accelerate_inputs import MODE_CHOICES, OWN_MODE, Wish, choose_plan
 from astraea.nodes.compare import AstraeaCompare
 from astraea.nodes.demo import AstraeaDemoPrompt, AstraeaDemoView
-from astraea.nodes.plot import draw_report
+from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text, step_rows
 from astraea.nodes.schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from astraea.nodes.search import AstraeaSearch
 from astraea.schedules import budgets_for, flow_sigmas, rhythm
-from astraea.tiny.clips import draw_batch
 from astraea.tiny.codec import encode
+from astraea.tiny.training.clips import draw_batch
 
 
 class FakeModel:

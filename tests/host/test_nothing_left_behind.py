@@ -12,11 +12,11 @@ import pytest
 import torch
 from sampling import TOKENS, WHOLE, accelerated, last, random_wan, sample
 
-from astraea.engine.branch import Branch
-from astraea.engine.call import TokenCall
+from astraea.engine.calls.base import TokenCall
+from astraea.engine.cond_state import Branch
+from astraea.engine.residual_store import ResidualStore
 from astraea.engine.run import Run
-from astraea.engine.store import ResidualStore
-from astraea.host.attachment import RUN_KEY
+from astraea.host.sampling.attachment import RUN_KEY
 from astraea.models.wan import WanRunner
 
 SCHEDULES = pytest.mark.parametrize("schedule", [TOKENS, WHOLE], ids=["tokens", "whole"])
@@ -145,11 +145,11 @@ def test_second_node_replaces_the_first(load_tiny):
 # Where a run may go wrong: what is replaced, by its module and name. All of it is called in every run or most.
 STAGES = {
     "a block": "astraea.models.wan:WanRunner.run_rows",
-    "the store": "astraea.engine.store:ResidualStore.write",
-    "the estimate of a reuse step": "astraea.engine.call:ReuseCall.estimate",
-    "the correction": "astraea.engine.call:Call._correct",
-    "the probe": "astraea.host.sampler_probe:_run",
-    "the layout of a call": "astraea.host.wrappers:row_groups",
+    "the store": "astraea.engine.residual_store:ResidualStore.write",
+    "the estimate of a reuse step": "astraea.engine.calls.base:ReuseCall.estimate",
+    "the correction": "astraea.engine.calls.base:Call._correct",
+    "the probe": "astraea.host.sampling.sampler_probe:_run",
+    "the layout of a call": "astraea.host.sampling.wrappers:row_groups",
     "the end of a call": "astraea.engine.run:Run.close_call",
 }
 

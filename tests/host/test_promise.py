@@ -13,14 +13,14 @@ from PIL import ImageChops
 from sampling import accelerated, last, sample
 
 from astraea.engine.report import ReportHandle
-from astraea.host.accelerate import accelerate
 from astraea.host.folders import user_schedule_folder
-from astraea.host.guiders import guidance_scale
+from astraea.host.sampling.guiders import guidance_scale
+from astraea.host.sampling.patch_model import accelerate
 from astraea.nodes.accelerate import TIPS, AstraeaAccelerate
-from astraea.nodes.choice import Wish, choose_plan
-from astraea.nodes.plot import draw_report
-from astraea.nodes.promises import MOST_LINES, saved_promises
+from astraea.nodes.accelerate_inputs import Wish, choose_plan
+from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text
+from astraea.nodes.schedule_tooltips import MOST_LINES, saved_promises
 from astraea.schedules import Forecast, Schedule, flow_sigmas, rhythm, save
 
 STEPS = 12
@@ -94,7 +94,7 @@ def test_a_run_at_another_budget_promises_nothing(load_tiny) -> None:
 def test_auto_takes_the_schedule_for_the_guidance_of_the_run(load_tiny, monkeypatch, tmp_path, cfg, name) -> None:
     for found, guidance in (("mild", 2.0), ("strong", 8.0)):
         save(replace(promising(found), family="wan", provenance={"guidance": guidance}), tmp_path)
-    monkeypatch.setattr("astraea.nodes.choice.schedule_folders", lambda: (tmp_path,))
+    monkeypatch.setattr("astraea.nodes.accelerate_inputs.schedule_folders", lambda: (tmp_path,))
     handle = ReportHandle()
     fast = accelerate(load_tiny(), choose_plan(Wish("auto", 0.4), "wan"), handle)
     sample(fast, steps=STEPS, cfg=cfg)
@@ -112,7 +112,7 @@ def test_guiders_tell_their_scale() -> None:
 def test_auto_tells_the_promise_of_a_schedule_at_its_own_mean(monkeypatch, tmp_path) -> None:
     schedule = replace(promising(), family="wan")
     save(schedule, tmp_path)
-    monkeypatch.setattr("astraea.nodes.choice.schedule_folders", lambda: (tmp_path,))
+    monkeypatch.setattr("astraea.nodes.accelerate_inputs.schedule_folders", lambda: (tmp_path,))
     mean = schedule.mean_budget
     assert f"; it {TOLD}" in choose_plan(Wish("auto", mean), "wan").choice
     assert "promises" not in choose_plan(Wish("auto", mean + 0.2), "wan").choice

@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
-from astraea.host.sampler_probe import profile_of
+from astraea.host.sampling.sampler_probe import profile_of
 from astraea.schedules import flow_sigmas, rhythm
 
 KEY = "astraea_test"

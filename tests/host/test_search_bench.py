@@ -15,13 +15,13 @@ import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from sampling import LONG, PROMPT, WHOLE, accelerated, conditioning, sample
 
-from astraea.engine.branch import Branch
+from astraea.engine.cond_state import Branch
 from astraea.engine.run import Run
 from astraea.errors import SearchError
-from astraea.host import search_bench
-from astraea.host.accelerate import accelerate
-from astraea.host.bench_setting import PROJECT_FILE, Case
-from astraea.host.search_bench import HostBench
+from astraea.host.sampling.patch_model import accelerate
+from astraea.host.search import runner
+from astraea.host.search.runner import HostBench
+from astraea.host.search.setting import PROJECT_FILE, Case
 from astraea.schedules import Schedule
 from astraea.search.problem import MOST_SAMPLED, Job
 
@@ -251,7 +251,7 @@ def test_candidates_are_clones_of_the_users_model_and_go_with_their_run(load_tin
         candidates.append(weakref.ref(candidate))
         return candidate
 
-    monkeypatch.setattr(search_bench, "accelerate", noted)
+    monkeypatch.setattr(runner, "accelerate", noted)
     large = Case(conditioning(PROMPT), conditioning(""), {"samples": torch.zeros(1, 16, 6, 16, 16)}, 0)
     small = bench_of(model, large, on_step=interrupt).smaller(1)
     measured(small, REUSING)

@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 from sampling import conditioning
 
 from astraea.errors import ScheduleError, SearchError
-from astraea.host import search_command, searching
 from astraea.host.folders import user_schedule_folder, user_search_folder
-from astraea.host.search_command import main
-from astraea.host.search_options import parse
+from astraea.host.search import session
+from astraea.host.search.cli import main as command
+from astraea.host.search.cli.main import main
+from astraea.host.search.cli.options import parse
 from astraea.schedules import LONGEST_NAME, Schedule, load, save
 from astraea.search.budgets import SO_FAR, check_search_name, name_for
 from hosts import current_host
@@ -120,12 +121,12 @@ def test_what_was_found_before_an_interrupt_is_saved(tmp_path, folders, monkeypa
         assert main([*SMALL, *folders]) == 0
         shutil.rmtree(tmp_path / "memo")
 
-    class Interrupted(search_command.Lines):
+    class Interrupted(command.Lines):
         def __call__(self, progress):
             if progress.best:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(search_command, "Lines", Interrupted)
+    monkeypatch.setattr(command, "Lines", Interrupted)
     assert main([*SMALL, *folders]) == 130
     stopped = tmp_path / "out" / ("searched-0.60 so far.json" if finished_before else "searched-0.60.json")
     assert "interrupted after" in load(stopped).provenance["found"]
@@ -141,14 +142,14 @@ def test_a_file_that_cannot_be_saved_keeps_no_other_from_it(tmp_path, folders, m
             raise ScheduleError("The schedule cannot be written to 'there' (No space left on device).")
         return save(schedule, folder, **options)
 
-    class Interrupted(search_command.Lines):
+    class Interrupted(command.Lines):
         def __call__(self, progress):
             if len(progress.best) == 2 and not finished:
                 raise KeyboardInterrupt
 
-    for module in (searching, search_command):
+    for module in (session, command):
         monkeypatch.setattr(module, "save", failing, raising=False)
-    monkeypatch.setattr(search_command, "Lines", Interrupted)
+    monkeypatch.setattr(command, "Lines", Interrupted)
     assert main([*SMALL, "--effort", "8", "--budgets", "0.6,0.4", *folders]) == (2 if finished else 130)
     errors = capsys.readouterr().err
     assert "'searched-0.60': The schedule cannot be written to 'there' (No space left on device)." in errors

@@ -16,13 +16,13 @@ from sampling import PROMPT, conditioning
 from searches import found
 
 from astraea.errors import AstraeaError, ScheduleError, SearchError
-from astraea.host import searching
 from astraea.host.folders import find_schedule, schedule_names, user_schedule_folder, user_search_folder
-from astraea.host.samplers import sigmas_of
-from astraea.host.search_progress import SearchView, picture, progress_text
-from astraea.host.searching import cases_of
+from astraea.host.search import session
+from astraea.host.search.progress import SearchView, picture, progress_text
+from astraea.host.search.samplers import sigmas_of
+from astraea.host.search.session import cases_of
 from astraea.nodes.search import AstraeaSearch
-from astraea.nodes.search_wish import EFFORTS
+from astraea.nodes.search_inputs import EFFORTS
 from astraea.schedules import load, save
 from astraea.search.budgets import SO_FAR, check_search_name, parse_budgets
 from astraea.search.result import Progress
@@ -201,7 +201,7 @@ class Cancelled(SearchView):
 
 @pytest.fixture
 def cancelled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(searching, "SearchView", Cancelled)
+    monkeypatch.setattr(session, "SearchView", Cancelled)
     yield
     comfy.model_management.interrupt_current_processing(False)
 
@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_stops_it_before_it_starts(
     if place.is_dir():
         place.rmdir()
     place.write_text("in the way", "utf-8")
-    monkeypatch.setattr(searching, "HostBench", None)  # is not reached
+    monkeypatch.setattr(session, "HostBench", None)  # is not reached
     try:
         with pytest.raises(SearchError, match=r"Nothing can be written to .* Nothing has been started"):
             run(load_tiny())
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_is_told_and_nothing_half_written_stays(
     def full(*_: Any, **__: Any) -> Path:
         raise ScheduleError("The schedule cannot be written to 'there' (No space left on device).")
 
-    monkeypatch.setattr(searching, "save", full)
+    monkeypatch.setattr(session, "save", full)
     with pytest.raises(SearchError, match=r"No space left on device.* nothing has to be measured twice"):
         run(load_tiny())
     assert list(user_schedule_folder().iterdir()) == []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from searches import NOTHING, found, partial, result
 
-from astraea.host.searching import Searched
-from astraea.nodes.drawing import Axis, spread
-from astraea.nodes.search_plots import draw_search
+from astraea.host.search.session import Searched
+from astraea.nodes.plots.drawing import Axis, spread
+from astraea.nodes.plots.search import draw_search
 from astraea.nodes.search_text import search_text
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sampling import PROMPT, conditioning, sample
 
-from astraea.host.bench_setting import Case
-from astraea.host.search_bench import SMALL_SAMPLED, HostBench
-from astraea.host.small_clips import small_clips
+from astraea.host.search.proxy_clips import small_clips
+from astraea.host.search.runner import SMALL_SAMPLED, HostBench
+from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
 from astraea.search.problem import Job
 

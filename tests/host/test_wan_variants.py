@@ -12,9 +12,9 @@ from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, kee
 from astraea.engine.report import Report
 from astraea.engine.selection import Selection
 from astraea.errors import UnsupportedModel
-from astraea.host.accelerate import architecture_of, family_of
-from astraea.host.attention import RunAttention
-from astraea.host.comfy_bridge import cast_like
+from astraea.host.sampling.attention import RunAttention
+from astraea.host.sampling.casting import cast_like
+from astraea.host.sampling.patch_model import architecture_of, family_of
 from astraea.models.wan import WanRunner
 
 CLIP_VISION = torch.randn(1, 257, 1280, generator=torch.Generator().manual_seed(5))

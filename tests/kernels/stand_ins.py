@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from astraea.kernels import Problem, attend_reference, records, timing
+from astraea.kernels import Problem, attend_reference, autotune, autotune_cache
+from astraea.kernels.backends.reference import BACKEND as REFERENCE
 from astraea.kernels.dispatch import WISH_VARIABLE
-from astraea.kernels.reference import BACKEND as REFERENCE
 
 GENERATOR = torch.Generator().manual_seed(0)
 Q, K, V = (torch.randn(1, rows, 2, 64, generator=GENERATOR) for rows in (40, 96, 96))
@@ -18,7 +18,7 @@ PROBLEM = Problem.of(Q, K, V, need_lse=True)
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(records.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(autotune_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(WISH_VARIABLE, raising=False)
 
 
@@ -34,7 +34,7 @@ def timed(monkeypatch, times, calls=None):
             calls.append([b.name for b in backends])
         return {b.name: times[b.name] for b in backends}
 
-    monkeypatch.setattr(timing, "milliseconds", milliseconds)
+    monkeypatch.setattr(autotune, "milliseconds", milliseconds)
 
 
 def off_by_a_little(q, k, v, *, scale, need_lse):

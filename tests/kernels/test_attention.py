@@ -1,6 +1,7 @@
 """Every backend that can run here agrees with a double-precision computation, on every device there is.
 
-The cases are a grid of shapes, each there for a reason; tolerances are what `kernels.reference` says a backend owes.
+The cases are a grid of shapes, each there for a reason; tolerances are those of
+`kernels.backends.reference`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 import pytest
 import torch
 
-from astraea.kernels import DISPATCHER, KeyTiles, Problem, attend, attend_reference, reference
+from astraea.kernels import DISPATCHER, KeyTiles, Problem, attend, attend_reference
+from astraea.kernels.backends import reference
 from astraea.kernels.key_tiles import KEY_TILE, QUERY_TILE
 from astraea.kernels.selftest import FAST_LSE_TOLERANCE, FAST_OUTPUT_TOLERANCE, LSE_TOLERANCE, OUTPUT_TOLERANCE
 

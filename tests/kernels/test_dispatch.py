@@ -18,10 +18,10 @@ from astraea.kernels import (
     Constraints,
     Problem,
     attend_reference,
+    autotune,
+    autotune_cache,
     dispatch,
-    records,
     selftest,
-    timing,
 )
 from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher, described
 
@@ -94,30 +94,30 @@ def test_a_choice_is_kept_for_calls_of_the_same_kind_and_for_later_processes(mon
 )
 def test_a_damaged_or_outdated_record_is_made_anew(monkeypatch, content):
     timed(monkeypatch, {"one": 1.0, "two": 0.5})
-    records.folder().mkdir(parents=True)
-    key = records.key(PROBLEM, "auto")
-    records.path().write_text(content.replace("KEY", json.dumps(key)[1:-1]), "utf-8")
+    autotune_cache.folder().mkdir(parents=True)
+    key = autotune_cache.key(PROBLEM, "auto")
+    autotune_cache.path().write_text(content.replace("KEY", json.dumps(key)[1:-1]), "utf-8")
     choice = Dispatcher([backend("wrong", base_two), backend("one"), backend("two")]).choose(Q, K, V, PROBLEM)
     assert choice.backend.name == "two"
-    assert records.read()[key]["backend"] == "two"
+    assert autotune_cache.read()[key]["backend"] == "two"
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_path):
     timed(monkeypatch, {"one": 1.0, "two": 0.5})
     blocked = tmp_path / "a file"
     blocked.write_text("")
-    monkeypatch.setenv(records.FOLDER_VARIABLE, str(blocked / "below"))
+    monkeypatch.setenv(autotune_cache.FOLDER_VARIABLE, str(blocked / "below"))
     assert Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM).backend.name == "two"
 
 
 def test_a_record_is_replaced_as_a_whole_and_leaves_nothing_beside_it():
-    for number in range(records.MOST_ENTRIES + 20):
-        if number in (0, 1, 2) or number >= records.MOST_ENTRIES:
-            records.write(f"key {number}", {"backend": "one", "milliseconds": {"one": 1.0}})
-    assert list(records.folder().iterdir()) == [records.path()]
-    assert "key 2" in records.read()
+    for number in range(autotune_cache.MOST_ENTRIES + 20):
+        if number in (0, 1, 2) or number >= autotune_cache.MOST_ENTRIES:
+            autotune_cache.write(f"key {number}", {"backend": "one", "milliseconds": {"one": 1.0}})
+    assert list(autotune_cache.folder().iterdir()) == [autotune_cache.path()]
+    assert "key 2" in autotune_cache.read()
     if os.name == "posix":
-        assert stat.S_IMODE(records.path().stat().st_mode) & 0o077 == 0
+        assert stat.S_IMODE(autotune_cache.path().stat().st_mode) & 0o077 == 0
 
 
 def test_the_environment_overrides_every_wish(monkeypatch):
@@ -192,12 +192,12 @@ def test_a_backend_that_fails_while_it_is_timed_does_not_win():
 
 def test_the_sample_that_is_timed_stays_short():
     q, k = (torch.empty(2, 9000, 64, 128, device="meta") for _ in range(2))
-    sampled, keys, _ = timing.sample(q, k, k)
+    sampled, keys, _ = autotune.sample(q, k, k)
     assert sampled.shape[0] == keys.shape[0] == 1
     assert sampled.shape[1] == MANY_QUERIES
     assert keys.shape[1] == 9000
     assert sampled.shape[2] == keys.shape[2] < 64
-    assert Problem.of(sampled, keys, keys).operations <= timing.MOST_OPERATIONS_ELSEWHERE * 2
+    assert Problem.of(sampled, keys, keys).operations <= autotune.MOST_OPERATIONS_ELSEWHERE * 2
 
 
 def test_what_was_left_far_behind_is_not_run_again():
@@ -212,7 +212,7 @@ def test_what_was_left_far_behind_is_not_run_again():
 
         return backend(name, run)
 
-    found = timing.milliseconds([counted("slow", 30), counted("quick", 1)], Q, K, V, scale=0.125, need_lse=True)
+    found = autotune.milliseconds([counted("slow", 30), counted("quick", 1)], Q, K, V, scale=0.125, need_lse=True)
     assert found["quick"] < found["slow"]
     assert runs["slow"] < runs["quick"]
 
@@ -222,7 +222,7 @@ def test_while_a_graph_is_recorded_nothing_is_tested_or_timed_and_nothing_kept(m
         raise AssertionError("would wait for the device")
 
     monkeypatch.setattr(dispatch, "_recording", lambda device: True)
-    monkeypatch.setattr(timing, "milliseconds", untouchable)
+    monkeypatch.setattr(autotune, "milliseconds", untouchable)
     monkeypatch.setattr(selftest, "check", untouchable)
     host, quick = backend("host"), backend("quick")
     dispatcher = Dispatcher([backend("coarse", exact=False), quick, REFERENCE])
@@ -248,26 +248,28 @@ BAD_NUMBERS = {
 @pytest.mark.parametrize("number", BAD_NUMBERS.values(), ids=BAD_NUMBERS)
 def test_a_record_of_impossible_numbers_is_made_anew(monkeypatch, number):
     timed(monkeypatch, {"one": 1.0, "two": 0.5})
-    records.folder().mkdir(parents=True)
-    key = json.dumps(records.key(PROBLEM, "auto"))
+    autotune_cache.folder().mkdir(parents=True)
+    key = json.dumps(autotune_cache.key(PROBLEM, "auto"))
     entry = f'{{"backend": "one", "milliseconds": {{"one": {number}}}}}'
-    records.path().write_text(f'{{"format": 1, "choices": {{{key}: {entry}}}, "trials": {{"t": {entry}}}}}', "utf-8")
-    assert records.read() == records.read(records.TRIALS) == {}
+    autotune_cache.path().write_text(
+        f'{{"format": 1, "choices": {{{key}: {entry}}}, "trials": {{"t": {entry}}}}}', "utf-8"
+    )
+    assert autotune_cache.read() == autotune_cache.read(autotune_cache.TRIALS) == {}
     choice = Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM)
     assert choice.backend.name == "two"
     assert described(choice, PROBLEM)
-    assert records.read()[json.loads(key)]["backend"] == "two"
+    assert autotune_cache.read()[json.loads(key)]["backend"] == "two"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
 def test_what_is_no_regular_file_is_no_record(monkeypatch):
     timed(monkeypatch, {"one": 1.0, "two": 0.5})
-    records.folder().mkdir(parents=True)
-    os.mkfifo(records.path())
+    autotune_cache.folder().mkdir(parents=True)
+    os.mkfifo(autotune_cache.path())
     # A writer at the other end, so that whoever opens it as a file gets on and fails here instead of waiting for ever.
-    writer = os.open(records.path(), os.O_RDWR | os.O_NONBLOCK)
+    writer = os.open(autotune_cache.path(), os.O_RDWR | os.O_NONBLOCK)
     os.write(writer, b'{"format": 1, "choices": {"key": {}}}')
     threading.Timer(1.0, os.close, [writer]).start()
-    assert records.read() == {}
+    assert autotune_cache.read() == {}
     assert Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM).backend.name == "two"
-    assert stat.S_ISREG(records.path().stat().st_mode)
+    assert stat.S_ISREG(autotune_cache.path().stat().st_mode)

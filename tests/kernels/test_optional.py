@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from astraea.kernels import DISPATCHER, Problem, attend_reference, explain, packages
+from astraea.kernels import DISPATCHER, Problem, attend_reference, diagnose
 from astraea.kernels.backend import Constraints
+from astraea.kernels.backends import packages
 from astraea.kernels.dispatch import BACKENDS, Dispatcher
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
@@ -75,7 +76,7 @@ print(sorted(optional & set(sys.modules) - before))
 
 def test_the_explanation_tells_error_time_and_choice_of_what_can_run():
     problem = Problem(torch.device("cpu"), torch.float32, 1, 64, 128, 2, 64, need_lse=True)
-    found = explain.explain(Dispatcher(), problem)
+    found = diagnose.explain(Dispatcher(), problem)
     by_name = {line.name: line for line in found.lines}
     assert list(by_name) == [backend.name for backend in BACKENDS]
     assert by_name["cpu-flash"].output_error < 1e-5

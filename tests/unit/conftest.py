@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from astraea.search import evolve
+from astraea.search import evolution
 
 
 @pytest.fixture
@@ -13,4 +13,4 @@ def small_populations(monkeypatch: pytest.MonkeyPatch) -> None:
     time on a toy.
     """
     for name, size in {"POPULATION": 8, "CHILDREN": 6, "GENERATIONS": 2}.items():
-        monkeypatch.setattr(evolve, name, size)
+        monkeypatch.setattr(evolution, name, size)

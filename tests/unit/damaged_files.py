@@ -10,11 +10,7 @@ from typing import Any
 
 from fuzzing import Generator, some_levels, some_schedule
 
-from astraea.schedules import (
-    bundled_folder,
-    list_schedules,
-    serialise,
-)
+from astraea.schedules import bundled_folder, list_schedules, serialise
 from astraea.schedules.format import MAX_BYTES
 
 SLOWEST = 0.5  # seconds that one case may take; reading a file takes a thousandth of that

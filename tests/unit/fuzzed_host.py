@@ -16,11 +16,11 @@ from fuzzing import Generator
 from torch import Tensor
 from toy_transformer import ToyRunner, toy_attend
 
-from astraea.engine import store as stores
-from astraea.engine.blocks import RowGroup
-from astraea.engine.call import Call, ReuseCall
+from astraea.engine import residual_store as stores
+from astraea.engine.block_hooks import swapped_forwards
+from astraea.engine.calls.base import Call, ReuseCall
+from astraea.engine.interface import RowGroup
 from astraea.engine.run import CallSite, Run
-from astraea.host.swap import swapped_forwards
 
 
 class NoRoom(stores.ResidualStore):

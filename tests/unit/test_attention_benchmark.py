@@ -159,7 +159,8 @@ def test_a_race_makes_its_least_rounds_when_the_time_is_up(measure: ModuleType) 
 def test_correct_backends_keep_what_they_owe_and_a_wrong_one_is_told(
     correctness: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from astraea.kernels import Backend, Constraints, reference
+    from astraea.kernels import Backend, Constraints
+    from astraea.kernels.backends import reference
 
     def wrong(q, k, v, *, scale, need_lse):  # leaves its last row as it found it
         out, lse = reference.attend_reference(q, k, v, scale=scale)

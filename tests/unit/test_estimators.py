@@ -25,7 +25,7 @@ from astraea.engine.estimators.forecast import (
     token_reach,
 )
 from astraea.engine.estimators.refit import change_weights, drift_of
-from astraea.engine.estimators.times import TIMES
+from astraea.engine.estimators.time_axes import TIMES
 from astraea.schedules import TIME_NAMES
 
 DAMPED = 0.4

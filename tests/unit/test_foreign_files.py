@@ -29,7 +29,7 @@ from astraea.schedules import (
     save,
     serialise,
 )
-from astraea.search.memo import FORMAT, Memo
+from astraea.search.evaluation.run_log import FORMAT, Memo
 from astraea.search.problem import Outcome
 
 GOOD = Schedule("good", ((1.0, 1.0), (0.5, 0.0)))

@@ -40,9 +40,9 @@ from astraea.schedules import (
     without_fractions,
 )
 from astraea.schedules.density import SETTLED
+from astraea.schedules.expected import tell
 from astraea.schedules.format import MAX_BYTES
-from astraea.schedules.promise import tell
-from astraea.search.memo import Memo
+from astraea.search.evaluation.run_log import Memo
 from astraea.search.problem import Outcome
 
 

@@ -23,7 +23,7 @@ from fuzzing import Generator, run_cases
 from torch import Tensor
 from toy_transformer import DIM
 
-from astraea.engine import store as stores
+from astraea.engine import residual_store as stores
 from astraea.engine.plan import Plan
 from astraea.engine.report import KINDS, Report
 from astraea.engine.run import Run

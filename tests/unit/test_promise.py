@@ -13,7 +13,7 @@ from astraea.engine.plan import Plan, make_plan
 from astraea.engine.report import Report
 from astraea.engine.run import Run
 from astraea.schedules import Promise, Schedule, flow_sigmas, parse, promise_from, promise_of, rhythm, serialise
-from astraea.schedules.promise import tell
+from astraea.schedules.expected import tell
 
 GRID = flow_sigmas(30)
 COST = BlockCost(tokens=32760, dim=1536, feed_forward=8960)

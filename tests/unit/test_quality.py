@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from astraea.engine.quality import psnr, ssim, value_range
+from astraea.engine.metrics import psnr, ssim, value_range
 
 
 def picture(seed: int = 0, *shape: int) -> torch.Tensor:

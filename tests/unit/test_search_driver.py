@@ -9,13 +9,13 @@ from functools import cache
 import pytest
 from toy_bench import ToyBench
 
+from astraea.search.candidate import FORECASTS, Genome, mean_budget
 from astraea.search.driver import DENSE_SHARE, Search
-from astraea.search.evolve import ENOUGH_FOR_PROBE
-from astraea.search.experience import usual_gain
-from astraea.search.genome import FORECASTS, Genome, mean_budget
-from astraea.search.judge import Judge
-from astraea.search.memo import Memo
-from astraea.search.merit import is_ahead
+from astraea.search.evaluation.evaluator import Judge
+from astraea.search.evaluation.expected_gain import is_ahead
+from astraea.search.evaluation.run_log import Memo
+from astraea.search.evolution import ENOUGH_FOR_PROBE
+from astraea.search.proposals.priors import usual_gain
 from astraea.search.result import Progress, Result
 
 # Toy, budgets, effort.

@@ -8,7 +8,7 @@ import pytest
 from toy_bench import ToyBench
 
 from astraea.schedules import STANDARD_FORECAST, Forecast
-from astraea.search.experience import is_steady, promising, usual_gain
+from astraea.search.proposals.priors import is_steady, promising, usual_gain
 
 TRUST, HALF_BENT, NEVER_TRIED = Forecast(0.25, "root", "root", 0.0), Forecast(bend=0.5), Forecast(0.0, "sigma", "root")
 

@@ -9,8 +9,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from astraea.schedules import Forecast
-from astraea.search.gaps import MOST_GAP, cheapest_paths, gap_prices
-from astraea.search.genome import (
+from astraea.search.candidate import (
     BENDS,
     EXPECTED,
     FREE_SIZES,
@@ -26,8 +25,9 @@ from astraea.search.genome import (
     uniform_crossover,
     with_ends,
 )
+from astraea.search.evaluation.step_time import StepSeconds
 from astraea.search.problem import Outcome
-from astraea.search.seconds import StepSeconds
+from astraea.search.proposals.dynamic_programming import MOST_GAP, cheapest_paths, gap_prices
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
 SEEDS = pytest.mark.parametrize("seed", range(6))

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from toy_bench import ToyBench
 
-from astraea.search.genome import Genome
-from astraea.search.judge import Judge, Verdict, mean_psnr
-from astraea.search.memo import Memo
+from astraea.search.candidate import Genome
+from astraea.search.evaluation.evaluator import Judge, Verdict, mean_psnr
+from astraea.search.evaluation.run_log import Memo
 from astraea.search.problem import Job, Outcome
 
 GOOD = Genome((1.0, 1.0, 0.0, 1.0, 1.0, 1.0))

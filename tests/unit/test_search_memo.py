@@ -10,8 +10,8 @@ import pytest
 
 from astraea.errors import SearchError
 from astraea.schedules import Forecast, Schedule
-from astraea.search import memo as memo_module
-from astraea.search.memo import Memo, key_of
+from astraea.search.evaluation import run_log as memo_module
+from astraea.search.evaluation.run_log import Memo, key_of
 from astraea.search.problem import Outcome
 
 FULL_DEVICE = Path("/dev/full")

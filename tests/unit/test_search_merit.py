@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from astraea.search.merit import CLEAR_DB, deviation_of_gain, expected_gain, gains_of, is_ahead, is_behind
+from astraea.search.evaluation.expected_gain import (
+    CLEAR_DB,
+    deviation_of_gain,
+    expected_gain,
+    gains_of,
+    is_ahead,
+    is_behind,
+)
 
 
 def losses(*decibels: float) -> list[float]:

@@ -13,11 +13,11 @@ from toy_bench import ToyBench
 
 from astraea.errors import ScheduleError
 from astraea.schedules import load, promise_of, save
+from astraea.search.candidate import FREE_SIZES, mean_budget
 from astraea.search.driver import Search
-from astraea.search.genome import FREE_SIZES, mean_budget
-from astraea.search.judge import Judge, Verdict
-from astraea.search.memo import Memo
-from astraea.search.paper import BAND, CHILDREN, POPULATION, PaperSearch
+from astraea.search.evaluation.evaluator import Judge, Verdict
+from astraea.search.evaluation.run_log import Memo
+from astraea.search.paper_search import BAND, CHILDREN, POPULATION, PaperSearch
 from astraea.search.problem import Setting
 from astraea.search.provenance import as_schedule
 from astraea.search.result import Result

@@ -7,8 +7,8 @@ from itertools import accumulate, pairwise
 import pytest
 
 from astraea.schedules import Forecast
-from astraea.search.genome import Genome
-from astraea.search.placements import placements
+from astraea.search.candidate import Genome
+from astraea.search.proposals.placements import placements
 
 FORECAST = Forecast(0.5, "root", "root", 0.0)
 

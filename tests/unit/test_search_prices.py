@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from toy_bench import SECONDS, ToyBench
 
+from astraea.search.candidate import Genome
 from astraea.search.driver import Search
-from astraea.search.genome import Genome
-from astraea.search.judge import Judge
-from astraea.search.memo import Memo
-from astraea.search.prices import Prices, measured
+from astraea.search.evaluation.evaluator import Judge
+from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.step_cost import Prices, measured
 from astraea.search.problem import Outcome, Setting
-from astraea.search.seeds import token_seed, uniform_seed, whole_seeds
+from astraea.search.proposals.initial import token_seed, uniform_seed, whole_seeds
 
 FLOORS = pytest.mark.parametrize("floor", [0.05, 0.35, 0.6, 1.0])
 

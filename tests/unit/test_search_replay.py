@@ -9,13 +9,13 @@ import torch
 from toy_bench import ToyBench
 
 from astraea.schedules import Forecast
-from astraea.search.genome import FORECASTS, Genome, mean_budget
-from astraea.search.judge import Judge, mean_psnr
-from astraea.search.memo import Memo
-from astraea.search.prices import Prices
-from astraea.search.probe import PROBED, Probe, allotted, probe
+from astraea.search.candidate import FORECASTS, Genome, mean_budget
+from astraea.search.evaluation.evaluator import Judge, mean_psnr
+from astraea.search.evaluation.replay import Replay
+from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.step_cost import Prices
 from astraea.search.problem import Job, Outcome, Recording
-from astraea.search.replay import Replay
+from astraea.search.proposals.sensitivity import PROBED, Probe, allotted, probe
 
 FORECAST = pytest.mark.parametrize(
     "forecast", FORECASTS, ids=[f"{f.expected:g} {f.along} {f.corrected_along} {f.bend:g}" for f in FORECASTS]

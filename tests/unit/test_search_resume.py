@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from toy_bench import ToyBench
 
-from astraea.search import evolve
+from astraea.search import evolution
+from astraea.search.candidate import mean_budget
 from astraea.search.driver import Search
-from astraea.search.genome import mean_budget
-from astraea.search.memo import Memo
-from astraea.search.merit import is_ahead
+from astraea.search.evaluation.expected_gain import is_ahead
+from astraea.search.evaluation.run_log import Memo
 from astraea.search.result import Progress, Result
 
 SEARCHES = {
@@ -45,7 +45,7 @@ class StopAfter:
 def quick_searches(small_populations, monkeypatch):
     """Runs are given up sooner, so that some are."""
     for name, size in {"ENOUGH_FOR_PROBE": 15.0, "SLACK_DB": 0.0}.items():
-        monkeypatch.setattr(evolve, name, size)
+        monkeypatch.setattr(evolution, name, size)
 
 
 def search_of(name: str, path: Path | None = None, runs: int = 10**6, **changes) -> Search:

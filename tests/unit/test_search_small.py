@@ -9,13 +9,13 @@ from statistics import fmean
 import pytest
 from toy_bench import ToyBench
 
+from astraea.search.candidate import Genome, mean_budget
 from astraea.search.driver import Search
-from astraea.search.genome import Genome, mean_budget
-from astraea.search.judge import Judge
-from astraea.search.memo import Memo
-from astraea.search.merit import gains_of
+from astraea.search.evaluation.evaluator import Judge
+from astraea.search.evaluation.expected_gain import gains_of
+from astraea.search.evaluation.run_log import Memo
+from astraea.search.proxy import COMES_TRUE, FEWEST_PAIRS, WORTH_DB
 from astraea.search.result import Progress
-from astraea.search.small import COMES_TRUE, FEWEST_PAIRS, WORTH_DB
 
 pytestmark = pytest.mark.usefixtures("small_populations")
 STEPS, CASES, BUDGET, EFFORT, SHARE = 16, 6, 0.4, 40.0, 0.1

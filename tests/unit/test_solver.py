@@ -10,7 +10,7 @@ import pytest
 import torch
 from fuzzed_cases import profile_of as probed
 
-from astraea.engine.blocks import RowGroup, TokenLayout
+from astraea.engine.interface import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
 from astraea.engine.run import CallSite, Run
 from astraea.engine.solver import MAX_MEMORY, Solver

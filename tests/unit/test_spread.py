@@ -11,11 +11,11 @@ from toy_bench import ToyBench
 
 from astraea.errors import SearchError
 from astraea.schedules import Schedule
-from astraea.search import spread
 from astraea.search.driver import Search
-from astraea.search.memo import Memo
+from astraea.search.evaluation import ray_runner
+from astraea.search.evaluation.ray_runner import Cluster, Factory, SpreadBench
+from astraea.search.evaluation.run_log import Memo
 from astraea.search.problem import Job
-from astraea.search.spread import Cluster, Factory, SpreadBench
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed: spreading a search was NOT TESTED (pip install ray)", allow_module_level=True)
@@ -28,7 +28,7 @@ SMALL = Factory(TOY, "bench_with_small_clips", (STEPS, CASES))
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     """One Ray for all tests: a second is not started where there is one."""
-    ray, own = spread._started(Cluster(workers=2))
+    ray, own = ray_runner._started(Cluster(workers=2))
     assert own
     yield
     ray.shutdown()
@@ -120,6 +120,6 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(spread.importlib, "import_module", missing)
+    monkeypatch.setattr(ray_runner.importlib, "import_module", missing)
     with pytest.raises(SearchError, match=r"Ray is not installed.*pip install ray"):
         spread_toy()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from astraea.engine.call import TokenCall
+from astraea.engine.calls.base import TokenCall
+from astraea.engine.metrics import psnr, value_range
 from astraea.engine.plan import make_plan
-from astraea.engine.quality import psnr, value_range
 from astraea.schedules import flow_sigmas, rhythm
 from astraea.tiny.standalone import load_tiny, sample
 from astraea.tiny.words import context_for

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from astraea.schedules import (
-    budgets_for,
-    flow_sigmas,
-    rhythm,
-    whole,
-    without_fractions,
-)
+from astraea.schedules import budgets_for, flow_sigmas, rhythm, step_skipping, without_fractions
 
 
 @pytest.mark.parametrize("steps", [10, 1000])
 def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeypatch, steps):
     """As Heun's method: two calls a step, one at the last. Tried one by one, numbers took ten seconds at 1000 steps."""
     tried = []
-    place = whole._place_whole_steps
-    monkeypatch.setattr(whole, "_place_whole_steps", lambda *args: tried.append(args[-1]) or place(*args))
+    place = step_skipping._place_whole_steps
+    monkeypatch.setattr(step_skipping, "_place_whole_steps", lambda *args: tried.append(args[-1]) or place(*args))
     weights = [2] * (steps - 1) + [1]
     budgets = budgets_for(
         rhythm("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], evaluations=weights, mean=0.4

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astraea.engine.blocks import RowGroup, TokenLayout
-from astraea.engine.call import Call
+from astraea.engine.calls.base import Call
+from astraea.engine.interface import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
 from astraea.engine.run import CallSite, Run
 from astraea.engine.sampler_profile import SamplerProfile

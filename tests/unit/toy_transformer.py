@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from astraea.engine.blocks import Attend, TokenLayout
+from astraea.engine.interface import Attend, TokenLayout
 from astraea.engine.selection import Selection
 from astraea.kernels import attend_reference
 

@@ -1,0 +1,119 @@
+"""Which attention serves a run's token steps: the host's own, with the user's override, or one timed clearly faster.
+
+The log-sum-exp always comes from the pack's kernels: the host's attention returns none.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ...engine.compilation import untraced
+from ...engine.interface import Attend
+from ...engine.report import Report
+from ...kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Constraints, Problem, attend
+
+OVERRIDE = "optimized_attention_override"
+
+
+def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    heads = q.shape[2]
+    joined = (t.flatten(2) for t in (q, k, v))
+    return optimized_attention(*joined, heads=heads, transformer_options=options).unflatten(-1, (heads, -1))
+
+
+HOST_NAME = f"ComfyUI's {getattr(optimized_attention, '__name__', 'attention')}"
+# Without any call's options: choices outlive a run, and must keep nothing of it. Overrides never come this far.
+HOST_BACKEND = Backend(
+    name=HOST_NAME,
+    what="what ComfyUI was started with",
+    run=lambda q, k, v, *, scale, need_lse: (_host(q, k, v, {}), None),
+    constraints=Constraints(lse=False),
+    trusted=True,
+)
+
+
+class RunAttention:
+    """The attention of one run. wish: `auto`, `host`, `fast` or a backend's name; what serves goes into the report."""
+
+    def __init__(self, wish: str, report: Report):
+        self._wish, self._report = wish, report
+        self._wish_for_lse = AUTO if wish == HOST else wish
+        self._choices: dict[tuple[int, bool], Choice] = {}
+        self._timed: list[Choice] = []
+
+    def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
+        """The attention for a model call with so many tokens; options: the call's transformer_options.
+
+        Bound before the model runs, so that compiled code finds plain functions. Only the first call for a number of
+        tokens, with few queries or with many, decides among backends on the way.
+        """
+        if OVERRIDE in options:
+            self._tell("another node's, through ComfyUI")
+            return self._served(None, options)
+        few, many = (self._for_queries(options, tokens, many) for many in (False, True))
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            return (many if q.shape[1] >= MANY_QUERIES else few)(q, k, v, need_lse=need_lse)
+
+        return serve
+
+    def _for_queries(self, options: dict[str, Any], tokens: int, many: bool) -> Attend:
+        choice = self._choices.get((tokens, many))
+        return self._deciding(options, tokens) if choice is None else self._served(choice, options)
+
+    def _served(self, choice: Choice | None, options: dict[str, Any]) -> Attend:
+        name = None if choice is None or choice.backend is HOST_BACKEND else choice.backend.name
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            if need_lse:
+                return attend(q, k, v, need_lse=True, wish=self._wish_for_lse)
+            if name is None:
+                return _host(q, k, v, options), None
+            return attend(q, k, v, wish=name)
+
+        return serve
+
+    def _deciding(self, options: dict[str, Any], tokens: int) -> Attend:
+        decide, decide_for_lse = untraced(self._decide), untraced(self._decide_for_lse)
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            choice = decide_for_lse(q, k, v) if need_lse else decide(q, k, v, tokens)
+            return self._served(choice, options)(q, k, v, need_lse=need_lse)
+
+        return serve
+
+    def _decide(self, q: Tensor, k: Tensor, v: Tensor, tokens: int) -> Choice:
+        began, problem = time.perf_counter(), Problem.of(q, k, v)
+        known = self._choices.get((tokens, problem.has_many_queries))
+        if known is not None:
+            return known
+        choice = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
+        self._choices[tokens, problem.has_many_queries] = choice
+        self._tell_time(choice, began)
+        ratio = choice.ratio_to(HOST_NAME)
+        if choice.backend is HOST_BACKEND:
+            self._tell(HOST_NAME)
+        elif ratio is not None:
+            self._tell(f"'{choice.backend.name}', timed {ratio:.2f}x as fast as {HOST_NAME}")
+        else:
+            self._tell(f"'{choice.backend.name}', {choice.why}")
+        return choice
+
+    def _decide_for_lse(self, q: Tensor, k: Tensor, v: Tensor) -> Choice:
+        began = time.perf_counter()
+        choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._wish_for_lse)
+        self._tell_time(choice, began)
+        self._tell(f"'{choice.backend.name}', with log-sum-exp")
+        return choice
+
+    def _tell_time(self, choice: Choice, began: float) -> None:
+        if choice.measured and choice not in self._timed:
+            self._timed.append(choice)
+            self._report.choosing_seconds += time.perf_counter() - began
+
+    def _tell(self, text: str) -> None:
+        self._report.attention = text

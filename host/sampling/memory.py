@@ -1,0 +1,53 @@
+"""Room for what a run keeps: announced to the host before it fills the device with weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sized
+from typing import Any
+
+import torch
+
+from ...engine.run import Run
+from ...models import Architecture
+from .guiders import conditioning_count
+
+
+def compute_dtype(base_model: Any) -> torch.dtype:
+    return getattr(base_model, "manual_cast_dtype", None) or base_model.get_dtype()
+
+
+def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
+    """Bytes the run is going to allocate for its caches, from the latent's shape and the conditionings.
+
+    On each device, where the host divides the conditionings among several.
+    """
+    base_model = guider.model_patcher.model
+    rows = noise_shape[0] * math.ceil(conditioning_count(guider) / _device_count(guider.model_patcher))
+    tokens = architecture.layout(noise_shape, _reference_of(guider, noise_shape)).total
+    latent_bytes = math.prod(noise_shape[1:]) * torch.float32.itemsize  # the host samples in fp32
+    return run.store_bytes(
+        rows, tokens, architecture.dim, len(architecture.blocks), compute_dtype(base_model), latent_bytes
+    )
+
+
+def _device_count(patcher: Any) -> int:
+    """How many devices the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
+    further: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
+    return 1 + len(further("multigpu"))
+
+
+def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """A stand-in for the reference frame that the conditionings bring, in the latent's size."""
+    conditionings = getattr(guider, "conds", None) or {}
+    if any("reference_latents" in cond for conds in conditionings.values() for cond in conds):
+        return {"reference_latent": torch.empty((1, 1, *noise_shape[-2:]), device="meta")}
+    return {}
+
+
+def enlarged_shape(base_model: Any, noise_shape: tuple[int, ...], extra_bytes: int) -> tuple[int, ...]:
+    """A latent shape whose memory estimate is larger by about `extra_bytes`; the host asks for twice its batch."""
+    estimate = base_model.memory_required([noise_shape[0] * 2, *noise_shape[1:]])
+    if extra_bytes <= 0 or estimate <= 0:
+        return noise_shape
+    return (math.ceil(noise_shape[0] * (1.0 + extra_bytes / estimate)), *noise_shape[1:])

@@ -1,0 +1,1 @@
+"""One file per way to compute attention; `reference` defines the result."""

@@ -1,0 +1,107 @@
+"""Attention packages that a user may have: flash-attn 2 and 3, SageAttention 2. Imported when first asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+
+from torch import Tensor
+
+from ..backend import HALF, Attended, Backend, Constraints
+from .aten import CUDA
+
+
+@cache
+def _imported(module: str) -> ModuleType | str:
+    """The module, or why it cannot be imported. Broken builds raise all sorts of errors; none may leave here."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        return "not installed" if error.name == module.split(".")[0] else f"broken installation: {error}"
+    except Exception as error:
+        return f"broken installation: {type(error).__name__}: {error}"
+
+
+def _missing(module: str, package: str, least: int) -> str:
+    found = _imported(module)
+    if isinstance(found, str):
+        return found
+    version = package_version(package)
+    major = re.match(r"\d+", version)
+    return f"needs version {least} or newer, {version} is installed" if major and int(major[0]) < least else ""
+
+
+def package_version(package: str) -> str:
+    """The installed version of a distribution, or ""."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _function(module: str, name: str) -> Callable:
+    return getattr(_imported(module), name)
+
+
+def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
+    """flash-attn 2: its own layout is ours."""
+    attention = _function("flash_attn", "flash_attn_func")
+    if not need_lse:
+        return attention(q, k, v, softmax_scale=scale), None
+    out, lse = attention(q, k, v, softmax_scale=scale, return_attn_probs=True)[:2]
+    return out, lse
+
+
+def attend_flash3(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
+    """flash-attn 3 for Hopper. Early releases always return a tuple, later ones only when asked."""
+    attention = _function("flash_attn_interface", "flash_attn_func")
+    asked = {"return_attn_probs": True} if need_lse and _takes(attention, "return_attn_probs") else {}
+    result = attention(q, k, v, softmax_scale=scale, **asked)
+    out, lse = result[:2] if isinstance(result, tuple) else (result, None)
+    return out, lse if need_lse else None
+
+
+@cache
+def _takes(function: Callable, argument: str) -> bool:
+    return argument in inspect.signature(function).parameters
+
+
+def attend_sage(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
+    """SageAttention 2: queries and keys in 8 bit."""
+    attention = _function("sageattention", "sageattn")
+    arguments = {"tensor_layout": "NHD", "is_causal": False, "sm_scale": scale}
+    if not need_lse:
+        return attention(q, k, v, **arguments), None
+    out, lse = attention(q, k, v, **arguments, return_lse=True)
+    return out, lse.float()
+
+
+BACKENDS = (
+    Backend(
+        name="flash-attn-3",
+        what="the flash_attn_interface package, for Hopper",
+        run=attend_flash3,
+        constraints=Constraints(CUDA, HALF, capability=(9, 0), head_dim_multiple=8, most_head_dim=256, amd=False),
+        missing=lambda: _missing("flash_attn_interface", "flash_attn_3", 3),
+    ),
+    Backend(
+        name="flash-attn",
+        what="the flash-attn package, version 2",
+        run=attend_flash2,
+        constraints=Constraints(CUDA, HALF, capability=(8, 0), head_dim_multiple=8, most_head_dim=256),
+        missing=lambda: _missing("flash_attn", "flash_attn", 2),
+    ),
+    Backend(
+        name="sage",
+        what="the SageAttention package, version 2: 8-bit queries and keys",
+        run=attend_sage,
+        constraints=Constraints(CUDA, HALF, capability=(8, 0), most_head_dim=128, amd=False),
+        missing=lambda: _missing("sageattention", "sageattention", 2),
+        exact=False,
+    ),
+)

@@ -1,0 +1,79 @@
+"""The pack's own Triton kernels as backends. Triton itself is imported when one is first asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..backend import FLOATS, Attended, Backend, Constraints
+from ..key_tiles import KeyTiles
+from ..problem import Problem
+from ..triton_attention import launch
+
+DEVICES = frozenset({"cuda", "cpu"})  # a CPU only for the interpreter
+
+
+def attend_pointer(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
+) -> Attended:
+    q, k, v = _aligned(q, k, v)
+    return launch.attend_pointer(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
+
+
+def attend_tma(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
+    q, k, v = _aligned(q, k, v)
+    # A layout that the hardware cannot describe, such as an expanded one, is copied: a pass over the rows.
+    k, v = (_copied(tensor) if launch.why_no_descriptor(tensor) else tensor for tensor in (k, v))
+    return launch.attend_tma(q, k, v, scale=scale, need_lse=need_lse)
+
+
+def attend_int8(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
+    q, k, v = _aligned(q, k, v)
+    return launch.attend_int8(q, k, v, scale=scale, need_lse=need_lse)
+
+
+def _aligned(*tensors: Tensor) -> list[Tensor]:
+    """The tensors, those copied that do not lie in steps of 16 bytes: kernels made for such ones spill registers."""
+    return [tensor if _is_aligned(tensor) else _copied(tensor) for tensor in tensors]
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    return not (tensor.data_ptr() % 16 or any(tensor.stride(dim) * tensor.element_size() % 16 for dim in range(3)))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _no_pointer(problem: Problem) -> str:
+    kind = "tiles" if problem.key_tiles else "pointer"
+    return launch.why_not(kind, problem.device, problem.dtype, problem.head_dim)
+
+
+BACKENDS = (
+    Backend(
+        name="triton",
+        what="the pack's Triton kernel",
+        run=attend_pointer,
+        constraints=Constraints(DEVICES, FLOATS, key_tiles=True),
+        missing=launch.missing,
+        further=_no_pointer,
+    ),
+    Backend(
+        name="triton-tma",
+        what="the pack's Triton kernel with the tensor memory accelerator of Hopper and later",
+        run=attend_tma,
+        constraints=Constraints(DEVICES, FLOATS, amd=False),
+        missing=launch.missing,
+        further=lambda problem: launch.why_not("tma", problem.device, problem.dtype, problem.head_dim),
+    ),
+    Backend(
+        name="triton-int8",
+        what="the pack's Triton kernel with 8-bit scores and fp16 sums",
+        run=attend_int8,
+        constraints=Constraints(DEVICES, FLOATS, amd=False),
+        missing=launch.missing,
+        further=lambda problem: launch.why_not("int8", problem.device, problem.dtype, problem.head_dim),
+        exact=False,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Pictures for the graph: a run's report and a search's results."""

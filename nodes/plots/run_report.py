@@ -1,0 +1,119 @@
+"""Draws a report: a bar per step for the share computed, coloured by kind, and a line for the seconds per call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from ...engine.report import Report
+from ...schedules import promise_from
+from ..report_text import MEANING, StepRow, step_rows
+from .drawing import COLOURS, FAINT, GRID, HEIGHT, LINE, REUSE_STUB, SCALE, WIDTH, font, new_plot, round_up, text
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 66, 82, 78
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plot's inner rectangle in pixels and its two scales."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    steps: int
+    most_seconds: float
+
+    def x(self, step: float) -> float:
+        return self.left + (self.right - self.left) * step / self.steps
+
+    def y_share(self, share: float) -> float:
+        return self.bottom - (self.bottom - self.top) * share
+
+    def y_seconds(self, seconds: float) -> float:
+        return self.y_share(seconds / self.most_seconds)
+
+
+def draw_report(report: Report) -> Image.Image:
+    """The plot of a report as an RGB image."""
+    rows = step_rows(report)
+    image, draw = new_plot()
+    frame = Frame(
+        left=LEFT * SCALE,
+        top=TOP * SCALE,
+        right=(WIDTH - RIGHT) * SCALE,
+        bottom=(HEIGHT - BOTTOM) * SCALE,
+        steps=max(report.steps, len(rows), 1),
+        most_seconds=round_up(max((row.seconds for row in rows), default=1.0)),
+    )
+    _titles(draw, report)
+    _axes(draw, frame)
+    for row in rows:
+        _bar(draw, frame, row)
+    _seconds_line(draw, frame, rows)
+    _legend(draw, {row.kind for row in rows})
+    return image
+
+
+def _titles(draw: ImageDraw.ImageDraw, report: Report) -> None:
+    if not report.calls:
+        text(draw, LEFT * SCALE, 22 * SCALE, "no model call was made yet", 17)
+        return
+    gained = f"{report.speedup:.2f}x faster" if report.speedup is not None else "no full step to compare with"
+    text(draw, LEFT * SCALE, 22 * SCALE, f"{report.schedule}: {gained}, {report.computed_share:.0%} of tokens", 17)
+    detail = f"mode {report.mode or '-'}, {report.steps} steps, {report.model_seconds:.2f} s in the model"
+    if report.cache_bytes:
+        detail += f", cache {report.cache_bytes / 2**20:.1f} MiB ({report.cache_policy})"
+    promise = promise_from(report.promise)
+    if promise is not None:
+        detail += f", promised {promise.figures()}"
+    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+
+
+def _axes(draw: ImageDraw.ImageDraw, frame: Frame) -> None:
+    for tick in range(5):
+        share = tick / 4
+        y = frame.y_share(share)
+        draw.line((frame.left, y, frame.right, y), GRID, SCALE)
+        text(draw, frame.left - 8 * SCALE, y, f"{share:.0%}", anchor="rm", fill=FAINT)
+        text(draw, frame.right + 8 * SCALE, y, _seconds(frame.most_seconds * share), fill=LINE)
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if frame.steps / n <= 16)
+    for step in range(every - 1, frame.steps, every):
+        text(draw, frame.x(step + 0.5), frame.bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
+    text(draw, (frame.left + frame.right) / 2, frame.bottom + 30 * SCALE, "sampling step", 12, "mm")
+    text(draw, frame.left - 48 * SCALE, frame.top - 15 * SCALE, "tokens computed", 11)
+    text(draw, frame.right + 54 * SCALE, frame.top - 15 * SCALE, "seconds per call", 11, "rm", LINE)
+
+
+def _bar(draw: ImageDraw.ImageDraw, frame: Frame, row: StepRow) -> None:
+    gap = min(2.0 * SCALE, (frame.x(1) - frame.x(0)) * 0.15)
+    top = frame.y_share(max(row.share, REUSE_STUB))
+    draw.rectangle((frame.x(row.step) + gap, top, frame.x(row.step + 1) - gap, frame.bottom), COLOURS[row.kind])
+
+
+def _seconds_line(draw: ImageDraw.ImageDraw, frame: Frame, rows: list[StepRow]) -> None:
+    points = [(frame.x(row.step + 0.5), frame.y_seconds(row.seconds)) for row in rows]
+    if len(points) > 1:
+        draw.line(points, LINE, 2 * SCALE, joint="curve")
+    radius = 2.5 * SCALE
+    for x, y in points:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), LINE)
+
+
+def _legend(draw: ImageDraw.ImageDraw, kinds: set[str]) -> None:
+    x, y, side = float(LEFT * SCALE), (HEIGHT - 22) * SCALE, 10 * SCALE
+    for kind, colour in COLOURS.items():
+        if kind not in kinds:
+            continue
+        draw.rectangle((x, y - side / 2, x + side, y + side / 2), colour)
+        label = f"{kind}: {MEANING[kind]}"
+        text(draw, x + side + 6 * SCALE, y, label, 10.5)
+        x += side + 24 * SCALE + draw.textlength(label, font(10.5))
+    if kinds:
+        draw.line((x, y, x + 1.6 * side, y), LINE, 2 * SCALE)
+        text(draw, x + 1.6 * side + 6 * SCALE, y, "seconds per call", 10.5)
+
+
+def _seconds(value: float) -> str:
+    return "0" if value == 0.0 else f"{value:.3g}"

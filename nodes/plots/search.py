@@ -1,0 +1,170 @@
+"""Draws what a search found: loss against speed, how the search went, the schedules, and which steps matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from ...search.result import Moment, Result
+from .drawing import FAINT, GRID, HEIGHT, INK, LINE, PAPER, SCALE, SERIES, WIDTH, Axis, font, new_plot, spread, text
+from .search_steps import draw_schedules, draw_sensitivity
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
+CLOUD, HAND_MADE = (196, 200, 204), (96, 100, 108)
+SHOWN_BELOW = 8.0  # dB below the worst schedule that matters; candidates further down are left out
+LABEL_GAP = 15 * SCALE
+
+
+def draw_search(result: Result) -> tuple[Image.Image, ...]:
+    """The four plots, all of one size."""
+    return draw_front(result), draw_convergence(result), draw_schedules(result), draw_sensitivity(result)
+
+
+def draw_front(result: Result) -> Image.Image:
+    """Closeness to the original against predicted speed: all candidates, the hand-made ones, the front, the found."""
+    image, draw = new_plot()
+    named = [*result.front, *result.hand_made, *result.best]
+    if not named:
+        return _empty(image, draw, "nothing has been found yet")
+    cloud = [
+        (result.dense_seconds / seconds, _decibels(loss))
+        for seconds, loss in result.tried
+        if seconds > 0.0 and 0.0 < loss < math.inf
+    ]
+    floor = min(found.psnr for found in named) - SHOWN_BELOW
+    cloud = [(speed, decibels) for speed, decibels in cloud if decibels >= floor]
+    points = [*cloud, *((found.speedup, found.psnr) for found in named)]
+    across = _axis([speed for speed, _ in points], LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
+    up = _axis([decibels for _, decibels in points], (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
+    _title(draw, "closeness to the original against speed", "up and to the right is better; means over all clips")
+    _grid(draw, across, up, "predicted speed-up", "dB (PSNR)", "x")
+    for speed, decibels in cloud:
+        _dot(draw, across.at(speed), up.at(decibels), 1.6, CLOUD)
+    line = sorted((across.at(found.speedup), up.at(found.psnr)) for found in result.front)
+    if len(line) > 1:
+        draw.line(line, INK, SCALE)
+    for found in result.hand_made:
+        _cross(draw, across.at(found.speedup), up.at(found.psnr))
+    places = [(across.at(found.speedup), up.at(found.psnr)) for found in result.best]
+    for number, (x, y) in enumerate(places):
+        _dot(draw, x, y, 4.5, _colour(number))
+    _labels(draw, places, [f"{found.budget:.2f}: {found.psnr:.1f} dB, {found.speedup:.2f}x" for found in result.best])
+    _front_legend(draw)
+    return image
+
+
+def draw_convergence(result: Result) -> Image.Image:
+    """The best closeness by budget against what had been spent."""
+    image, draw = new_plot()
+    lines = _histories(result)
+    if not lines:
+        return _empty(image, draw, "nothing has been measured yet")
+    values = [_decibels(moment.loss) for moments in lines.values() for moment in moments]
+    across = Axis(0.0, max(result.spent, 1.0), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
+    up = _axis(values, (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
+    ended = "" if result.finished else ", then stopped"
+    _title(draw, "how the search went", f"best so far by budget; {result.spent:.1f} dense runs' worth of time{ended}")
+    _grid(draw, across, up, "dense runs' worth of time spent", "dB (PSNR)")
+    ends = []
+    for number, moments in enumerate(lines.values()):
+        path: list[tuple[float, float]] = []
+        for moment in moments:
+            x, y = across.at(moment.spent), up.at(_decibels(moment.loss))
+            path += [(x, path[-1][1]), (x, y)] if path else [(x, y)]
+        path.append((across.end, path[-1][1]))
+        draw.line(path, _colour(number), 2 * SCALE, joint="curve")
+        _dot(draw, *path[0], 2.5, _colour(number))
+        ends.append(path[-1])
+    words = [f"{budget:.2f}: {_decibels(moments[-1].loss):.1f} dB" for budget, moments in lines.items()]
+    _labels(draw, ends, words)
+    return image
+
+
+def _histories(result: Result) -> dict[float, list[Moment]]:
+    """Moments with a finite loss by budget, in the order of the budgets found."""
+    lines: dict[float, list[Moment]] = {found.budget: [] for found in result.best}
+    for moment in sorted(result.history, key=lambda each: each.spent):
+        if 0.0 < moment.loss < math.inf:
+            lines.setdefault(moment.budget, []).append(moment)
+    return {budget: moments for budget, moments in lines.items() if moments}
+
+
+def _decibels(loss: float) -> float:
+    return -10.0 * math.log10(max(loss, 1e-20))
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return SERIES[number % len(SERIES)]
+
+
+def _pale(colour: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple((part + 2 * paper) // 3 for part, paper in zip(colour, PAPER, strict=True))
+
+
+def _axis(values: Sequence[float], start: float, end: float) -> Axis:
+    """A scale that holds all values with a little room around them."""
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or max(0.05 * abs(high), 0.05)
+    return Axis(low - room, high + room, start, end)
+
+
+def _empty(image: Image.Image, draw: ImageDraw.ImageDraw, words: str) -> Image.Image:
+    text(draw, LEFT * SCALE, 22 * SCALE, words, 17)
+    return image
+
+
+def _title(draw: ImageDraw.ImageDraw, title: str, detail: str) -> None:
+    text(draw, LEFT * SCALE, 22 * SCALE, title, 17)
+    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+
+
+def _grid(draw: ImageDraw.ImageDraw, across: Axis, up: Axis, below: str, beside: str, unit: str = "") -> None:
+    for value in up.ticks():
+        draw.line((across.start, up.at(value), across.end, up.at(value)), GRID, SCALE)
+        text(draw, across.start - 8 * SCALE, up.at(value), f"{value:g}", anchor="rm", fill=FAINT)
+    for value in across.ticks(8):
+        draw.line((across.at(value), up.start, across.at(value), up.end), GRID, SCALE)
+        text(draw, across.at(value), up.start + 12 * SCALE, f"{value:g}{unit}", anchor="mm", fill=FAINT)
+    text(draw, (across.start + across.end) / 2, up.start + 30 * SCALE, below, 12, "mm")
+    text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, beside, 11)
+
+
+def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: tuple) -> None:
+    size = radius * SCALE
+    draw.ellipse((x - size, y - size, x + size, y + size), fill)
+
+
+def _cross(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    size = 4 * SCALE
+    draw.line((x - size, y - size, x + size, y + size), HAND_MADE, 2 * SCALE)
+    draw.line((x - size, y + size, x + size, y - size), HAND_MADE, 2 * SCALE)
+
+
+def _labels(draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], words: Sequence[str]) -> None:
+    """Words in the right margin, each at its place's height as far as they have room, joined to it by a thin line."""
+    left = (WIDTH - RIGHT + 14) * SCALE
+    heights = spread([y for _, y in places], LABEL_GAP, TOP * SCALE, (HEIGHT - BOTTOM) * SCALE)
+    for number, ((x, y), height, label) in enumerate(zip(places, heights, words, strict=True)):
+        draw.line((x, y, left - 10 * SCALE, height, left - 4 * SCALE, height), _pale(_colour(number)), SCALE // 2)
+        text(draw, left, height, label, 10.5, fill=_colour(number))
+
+
+def _front_legend(draw: ImageDraw.ImageDraw) -> None:
+    x, y = float(LEFT * SCALE), (HEIGHT - 22) * SCALE
+    for kind, label in (
+        ("cloud", "candidate"),
+        ("hand", "bundled"),
+        ("front", "front: nothing is both faster and closer"),
+        ("found", "found, by budget"),
+    ):
+        middle = x + 6 * SCALE
+        if kind == "hand":
+            _cross(draw, middle, y)
+        elif kind == "front":
+            draw.line((x, y, x + 12 * SCALE, y), INK, SCALE)
+        else:
+            _dot(draw, middle, y, *((2.5, CLOUD) if kind == "cloud" else (4.5, LINE)))
+        text(draw, x + 18 * SCALE, y, label, 10.5)
+        x += 36 * SCALE + draw.textlength(label, font(10.5))

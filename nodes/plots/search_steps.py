@@ -1,0 +1,109 @@
+"""The two plots of a search that have a bar per step: the schedules found, and what each step is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from ...search.result import Found, Result
+from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, font, new_plot, text
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
+LEGEND = {"full": "computed in full", "token": "computed in part", "reuse": "estimated from earlier steps"}
+ROW_GAP = 0.22  # of a row's height
+UNKNOWN = (
+    "Not known for this sampler: it calls the model several times a step, or draws",
+    "fresh noise, so what a single step is worth cannot be worked out.",
+)
+
+
+def draw_schedules(result: Result) -> Image.Image:
+    """A row per budget: how much of each step its schedule computes."""
+    image, draw = new_plot()
+    text(draw, LEFT * SCALE, 22 * SCALE, "the schedules found", 17)
+    text(draw, LEFT * SCALE, 46 * SCALE, "how much of each sampling step is computed; a row per budget", 12, fill=FAINT)
+    if not result.best:
+        text(draw, LEFT * SCALE, TOP * SCALE, "nothing has been found yet", 12)
+        return image
+    steps = max(len(found.schedule.points) for found in result.best)
+    across = Axis(0, steps, LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
+    row = (HEIGHT - TOP - BOTTOM) * SCALE / len(result.best)
+    for number, found in enumerate(result.best):
+        bottom = TOP * SCALE + row * (number + 1) - row * ROW_GAP / 2
+        _row(draw, across, found, bottom, row * (1 - ROW_GAP))
+    _steps(draw, across, (HEIGHT - BOTTOM) * SCALE)
+    kinds = {kind_of(budget) for found in result.best for budget in found.schedule.budgets}
+    _legend(draw, [(COLOURS[kind], label) for kind, label in LEGEND.items() if kind in kinds])
+    return image
+
+
+def kind_of(budget: float) -> str:
+    return "full" if budget >= 1.0 else "token" if budget > 0.0 else "reuse"
+
+
+def _row(draw: ImageDraw.ImageDraw, across: Axis, found: Found, bottom: float, height: float) -> None:
+    draw.line((across.start, bottom, across.end, bottom), GRID, SCALE)
+    for step, budget in enumerate(found.schedule.budgets):
+        _bar(draw, across, step, bottom - height * max(budget, 4 * REUSE_STUB), bottom, COLOURS[kind_of(budget)])
+    middle = bottom - height / 2
+    text(draw, across.start - 10 * SCALE, middle, f"{found.budget:.2f}", 13, "rm")
+    text(draw, across.end + 14 * SCALE, middle, f"{found.psnr:.1f} dB, {found.speedup:.2f}x", 10.5)
+
+
+def draw_sensitivity(result: Result) -> Image.Image:
+    """What reusing a single step costs: the higher the bar, the more that step matters."""
+    image, draw = new_plot()
+    text(draw, LEFT * SCALE, 22 * SCALE, "which steps matter", 17)
+    finite = [decibels for decibels in map(_decibels, result.sensitivity[1:]) if math.isfinite(decibels)]
+    if not finite:
+        for number, line in enumerate(UNKNOWN):
+            text(draw, LEFT * SCALE, (50 + 18 * number) * SCALE, line, 12, fill=FAINT)
+        return image
+    detail = "what is lost when that step alone is estimated: the higher its bar, the more it matters"
+    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+    across = Axis(0, len(result.sensitivity), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
+    # Few decibels left is much lost: the scale runs downwards.
+    most, least = max(finite), min(finite)
+    room = 0.08 * (most - least) or 1.0
+    up = Axis(most + room, least - room, (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
+    for value in Axis(up.high, up.low, 0, 1).ticks():
+        draw.line((across.start, up.at(value), across.end, up.at(value)), GRID, SCALE)
+        text(draw, across.start - 8 * SCALE, up.at(value), f"{value:g}", anchor="rm", fill=FAINT)
+    text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, "dB (PSNR) left")
+    for step, decibels in enumerate(map(_decibels, result.sensitivity)):
+        always = step == 0 or decibels == -math.inf
+        top = up.end if always else min(up.at(min(decibels, up.low)), up.start - 2 * SCALE)
+        _bar(draw, across, step, top, up.start, COLOURS["full" if always else "token"])
+    _steps(draw, across, up.start)
+    _legend(draw, [(COLOURS["full"], "always computed"), (COLOURS["token"], "if it alone is estimated")])
+    return image
+
+
+def _decibels(loss: float) -> float:
+    """PSNR of a loss; infinite at 0, minus infinity where the loss is not finite."""
+    if not math.isfinite(loss):
+        return -math.inf
+    return -10.0 * math.log10(loss) if loss > 0.0 else math.inf
+
+
+def _bar(draw: ImageDraw.ImageDraw, across: Axis, step: int, top: float, bottom: float, fill: tuple) -> None:
+    gap = min(2.0 * SCALE, (across.at(1) - across.at(0)) * 0.15)
+    draw.rectangle((across.at(step) + gap, min(top, bottom), across.at(step + 1) - gap, bottom), fill)
+
+
+def _steps(draw: ImageDraw.ImageDraw, across: Axis, bottom: float) -> None:
+    steps = int(across.high)
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if steps / n <= 16)
+    for step in range(every - 1, steps, every):
+        text(draw, across.at(step + 0.5), bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
+    text(draw, (across.start + across.end) / 2, bottom + 30 * SCALE, "sampling step", 12, "mm")
+
+
+def _legend(draw: ImageDraw.ImageDraw, entries: Sequence[tuple[tuple, str]]) -> None:
+    x, y, side = float(LEFT * SCALE), (HEIGHT - 22) * SCALE, 10 * SCALE
+    for colour, label in entries:
+        draw.rectangle((x, y - side / 2, x + side, y + side / 2), colour)
+        text(draw, x + side + 6 * SCALE, y, label, 10.5)
+        x += side + 24 * SCALE + draw.textlength(label, font(10.5))

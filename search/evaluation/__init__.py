@@ -1,0 +1,1 @@
+"""Evaluation of candidates: replayed, run, remembered, and compared with the baseline."""

@@ -1,0 +1,1 @@
+"""Candidates that a search starts from."""

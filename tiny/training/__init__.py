@@ -1,0 +1,1 @@
+"""Training and inspection of the embedded model. Not shipped."""

@@ -1,0 +1,89 @@
+"""The two testbeds: a kind of clips, the model trained on it, and what it is asked to draw when quality is measured.
+
+*easy*: one large shape over a smooth ground; its model is the embedded one. *hard*: several small fast shapes over
+textures, occlusion, sudden changes; its model is for measuring only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..codec import CHANNELS
+from ..shipped import CHECKPOINT, FRAMES, PROMPTS, SIZE
+from ..words import TOKENS, context_for
+from .clips import DrawPair, draw_pair
+from .hard_clips import draw_hard_pair
+
+TINY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """size: latent height and width; batch: clips of a training step; words: least length of a context."""
+
+    name: str
+    draw: DrawPair
+    checkpoint: Path
+    curve: Path
+    sheet: Path
+    size: int
+    batch: int
+    words: int
+    prompts: tuple[str, ...]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        return (1, CHANNELS, FRAMES, self.size, self.size)
+
+    @property
+    def tokens(self) -> int:
+        return FRAMES * (self.size // 2) ** 2
+
+    def context(self, prompt: str) -> Tensor:
+        """`[L, 4096]`, as long as in training."""
+        return context_for(prompt, self.words)
+
+    def noise(self, seed: int) -> Tensor:
+        return torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+EASY = Testbed(
+    name="easy",
+    draw=draw_pair,
+    checkpoint=CHECKPOINT,
+    curve=TINY / "loss.csv",
+    sheet=TINY / "contact_sheet.png",
+    size=SIZE,
+    batch=8,
+    words=TOKENS,
+    prompts=PROMPTS,
+)
+HARD = Testbed(
+    name="hard",
+    draw=draw_hard_pair,
+    checkpoint=TINY / "astraea_tiny_wan_hard_fp16.safetensors",
+    curve=TINY / "loss_hard.csv",
+    sheet=TINY / "contact_sheet_hard.png",
+    size=32,
+    batch=4,
+    words=2 * TOKENS,
+    prompts=(
+        "a red circle moving right and a white square moving left over a checked blue ground standing",
+        "a yellow ring moving up and a cyan triangle moving right and a red square moving down over a striped purple "
+        "ground panning left",
+        "a green square moving down and a white circle moving left behind a red pillar over a speckled orange ground "
+        "standing",
+        "a blue circle moving left appearing and a black square moving up over a dotted yellow ground standing",
+        "an orange triangle moving right vanishing and a cyan ring moving down over a checked green ground panning up",
+        "a white square moving right and a red ring standing over a striped black ground standing then bright",
+        "a purple circle moving up and a yellow square moving right behind a blue pillar over a speckled white ground "
+        "panning right then dark",
+        "a black triangle moving left and a green circle moving right and an orange ring moving up over a dotted cyan "
+        "ground panning down",
+    ),
+)
+TESTBEDS = {testbed.name: testbed for testbed in (EASY, HARD)}
