@@ -52,7 +52,7 @@ from host_process import Host
 
 from astraea.engine.selection import selected_count
 from astraea.kernels import DISPATCHER, autotune_cache
-from astraea.kernels.dispatch import WISH_VARIABLE
+from astraea.kernels.dispatch import ATTENTION_ENV
 
 NO_HOST = Host(ROOT, "none", Path(sys.executable))
 ROUNDS, SMALL_ROUNDS = 12, 4
@@ -280,7 +280,7 @@ def measure_cpu_shape(session: Session, shape: Shape, until: float) -> None:
 def main() -> None:
     args = arguments()
     # What is timed here is not what the user's machine is to remember, and no wish of the user's is to decide.
-    os.environ.pop(WISH_VARIABLE, None)
+    os.environ.pop(ATTENTION_ENV, None)
     os.environ[autotune_cache.FOLDER_VARIABLE] = folder = tempfile.mkdtemp(prefix="astraea-attention-")
     try:
         session = begin(args)

@@ -18,7 +18,7 @@ from attention_measure import Case, Stopwatch, Work, dtype_name, queries_of, rac
 from torch import Tensor
 
 from astraea.engine.cost import BlockCost
-from astraea.engine.estimators.refit import change_weights, drift_of, refit_tokens, scaled_refit_tokens
+from astraea.engine.estimators.refit import change_weights, drift, refit_tokens, scaled_refit_tokens
 from astraea.engine.selection import Selection, rms_change, select
 from astraea.kernels import attend
 from astraea.models.rotary import rotate
@@ -92,7 +92,7 @@ def block_works(block: Block, arguments: dict[str, Tensor], seed: int) -> dict[C
     works: dict[Case, Callable[[], Tensor]] = {Case(DENSE, False, 1.0, tokens): lambda: block(**arguments)}
     for share in BLOCK_SHARES:
         selection = random_selection(share, tokens, device, seed)
-        call = partial(runner.run_rows, block, (), arguments, selection, attend)
+        call = partial(runner.forward_tokens, block, (), arguments, selection, attend)
         works[Case("rows", False, share, selection.count)] = partial(_residual, call)
     return works
 
@@ -205,7 +205,7 @@ def passes(tokens: int, dim: int, dtype: torch.dtype, device: torch.device, shar
             lambda: torch.addcmul(shift, F.layer_norm(x, (dim,), eps=1e-6), 1 + scale),
             2 * all_,
         ),
-        Pass("refit: statistics", lambda: drift_of(kept_fresh, fresh), 2 * few),
+        Pass("refit: statistics", lambda: drift(kept_fresh, fresh), 2 * few),
         Pass("refit: statistics and apply", lambda: refit_tokens(kept, kept_fresh, fresh), 2 * few + 2 * all_),
         Pass(
             "scaled refit: statistics and apply",

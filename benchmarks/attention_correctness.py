@@ -85,7 +85,7 @@ def poison(q: Tensor) -> None:
 def correctness(dtype: torch.dtype, head_dim: int, device: torch.device, seed: int) -> list[dict[str, Any]]:
     """Per backend that can run: errors by kind of input, whether bits repeat, and whether it keeps what it owes."""
     problem = Problem(device, dtype, CHECK_BATCH, 333, 1117, CHECK_HEADS, head_dim)
-    backends = [b for b in DISPATCHER.backends if not DISPATCHER.why_not(b, problem)]
+    backends = [b for b in DISPATCHER.backends if not DISPATCHER.unsupported_reason(b, problem)]
     rows = {b.name: _empty_row(b, dtype, head_dim) for b in backends}
     for check in checks(dtype, head_dim, device, seed):
         for backend in backends:

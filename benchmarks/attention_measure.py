@@ -219,7 +219,7 @@ def ceilings(device: torch.device, size: int, copy_bytes: int, seed: int, rounds
 
 def able(problem: Problem) -> tuple[list[Backend], dict[str, str]]:
     """The backends that can compute such calls here, the last resort left out, and why the others cannot."""
-    reasons = {backend.name: DISPATCHER.why_not(backend, problem) for backend in DISPATCHER.backends}
+    reasons = {backend.name: DISPATCHER.unsupported_reason(backend, problem) for backend in DISPATCHER.backends}
     reasons |= {b.name: reasons[b.name] or "the last resort: not timed" for b in DISPATCHER.backends if b.last_resort}
     return [b for b in DISPATCHER.backends if not reasons[b.name]], {n: why for n, why in reasons.items() if why}
 

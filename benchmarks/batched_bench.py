@@ -19,18 +19,18 @@ import torch
 from faster_cpu import bfloat16_attention
 from torch import Tensor
 
-from astraea.engine.estimators import Trial
+from astraea.engine.estimators import ExtrapolationGain
 from astraea.engine.metrics import value_range
 from astraea.engine.plan import make_plan
 from astraea.engine.report import Report, ReportHandle
 from astraea.engine.run import Run
 from astraea.host.sampling.patch_model import accelerate
-from astraea.host.search.runner import HostBench, _computed, _kinds, _loss, _seconds
+from astraea.host.search.runner import ComfyRunner, _computed, _kinds, _loss, _seconds
 from astraea.schedules import Schedule
 from astraea.search.problem import Job, Outcome
 
 
-class TrialByCase(Trial):
+class TrialByCase(ExtrapolationGain):
     """One damping for each row of a conditioning's part of the batch."""
 
     def _sum(self, products: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class _Together:
     report: Report
 
 
-class BatchedBench(HostBench):
+class BatchedBench(ComfyRunner):
     """Runs the first `together` cases in one batch. They have one latent each, contexts of one length, one negative."""
 
     together = 4
@@ -118,8 +118,8 @@ class BatchedBench(HostBench):
         return _Together(self._model_space(output), told, handle.last)
 
 
-def _new_trial(run: Run) -> Trial:
-    return TrialByCase(run.forecast.expected, run.curves.along)
+def _new_trial(run: Run) -> ExtrapolationGain:
+    return TrialByCase(run.forecast.expected, run.curves.extrapolation_axis)
 
 
 @contextlib.contextmanager

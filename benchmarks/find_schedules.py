@@ -91,12 +91,12 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
 
     from astraea.search.candidate import genome_of
     from astraea.search.driver import Search
-    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.evaluation.run_log import RunLog
 
-    memo = Memo(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
+    memo = RunLog(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
     with from_drawn():
         result = Search(bench, memo, budgets=[budget], effort=args.effort, seed=args.seed).run()
-    genomes = [genome_of(result.best[0].schedule), genome_of(result.hand_made[0].schedule)]
+    genomes = [genome_of(result.best[0].schedule), genome_of(result.baselines[0].schedule)]
     found, drawn = control.verdicts(genomes, range(control.setting.cases))
     gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, drawn.losses, strict=True)]
     return {
@@ -108,7 +108,7 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
         "mode": genomes[0].mode,
         "forecast": dataclasses.asdict(genomes[0].forecast),
         "calibration_psnr": round(result.best[0].psnr, 2),
-        "calibration_psnr_drawn": round(result.hand_made[0].psnr, 2),
+        "calibration_psnr_drawn": round(result.baselines[0].psnr, 2),
         "psnr": round(found.score, 2),
         "psnr_drawn": round(drawn.score, 2),
         "gain": spread(gains),
@@ -121,14 +121,14 @@ def search_for(
     models: dict[str, Any], steps: int, cfg: float, args: argparse.Namespace, path: Path, told: dict[str, Any]
 ) -> None:
     """Rows of all budgets that the result does not have; dense runs are made once."""
-    from astraea.search.evaluation.evaluator import Judge
-    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.evaluation.evaluator import Evaluator
+    from astraea.search.evaluation.run_log import RunLog
 
     known = {(row["steps"], row["guidance"], row["budget"]) for row in (read_json(path) or {"rows": []})["rows"]}
     missing = [budget for budget in args.budgets if (steps, cfg, budget) not in known]
     if not missing:
         return
-    bench, control = joint(models, steps, cfg, CALIBRATION), Judge(joint(models, steps, cfg, CONTROL), Memo())
+    bench, control = joint(models, steps, cfg, CALIBRATION), Evaluator(joint(models, steps, cfg, CONTROL), RunLog())
     for budget in missing:
         row = {"steps": steps, "guidance": cfg, **search_one(bench, control, budget, args)}
         row["bundled"] = is_worth_it(row)
@@ -158,7 +158,7 @@ def write_schedules(result: dict[str, Any]) -> None:
 
     So nothing made for other steps is taken in its place. For runs that the drawn ones are for, they are there already.
     """
-    from astraea.schedules import STANDARD_FORECAST, Forecast, Schedule, bundled_folder, save
+    from astraea.schedules import DEFAULT_FORECAST, Forecast, Schedule, bundled_folder, save
     from astraea.schedules.selection import USUAL_GUIDANCE, USUAL_STEPS
 
     for row in result["rows"]:
@@ -168,7 +168,7 @@ def write_schedules(result: dict[str, Any]) -> None:
         budgets = row["budgets" if ahead else "budgets_drawn"]
         points = tuple(zip(row["sigmas"], budgets, strict=True))
         name = f"any-{row['budget']:.2f}-{row['steps']}-steps-cfg-{row['guidance']:g}"
-        mode, forecast = (row["mode"], Forecast(**row["forecast"])) if ahead else ("default", STANDARD_FORECAST)
+        mode, forecast = (row["mode"], Forecast(**row["forecast"])) if ahead else ("default", DEFAULT_FORECAST)
         made = Schedule(name, points, "any", mode, forecast, provenance_of(row))
         print(f"{save(made, bundled_folder(), overwrite=True).name}: {'found' if ahead else 'drawn'}")
 

@@ -51,8 +51,8 @@ class Case:
 def shapes() -> Iterator[Any]:
     from drawn import EVERY_OTHER, Shape
 
-    for tail, lean in itertools.product(TAILS, LEANS):
-        yield Shape(1, lean=lean, tail=tail)
+    for tail, warp in itertools.product(TAILS, LEANS):
+        yield Shape(1, warp=warp, tail=tail)
     for partial in PARTIAL:
         yield Shape(1, partial=partial)
     for head in HEADS[1:]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from astraea.host.search.runner import HostBench, _Dense
+from astraea.host.search.runner import ComfyRunner, _Dense
 
 
-class KeptBench(HostBench):
+class KeptBench(ComfyRunner):
     """folder: where dense runs are kept, by the setting's identity; None: nowhere."""
 
     folder: Path | None = None
@@ -20,7 +20,7 @@ class KeptBench(HostBench):
             return super().known(case)
         path = self.folder / f"{self.setting.identity}-dense-{case}.pt"
         if path.exists():
-            self.adopt(case, torch.load(path, weights_only=False))
+            self.load_reference(case, torch.load(path, weights_only=False))
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(f".{os.getpid()}")

@@ -44,7 +44,7 @@ def main() -> None:
     from search_contest import PAPER_CASES, made_here, papers_memo
     from search_pairs import bench_for, calibration_pairs
 
-    from astraea.search.evaluation.evaluator import Judge
+    from astraea.search.evaluation.evaluator import Evaluator
     from astraea.search.paper_search import PaperSearch
     from astraea.tiny.training.testbeds import TESTBEDS
 
@@ -68,7 +68,7 @@ def main() -> None:
     with torch.inference_mode(), rounded_on_gpu():
         for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
             memo = papers_memo(bench.setting, args.memo, "gpu", f"-{budget:g}-{seed}")
-            began, judge = time.monotonic(), Judge(bench, memo)
+            began, judge = time.monotonic(), Evaluator(bench, memo)
             began_at: dict[str, float] = {}  # what was known before is replayed until there
             alike = [_apart(bench, case, judge.dense(case)) for case in range(PAPER_CASES)]
             print(f"{budget:g}, seed {seed}: alone and in the batch, dense runs are {max(alike):.1e} apart", flush=True)

@@ -29,7 +29,7 @@ def engine_methods() -> dict[str, tuple[type, str]]:
         "token blocks": (call.TokenCall, "forward"),
         "record": (call.FullCall, "_record"),
         "preparation": (call.FullCall, "begin"),
-        "prediction": (call.Call, "close"),
+        "prediction": (call.ModelCall, "close"),
     }
 
 
@@ -37,9 +37,9 @@ class PhaseTimer:
     """Collects durations by phase for each model call of the models it is attached to."""
 
     def __init__(self, device: Any):
-        from astraea.engine.device_timer import Clock
+        from astraea.engine.device_timer import DeviceTimer
 
-        self._clock, self._device = Clock(device), device
+        self._clock, self._device = DeviceTimer(device), device
         self._calls: list[dict[str, list[Callable[[], float]]]] = []
 
     def _timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:

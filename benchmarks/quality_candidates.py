@@ -23,7 +23,7 @@ from quality_variants import AS_SHIPPED, LINEAR, REUSE_VARIANTS, SECOND_ORDER, V
 from step_caches import STEP_CACHES
 from token_variants import TOKEN_VARIANTS
 
-from astraea.schedules import STANDARD_FORECAST, Schedule, pick
+from astraea.schedules import DEFAULT_FORECAST, Schedule, pick
 from astraea.tiny.training.testbeds import TESTBEDS, Testbed
 
 ANCHOR_PATTERNS = ((0.05, 0.05, 0.9), (0.1, 0.3, 0.8))
@@ -100,19 +100,19 @@ def planned(
     cache: str = "auto",
 ) -> Candidate:
     """A schedule under the node. exact: its steps as they are; else the budget is asked for, as a user does."""
-    asked = None if exact else budget
+    question_of = None if exact else budget
     about = f"schedule '{schedule.name}', mode {schedule.mode}"
-    content = json.dumps([family, schedule.points, schedule.mode, asked, cache, *_otherwise(schedule)]).encode()
+    content = json.dumps([family, schedule.points, schedule.mode, question_of, cache, *_otherwise(schedule)]).encode()
 
     def build(model: Any) -> tuple[Any, Any]:
-        return accelerated(model, schedule, budget=asked, cache=cache)
+        return accelerated(model, schedule, budget=question_of, cache=cache)
 
     return Candidate(family, kind, build, budget, budget, about, digest([content]), variant)
 
 
 def _otherwise(schedule: Schedule) -> list[dict[str, Any]]:
     """The way to forecast where it is not the standard one."""
-    return [] if schedule.forecast == STANDARD_FORECAST else [vars(schedule.forecast)]
+    return [] if schedule.forecast == DEFAULT_FORECAST else [vars(schedule.forecast)]
 
 
 def drawn(
@@ -220,7 +220,7 @@ ABLATIONS = {
         REUSE_VARIANTS,
         *(Ablated(f"first full steps: {head}", dataclasses.replace(WHOLE_STEPS, head=head)) for head in (2, 3)),
         *(Ablated(f"last full steps: {tail}", dataclasses.replace(WHOLE_STEPS, tail=tail)) for tail in (1, 3, 4)),
-        *(Ablated(f"lean: {lean:g}", dataclasses.replace(WHOLE_STEPS, lean=lean)) for lean in (-0.125, 0.125, 0.25)),
+        *(Ablated(f"lean: {warp:g}", dataclasses.replace(WHOLE_STEPS, warp=warp)) for warp in (-0.125, 0.125, 0.25)),
     ),
     "ideas": ablated(WHOLE_STEPS, IDEAS),
 }

@@ -39,7 +39,7 @@ def reach_in(time: Time) -> tuple[Patch, Patch]:
         gap = time(newest) - time(older)
         if abs(gap) < 1e-6:
             return 0.0
-        return min(forecast.MOST_REACH, max(0.0, (time(sigma) - time(newest)) / gap))
+        return min(forecast.MAX_STEP_RATIO, max(0.0, (time(sigma) - time(newest)) / gap))
 
     return (forecast, "reach", reach), (correct, "reach", reach)
 
@@ -48,13 +48,15 @@ def interpolation_in(time: Time) -> Patch:
     """What a gap missed is interpolated in another variable than sigma."""
     in_sigma = correct.interpolation_weights
 
-    def weights(sigma: float, levels: Sequence[float], bend: float) -> list[float]:
-        return in_sigma(time(sigma), [time(level) for level in levels], bend)
+    def weights(sigma: float, levels: Sequence[float], curvature: float) -> list[float]:
+        return in_sigma(time(sigma), [time(level) for level in levels], curvature)
 
     return (correct, "interpolation_weights", weights)
 
 
-def _local_add(trial: forecast.Trial, history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor) -> None:
+def _local_add(
+    trial: forecast.ExtrapolationGain, history: Sequence[tuple[float, Tensor]], sigma: float, denoised: Tensor
+) -> None:
     if len(history) < 2 or abs(history[0][0] - sigma) < 1e-6:
         return
     (newest, last), (older, before) = history[:2]
@@ -66,7 +68,7 @@ def _local_add(trial: forecast.Trial, history: Sequence[tuple[float, Tensor]], s
     trial._sigma, trial._sums = sigma, sums
 
 
-def _local_damping(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> float | Tensor:
+def _local_damping(trial: forecast.ExtrapolationGain, like: Tensor, ahead: float = 1.0) -> float | Tensor:
     """A damping for each place from its neighbourhood, drawn to that of the whole clip where little changed."""
     if trial._sums is None:
         return SHIPPED_DAMPING(trial, like, ahead)
@@ -76,22 +78,22 @@ def _local_damping(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> f
     around = [F.avg_pool3d(part, NEIGHBOURHOOD, 1, pads, count_include_pad=False) for part in (came, size)]
     steady = size.mean()
     ratio = (around[0] + steady * whole) / (around[1] + steady).clamp_min(1e-12)
-    damping = ((forecast.DAMPING + ratio) / 2).clamp(forecast.LEAST_DAMPING, forecast.MOST_DAMPING)
+    damping = ((forecast.PRIOR_GAIN + ratio) / 2).clamp(forecast.MIN_GAIN, forecast.MAX_GAIN)
     return 1.0 - (1.0 - damping.to(like.device, like.dtype)) * min(1.0, ahead)
 
 
 def expecting(share: float) -> Patch:
     """Before a run has shown how much of a forecast comes true, and as half of the mean later."""
-    return (run.Run, "_new_trial", lambda current: forecast.Trial(share, current.curves.along))
+    return (run.Run, "_new_trial", lambda current: forecast.ExtrapolationGain(share, current.curves.extrapolation_axis))
 
 
-def _alike_at_every_reach(trial: forecast.Trial, like: Tensor, ahead: float = 1.0) -> float | Tensor:
+def _alike_at_every_reach(trial: forecast.ExtrapolationGain, like: Tensor, ahead: float = 1.0) -> float | Tensor:
     return SHIPPED_DAMPING(trial, like)
 
 
-SHIPPED_DAMPING = forecast.Trial.damping
-ALIKE = (forecast.Trial, "damping", _alike_at_every_reach)
-LOCAL = ((forecast.Trial, "add", _local_add), (forecast.Trial, "damping", _local_damping))
+SHIPPED_DAMPING = forecast.ExtrapolationGain.damping
+ALIKE = (forecast.ExtrapolationGain, "damping", _alike_at_every_reach)
+LOCAL = ((forecast.ExtrapolationGain, "add", _local_add), (forecast.ExtrapolationGain, "damping", _local_damping))
 ROOT = (*reach_in(root), interpolation_in(root))
 LOG_SNR = (*reach_in(log_snr), interpolation_in(log_snr))
 

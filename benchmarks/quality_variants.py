@@ -48,11 +48,11 @@ SHIPPED_WEIGHTS = correct.interpolation_weights
 
 def always(damping: float) -> Patch:
     """Forecasts go a fixed share of the way, whatever the run shows."""
-    return (forecast.Trial, "damping", lambda *_: damping)
+    return (forecast.ExtrapolationGain, "damping", lambda *_: damping)
 
 
-def keep_three(kept: branch.Branch, sigma: float, denoised: Tensor) -> None:
-    """Stands in for `Branch.keep_denoised`: one prediction more."""
+def keep_three(kept: branch.CondState, sigma: float, denoised: Tensor) -> None:
+    """Stands in for `CondState.push_prediction`: one prediction more."""
     older = [entry for entry in kept.denoised if abs(entry[0] - sigma) > 1e-6]
     kept.denoised = [(sigma, denoised), *older[:2]]
 
@@ -60,7 +60,7 @@ def keep_three(kept: branch.Branch, sigma: float, denoised: Tensor) -> None:
 def _second_order(history: History, sigma: float, damping: float | Tensor = 1.0, time: object = None) -> Tensor:
     """The parabola through the last three predictions; a line through two."""
     if len(history) < 3:
-        return forecast.forecast_denoised(history[:2], sigma, 1.0)
+        return forecast.extrapolate_prediction(history[:2], sigma, 1.0)
     weights = SHIPPED_WEIGHTS(sigma, [level for level, _ in history])
     total = history[0][1] * weights[0]
     for weight, (_, value) in zip(weights[1:], history[1:], strict=True):
@@ -70,18 +70,19 @@ def _second_order(history: History, sigma: float, damping: float | Tensor = 1.0,
 
 LINEAR = Variant("linear", (always(1.0),))
 SECOND_ORDER = Variant(
-    "forecast: second order", ((branch.Branch, "keep_denoised", keep_three), (call, "forecast_denoised", _second_order))
+    "forecast: second order",
+    ((branch.CondState, "keep_denoised", keep_three), (call, "forecast_denoised", _second_order)),
 )
 
 
 def _kept_in(dtype: torch.dtype) -> Patch:
     """Predictions lose what the dtype cannot hold; they are computed with in their own as before."""
-    shipped = branch.Branch.keep_denoised
+    shipped = branch.CondState.push_prediction
 
-    def keep(kept: branch.Branch, sigma: float, denoised: Tensor) -> None:
+    def keep(kept: branch.CondState, sigma: float, denoised: Tensor) -> None:
         shipped(kept, sigma, denoised.to(dtype).to(denoised.dtype))
 
-    return (branch.Branch, "keep_denoised", keep)
+    return (branch.CondState, "keep_denoised", keep)
 
 
 def _weights_of_a_line(sigma: float, levels: Sequence[float], _: float) -> list[float]:

@@ -42,10 +42,10 @@ def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
     """The MODEL behind the node with these widgets, and the handle that its reports go to."""
     from astraea.engine.report import ReportHandle
     from astraea.host.sampling.patch_model import accelerate
-    from astraea.nodes.accelerate_inputs import Wish, choose_plan
+    from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
 
     handle = ReportHandle()
-    return accelerate(model, choose_plan(Wish("auto", budget, mode=mode), "wan"), handle), handle
+    return accelerate(model, choose_plan(AccelerateInputs("auto", budget, mode=mode), "wan"), handle), handle
 
 
 def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def run_parts(contest: Contest) -> None:
     papers_bench = bench if made == "fp32" else contest.calibration_bench()
     for budget in args.budgets:
         if "hand" in args.parts:
-            drawn = contestants.hand_made(bench.setting, budget)
+            drawn = contestants.baselines(bench.setting, budget)
             contest.take(budget, (contestants.Offer(name, 0, 0.0, g, None) for name, g in drawn.items()), HOPELESS)
         if "programming" in args.parts:
             contest.take(budget, contestants.by_programming(bench, budget))

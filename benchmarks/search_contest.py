@@ -26,15 +26,21 @@ from astraea.schedules import bundled_folder, load
 from astraea.search import evolution
 from astraea.search.candidate import Genome, genome_of, moved
 from astraea.search.driver import Search
-from astraea.search.evaluation.evaluator import Judge, Verdict, mean_psnr
+from astraea.search.evaluation.evaluator import Evaluation, Evaluator, mean_psnr
 from astraea.search.evaluation.replay import Replay
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.paper_search import PaperSearch
 from astraea.search.proposals.dynamic_programming import cheapest
-from astraea.search.proposals.initial import TOKEN_PATTERN, bundled_seed, token_seed, uniform_seed, whole_seeds
-from astraea.search.proposals.placements import placements
-from astraea.search.proposals.priors import promising
+from astraea.search.proposals.initial import (
+    TOKEN_PATTERN,
+    bundled_candidate,
+    step_skipping_candidates,
+    token_candidate,
+    uniform_candidate,
+)
+from astraea.search.proposals.priors import initial_forecasts
 from astraea.search.proposals.sensitivity import allotted, probe
+from astraea.search.proposals.step_placements import step_placements
 
 TOKEN_PATTERNS = (TOKEN_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
 PAPER_CASES = 4  # prompts that the paper's fitness is taken over
@@ -64,7 +70,7 @@ def drawn_seed(setting: Any, budget: float) -> Genome:
         for path in bundled_folder().glob("*.json"):
             if str(load(path).provenance.get("found", "")).startswith("by hand"):
                 shutil.copy(path, name)
-        return bundled_seed(setting, budget, [Path(name)])
+        return bundled_candidate(setting, budget, [Path(name)])
 
 
 def from_drawn() -> Any:
@@ -72,13 +78,15 @@ def from_drawn() -> Any:
     return unittest.mock.patch.object(evolution, "bundled_seed", drawn_seed)
 
 
-def hand_made(setting: Any, budget: float) -> dict[str, Genome]:
+def baselines(setting: Any, budget: float) -> dict[str, Genome]:
     """What the pack comes with, and everything one would draw by hand at a budget, by name: as shipped, and held."""
-    found = {"bundled": bundled_seed(setting, budget), "uniform": uniform_seed(setting, budget)}
-    for number, genome in enumerate(dict.fromkeys([*whole_seeds(setting, budget), drawn_seed(setting, budget)])):
+    found = {"bundled": bundled_candidate(setting, budget), "uniform": uniform_candidate(setting, budget)}
+    for number, genome in enumerate(
+        dict.fromkeys([*step_skipping_candidates(setting, budget), drawn_seed(setting, budget)])
+    ):
         found[f"whole steps {number + 1}"] = genome
         found[f"whole steps {number + 1}, held"] = replace(genome, mode="hold")
-    rhythms = dict.fromkeys(token_seed(setting, budget, pattern) for pattern in TOKEN_PATTERNS)
+    rhythms = dict.fromkeys(token_candidate(setting, budget, pattern) for pattern in TOKEN_PATTERNS)
     for number, genome in enumerate(genome for genome in rhythms if not genome.whole):
         found[f"token rhythm {number + 1}"] = genome
     return found
@@ -86,7 +94,7 @@ def hand_made(setting: Any, budget: float) -> dict[str, Genome]:
 
 def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
     """The seeds of dynamic programming and of the sensitivity probe alone, from two dense runs."""
-    judge = Judge(bench, Memo())
+    judge = Evaluator(bench, RunLog())
     replay = Replay(bench.setting, [judge.dense(case) for case in (0, 1)])
     bundled = drawn_seed(bench.setting, budget)
     judge.verdicts([bundled], [0])
@@ -103,7 +111,7 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
     """The node's search, from what is drawn by hand."""
     began = time.monotonic()
     with from_drawn():
-        search = Search(bench, Memo(), budgets=[budget], effort=effort, seed=seed)
+        search = Search(bench, RunLog(), budgets=[budget], effort=effort, seed=seed)
         result = search.run()
     if result.best:
         best = result.best[0]
@@ -112,19 +120,19 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
         yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
-def papers_memo(setting: Any, folder: Path, made: str, cell: str = "") -> Memo:
+def papers_memo(setting: Any, folder: Path, made: str, cell: str = "") -> RunLog:
     """What the paper's search has run so far. made: see `papers`; cell: its budget and seed, where each has a file."""
     name = setting.identity + "-paper" + ("" if made == "fp32" else f"-{made}") + cell
-    return Memo(folder / f"{name}.jsonl", setting.identity)
+    return RunLog(folder / f"{name}.jsonl", setting.identity)
 
 
-def made_here(memo: Memo) -> list[list[float]]:
+def made_here(memo: RunLog) -> list[list[float]]:
     """From and up to how many equivalents the runs of a memo were made by `paper_on_gpu.py`, one entry for each go."""
     found = (read_json(memo.path.with_suffix(".json")) if memo.path is not None else None) or {}
     return found.get("made_here") or ([[0.0, found["equivalents"]]] if found else [])
 
 
-def where_made(memo: Memo, made: str, spent: float) -> str:
+def where_made(memo: RunLog, made: str, spent: float) -> str:
     """Where and how the runs up to so many equivalents were made."""
     spans = made_here(memo) if made == "gpu" else []
     if not spans or memo.path is None:
@@ -146,14 +154,14 @@ def papers(
     a `gpu` (`paper_on_gpu.py`); what that has left out is made from bfloat16 factors here. Held-out runs are fp32.
     """
     kept = papers_memo(bench.setting, memo, made, f"-{budget:g}-{seed}" if made == "gpu" else "")
-    judge = Judge(bench, kept)
+    judge = Evaluator(bench, kept)
     cases = range(min(PAPER_CASES, bench.setting.cases))
     name = "paper's search" if mode == "default" else f"paper's search, mode {mode}"
     search = PaperSearch(judge, cases, budget, random.Random(seed), mode)
     offers: list[Offer] = []
     ahead = sorted(efforts)
 
-    def note(best: Verdict) -> None:
+    def note(best: Evaluation) -> None:
         while ahead and judge.spent >= ahead[0]:
             told, where = f"{name}, effort {ahead.pop(0):g}", where_made(kept, made, judge.spent)
             offers.append(Offer(told, seed, judge.spent, best.genome, best.score, made=where))
@@ -172,7 +180,7 @@ def replay_check(bench: Any, budget: float, count: int = 40, cases: int = 4) -> 
 
     Rank correlations of mean PSNR: with responses that the bundled schedule's runs have shown, and without.
     """
-    judge, rng = Judge(bench, Memo()), random.Random(0)
+    judge, rng = Evaluator(bench, RunLog()), random.Random(0)
     replay = Replay(bench.setting, [judge.dense(case) for case in range(cases)])
     bundled = drawn_seed(bench.setting, budget)
     genomes = list(dict.fromkeys(moved(bundled, rng, 1 + number // 5) for number in range(count)))
@@ -196,11 +204,11 @@ def replay_check(bench: Any, budget: float, count: int = 40, cases: int = 4) -> 
 def small_check(bench: Any, budget: float, pairs: int = 64) -> dict[str, Any]:
     """How what placements gain over the drawn one on small clips goes with what they gain in full size."""
     small = bench.smaller(pairs)
-    drawn = replace(drawn_seed(bench.setting, budget), forecast=promising(bench.setting)[0])
-    genomes = [drawn, *placements(drawn)]
+    drawn = replace(drawn_seed(bench.setting, budget), forecast=initial_forecasts(bench.setting)[0])
+    genomes = [drawn, *step_placements(drawn)]
     gains, seconds = {}, {}
     for name, each in (("large", bench), ("small", small)):
-        judge = Judge(each, Memo())
+        judge = Evaluator(each, RunLog())
         verdicts = judge.verdicts(genomes, range(pairs))
         gains[name] = [verdict.score - verdicts[0].score for verdict in verdicts[1:]]
         seconds[name] = sum(sum(outcome.seconds) for outcome in judge.outcomes.values())

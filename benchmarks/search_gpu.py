@@ -46,13 +46,13 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
     import torch
 
     from astraea.host.search.progress import progress_text
-    from astraea.host.search.runner import HostBench
+    from astraea.host.search.runner import ComfyRunner
     from astraea.host.search.session import cases_of
     from astraea.search.driver import Search
-    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.evaluation.run_log import RunLog
 
     latent = {"samples": torch.zeros(job.shape)}
-    bench = HostBench(
+    bench = ComfyRunner(
         model,
         cases_of([[[job.positive, {}]]], [[job.negative, {}]], latent, args.seed + 1, args.cases),
         sampler=comfy.samplers.sampler_object(job.sampler),
@@ -64,7 +64,7 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
         print(progress_text(progress).replace("\n", "; "), flush=True)
 
     began = time.perf_counter()
-    search = Search(bench, Memo(), budgets=args.budgets, effort=args.effort, seed=args.seed, watch=watch)
+    search = Search(bench, RunLog(), budgets=args.budgets, effort=args.effort, seed=args.seed, watch=watch)
     search.run()
     return search, time.perf_counter() - began
 

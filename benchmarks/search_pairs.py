@@ -17,7 +17,7 @@ def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tup
     import torch
     from harness import sigmas_of
 
-    from astraea.host.search.runner import Case, HostBench
+    from astraea.host.search.runner import Case, ComfyRunner
 
     shape = list(testbed.latent_shape)
     shape[-2:] = [2 * round(size * way.get("scale", 1.0) / 2) for size in shape[-2:]]
@@ -30,7 +30,7 @@ def bench_for(model: Any, testbed: Any, way: dict[str, Any], pairs: Sequence[tup
         )
         for prompt, seed in pairs
     ]
-    return (kind or HostBench)(
+    return (kind or ComfyRunner)(
         model,
         cases,
         sampler=comfy.samplers.sampler_object(way["sampler"]),

@@ -50,18 +50,18 @@ def forecast_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     """On the steps of the drawn schedule: the ways to forecast that a search begins with, at two guidance scales."""
     from search_contest import drawn_seed
 
-    from astraea.schedules import STANDARD_FORECAST
-    from astraea.search.candidate import LAST_RESPONSES
-    from astraea.search.evaluation.evaluator import Judge
-    from astraea.search.evaluation.run_log import Memo
-    from astraea.search.proposals.priors import promising
+    from astraea.schedules import DEFAULT_FORECAST
+    from astraea.search.candidate import FINAL_STEP_GAINS
+    from astraea.search.evaluation.evaluator import Evaluator
+    from astraea.search.evaluation.run_log import RunLog
+    from astraea.search.proposals.priors import initial_forecasts
 
     pairs = held_out_pairs(contest.testbed, min(TIMED, HELD_OUT[contest.testbed.name]))
-    answered = dataclasses.replace(STANDARD_FORECAST, last_response=LAST_RESPONSES[-1])
-    ways = (STANDARD_FORECAST, answered, *promising(contest.bench.setting))
+    answered = dataclasses.replace(DEFAULT_FORECAST, final_step_gain=FINAL_STEP_GAINS[-1])
+    ways = (DEFAULT_FORECAST, answered, *initial_forecasts(contest.bench.setting))
     for cfg in (contest.args.cfg, 2.0 * contest.args.cfg):
         bench = bench_for(contest.model, contest.testbed, {**contest.way, "cfg": cfg}, pairs)
-        judge = Judge(bench, Memo())
+        judge = Evaluator(bench, RunLog())
         for budget in contest.args.budgets:
             placed = drawn_seed(bench.setting, budget)
             genomes = [dataclasses.replace(placed, forecast=way) for way in ways]
@@ -132,15 +132,15 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
 
     from astraea.schedules import budgets_for, forecast_for
     from astraea.search.candidate import Genome, with_ends
-    from astraea.search.evaluation.evaluator import Judge
-    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.evaluation.evaluator import Evaluator
+    from astraea.search.evaluation.run_log import RunLog
 
     pairs = held_out_pairs(contest.testbed, TRANSFERRED[contest.testbed.name])
     for change in TRANSFERS:
         bench = bench_for(contest.model, contest.testbed, {**contest.way, **change}, pairs)
-        judge, setting = Judge(bench, Memo()), bench.setting
+        judge, setting = Evaluator(bench, RunLog()), bench.setting
         for budget in contest.args.budgets:
-            own, trusted = [], []
+            own, skip_selftest = [], []
             for row in found_by_us(contest, budget):
                 genome = genome_from(row)
                 made = genome.schedule(contest.bench.setting.sigmas)
@@ -148,8 +148,8 @@ def transfer_rows(contest: Contest) -> Iterator[dict[str, Any]]:
                 placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
                 forecast = forecast_for(schedule, setting.sigmas, placed, change.get("cfg", contest.args.cfg))
                 own.append(Genome(tuple(with_ends(placed, setting.sigmas)), forecast, genome.mode))
-                trusted.append(dataclasses.replace(own[-1], forecast=genome.forecast))
-            verdicts = judge.verdicts([drawn_seed(setting, budget), *own, *trusted], range(len(pairs)))
+                skip_selftest.append(dataclasses.replace(own[-1], forecast=genome.forecast))
+            verdicts = judge.verdicts([drawn_seed(setting, budget), *own, *skip_selftest], range(len(pairs)))
             scores = [verdict.score for verdict in verdicts]
             row = {
                 "to": change,
@@ -168,14 +168,14 @@ def time_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     Each run follows a dense one, which tells whether the machine has become faster or slower since the search.
     """
     from astraea.search.driver import Search
-    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.evaluation.run_log import RunLog
     from astraea.search.problem import Job
 
     testbed, model, way = contest.testbed, contest.model, contest.way
     bench = bench_for(model, testbed, way, calibration_pairs(testbed)[:2])
     for number in range(PROMISED[testbed.name]):
         for budget in contest.args.budgets:
-            result = Search(bench, Memo(), budgets=[budget], effort=10.0, seed=number).run()
+            result = Search(bench, RunLog(), budgets=[budget], effort=10.0, seed=number).run()
             best, later = result.best[0], bench_for(model, testbed, way, held_out_pairs(testbed, 4))
             dense, measured = [], []
             for case in range(4):
@@ -204,14 +204,14 @@ def rounding_rows(contest: Contest) -> Iterator[dict[str, Any]]:
     from faster_cpu import bfloat16_products
     from search_contest import rank_correlation
 
-    from astraea.search.evaluation.evaluator import Judge
-    from astraea.search.evaluation.run_log import Memo
+    from astraea.search.evaluation.evaluator import Evaluator
+    from astraea.search.evaluation.run_log import RunLog
     from astraea.search.paper_search import PaperSearch
 
     for budget in contest.args.budgets:
         scores, seconds = {}, {}
         for products, context in (("fp32", contextlib.nullcontext()), ("bfloat16", bfloat16_products())):
-            judge = Judge(contest.calibration_bench(), Memo())
+            judge = Evaluator(contest.calibration_bench(), RunLog())
             search = PaperSearch(judge, [0], budget, random.Random(0))
             with context:
                 search.run(ROUNDED_EFFORT)

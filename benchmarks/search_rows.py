@@ -21,8 +21,8 @@ class Contest:
     def __init__(self, args: argparse.Namespace, model: Any, testbed: Any, made_with: dict[str, Any], path: Path):
         from kept_bench import KeptBench
 
-        from astraea.search.evaluation.evaluator import Judge
-        from astraea.search.evaluation.run_log import Memo
+        from astraea.search.evaluation.evaluator import Evaluator
+        from astraea.search.evaluation.run_log import RunLog
 
         self.args, self.model, self.testbed, self.path = args, model, testbed, path
         self.made_with = made_with
@@ -30,8 +30,8 @@ class Contest:
         self.bench = self.calibration_bench()
         held_out = bench_for(model, testbed, self.way, held_out_pairs(testbed, HELD_OUT[testbed.name]), KeptBench)
         held_out.folder = args.memo
-        memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
-        self.held_out = Judge(held_out, memo)
+        memo = RunLog(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
+        self.held_out = Evaluator(held_out, memo)
 
     def calibration_bench(self) -> Any:
         """Another one, that shares no dense run with the rest."""

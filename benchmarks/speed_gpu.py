@@ -24,7 +24,7 @@ from random_wan import WanSize, load_random_wan, random_context
 from tables import speed_gpu_markdown
 
 CONTEXT = 512
-LEAST_STEPS = 8
+MIN_STEPS = 8
 DENSE_RUNS = 4.9  # what all runs of one clip cost, in dense runs: two dense ones and six accelerated
 PROFILE_STEPS = 5
 WARM_UP_STEPS = 4
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
 
 def candidates(sigmas: list[float], job: Job) -> dict[str, tuple[Any, float | None]]:
     """Schedules by label, on the run's own noise levels, and the budget to ask for: what the node does, or None."""
-    from astraea.schedules import pick, rhythm, uniform
+    from astraea.schedules import periodic, pick, uniform
 
     bundled = {
         f"bundled {budget:g}": (pick(budget, "wan", steps=job.steps, guidance=job.cfg), budget) for budget in (0.5, 0.3)
@@ -72,8 +72,8 @@ def candidates(sigmas: list[float], job: Job) -> dict[str, tuple[Any, float | No
     return bundled | {
         "uniform 0.5": (uniform("uniform 0.5", 0.5, sigmas), None),
         "uniform 0.3": (uniform("uniform 0.3", 0.3, sigmas), None),
-        "anchor and probes .05 .05 .9": (rhythm("probes", [0.05, 0.05, 0.9], sigmas), None),
-        "whole steps 0 0 1": (rhythm("whole 0 0 1", [0.0, 0.0, 1.0], sigmas), None),
+        "anchor and probes .05 .05 .9": (periodic("probes", [0.05, 0.05, 0.9], sigmas), None),
+        "whole steps 0 0 1": (periodic("whole 0 0 1", [0.0, 0.0, 1.0], sigmas), None),
     }
 
 
@@ -153,14 +153,14 @@ def profile(session: Session) -> dict[str, Any]:
 
 def warm_up(session: Session) -> float:
     """Seconds for choosing attention kernels, few queries and many: once on a machine, so no measured run is to pay."""
-    from astraea.schedules import rhythm
+    from astraea.schedules import periodic
 
     job = session.with_steps(WARM_UP_STEPS)
     base = session.model.clone()
-    schedule = rhythm("warm-up", [0.5, 0.05], sigmas_of(base, job.steps)[:-1], full_start=1)
+    schedule = periodic("warm-up", [0.5, 0.05], sigmas_of(base, job.steps)[:-1], full_start=1)
     model, handle = accelerated(base, schedule)
     sample(model, job)
-    return handle.last.choosing_seconds
+    return handle.last.tuning_seconds
 
 
 def fitting_steps(session: Session, share_of_time: float) -> int:
@@ -170,7 +170,7 @@ def fitting_steps(session: Session, share_of_time: float) -> int:
     step = min(step_seconds(times))
     print(f"{session.frames} frames, {session.tokens} tokens: a dense step takes {step:.3f} s", flush=True)
     dense_steps = (session.deadline - time.monotonic()) * share_of_time / step - 2 * PROFILE_STEPS - WARM_UP_STEPS
-    return min(session.job.steps, max(LEAST_STEPS, int(dense_steps / DENSE_RUNS)))
+    return min(session.job.steps, max(MIN_STEPS, int(dense_steps / DENSE_RUNS)))
 
 
 def measure(session: Session, entry: dict[str, Any], save: Callable[[], None]) -> None:

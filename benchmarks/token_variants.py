@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from astraea.engine import cond_state as branch
 from astraea.engine import run, selection
+from astraea.engine.calls import FullCall, Original, TokenCall, _Part
 from astraea.engine.calls import base as call
-from astraea.engine.calls.base import FullCall, Original, TokenCall, _Part
 from astraea.engine.estimators import forecast, refit
 from astraea.engine.selection import Selection
 
@@ -41,7 +41,7 @@ def per_token(latents: Tensor) -> Tensor:
     return nn.functional.avg_pool3d(square, PATCH).sqrt().flatten(1)
 
 
-def _own_branch(self: TokenCall, kept: branch.KeptTokens) -> branch.Branch:
+def _own_branch(self: TokenCall, kept: branch.KeptTokens) -> branch.CondState:
     return next(owner for _, owner in self.groups if owner.tokens is kept)
 
 
@@ -57,7 +57,7 @@ def _by_forecast_miss(self: TokenCall, change: Tensor, kept: branch.KeptTokens) 
     history = _own_branch(self, kept).denoised
     if len(history) > 2:
         (sigma, newest), *before = history
-        change = per_token(newest - forecast.forecast_denoised(before, sigma, 1.0))
+        change = per_token(newest - forecast.extrapolate_prediction(before, sigma, 1.0))
     return selection.select(selection.change_score(change, kept.ages), self.computed, self.layout.video_slice)
 
 
@@ -70,7 +70,7 @@ def _by_both(self: TokenCall, change: Tensor, kept: branch.KeptTokens) -> Tensor
     return selection.select(score, self.computed, self.layout.video_slice)
 
 
-KEEP_PREDICTIONS = ((run.Run, "_reuse_follows", lambda *_: True), (branch.Branch, "keep_denoised", keep_three))
+KEEP_PREDICTIONS = ((run.Run, "_reuse_follows", lambda *_: True), (branch.CondState, "keep_denoised", keep_three))
 
 
 def _count_of_each_call(self: run.Run, budget: float, video: int) -> int:
@@ -132,7 +132,7 @@ def _slope_per_head(kept_fresh: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
     product = ((kept_fresh - kept_mean) * (fresh - new_mean)).mean(1, keepdim=True).unflatten(-1, (-1, 128))
     square = (kept_fresh - kept_mean).square().mean(1, keepdim=True).unflatten(-1, (-1, 128))
     slope = product.sum(-1, keepdim=True) / square.sum(-1, keepdim=True).clamp_min(1e-12)
-    slope = slope.clamp(refit.LEAST_SLOPE, refit.MOST_SLOPE).expand_as(product).flatten(-2)
+    slope = slope.clamp(refit.MIN_SLOPE, refit.MAX_SLOPE).expand_as(product).flatten(-2)
     return slope, new_mean - slope * kept_mean
 
 

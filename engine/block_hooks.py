@@ -1,4 +1,4 @@
-"""Puts stand-ins on the blocks' `forward` for the length of one model call, and takes them off whatever happens."""
+"""Hooks on the blocks' `forward` for the length of one model call, taken off whatever happens."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from .calls.base import Call
-from .compilation import untraced
-from .interface import unwrap
+from .calls import ModelCall
+from .compilation import no_compile
+from .interface import BlockCall, unwrap
 
 _ABSENT = object()
 
 
 @contextmanager
-def swapped_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: Call) -> Iterator[None]:
+def patched_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: ModelCall) -> Iterator[None]:
     """Within the context every block's `forward` goes through the call; what stood there before is restored.
 
     A call that has nothing to do at the blocks leaves them as they are.
     """
-    if not call.in_blocks:
+    if not call.runs_blocks:
         yield
         return
     saved: list[tuple[nn.Module, Any]] = []
@@ -29,11 +29,10 @@ def swapped_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: Call) ->
         for index, block in enumerate(blocks):
             own = vars(block).get("forward", _ABSENT)
             inner = unwrap(block)
-            if own is not _ABSENT and inner is block:
-                call.foreign_blocks.add(index)
+            externally_patched = own is not _ABSENT and inner is block
             saved.append((block, own))
             # Through the instance dictionary: a compiled wrapper would pass an attribute on to the inner module.
-            vars(block)["forward"] = _stand_in(call, index, inner, block.forward)
+            vars(block)["forward"] = _hook(call, index, inner, block.forward, externally_patched)
         yield
     finally:
         for block, own in saved:
@@ -43,9 +42,11 @@ def swapped_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: Call) ->
                 vars(block)["forward"] = own
 
 
-def _stand_in(call: Call, index: int, block: nn.Module, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        return call.run_block(index, block, original, args, kwargs)
+def _hook(
+    call: ModelCall, index: int, block: nn.Module, original: Callable[..., Any], externally_patched: bool
+) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return call.run_block(BlockCall(index, block, original, args, kwargs, externally_patched))
 
     # The bookkeeping changes from call to call and would recompile each time; what it calls may still be compiled.
-    return untraced(forward, recursive=False)
+    return no_compile(forward, recursive=False)

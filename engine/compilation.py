@@ -1,4 +1,4 @@
-"""torch.compile: what it must leave alone. No comfy import: the demonstration without ComfyUI needs it, too."""
+"""torch.compile: code that it must leave alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def untraced(function: Callable[..., Any], *, recursive: bool = True) -> Callable[..., Any]:
-    """The function as torch.compile leaves it alone; with recursive False what it calls may still be compiled."""
+def no_compile(function: Callable[..., Any], *, recursive: bool = True) -> Callable[..., Any]:
+    """Return the function as torch.compile leaves it alone; with recursive False what it calls may be compiled."""
     dynamo = sys.modules.get("torch._dynamo")
-    # Without the module nothing is being compiled in this process; do not pay for the import.
+    # Without the module nothing is being compiled in this process; the import is expensive.
     return function if dynamo is None else dynamo.disable(function, recursive=recursive)

@@ -1,37 +1,37 @@
-"""What is remembered for the rows of one conditioning between steps. Everything here dies with the run."""
+"""State kept between steps for the rows of one conditioning. All of it ends with the run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .estimators import Estimated
-from .residual_store import ResidualStore, StoreSize, allocate
+from .estimators import SkippedStep
+from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 
 
 @dataclass
-class KeptTokens:
-    """What a token step continues from.
+class TokenState:
+    """State that a token step continues from.
 
     reference: the first block's input when each token was last computed, `[rows, N, dim]`; ages: steps since then,
-    `[rows, N]`; computed_at: sigmas of each token's last two computations, `[2, rows, N]`, for the token forecast only.
+    `[rows, N]`; estimator_state: what the token estimator keeps.
     """
 
     store: ResidualStore
     reference: Tensor
     ages: Tensor
-    computed_at: Tensor | None = None
+    estimator_state: Tensor | None = None
 
     def tensors(self) -> Iterator[Tensor]:
-        yield from (t for t in (self.reference, self.ages, self.computed_at) if t is not None)
+        yield from (t for t in (self.reference, self.ages, self.estimator_state) if t is not None)
 
 
 @dataclass
-class KeptBlocks:
-    """What a token step of mode `paper` continues from: per block log-sum-exp (head mean) and ages, `[rows, N]`."""
+class BlockState:
+    """State that a token step of mode `paper` continues from; lse (mean of heads) and ages: per block, `[rows, N]`."""
 
     store: ResidualStore
     lse: dict[int, Tensor] = field(default_factory=dict)
@@ -41,68 +41,111 @@ class KeptBlocks:
         yield from (*self.lse.values(), *self.ages.values())
 
 
-class Branch:
-    """State of one conditioning's rows: what token steps need, and the predictions that reuse steps need."""
+class CondState:
+    """What is kept for one conditioning's rows: for token steps, for forecasts, and for corrections.
+
+    history: the newest computed predictions `(sigma, prediction)`, newest first, at most two.
+    skipped: steps skipped since the newest of them.
+    pending_corrections: by sampler call, corrections that the solver will use again and that later calls subtract.
+    latent_error: what the latents still lack, where the newest call could not correct it.
+    """
 
     def __init__(self, rows: int):
         self.rows = rows
-        self.last_visit = 0  # the run's count of steps when it was last part of a call
-        self.tokens: KeptTokens | None = None
-        self.blocks: KeptBlocks | None = None
-        self.denoised: list[tuple[float, Tensor]] = []  # predictions at these sigmas; newest first, at most two
-        self.newest_step = -1  # of the first of them
-        self.gap: list[Estimated] = []  # reuse calls since the newest of them
-        # Of corrections: by sampler call, how far its prediction was above what is known now, for solvers that use it
-        # again; and how far the latents are below, where the newest call could not make up for it.
-        self.excess: dict[int, Tensor] = {}
-        self.lacking: Tensor | None = None
-        self._spare: ResidualStore | None = None  # allocated, but what it holds is out of date
+        self.last_used = 0  # step count of the run when it was last part of a call
+        self.tokens: TokenState | None = None
+        self.blocks: BlockState | None = None
+        self.history: list[tuple[float, Tensor]] = []
+        self.skipped: list[SkippedStep] = []
+        self.pending_corrections: dict[int, Tensor] = {}
+        self.latent_error: Tensor | None = None
+        self._history_step = -1  # of its newest entry
+        self._free_store: ResidualStore | None = None  # allocated, its content no longer valid
 
     @property
-    def kept(self) -> KeptTokens | KeptBlocks | None:
+    def kept(self) -> TokenState | BlockState | None:
         return self.tokens or self.blocks
 
     @property
     def store(self) -> ResidualStore | None:
-        return self.kept.store if self.kept is not None else self._spare
+        return self.kept.store if self.kept is not None else self._free_store
 
-    def outdate(self) -> None:
-        """What was kept for token steps no longer holds; its memory stays for the next time."""
-        self._spare, self.tokens, self.blocks = self.store, None, None
+    def invalidate(self) -> None:
+        """Discard what was kept for token steps; its memory stays for the next time."""
+        self._free_store, self.tokens, self.blocks = self.store, None, None
 
-    def drop_store(self) -> None:
-        """Token steps will not come: give back the memory that was kept for them."""
-        self._spare = self.tokens = self.blocks = None
+    def release_store(self) -> None:
+        """Free the memory that was kept for token steps."""
+        self._free_store = self.tokens = self.blocks = None
 
     def new_store(
-        self, size: StoreSize, ladder: tuple[str, ...], dtype: torch.dtype, device: torch.device
+        self, size: StoreSize, cache: CachePolicy, dtype: torch.dtype, device: torch.device
     ) -> tuple[ResidualStore | None, str]:
-        """A store of this size, the one at hand if it fits; and why it is not the first choice, or not at all."""
-        self.outdate()
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.size == size and spare.dtype == dtype:
-            return spare, ""
-        return allocate(size, ladder, dtype, device)
+        """Return a store of this size, the free one if it fits; and why it is not the first choice, or none."""
+        self.invalidate()
+        free, self._free_store = self._free_store, None
+        if free is not None and free.size == size and free.dtype == dtype:
+            return free, ""
+        return allocate(size, cache.ladder(), dtype, device)
 
-    def forget_corrections(self) -> None:
-        """Begin corrections anew, as after a call of which it is not known what it adds to the latents."""
-        self.gap, self.excess, self.lacking = [], {}, None
+    def reset_corrections(self) -> None:
+        """Start corrections anew, as after a call whose weight in the latents is unknown."""
+        self.skipped, self.pending_corrections, self.latent_error = [], {}, None
 
-    def keep_denoised(self, sigma: float, denoised: Tensor, step: int) -> None:
-        """Remember a prediction `[rows, …]`; a second one of a step replaces the first.
+    def push_prediction(self, sigma: float, prediction: Tensor, step: int) -> None:
+        """Add a prediction `[rows, …]` to the history; a second one of a step replaces the first.
 
         Two of one step lie too close for a line through them: noise that the sampler adds would set its slope.
         """
-        older = self.denoised[1:] if step == self.newest_step else self.denoised[:1]
-        self.denoised, self.newest_step = [(sigma, denoised), *older], step
+        older = self.history[1:] if step == self._history_step else self.history[:1]
+        self.history, self._history_step = [(sigma, prediction), *older], step
 
     @property
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
-        loose = [prediction for _, prediction in self.denoised]
-        loose += self.excess.values()
-        if self.lacking is not None:
-            loose.append(self.lacking)
+        loose = [prediction for _, prediction in self.history]
+        loose += self.pending_corrections.values()
+        if self.latent_error is not None:
+            loose.append(self.latent_error)
         if self.kept is not None:
             loose += self.kept.tensors()
         return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)
+
+
+class CondStates:
+    """The states of all conditionings of a run, by key."""
+
+    def __init__(self) -> None:
+        self._states: dict[Hashable, CondState] = {}
+        self._steps = 0
+
+    def begin_step(self) -> None:
+        """Drop the states that two steps in a row went without (a context window that moved on)."""
+        self._states = {key: state for key, state in self._states.items() if state.last_used >= self._steps - 1}
+        self._steps += 1
+
+    def get(self, key: Hashable, rows: int) -> CondState:
+        """Return the state of a conditioning, a new one where none of so many rows is kept."""
+        state = self._states.get(key)
+        if state is None or state.rows != rows:
+            state = self._states[key] = CondState(rows)
+        state.last_used = self._steps
+        return state
+
+    def clear(self) -> None:
+        self._states.clear()
+
+    def __iter__(self) -> Iterator[CondState]:
+        return iter(self._states.values())
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes for state in self)
+
+    @property
+    def cache_policy(self) -> str:
+        """Policy of the newest store; "" where there is none."""
+        return next((state.store.policy for state in reversed(self._states.values()) if state.store is not None), "")

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
+Mark: TypeAlias = "float | torch.cuda.Event"
 
-class Clock:
-    """Marks moments and gives the seconds between two marks. On CUDA the answer waits until it is asked."""
+
+class DeviceTimer:
+    """Marks moments on a device. On CUDA a duration is resolved when it is asked for."""
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda" and torch.cuda.is_available()
 
-    def mark(self) -> float | torch.cuda.Event:
+    def mark(self) -> Mark:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def between(self, start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> Callable[[], float]:
-        """A function that returns the seconds between two marks."""
+    def between(self, start: Mark, end: Mark) -> Callable[[], float]:
+        """Return a function that gives the seconds between two marks. Raises TypeError for marks of different kinds."""
         if isinstance(start, float) or isinstance(end, float):
             if not (isinstance(start, float) and isinstance(end, float)):
-                raise TypeError("the two marks were made by different clocks")
+                raise TypeError("the two marks were made by different timers")
             seconds = end - start
             return lambda: seconds
 

@@ -1,4 +1,4 @@
-"""What the engine asks of an architecture: the interface that `models` implements, and plain data about a call."""
+"""The interface between the engine and an architecture: plain data about a model call, and what `models` implements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Attend = Callable[..., tuple[Tensor, "Tensor | None"]]
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where a call's video tokens lie: `prefix` other tokens, then `video`, then `suffix` others."""
+    """Places of a call's video tokens: `prefix` other tokens, then `video`, then `suffix` others."""
 
     video: int
     prefix: int = 0
@@ -33,7 +33,7 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The rows of one conditioning within a call, and the key under which its branch is kept."""
+    """The rows of one conditioning within a call, and the key under which its state is kept."""
 
     key: Hashable
     rows: slice
@@ -43,27 +43,54 @@ class RowGroup:
         return self.rows.stop - self.rows.start
 
 
+@dataclass(frozen=True)
+class BlockCall:
+    """One block's forward within a model call.
+
+    original: the block's own forward; externally_patched: another pack has replaced it.
+    """
+
+    index: int
+    block: nn.Module
+    original: Callable[..., Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    externally_patched: bool = False
+
+    def run(self) -> Any:
+        """Run the block as it is."""
+        return self.original(*self.args, **self.kwargs)
+
+
 class BlockRunner(Protocol):
-    """How the blocks of one architecture run for selected rows."""
+    """Runs the blocks of one architecture for selected tokens.
+
+    Blocks may take and return one tensor or several. The engine sees one: the hidden states of all tokens,
+    `[B, N, dim]`, which `entry` reads from a block's arguments, `exit` from its result, and `pack` turns into a result.
+    Tokens of other streams (text, audio) lie in front of the video's or behind them and are always computed.
+
+    in_place: the blocks write their result into their input; then the input is saved before a block runs.
+    """
 
     family: str
+    in_place: bool
 
-    def entry(self, args: tuple, kwargs: dict) -> Tensor:
-        """The hidden state `[B, N, dim]` among a block's arguments."""
+    def entry(self, call: BlockCall) -> Tensor:
+        """Return the hidden states `[B, N, dim]` among a block's arguments."""
 
-    def why_not(self, block: nn.Module, args: tuple, kwargs: dict) -> str:
-        """Why this block cannot run for selected rows in this call; "" if it can."""
+    def exit(self, result: Any) -> Tensor:
+        """Return the hidden states `[B, N, dim]` in a block's result."""
 
-    def run_rows(
-        self,
-        block: nn.Module,
-        args: tuple,
-        kwargs: dict[str, Any],
-        selection: Selection,
-        attend: Attend,
-        need_lse: bool = False,
+    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
+        """Return what the block would return for these hidden states `[B, N, dim]`."""
+
+    def unsupported_reason(self, call: BlockCall) -> str:
+        """Why this block cannot run for selected tokens in this call; "" if it can."""
+
+    def forward_tokens(
+        self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """The selected tokens' new residuals `[B, M, dim]` and, if asked, log-sum-exps `[B, M]` (head mean)."""
+        """Return the selected tokens' residuals `[B, M, dim]` and, if asked, log-sum-exps `[B, M]` (mean of heads)."""
 
 
 def unwrap(module: Any) -> Any:

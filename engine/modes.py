@@ -1,57 +1,62 @@
-"""The named ways to choose tokens and to estimate the rest. Each is a combination of small parts."""
+"""Modes: the named combinations of token selection, token estimator and forecast of skipped steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import BudgetError
-from ..schedules import MODE_NAMES
+from ..errors import BudgetError, ScheduleError
+from ..schedules import DEFAULT_MODE, Schedule
+from .estimators import ESTIMATORS, TokenEstimator, estimator_named
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a run chooses tokens and estimates what it does not compute.
+    """How a run selects tokens and estimates what it does not compute.
 
-    score: "change" (input change, mild age term), "random", or "paper" (per block, log-sum-exp times change
-        plus an exponential age term).
-    token_estimator: "hold", "refit", "scaled_refit" or "forecast" for stale tokens of a token step.
-    reuse_estimator: "hold" or "forecast" for the prediction of a reuse step.
-    corrects: whether what reuse steps missed is made good at the next computed step.
+    token_estimator: for the stale tokens of a token step.
+    per_block: every block selects its own tokens and keeps its output instead of its residual, as the paper does.
+    random: tokens are selected at random, for comparison.
+    forecasts: a skipped step's prediction is extrapolated from the last two; else the newest is held.
+    corrects: the error of skipped predictions is corrected at the next computed step.
     """
 
     name: str
-    score: str = "change"
-    token_estimator: str = "scaled_refit"
-    reuse_estimator: str = "forecast"
+    token_estimator: TokenEstimator
+    per_block: bool = False
+    random: bool = False
+    forecasts: bool = True
     corrects: bool = True
 
     @property
-    def per_block(self) -> bool:
-        """Whether every block selects its own tokens and keeps its output instead of its residual."""
-        return self.score == "paper"
-
-    @property
-    def stores_per_block(self) -> int:
-        """Tensors `[rows, N, dim]` kept for each block: one, or two where two values are needed."""
-        return 2 if self.per_block or self.token_estimator == "forecast" else 1
+    def slots(self) -> int:
+        """Tensors `[rows, N, dim]` kept per block."""
+        return 2 if self.per_block else self.token_estimator.slots
 
 
-MODES = {
-    mode.name: mode
-    for mode in (
-        Mode("default"),
-        Mode("paper", score="paper", token_estimator="hold", reuse_estimator="hold", corrects=False),
-        Mode("random", score="random"),
-        Mode("hold", token_estimator="hold", reuse_estimator="hold", corrects=False),
-        Mode("refit", token_estimator="refit"),
-        Mode("forecast", token_estimator="forecast", corrects=False),
-    )
-}
-assert set(MODES) == set(MODE_NAMES)
+def _mode_of(estimator: TokenEstimator) -> Mode:
+    """Return the mode that is named after a token estimator."""
+    return Mode(estimator.name, estimator, forecasts=estimator.forecasts, corrects=estimator.corrects)
+
+
+DEFAULT = Mode(DEFAULT_MODE, estimator_named("scaled_refit"))
+PAPER = Mode("paper", estimator_named("hold"), per_block=True, forecasts=False, corrects=False)
+RANDOM = Mode("random", DEFAULT.token_estimator, random=True)
+MODES = {mode.name: mode for mode in (DEFAULT, PAPER, RANDOM)}
+MODES |= {name: _mode_of(each) for name, each in ESTIMATORS.items() if each is not DEFAULT.token_estimator}
+HOLD = MODES["hold"]
+FORECAST = MODES["forecast"]
 
 
 def mode_named(name: str) -> Mode:
-    """The mode of that name. Raises BudgetError for an unknown one."""
+    """Return the mode of that name. Raises BudgetError for an unknown one."""
     if name not in MODES:
         raise BudgetError(f"Mode {name!r} is unknown; choose one of {', '.join(MODES)}.")
     return MODES[name]
+
+
+def check_mode(schedule: Schedule) -> Schedule:
+    """Return the schedule if its mode is known. Raises ScheduleError otherwise."""
+    if schedule.mode not in MODES:
+        known = ", ".join(MODES)
+        raise ScheduleError(f"Schedule '{schedule.name}': mode '{schedule.mode}' is not one of {known}.")
+    return schedule

@@ -1,4 +1,4 @@
-"""What a run did, step by step: plain data from which every log line, text and plot is drawn."""
+"""The report of a run, step by step: plain data from which every log line, text and plot is made."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-KINDS = ("full", "token", "reuse", "skipped")
+FULL, TOKEN, REUSE, SKIPPED = KINDS = ("full", "token", "reuse", "skipped")
 
 
 @dataclass
 class CallRecord:
-    """One model call, as it ran. kind: one of KINDS; tokens over all rows; reason: why it ran full unasked.
+    """One model call, as it ran.
 
-    "skipped": another pack answered in the model's place.
+    kind: one of KINDS, SKIPPED where another pack answered in the model's place; computed, tokens: over all rows;
+    reason: why it ran in full though that was not planned.
     """
 
     step: int
@@ -29,11 +30,11 @@ class CallRecord:
 
 @dataclass
 class Report:
-    """The record of one run. Serialisable with `as_dict`.
+    """The record of one run, as plain data; `ReportWriter` is the only one to write it.
 
-    choosing_seconds: what timing this device's attention kernels took, once; part of a call, but of no later run.
-    promise: what the schedule promises for this run, plain values as in its file; promise_note: why it promises nothing
-    for so many steps.
+    tuning_seconds: spent on timing this device's attention kernels, once; part of a call, but of no later run.
+    expected: result that the schedule leads to expect, plain values as in its file; expected_note: why none is
+    expected of this run.
     """
 
     schedule: str = ""
@@ -50,16 +51,11 @@ class Report:
     cache_bytes: int = 0
     cache_policy: str = "none"
     attention: str = ""
-    choosing_seconds: float = 0.0
-    promise: dict[str, Any] | None = None
-    promise_note: str = ""
+    tuning_seconds: float = 0.0
+    expected: dict[str, Any] | None = None
+    expected_note: str = ""
     seconds: float = 0.0
     finished: bool = False
-
-    def note(self, text: str) -> None:
-        """Add a remark once."""
-        if text and text not in self.notes:
-            self.notes.append(text)
 
     @property
     def computed_share(self) -> float:
@@ -73,11 +69,11 @@ class Report:
 
     @property
     def dense_seconds(self) -> float | None:
-        """What the calls would have taken in full, from the run's own full calls; None if there was none.
+        """Seconds that the calls would have taken in full, by the run's own full calls; None if there was none.
 
         The first call warms up (memory, kernels, compilation), so it counts only where it is alone.
         """
-        full = [call.seconds / max(call.tokens, 1) for call in self.calls if call.kind == "full"]
+        full = [call.seconds / max(call.tokens, 1) for call in self.calls if call.kind == FULL]
         if not full:
             return None
         per_token = statistics.median(full[1:] or full)
@@ -86,8 +82,8 @@ class Report:
     @property
     def speedup(self) -> float | None:
         """Measured speed-up of the model calls over full ones of the same run; None where all were full, or none."""
-        dense, spent = self.dense_seconds, self.model_seconds - self.choosing_seconds
-        if dense is None or spent <= 0 or all(call.kind == "full" for call in self.calls):
+        dense, spent = self.dense_seconds, self.model_seconds - self.tuning_seconds
+        if dense is None or spent <= 0 or all(call.kind == FULL for call in self.calls):
             return None
         return dense / spent
 
@@ -100,7 +96,7 @@ class Report:
         return {**asdict(self), **derived}
 
     def summary(self) -> str:
-        """One line: what was gained."""
+        """Format one line for the log."""
         if not self.calls:
             return f"nothing was accelerated: {'; '.join(self.notes) or 'no model call was made'}"
         gained = f", {self.speedup:.2f}x the speed of full steps" if self.speedup is not None else ""

@@ -1,6 +1,6 @@
-"""Residuals kept between steps: one `[rows, N, dim]` tensor per block, in model dtype or in 8 bit.
+"""Residuals kept between steps: one `[rows, N, dim]` tensor per block and slot, in the model's dtype or in 8 bit.
 
-Knows its bytes before it allocates. Nothing is allocated for schedules without fractional budgets.
+A store knows its bytes before it allocates. Step-skipping schedules allocate none.
 """
 
 from __future__ import annotations
@@ -11,15 +11,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import BudgetError
+
+AUTO_CACHE, FULL_CACHE, FP8_CACHE, FP8_HOST_CACHE, NO_CACHE = CACHE_POLICIES = (
+    "auto",
+    "full",
+    "fp8",
+    "fp8-host",
+    "none",
+)
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
-LEAST_SCALE = torch.finfo(torch.float32).tiny
-VALUES_AT_ONCE = 2**22  # between fp8 and the model's dtype lies fp32: in parts, so that it takes 16 MiB and no more
+MIN_SCALE = torch.finfo(torch.float32).tiny
+VALUES_AT_ONCE = 2**22  # fp8 is converted through fp32: in parts of 16 MiB
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """Where and how residuals are kept. When memory is short, a policy steps down in this order:
+
+    full (the model's dtype on the device) → fp8 (8 bit, a scale per token) → fp8-host (8 bit in host memory) →
+    none (no per-block store: partial steps become whole ones). "auto" starts at full.
+    """
+
+    name: str = AUTO_CACHE
+
+    def __post_init__(self) -> None:
+        if self.name not in CACHE_POLICIES:
+            raise BudgetError(f"Cache policy {self.name!r} is unknown; choose one of {', '.join(CACHE_POLICIES)}.")
+
+    def ladder(self) -> tuple[str, ...]:
+        """Return the policies to try, best first."""
+        start = FULL_CACHE if self.name == AUTO_CACHE else self.name
+        return CACHE_POLICIES[CACHE_POLICIES.index(start) :]
 
 
 @dataclass(frozen=True)
 class StoreSize:
-    """What one branch keeps: so many tensors `[rows, tokens, dim]`."""
+    """Size of one conditioning's store: so many tensors `[rows, tokens, dim]`."""
 
     tensors: int
     rows: int
@@ -27,10 +56,10 @@ class StoreSize:
     dim: int
 
     def bytes(self, policy: str, dtype: torch.dtype) -> int:
-        """Bytes under a cache policy: `full` in the model's dtype, the fp8 ones with an fp32 scale per token."""
-        if policy == "none":
+        """Return the bytes under a cache policy; the fp8 ones have an fp32 scale per token."""
+        if policy == NO_CACHE:
             return 0
-        per_token = self.dim * dtype.itemsize if policy == "full" else self.dim + 4
+        per_token = self.dim * dtype.itemsize if policy == FULL_CACHE else self.dim + 4
         return self.tensors * self.rows * self.tokens * per_token
 
 
@@ -39,7 +68,7 @@ def quantise(x: Tensor, values: Tensor, scales: Tensor) -> None:
     for own, kept, factors in _in_parts(x, values, scales):
         exact = own.float()
         # In fp16 the scale of a token below 1.3e-5 would be 0, and a token of zeros has none at all.
-        scale = exact.abs().amax(-1, keepdim=True).div_(FP8_MAX).clamp_min_(LEAST_SCALE)
+        scale = exact.abs().amax(-1, keepdim=True).div_(FP8_MAX).clamp_min_(MIN_SCALE)
         kept.copy_((exact / scale).clamp_(-FP8_MAX, FP8_MAX).to(FP8), non_blocking=True)
         factors.copy_(scale)
 
@@ -60,7 +89,7 @@ def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class ResidualStore:
-    """The kept residuals of one branch under one policy ("full", "fp8" or "fp8-host").
+    """The kept residuals of one conditioning under one policy ("full", "fp8" or "fp8-host").
 
     Raises torch's out-of-memory error from the constructor, before anything is kept.
     """
@@ -68,14 +97,14 @@ class ResidualStore:
     def __init__(self, size: StoreSize, policy: str, dtype: torch.dtype, device: torch.device):
         self.size, self.policy, self.dtype, self.device = size, policy, dtype, device
         shape = (size.rows, size.tokens, size.dim)
-        home = torch.device("cpu") if policy == "fp8-host" else device
-        pinned = policy == "fp8-host" and device.type == "cuda"
-        kept = dtype if policy == "full" else FP8
+        home = torch.device("cpu") if policy == FP8_HOST_CACHE else device
+        pinned = policy == FP8_HOST_CACHE and device.type == "cuda"
+        kept = dtype if policy == FULL_CACHE else FP8
         # Zeros, not what memory held: a second value that was never written is read with weight 0, and 0 · NaN is NaN.
         self._values = [torch.zeros(shape, dtype=kept, device=home, pin_memory=pinned) for _ in range(size.tensors)]
         self._scales = [
             torch.zeros((*shape[:2], 1), dtype=torch.float32, device=home, pin_memory=pinned)
-            for _ in range(size.tensors if policy != "full" else 0)
+            for _ in range(size.tensors if policy != FULL_CACHE else 0)
         ]
 
     @property
@@ -84,11 +113,11 @@ class ResidualStore:
 
     @property
     def is_live(self) -> bool:
-        """Whether `read` returns the kept tensor itself, so that changes to it need no `write`."""
-        return self.policy == "full"
+        """Tell whether `read` returns the kept tensor itself, so that changes to it need no `write`."""
+        return self.policy == FULL_CACHE
 
     def read(self, index: int) -> Tensor:
-        """`[rows, N, dim]` in the model's dtype; the kept tensor itself when `is_live`, else a new one."""
+        """Return a residual `[rows, N, dim]` in the model's dtype: the kept tensor if `is_live`, else a new one."""
         values = self._values[index]
         if self.is_live:
             return values
@@ -122,25 +151,25 @@ class ResidualStore:
 def allocate(
     size: StoreSize, ladder: tuple[str, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[ResidualStore | None, str]:
-    """The best store that can be had, and why it is not a better one ("" if it is the first choice).
+    """Allocate the best store that fits; with it, why it is not a better one ("" for the first choice).
 
     Steps down the ladder when an allocation fails; None when nothing fits or the ladder says "none".
     """
-    refused: list[str] = []
+    failed: list[str] = []
     for policy in ladder:
-        if policy == "none":
+        if policy == NO_CACHE:
             break
         try:
-            return ResidualStore(size, policy, dtype, device), _no_memory(refused)
+            return ResidualStore(size, policy, dtype, device), _no_memory(failed)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _is_memory_error(error):
                 raise
-            refused.append(f"the {policy} store ({size.bytes(policy, dtype) / 2**20:.0f} MiB)")
-    return None, _no_memory(refused) or "the cache is switched off"
+            failed.append(f"the {policy} store ({size.bytes(policy, dtype) / 2**20:.0f} MiB)")
+    return None, _no_memory(failed) or "the cache is switched off"
 
 
-def _no_memory(refused: list[str]) -> str:
-    return f"no memory for {' and '.join(refused)}" if refused else ""
+def _no_memory(failed: list[str]) -> str:
+    return f"no memory for {' and '.join(failed)}" if failed else ""
 
 
 def _is_memory_error(error: RuntimeError) -> bool:

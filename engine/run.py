@@ -1,67 +1,85 @@
-"""One sampler call, from its first sigma to its last: which call computes what, and what it remembers."""
+"""One sampler call, from its first sigma to its last: decides what each model call computes."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..schedules import Schedule, budgets_for, flow_sigmas, forecast_for, steps_as_fine, whole_steps, without_fractions
+from ..schedules import TIME_AXES, without_partial_steps
 from .call_tracker import CallTracker, Place
-from .calls.base import Call, FullCall, ReuseCall, TokenCall
-from .calls.paper import PaperFullCall, PaperTokenCall
-from .cond_state import Branch
-from .cost import BlockCost, budget_for_speedup
-from .device_timer import Clock
-from .estimators import TIMES, Curves, Trial
-from .interface import Attend, BlockRunner, RowGroup, TokenLayout
+from .calls import ModelCall, PaperFullCall, PaperReuseCall, PaperTokenCall, RecordingCall, ReuseCall, TokenCall
+from .cond_state import CondStates
+from .context import CallInfo, CallRequest, CondRows, RunContext
+from .cost import BlockCost
+from .device_timer import DeviceTimer
+from .estimators import ExtrapolationGain, TimeAxes
+from .interface import RowGroup
 from .plan import Plan
 from .report import Report
-from .report_writer import RunRecords
+from .report_writer import ReportWriter
 from .residual_store import StoreSize
-from .sampler_profile import SIGMA_TOLERANCE, SamplerProfile
+from .resolve import RunFacts, RunSettings, resolve
+from .sampler_profile import SamplerProfile
 from .selection import selected_count
 
-FEW_STEPS = 8
-USUAL_STEPS = 30
-LEVELS_DIFFER = "the model was given other noise levels than the sampler's: steps were counted by the sampler"
 NOTHING_KEPT = "nothing had been kept for their conditioning"
+TOKENS_CHANGED = "the number of tokens changed"
 
 
-@dataclass(frozen=True)
-class CallSite:
-    """What the host knows about a model call.
+class TokenCounts:
+    """Tokens that the calls of a step compute: the same count for all calls, with rounding carried to later steps.
 
-    why_full: a reason to run it in full whatever the schedule says, or "".
+    The change of the input is the same for all conditionings. Given the same count they select the same tokens, and
+    guidance, which amplifies differences between them, finds none that the selection has made.
     """
 
-    sigma: float
-    groups: tuple[RowGroup, ...]
-    layout: TokenLayout
-    runner: BlockRunner
-    attend: Attend
-    blocks: int
-    device: torch.device
-    why_full: str = ""
+    def __init__(self) -> None:
+        self._rounding_carry = 0.0
+        self._counts: dict[int, int] = {}
 
-    @property
-    def rows(self) -> int:
-        return sum(group.count for group in self.groups)
+    def begin_step(self) -> None:
+        self._counts = {}
+
+    def count(self, budget: float, video: int) -> int:
+        """Return the tokens to compute of `video` ones at this step's budget."""
+        if video not in self._counts:
+            self._counts[video] = selected_count(budget, video, self._rounding_carry)
+            self._rounding_carry += budget * video - self._counts[video]
+        return self._counts[video]
 
 
 class Run:
-    """Mutable state of one sampler call; dropped when it ends. Calls may come from one thread per device.
+    """Mutable state of one sampler call; dropped when it ends. Calls may come from one thread per device."""
 
-    sigmas: the sampler's noise levels including the last one. profile: how the sampler goes about them, by default
-    with one call a step and Euler's weights. cost: sizes of one block, needed for a target speed-up and for the ideal
-    figure in the report. guidance: its scale where the host tells.
-    """
+    def __init__(self, settings: RunSettings, facts: RunFacts, *, seed: int = 0, gain: ExtrapolationGain | None = None):
+        """gain: how the extrapolation gain is measured; default over all rows at once."""
+        forecast = settings.forecast
+        extrapolation, interpolation = TIME_AXES[forecast.extrapolation_axis], TIME_AXES[forecast.interpolation_axis]
+        self.settings = settings
+        self.context = RunContext(
+            mode=settings.mode,
+            cache=settings.cache,
+            profile=facts.profile,
+            axes=TimeAxes(extrapolation, interpolation, forecast.curvature),
+            gain=gain or ExtrapolationGain(forecast.prior_gain, extrapolation),
+            final_step_gain=forecast.final_step_gain,
+            seed=seed,
+        )
+        self.budgets = list(settings.budgets)
+        self.states = CondStates()
+        self.writer = ReportWriter(settings, facts.profile, facts.family)
+        self._tracker = CallTracker(facts.profile)
+        self._counts = TokenCounts()
+        self._lock = threading.RLock()
+        self._finished = self._store_failed = False
+        self._step = -1  # of the newest call
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         plan: Plan,
         sigmas: Sequence[float],
         *,
@@ -70,274 +88,193 @@ class Run:
         family: str = "",
         seed: int = 0,
         guidance: float | None = None,
-    ):
-        self.profile = profile or SamplerProfile.of([float(s) for s in sigmas])
-        self.sigmas, self.steps = list(self.profile.levels), self.profile.steps
-        self.evaluations = list(self.profile.evaluations)
-        self.plan = plan.for_run(steps_as_fine(plan.schedule, self.sigmas), guidance)
-        self.seed = seed
-        self.branches: dict[Hashable, Branch] = {}
-        self.budgets = self._plan_budgets(cost)
-        self.forecast = forecast_for(self.plan.schedule, self.sigmas, self.budgets, guidance)
-        self.curves = Curves(TIMES[self.forecast.along], TIMES[self.forecast.corrected_along], self.forecast.bend)
-        self.trial = self._new_trial()
-        self.report = self._new_report(cost, family, plan.budget)
-        promise, self.report.promise_note = self.plan.promise_for(self.budgets, guidance)
-        self.report.promise = promise.as_dict() if promise is not None else None
-        self._records = RunRecords(self.report, self.sigmas, self.evaluations, self._spends_whole_steps)
-        self._tracker = CallTracker(self.profile)
-        self._lock = threading.RLock()
-        self._finished = self._gives_up_store = False
-        self._last_step = -1
-        self._visits = 0
-        self._owed = 0.0
-        self._counts: dict[int, int] = {}
+        has_runner: bool = True,
+    ) -> Run:
+        """Resolve a plan for these noise levels and begin its run.
 
-    def _new_trial(self) -> Trial:
-        return Trial(self.forecast.expected, self.curves.along)
-
-    def _plan_budgets(self, cost: BlockCost | None) -> list[float]:
-        plan = self.plan
-        if self.is_full:
-            return [1.0] * self.steps
-
-        def at(mean: float | None) -> list[float]:
-            schedule = plan.schedule
-            if self._places_evenly:
-                mean = schedule.mean_budget if mean is None else mean
-                schedule = self._evenly_placed(mean)
-            budgets = budgets_for(schedule, self.sigmas, evaluations=self.evaluations, mean=mean)
-            return budgets if plan.cache.name != "none" else without_fractions(budgets, self.evaluations)
-
-        if plan.target_speedup is not None and cost is not None:
-            return at(budget_for_speedup(plan.target_speedup, cost, at, self.evaluations))
-        return at(plan.budget)
-
-    @property
-    def _places_evenly(self) -> bool:
-        """Whether full steps are spread evenly instead of where the automatically chosen schedule puts them.
-
-        That placement relies on corrections, and was found on the host's noise levels, not on a sampler's own.
+        sigmas: including the last one; profile: of the sampler, default one call a step with Euler's weights. The rest
+        as in `RunFacts`.
         """
-        chosen = bool(self.plan.choice) and not self.plan.schedule.has_fractions
-        known = self.profile.solver is not None and not self.profile.own_levels
-        return chosen and self.plan.mode.corrects and not known
-
-    def _evenly_placed(self, mean: float) -> Schedule:
-        return whole_steps("even", max(2, round(1.0 / mean)), flow_sigmas(USUAL_STEPS))
-
-    def _new_report(self, cost: BlockCost | None, family: str, budget: float | None) -> Report:
-        plan = self.plan
-        weighted = sum(b * w for b, w in zip(self.budgets, self.evaluations, strict=True))
-        planned = weighted / max(1, sum(self.evaluations))
-        asked = plan.schedule.mean_budget if budget is None else budget
-        report = Report(
-            schedule=plan.schedule.name,
-            choice=plan.choice,
-            mode=plan.mode.name,
-            family=family,
-            steps=self.steps,
-            asked_budget=asked if plan.target_speedup is None else planned,
-            target_speedup=plan.target_speedup,
-            ideal_speedup=cost.speedup(self.budgets, self.evaluations) if cost is not None else 1.0,
-        )
-        report.note(self.profile.full_reason)
-        if self.forecast != plan.schedule.forecast and not self.is_full:
-            found_on = "finer steps or with milder guidance than these"
-            report.note(f"'{plan.schedule.name}' was found on {found_on}: forecasts are made in the standard way")
-        if self.is_full:
-            return report
-        if self.steps <= FEW_STEPS:
-            report.note(f"a run of {self.steps} steps leaves little to reuse: gains are small")
-        if plan.mode.corrects and min(self.budgets) == 0.0:
-            report.note(self.profile.uncorrected_reason)
-        return report
+        profile = profile or SamplerProfile.of([float(sigma) for sigma in sigmas])
+        facts = RunFacts(profile, family, guidance, cost, has_runner)
+        return cls(resolve(plan, facts), facts, seed=seed)
 
     @property
-    def is_full(self) -> bool:
-        """Whether every step is to be computed in full."""
-        return self.plan.is_full or bool(self.profile.full_reason)
+    def report(self) -> Report:
+        return self.writer.report
 
     @property
-    def _spends_whole_steps(self) -> bool:
-        """Whether a budget was asked for that is spent on whole steps alone, which rarely come to just as much."""
-        return not self.is_full and self.plan.target_speedup is None and set(self.budgets) == {0.0, 1.0}
-
-    def seed_of(self, step: int) -> int:
-        """For what is drawn by chance at a step."""
-        return (self.seed * 1_000_003 + step) % 2**63
+    def profile(self) -> SamplerProfile:
+        return self.context.profile
 
     @property
     def needs_store(self) -> bool:
-        """Whether any step needs residuals per block."""
-        return any(0.0 < b < 1.0 for b in self.budgets) or (self.plan.mode.per_block and min(self.budgets) < 1.0)
+        """Tell whether any step needs residuals per block."""
+        return any(0.0 < b < 1.0 for b in self.budgets) or (self.context.mode.per_block and min(self.budgets) < 1.0)
 
     def store_bytes(self, rows: int, tokens: int, dim: int, blocks: int, dtype: torch.dtype, latent_bytes: int) -> int:
-        """Bytes that the run will allocate for all its branches (`rows` in total), by its first cache policy.
+        """Return the bytes that the run will allocate for `rows` rows in total, by its first cache policy.
 
         latent_bytes: those of one row's latents, as they are sampled.
         """
-        total = 0
+        total, mode = 0, self.context.mode
         if self.needs_store:
-            size = StoreSize(blocks * self.plan.mode.stores_per_block, rows, tokens, dim)
-            total += size.bytes(self.plan.cache.ladder()[0], dtype)
-            if self.plan.mode.per_block:
+            size = StoreSize(blocks * mode.slots, rows, tokens, dim)
+            total += size.bytes(self.context.cache.ladder()[0], dtype)
+            if mode.per_block:
                 total += 2 * blocks * rows * tokens * 4
             else:
-                total += rows * tokens * (dim * dtype.itemsize + 4)
-            if self.plan.mode.token_estimator == "forecast":
-                total += 2 * rows * tokens * 4
-        if min(self.budgets) == 0.0 and not self.plan.mode.per_block:
+                total += rows * tokens * (dim * dtype.itemsize + 4) + mode.token_estimator.state_bytes(rows, tokens)
+        if min(self.budgets) == 0.0 and not mode.per_block:
             kept = min(2, sum(b > 0.0 for b in self.budgets))
-            if self.plan.mode.corrects:
+            if mode.corrects:
                 kept += self.profile.memory
             total += kept * rows * latent_bytes
         return total
 
-    def ends_at(self, step: int) -> bool:
-        """Whether the sampler takes the prediction of this step for the result."""
-        return step == self.steps - 1 and self.sigmas[-1] <= SIGMA_TOLERANCE
-
     def on_step(self, step: int) -> None:
-        """The sampler has reported that the first call of this step is done."""
+        """Take the sampler's report that the first call of this step is done."""
         with self._lock:
             self._tracker.on_step(step)
 
-    def open_call(self, site: CallSite) -> Call:
-        """Decide what a model call computes; the caller runs the model through it and then closes it."""
+    def begin_call(self, request: CallRequest) -> ModelCall:
+        """Decide what a model call computes; the caller runs the model through it and then ends it."""
         with self._lock:
             if self._finished:  # another device's call ended the run by an error: nothing may be kept any more
-                return Call(self, site.sigma, [], [], site.layout, site.runner, site.attend, site.blocks)
-            places = [self._tracker.locate(group.key, site.sigma) for group in site.groups]
-            step = places[0].step if places else self.profile.step_of(site.sigma)
-            self._visit(step)
-            pairs = [(group, self._branch(group, place)) for group, place in zip(site.groups, places, strict=True)]
-            common = (self, site.sigma, places, pairs, site.layout, site.runner, site.attend, site.blocks)
-            call, reason = self._make_call(step, site, pairs, common)
-            call.step, call.reason = step, reason
-            call.keeps_denoised = self._reuse_follows(step) and not self.plan.mode.per_block and call.kind != "reuse"
-        call.start = Clock(site.device).mark()
-        return call
+                return ModelCall(self.context, self._info(request, 0, ()))
+            places = [self._tracker.locate(group.key, request.sigma) for group in request.groups]
+            step = places[0].step if places else self.profile.step_of(request.sigma)
+            self._begin_step(step)
+            conds = tuple(map(self._cond_rows, request.groups, places))
+            return self._new_call(step, request, conds)
 
-    def _visit(self, step: int) -> None:
-        """Forget what cannot be continued when a call belongs to another step than the one before."""
-        if step == self._last_step:
+    def _cond_rows(self, group: RowGroup, place: Place) -> CondRows:
+        return CondRows(group, self.states.get((group.key, place.ordinal), group.count), place.call)
+
+    def _begin_step(self, step: int) -> None:
+        """Drop what cannot be continued when a call belongs to another step than the one before."""
+        if step == self._step:
             return
-        if self._gives_up_store:
-            self._go_on_without_store(step)
-        if step < self._last_step - 1:
-            self.branches.clear()  # noise was added back: nothing kept fits any more
-            self.trial = self._new_trial()
-        # A conditioning that two steps in a row went without (a window that moved on) would only hold memory.
-        self.branches = {key: b for key, b in self.branches.items() if b.last_visit >= self._visits - 1}
-        self._counts = {}
-        self._visits += 1
-        self._last_step = step
+        if self._store_failed:
+            self._continue_without_store(step)
+        if step < self._step - 1:
+            self.states.clear()  # noise was added back: nothing kept fits any more
+            self.context.gain.reset()
+        self.states.begin_step()
+        self._counts.begin_step()
+        self._step = step
 
-    def _branch(self, group: RowGroup, place: Place) -> Branch:
-        key = (group.key, place.ordinal)
-        branch = self.branches.get(key)
-        if branch is None or branch.rows != group.count:
-            branch = self.branches[key] = Branch(group.count)
-        branch.last_visit = self._visits
-        return branch
-
-    def _make_call(self, step: int, site: CallSite, pairs: list, common: tuple) -> tuple[Call, str]:
-        budget, per_block = self.budgets[step], self.plan.mode.per_block
-        if site.why_full:
-            return Call(*common), site.why_full
-        if budget >= 1.0:
-            return self._full_call(step, pairs, common), ""
-        if budget == 0.0 and not per_block:
-            if all(branch.denoised for _, branch in pairs):
-                return ReuseCall(*common), ""
-            return self._full_call(step, pairs, common), NOTHING_KEPT
-        kept = [branch.kept for _, branch in pairs]
-        if any(entry is None for entry in kept):
-            return self._full_call(step, pairs, common), NOTHING_KEPT
-        if any(entry is not None and entry.store.size.tokens != site.layout.total for entry in kept):
-            return self._full_call(step, pairs, common), "the number of tokens changed"
+    def _new_call(self, step: int, request: CallRequest, conds: tuple[CondRows, ...]) -> ModelCall:
+        context, budget, video = self.context, self.budgets[step], request.layout.video
+        if request.full_reason:
+            return ModelCall(context, self._info(request, step, conds, request.full_reason))
+        reason = self._full_reason(budget, request.layout.total, conds)
+        if reason or budget >= 1.0:
+            return self._full_call(step, request, conds, reason)
         if budget == 0.0:
-            return PaperTokenCall(*common, count=0), ""
-        count = self._count(budget, site.layout.video)
-        if count >= site.layout.video:
-            return self._full_call(step, pairs, common), ""
-        return (PaperTokenCall if per_block else TokenCall)(*common, count=count), ""
+            info = self._info(request, step, conds, keeps_prediction=False)
+            return PaperReuseCall(context, info) if context.mode.per_block else ReuseCall(context, info)
+        count = self._counts.count(budget, video)
+        if count >= video:
+            return self._full_call(step, request, conds, "")
+        info = self._info(request, step, conds)
+        return (PaperTokenCall if context.mode.per_block else TokenCall)(context, info, count)
 
-    def _count(self, budget: float, video: int) -> int:
-        """How many tokens a call computes: the same for all calls of a step.
+    def _full_reason(self, budget: float, tokens: int, conds: tuple[CondRows, ...]) -> str:
+        """Why a call at this budget must be computed in full; "" if it need not."""
+        if budget >= 1.0:
+            return ""
+        if budget == 0.0 and not self.context.mode.per_block:
+            return "" if all(cond.state.history for cond in conds) else NOTHING_KEPT
+        stores = [cond.state.kept.store if cond.state.kept is not None else None for cond in conds]
+        if None in stores:
+            return NOTHING_KEPT
+        same = all(store is not None and store.size.tokens == tokens for store in stores)
+        return "" if same else TOKENS_CHANGED
 
-        The change of the input is the same for all conditionings. Given the same count they choose the same tokens,
-        and guidance, which blows up what differs between them, finds no difference that the choice has made.
-        """
-        if video not in self._counts:
-            self._counts[video] = selected_count(budget, video, self._owed)
-            self._owed += budget * video - self._counts[video]
-        return self._counts[video]
+    def _full_call(self, step: int, request: CallRequest, conds: tuple[CondRows, ...], reason: str) -> ModelCall:
+        context, info = self.context, self._info(request, step, conds, reason)
+        if not self.settings.is_full:
+            if context.mode.per_block and min(self.budgets[step:]) < 1.0:
+                return PaperFullCall(context, info)
+            if not context.mode.per_block and self._token_step_follows(step):
+                return RecordingCall(context, info)
+            for cond in conds:
+                cond.state.invalidate()
+        return ModelCall(context, info)
 
-    def _full_call(self, step: int, pairs: list, common: tuple) -> Call:
-        if self.is_full:
-            return Call(*common)
-        if self.plan.mode.per_block and min(self.budgets[step:]) < 1.0:
-            return PaperFullCall(*common)
-        if not self.plan.mode.per_block and self._store_follows(step):
-            return FullCall(*common)
-        for _, branch in pairs:
-            branch.outdate()
-        return Call(*common)
+    def _info(
+        self,
+        request: CallRequest,
+        step: int,
+        conds: tuple[CondRows, ...],
+        reason: str = "",
+        keeps_prediction: bool | None = None,
+    ) -> CallInfo:
+        """Complete a request. keeps_prediction: default where a later step of the run is skipped."""
+        if keeps_prediction is None:
+            keeps_prediction = bool(conds) and self._skipped_step_follows(step) and not self.context.mode.per_block
+        return CallInfo(
+            **vars(request),
+            step=step,
+            conds=conds,
+            started=DeviceTimer(request.device).mark(),
+            reason=reason,
+            keeps_prediction=keeps_prediction,
+        )
 
-    def _store_follows(self, step: int) -> bool:
-        """Whether the next computed step reads what this one keeps per block."""
+    def _token_step_follows(self, step: int) -> bool:
+        """Tell whether the next computed step reads what this one keeps per block."""
         if 0.0 < self.budgets[step] < 1.0:
             return True
         following = next((b for b in self.budgets[step + 1 :] if b > 0.0), 1.0)
         return following < 1.0
 
-    def _reuse_follows(self, step: int) -> bool:
+    def _skipped_step_follows(self, step: int) -> bool:
         return min(self.budgets[step:]) == 0.0
 
-    def give_up_store(self, reason: str) -> None:
-        """Nothing can be kept per block: go on with full and reuse steps at about the same mean; mode paper, in full.
+    def _continue_without_store(self, step: int) -> None:
+        """Continue from `step` on with full and skipped steps at about the same mean; in mode `paper`, in full."""
+        self._store_failed = False
+        if self.context.mode.per_block:
+            self.budgets[step:] = [1.0] * (self.profile.steps - step)
+        else:
+            if not self._skipped_step_follows(self._step):
+                self.budgets[step] = 1.0  # no prediction was kept so far
+            self.budgets = without_partial_steps(self.budgets, self.profile.evaluations, step)
+        for state in self.states:
+            state.release_store()
 
-        From the next step on: all calls of a step do alike, in whatever order they come.
+    def end_call(self, call: ModelCall, prediction: Tensor, skipped: bool = False) -> Tensor:
+        """End a call with its prediction, the denoised latents `[B, …]`; returns what the sampler is to get.
+
+        skipped: another pack has answered in the model's place.
         """
         with self._lock:
-            instead = "everything is computed" if self.plan.mode.per_block else "whole steps are reused"
-            self.report.note(f"{instead} instead of tokens: {reason}")
-            self.report.promise = None
-            self._gives_up_store = True
-
-    def _go_on_without_store(self, step: int) -> None:
-        self._gives_up_store = False
-        if self.plan.mode.per_block:
-            self.budgets[step:] = [1.0] * (self.steps - step)
-        else:
-            if not self._reuse_follows(self._last_step):
-                self.budgets[step] = 1.0  # no prediction was kept so far
-            self.budgets = without_fractions(self.budgets, self.evaluations, step)
-        for branch in self.branches.values():
-            branch.drop_store()
-
-    def close_call(self, call: Call, denoised: Tensor) -> Tensor:
-        """The call is over and this is its prediction, the denoised latents `[B, …]`; returns what to go on with."""
-        with self._lock:
             if self._finished:  # another device's call ended the run by an error
-                return denoised
-            result = call.close(denoised)
-            self._records.add(call, self.budgets[call.step], denoised.device)
-            kept = sum(branch.nbytes for branch in self.branches.values())
-            self.report.cache_bytes = max(self.report.cache_bytes, kept)
-            stores = [branch.store.policy for branch in self.branches.values() if branch.store is not None]
-            self.report.cache_policy = stores[-1] if stores else "whole steps" if kept else "none"
+                return prediction
+            result = call.end(prediction)
+            timer = DeviceTimer(prediction.device)
+            record = call.record(self.budgets[call.info.step], skipped)
+            self.writer.add(record, timer.between(call.info.started, timer.mark()))
+            self.writer.cache(self.states.nbytes, self.states.cache_policy)
+            self._take_notes(call)
             return result
+
+    def _take_notes(self, call: ModelCall) -> None:
+        """Write down what a call remarked. Without a store, all calls of the next step do alike, in whatever order."""
+        for note in call.notes:
+            self.writer.note(note)
+        if call.store_failure:
+            instead = "everything is computed" if self.context.mode.per_block else "whole steps are reused"
+            self.writer.note(f"{instead} instead of tokens: {call.store_failure}")
+            self.writer.withdraw_expectation()
+            self._store_failed = True
 
     def finish(self) -> Report:
         """Resolve the durations, drop everything kept, return the report."""
         with self._lock:
             self._finished = True
-            self.branches.clear()
-            self.trial = self._new_trial()
-            if self._tracker.levels_differ and not self.is_full:
-                self.report.note(LEVELS_DIFFER)
-            self._records.finish(self._tracker.without_call)
-            return self.report
+            self.states.clear()
+            self.context.gain.reset()
+            return self.writer.finish(self._tracker.without_call, self._tracker.levels_differ)

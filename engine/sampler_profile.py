@@ -1,6 +1,6 @@
-"""What a run may rest on about its sampler: the model calls it makes, their steps, and the weights of predictions.
+"""Facts about a run's sampler: its model calls, their steps, and the weights of predictions in the latents.
 
-One object decides it, from a probe of the sampler. Nothing known means: one call a step, and no correction.
+They come from a probe of the sampler. Where nothing is known: one call a step, and no correction.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..limits import ZERO_SIGMA
 from .solver import Solver
 
-SIGMA_TOLERANCE = 1e-6  # absolute, between a call and the level of its step
-SAME_SIGMA = 1e-5  # relative, between a call and the one that was foretold
-MAX_RATIO = 12  # model calls per step, beyond which a sampler is not followed
+SAME_SIGMA, SAME_SIGMA_RELATIVE = 1e-6, 1e-5  # two levels this close are one, but for rounding
+MAX_CALLS_PER_STEP = 12  # beyond, a sampler is not followed
 
 
 @dataclass(frozen=True)
 class SamplerProfile:
-    """How a sampler goes about a run.
+    """The sampler of one run.
 
     levels: noise levels of the run's steps, the last one included; evaluations: model calls of each step, at least one.
     calls: noise level of each model call, in order; call_steps: the step of each. Both are empty where unknown.
     solver: weights of predictions; None where they could not be read: then nothing is corrected.
-    full_reason: why such a run has to be computed in full; "" where reuse is possible.
-    uncorrected_reason: why reuse steps keep the newest prediction instead of forecasting; "" where they forecast.
-    own_levels: whether the levels are the sampler's own, as it passes over those that it was given.
+    full_reason: why such a run is computed in full; "" where steps can be skipped.
+    uncorrected_reason: why skipped steps hold the newest prediction; "" where they are forecast and corrected.
+    own_levels: the levels are the sampler's own; it ignores those that it was given.
     """
 
     levels: tuple[float, ...]
@@ -44,15 +44,19 @@ class SamplerProfile:
     @property
     def memory(self) -> int:
         """Latents kept per conditioning for corrections alone."""
-        return self.solver.memory + int(not self.solver.all_carry) if self.solver is not None else 0
+        return self.solver.memory + int(not self.solver.all_can_correct) if self.solver is not None else 0
+
+    def ends_at(self, step: int) -> bool:
+        """Tell whether the sampler takes the prediction of this step as the result."""
+        return step == self.steps - 1 and self.levels[-1] <= ZERO_SIGMA
 
     def step_of(self, sigma: float) -> int:
-        """The step a noise level belongs to."""
+        """Return the step that a noise level belongs to."""
         return step_of(self.levels, sigma)
 
     @staticmethod
     def unknown(levels: Sequence[float], uncorrected_reason: str = "", full_reason: str = "") -> SamplerProfile:
-        """For a sampler that nothing is known of."""
+        """Return the profile of a sampler of which nothing is known."""
         steps = max(1, len(levels) - 1)
         return SamplerProfile(
             tuple(levels), (1,) * steps, full_reason=full_reason, uncorrected_reason=uncorrected_reason
@@ -62,14 +66,14 @@ class SamplerProfile:
     def of(
         levels: Sequence[float], evaluations: Sequence[int] | None = None, solver: Solver | None = None
     ) -> SamplerProfile:
-        """For a sampler of so many calls a step, one by default, in the order of the levels.
+        """Return the profile of a sampler with so many calls a step, one by default, in the order of the levels.
 
         solver: Euler's by default, where each step has one call.
         """
         steps = max(1, len(levels) - 1)
         counts = tuple(evaluations) if evaluations is not None else (1,) * steps
         single = all(count == 1 for count in counts)
-        solver = solver or (Solver.of_levels(levels) if single else None)
+        solver = solver or (Solver.from_sigmas(levels) if single else None)
         if len(levels) < 2:
             return SamplerProfile(tuple(levels), counts)
         call_steps = tuple(step for step, count in enumerate(counts) for _ in range(count))
@@ -80,7 +84,7 @@ class SamplerProfile:
     def of_calls(
         sigmas: Sequence[float], calls: Sequence[float], solver: Solver | None, uncorrected_reason: str = ""
     ) -> SamplerProfile:
-        """For a sampler that calls the model at these noise levels.
+        """Return the profile of a sampler that calls the model at these noise levels.
 
         A call belongs to the step at whose level it lies, or the one before. Where that leaves steps without a call,
         as the sampler goes its own way between the first level and the last, each level that it asks for is a step.
@@ -104,19 +108,19 @@ class SamplerProfile:
 
 
 def step_of(levels: Sequence[float], sigma: float) -> int:
-    """The step of a noise level: that of the last level which is not below it."""
-    tolerance = max(SIGMA_TOLERANCE, SAME_SIGMA * abs(sigma))
+    """Return the step of a noise level: that of the last level which is not below it."""
+    tolerance = max(SAME_SIGMA, SAME_SIGMA_RELATIVE * abs(sigma))
     reached = sum(level >= sigma - tolerance for level in levels)
     return min(max(reached - 1, 0), max(0, len(levels) - 2))
 
 
 def is_same(one: float, other: float) -> bool:
-    """Whether two noise levels are one, but for rounding."""
-    return abs(one - other) <= max(SIGMA_TOLERANCE, SAME_SIGMA * abs(other))
+    """Tell whether two noise levels are the same, but for rounding."""
+    return abs(one - other) <= max(SAME_SIGMA, SAME_SIGMA_RELATIVE * abs(other))
 
 
-def falls(levels: Sequence[float]) -> bool:
-    """Whether noise levels fall from step to step."""
+def is_falling(levels: Sequence[float]) -> bool:
+    """Tell whether noise levels fall from step to step."""
     return all(after < before for before, after in pairwise(levels))
 
 

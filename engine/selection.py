@@ -9,7 +9,7 @@ from torch import Tensor
 
 AGE_WEIGHT = 0.1  # per step not selected, in standard deviations of the change score
 PAPER_AGE_WEIGHT = 0.5  # paper, §3: w_b
-MOST_AGE = 60.0  # e^60 is still finite in fp32
+MAX_AGE = 60.0  # e^60 is still finite in fp32
 
 
 def granularity(tokens: int) -> int:
@@ -67,7 +67,7 @@ def change_score(change: Tensor, ages: Tensor) -> Tensor:
 
 def paper_score(change: Tensor, lse: Tensor, ages: Tensor) -> Tensor:
     """LSE · Δ + 0.5 · eⁿ (paper, §3). change, lse and ages `[rows, N]`; lse is the mean over heads."""
-    return lse * change + PAPER_AGE_WEIGHT * ages.clamp(max=MOST_AGE).exp()
+    return lse * change + PAPER_AGE_WEIGHT * ages.clamp(max=MAX_AGE).exp()
 
 
 def select(score: Tensor, count: int, video: slice) -> Tensor:

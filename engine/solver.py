@@ -1,9 +1,9 @@
-"""Weights of past predictions in a sampler's latents: what is needed to correct a prediction after the fact.
+"""Weights of past predictions in a sampler's latents. Needed to correct skipped predictions after the fact.
 
-All solvers of the host are linear in the predictions: the latents that a model call begins with are a weighted sum of
-the predictions returned by the calls before it and of what the run began with. Euler's weights follow from the noise
-levels; multistep solvers use old predictions again, and some call the model several times a step. `Solver.of_responses`
-reads the weights of any of them off runs on impulses, call by call.
+All solvers of the host are linear in the predictions: the latents at the start of a model call are a weighted sum of
+the predictions of the calls before it and of the run's first latents. Euler's weights follow from the noise levels;
+multistep solvers use old predictions again, and some call the model several times a step.
+`Solver.from_impulse_response` reads the weights of any of them off runs on impulses, call by call.
 """
 
 from __future__ import annotations
@@ -17,79 +17,75 @@ from torch import Tensor
 MAX_MEMORY = 4
 NEGLIGIBLE = 1e-3  # of the weight of the newest prediction; rounding stays below
 MAX_MISFIT = 0.1  # likewise, of what is left out where a solver remembers more than `MAX_MEMORY` predictions
-MIN_CARRYING = 0.3  # own weight over the largest of a row below which a call cannot take a correction
+MIN_OWN_WEIGHT = 0.3  # over the largest weight in the latents; below it a call cannot take a correction
 HORIZON = 8  # calls ahead within which the state of a solver shows
 
 
 class Solver:
     """Weights of predictions in the latents, by model call.
 
-    The latents that call c begins with are `weights[c] · predictions + starts[c] · beginning`, row C is the result.
+    The latents at the start of call c are `weights[c] · predictions + starts[c] · first latents`; row C is the result.
 
-    memory: predictions that the solver uses again after the latents that they went into. An error that was made good
-    in the latents lives on in these; `folds` says which errors of newer ones an older one amounts to.
+    memory: predictions that the solver uses again after the latents that they went into. An error that was corrected in
+    the latents lives on in these.
     """
 
-    def __init__(self, weights: Tensor, starts: Tensor, memory: int, folds: Sequence[dict[int, list[float]]]):
-        """weights `[C + 1, C]`, starts `[C + 1]`, both fp64; folds: by call, see `fold`."""
-        self.calls, self.memory, self._folds = weights.shape[1], memory, folds
+    def __init__(self, weights: Tensor, starts: Tensor, memory: int, equivalents: Sequence[dict[int, list[float]]]):
+        """weights `[C + 1, C]`, starts `[C + 1]`, both fp64; equivalents: by call, see `equivalent_errors`."""
+        self.calls, self.memory, self._equivalents = weights.shape[1], memory, equivalents
         self._weights: list[list[float]] = weights.tolist()
         self.starts: tuple[float, ...] = tuple(starts.tolist())
-        carried = torch.where(starts[:-1].abs() > 1e-9, starts[1:] / starts[:-1], torch.zeros_like(starts[1:]))
-        self._carried: list[float] = carried.tolist()
-        used = weights[1:] - carried.unsqueeze(1) * weights[:-1]
+        latent = torch.where(starts[:-1].abs() > 1e-9, starts[1:] / starts[:-1], torch.zeros_like(starts[1:]))
+        self._latent_weights: list[float] = latent.tolist()
+        used = weights[1:] - latent.unsqueeze(1) * weights[:-1]
         scale = weights[1:].abs().amax(1, keepdim=True)
-        self._used: list[list[float]] = torch.where(used.abs() > NEGLIGIBLE * scale, used, 0.0).tolist()
+        self._memory_weights: list[list[float]] = torch.where(used.abs() > NEGLIGIBLE * scale, used, 0.0).tolist()
         own = weights[1:].diagonal().abs()
-        self._carries: list[bool] = (own > MIN_CARRYING * scale[:, 0]).tolist()
+        self._can_correct: list[bool] = (own > MIN_OWN_WEIGHT * scale[:, 0]).tolist()
 
-    def weight(self, older: int, call: int) -> float:
-        """Weight of prediction `older` in the latents after `call`."""
+    def cumulative_weight(self, older: int, call: int) -> float:
+        """Weight of prediction `older` in the latents after `call`, on all paths."""
         return self._weights[call + 1][older]
 
-    def enters(self, older: int, call: int) -> float:
-        """Weight of prediction `older` in the latents that `call` begins with."""
+    def input_weight(self, older: int, call: int) -> float:
+        """Weight of prediction `older` in the latents at the start of `call`."""
         return self._weights[call][older]
 
-    def share(self, older: int, call: int) -> float:
-        """How much of prediction `call` makes up for an error of 1 in `older`, by the latents after `call`."""
-        own = self._weights[call + 1][call]
-        return self._weights[call + 1][older] / own if own else 0.0
+    def memory_weight(self, older: int, call: int) -> float:
+        """Part of `cumulative_weight` that comes from `call` using prediction `older` itself, not from the latents."""
+        return self._memory_weights[call][older]
 
-    def used(self, older: int, call: int) -> float:
-        """The part of `weight` that is due to `call` using prediction `older` itself, and not the latents before."""
-        return self._used[call][older]
+    def latent_weight(self, call: int) -> float:
+        """Share of an error in the latents at the start of `call` that is left after it."""
+        return self._latent_weights[call]
 
-    def carried(self, call: int) -> float:
-        """How much of an error of the latents that `call` begins with is left after it."""
-        return self._carried[call]
-
-    def carries(self, call: int) -> bool:
-        """Whether the prediction of `call` weighs enough to take a correction; if not, a later one does."""
-        return self._carries[call]
+    def can_correct(self, call: int) -> bool:
+        """Tell whether the prediction of `call` weighs enough to take a correction; if not, a later one does."""
+        return self._can_correct[call]
 
     @property
     def responses(self) -> tuple[tuple[float, ...], ...]:
-        """The weights in the latents after each call, `[C, C]`."""
+        """Weights in the latents after each call, `[C, C]`."""
         return tuple(map(tuple, self._weights[1:]))
 
     @property
-    def all_carry(self) -> bool:
-        return all(self._carries)
+    def all_can_correct(self) -> bool:
+        return all(self._can_correct)
 
-    def fold(self, older: int, call: int) -> list[tuple[int, float]]:
-        """Errors of the newest `memory` predictions, `call` the last, that an error of 1 in `older` amounts to later.
+    def equivalent_errors(self, older: int, call: int) -> list[tuple[int, float]]:
+        """Errors of the newest `memory` predictions, up to `call`, that have the effect of an error of 1 in `older`.
 
-        As `(call, error)`; what acts through the latents alone is not part of it.
+        As `(call, error)`; effects through the latents are not part of it.
         """
-        kept = self._folds[call].get(older, [])
-        return [(call - self.memory + 1 + n, factor) for n, factor in enumerate(kept) if factor]
+        errors = self._equivalents[call].get(older, [])
+        return [(call - self.memory + 1 + n, factor) for n, factor in enumerate(errors) if factor]
 
     @staticmethod
-    def of_levels(sigmas: Sequence[float]) -> Solver:
-        """Euler's method, and in effect any that uses each prediction for its own step only; one call a step.
+    def from_sigmas(sigmas: Sequence[float]) -> Solver:
+        """Return the weights of Euler's method and of any that uses each prediction for its own step only.
 
-        d(x/σ) = x₀ d(1/σ) along the path, so each counts by its step of 1/σ. After a last step to 0 none but the last.
+        d(x/σ) = x₀ d(1/σ) along the path, so each counts by its step of 1/σ. After a step to 0 only
+        the last counts.
         """
         steps = max(0, len(sigmas) - 1)
         weights = torch.zeros(steps + 1, steps, dtype=torch.float64)
@@ -104,28 +100,28 @@ class Solver:
         return Solver(weights, starts, 0, [{}] * steps)
 
     @staticmethod
-    def of_responses(responses: Sequence[Sequence[float]], starts: Sequence[float]) -> Solver | None:
-        """From the latents that the C calls begin with and those at the end, C + 1 of each.
+    def from_impulse_response(responses: Sequence[Sequence[float]], starts: Sequence[float]) -> Solver | None:
+        """Return the weights read off impulses: latents at the start of each of the C calls and at the end.
 
-        responses[c][n]: those of a run from 0 in which prediction n is 1 and all others are 0; starts[c]: those of a
-        run from 1 in which all are 0. None where no prediction counts, or more are used again than can be kept.
+        responses[c][n]: latents of a run from 0 in which prediction n is 1 and all others are 0; starts[c]: latents of
+        a run from 1 in which all are 0. None where no prediction counts, or more are used again than can be kept.
         """
         weights = torch.tensor([list(row) for row in responses], dtype=torch.float64)
-        begun = torch.tensor(list(starts), dtype=torch.float64)
-        if weights.ndim != 2 or not weights.isfinite().all() or not begun.isfinite().all():
+        initial = torch.tensor(list(starts), dtype=torch.float64)
+        if weights.ndim != 2 or not weights.isfinite().all() or not initial.isfinite().all():
             return None
-        if not (weights.abs().amax() > 0.0 and begun[0].abs() > 0.0):
+        if not (weights.abs().amax() > 0.0 and initial[0].abs() > 0.0):
             return None
         for memory in range(MAX_MEMORY + 1):
-            folds = [_folds(weights, begun, call, memory) for call in range(weights.shape[1])]
-            misfit = max((left for _, left in folds), default=0.0)
+            found = [_equivalents(weights, initial, call, memory) for call in range(weights.shape[1])]
+            misfit = max((left for _, left in found), default=0.0)
             if misfit <= NEGLIGIBLE or (memory == MAX_MEMORY and misfit <= MAX_MISFIT):
-                return Solver(weights, begun, memory, [found for found, _ in folds])
+                return Solver(weights, initial, memory, [errors for errors, _ in found])
         return None
 
 
-def _folds(weights: Tensor, starts: Tensor, call: int, memory: int) -> tuple[dict[int, list[float]], float]:
-    """`Solver.fold` for one call, and how much of what the calls ahead use again it leaves out, in their own weight."""
+def _equivalents(weights: Tensor, starts: Tensor, call: int, memory: int) -> tuple[dict[int, list[float]], float]:
+    """Return `Solver.equivalent_errors` of one call, and the share of later calls' memory that they leave out."""
     after = slice(call + 2, call + 2 + HORIZON)
     rows, known = weights[after], call + 1
     if not len(rows) or known <= 0:
@@ -141,7 +137,7 @@ def _folds(weights: Tensor, starts: Tensor, call: int, memory: int) -> tuple[dic
         return {}, 0.0
     if not kept.shape[1]:
         return {}, float(older.abs().max())
-    factors = torch.linalg.lstsq(kept, older, driver="gelsd").solution  # the least errors that amount to it
+    factors = torch.linalg.lstsq(kept, older, driver="gelsd").solution  # the least errors of the same effect
     left = float((older - kept @ factors).abs().max())
     relevant = older.abs().amax(0) > NEGLIGIBLE
     padding = [0.0] * (memory - kept.shape[1])

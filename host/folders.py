@@ -8,10 +8,11 @@ from pathlib import Path
 
 import folder_paths
 
+from ..engine.modes import check_mode
 from ..errors import ScheduleError, SearchError
 from ..schedules import Schedule, bundled_folder, check_name, list_schedules, load
 
-CLOSE_NAMES, NAMES_TOLD = 3, 12  # in the message about a name that is none
+CLOSE_NAMES, MAX_NAMES_LISTED = 3, 12  # in the message about a name that is none
 PROBE_BYTES = 64 * 1024  # more than a schedule: a full disk is noticed
 
 
@@ -55,7 +56,7 @@ def find_schedule(name: str) -> Schedule:
     for folder in schedule_folders():
         path = list_schedules(folder).get(name)
         if path is not None:
-            return load(path)
+            return check_mode(load(path))
     raise ScheduleError(f"There is no schedule named '{name}'. {_names_to_choose_from(name)}")
 
 
@@ -66,5 +67,5 @@ def _names_to_choose_from(name: str) -> str:
     meant = f"Did you mean {' or '.join(map(repr, alike))}? " if alike else ""
     if not own:
         return meant + "You have saved none yet."
-    more = f" and {len(own) - NAMES_TOLD} more" if len(own) > NAMES_TOLD else ""
-    return f"{meant}Your saved ones: {', '.join(map(repr, own[:NAMES_TOLD]))}{more}."
+    more = f" and {len(own) - MAX_NAMES_LISTED} more" if len(own) > MAX_NAMES_LISTED else ""
+    return f"{meant}Your saved ones: {', '.join(map(repr, own[:MAX_NAMES_LISTED]))}{more}."

@@ -6,16 +6,16 @@
 from .backend import Backend, Constraints
 from .backends.reference import attend_reference
 from .custom_op import DISPATCHER, attend
-from .dispatch import AUTO, HOST, WISHES, Choice
+from .dispatch import AUTO, BACKEND_CHOICES, HOST, Choice
 from .key_tiles import KeyTiles
 from .problem import MANY_QUERIES, Problem
 
 __all__ = [
     "AUTO",
+    "BACKEND_CHOICES",
     "DISPATCHER",
     "HOST",
     "MANY_QUERIES",
-    "WISHES",
     "Backend",
     "Choice",
     "Constraints",

@@ -41,8 +41,8 @@ def milliseconds(
     q, k, v = sample(q, k, v)
     stopwatch = _cuda_milliseconds if q.device.type == "cuda" else _wall_milliseconds
     times: dict[str, list[float]] = {}
-    keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.trusted}
-    failures = {name: why for name, key in keys.items() if (why := crash_guard.why_not(key, q.device))}
+    keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.skip_selftest}
+    failures = {name: why for name, key in keys.items() if (why := crash_guard.unsupported_reason(key, q.device))}
     for round_ in range(MOST_ROUNDS + 1):
         shortest = {name: min(spent) for name, spent in times.items()}
         racing = [backend for backend in backends if backend.name not in failures]

@@ -27,8 +27,8 @@ FOLDER_VARIABLE = "ASTRAEA_CACHE_DIR"
 FORMAT = 1
 CHOICES, TRIALS = SECTIONS = ("choices", "trials")
 MOST_BYTES = 1 << 20
-MOST_ENTRIES = 500
-MOST_DIGITS = 30  # of an integer; longer ones are beyond what floats can hold
+MAX_ENTRIES = 500
+MAX_DIGITS = 30  # of an integer; longer ones are beyond what floats can hold
 PACKAGES = ("triton", "triton-windows", "flash_attn", "flash_attn_3", "sageattention")
 
 
@@ -134,7 +134,7 @@ def _finite(text: str) -> float:
 
 
 def _bounded(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
 
@@ -144,7 +144,7 @@ def write(name: str, entry: dict[str, Any], section: str = CHOICES) -> None:
     content = {each: read(each) for each in SECTIONS}
     content[section].pop(name, None)
     content[section][name] = entry
-    content = {each: dict(list(entries.items())[-MOST_ENTRIES:]) for each, entries in content.items()}
+    content = {each: dict(list(entries.items())[-MAX_ENTRIES:]) for each, entries in content.items()}
     text = json.dumps({"format": FORMAT, **content}, indent=1, allow_nan=False) + "\n"
     beside = ""
     try:

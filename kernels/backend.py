@@ -37,13 +37,13 @@ class Constraints:
     dtypes: frozenset[torch.dtype] = FLOATS
     capability: tuple[int, int] | None = None
     head_dims: frozenset[int] | None = None
-    most_head_dim: int | None = None
+    max_head_dim: int | None = None
     head_dim_multiple: int = 1
     amd: bool = True
     lse: bool = True
     key_tiles: bool = False
 
-    def why_not(self, problem: Problem) -> str:
+    def unsupported_reason(self, problem: Problem) -> str:
         """Why a call is beyond these limits; "" if it is not."""
         device, dim = problem.device, problem.head_dim
         if self.devices is not None and device.type not in self.devices:
@@ -60,8 +60,8 @@ class Constraints:
             return f"not for {_short(problem.dtype)}"
         if self.head_dims is not None and dim not in self.head_dims:
             return f"for head sizes {' and '.join(map(str, sorted(self.head_dims)))}, not {dim}"
-        if dim % self.head_dim_multiple or dim > (self.most_head_dim or dim):
-            most = f" up to {self.most_head_dim}" if self.most_head_dim else ""
+        if dim % self.head_dim_multiple or dim > (self.max_head_dim or dim):
+            most = f" up to {self.max_head_dim}" if self.max_head_dim else ""
             return f"for head sizes in multiples of {self.head_dim_multiple}{most}, not {dim}"
         if problem.need_lse and not self.lse:
             return "returns no log-sum-exp"
@@ -79,26 +79,26 @@ class Backend:
     """One way to compute attention.
 
     run: `run(q, k, v, *, scale, need_lse)` (and `key_tiles` where the constraints allow it) → out, lse or None.
-    missing: why it cannot be used in this process, "" if it can; asked once, never raises.
-    further: why it cannot do a certain call, beyond its constraints.
+    unavailable_reason: why it cannot be used in this process, "" if it can; asked once, never raises.
+    extra_check: why it cannot do a certain call, beyond its constraints.
     exact: whether it keeps to the accuracy of the call's dtype; those that do not are used only where speed is asked
-    for before accuracy. last_resort: always right, and taken only where nothing else is. trusted: runs here anyway, so
-    that nothing is risked by trying it.
+    for before accuracy. last_resort: always right, and taken only where nothing else is. skip_selftest: runs here
+    anyway, so that nothing is risked by trying it.
     """
 
     name: str
     what: str
     run: Callable[..., Attended]
     constraints: Constraints
-    missing: Callable[[], str] = nothing_missing
-    further: Callable[[Problem], str] = nothing_further
+    unavailable_reason: Callable[[], str] = nothing_missing
+    extra_check: Callable[[Problem], str] = nothing_further
     exact: bool = True
     last_resort: bool = False
-    trusted: bool = False
+    skip_selftest: bool = False
 
-    def why_not(self, problem: Problem) -> str:
+    def unsupported_reason(self, problem: Problem) -> str:
         """Why it cannot compute this call; "" if it can."""
-        return self.constraints.why_not(problem) or self.missing() or self.further(problem)
+        return self.constraints.unsupported_reason(problem) or self.unavailable_reason() or self.extra_check(problem)
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None

@@ -15,7 +15,7 @@ import torch
 from . import autotune_cache, selftest
 from .backend import Backend
 from .problem import Problem
-from .selftest import Verdict
+from .selftest import Evaluation
 
 Result = TypeVar("Result")
 UNDER_WAY_SECONDS = 30.0  # younger attempts may be another process's that is still at it
@@ -25,16 +25,16 @@ DID_NOT_COME_BACK = (
 DEVICE_LOST = "the device is unusable since a kernel failed on it: restart ComfyUI, that kernel will not be tried again"
 
 
-def check(backend: Backend, problem: Problem) -> Verdict:
+def check(backend: Backend, problem: Problem) -> Evaluation:
     """The self-test's verdict; a reason instead where an earlier one did not come back. Never raises."""
     key = autotune_cache.trial_key(problem, backend.name)
-    if reason := why_not(key, problem.device):
-        return Verdict(reason=reason)
+    if reason := unsupported_reason(key, problem.device):
+        return Evaluation(reason=reason)
     verdict = attempt(key, problem.device, lambda: selftest.check(backend, problem))
-    return Verdict(reason=DEVICE_LOST) if is_lost(problem.device) else verdict
+    return Evaluation(reason=DEVICE_LOST) if is_lost(problem.device) else verdict
 
 
-def why_not(key: str, device: torch.device) -> str:
+def unsupported_reason(key: str, device: torch.device) -> str:
     """Why something is not to be tried: it did not come back, or the device is lost already; "" if it may."""
     if not _can_be_lost(device):
         return ""

@@ -21,12 +21,12 @@ def _attend(
     v: Tensor,
     scale: float,
     need_lse: bool,
-    wish: str,
+    preference: str,
     counts: Tensor | None = None,
     tiles: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     key_tiles = KeyTiles(counts, tiles) if counts is not None and tiles is not None else None
-    out, lse = DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)
+    out, lse = DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
     # As the compiler was told: contiguous, and never what came in.
     return out.contiguous(), q.new_empty(0, dtype=torch.float32) if lse is None else lse.contiguous()
 
@@ -37,7 +37,7 @@ def _fake(
     v: Tensor,
     scale: float,
     need_lse: bool,
-    wish: str,
+    preference: str,
     counts: Tensor | None = None,
     tiles: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -70,19 +70,19 @@ def attend(
     scale: float | None = None,
     need_lse: bool = False,
     key_tiles: KeyTiles | None = None,
-    wish: str = "auto",
+    preference: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of M selected queries over all N keys.
 
     q `[B, M, H, D]`, k and v `[B, N, H, D]` in fp16, bf16 or fp32, M ≤ N in this pack; any strides. scale: 1 / √D by
-    default. key_tiles: attend only to the listed tiles of keys. wish: `auto` (the fastest exact backend, timed once),
-    `fast` (less accurate ones take part), or a backend's name, which gives way where it cannot serve.
+    default. key_tiles: attend only to the listed tiles of keys. preference: `auto` (the fastest exact backend, timed
+    once), `fast` (less accurate ones take part), or a backend's name, which gives way where it cannot serve.
     Returns out `[B, M, H, D]` and, if asked, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`.
     Raises ValueError where the tensors do not fit together, or for a scale that is not positive.
     """
     if not _compiling():
-        return DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)
+        return DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     counts, tiles = (None, None) if key_tiles is None else (key_tiles.counts, key_tiles.tiles)
-    out, lse = _operator(q, k, v, scale, need_lse, wish, counts, tiles)
+    out, lse = _operator(q, k, v, scale, need_lse, preference, counts, tiles)
     return out, lse if need_lse else None

@@ -44,15 +44,15 @@ def explain(dispatcher: Dispatcher, problem: Problem, seed: int = 0) -> Explanat
         torch.randn(1, rows, *shape, generator=generator).to(kind.dtype).to(kind.device)
         for rows in (kind.queries, kind.keys, kind.keys)
     )
-    reasons = {backend.name: dispatcher.why_not(backend, kind) for backend in dispatcher.backends}
+    reasons = {backend.name: dispatcher.unsupported_reason(backend, kind) for backend in dispatcher.backends}
     able = [backend for backend in dispatcher.backends if not reasons[backend.name]]
     key = autotune_cache.key(kind, "explained")
     times = autotune.milliseconds(able, q, k, v, scale=kind.head_dim**-0.5, need_lse=kind.need_lse, key=key)
-    choice, fast = (dispatcher.choose(q, k, v, kind, wish) for wish in (AUTO, FAST))
+    choice, fast = (dispatcher.choose(q, k, v, kind, preference) for preference in (AUTO, FAST))
     lines = []
     for backend in dispatcher.backends:
         reason = reasons[backend.name]
-        ran = not backend.why_not(kind)
+        ran = not backend.unsupported_reason(kind)
         verdict = dispatcher.verdict(backend, kind) if ran else None
         spent = times.get(backend.name)
         lines.append(

@@ -21,7 +21,7 @@ from .backends import aten, cpu, packages, reference, triton_backends
 from .key_tiles import KeyTiles
 from .problem import Problem
 
-WISH_VARIABLE = "ASTRAEA_ATTENTION"
+ATTENTION_ENV = "ASTRAEA_ATTENTION"
 AUTO, HOST, FAST = "auto", "host", "fast"
 BACKENDS: tuple[Backend, ...] = (
     *packages.BACKENDS,
@@ -30,7 +30,7 @@ BACKENDS: tuple[Backend, ...] = (
     *cpu.BACKENDS,
     reference.BACKEND,
 )
-WISHES = (AUTO, HOST, FAST, *(backend.name for backend in BACKENDS))
+BACKEND_CHOICES = (AUTO, HOST, FAST, *(backend.name for backend in BACKENDS))
 OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the general one since torch 2.5
 WORTH_LEAVING_THE_HOST = 0.95  # of the host's time: a closer race goes to the host
 
@@ -60,19 +60,19 @@ class Dispatcher:
     def __init__(self, backends: Sequence[Backend] = BACKENDS):
         self.backends = tuple(backends)
         self._choices: dict[tuple[Problem, str, str], Choice] = {}
-        self._verdicts: dict[tuple[str, torch.device, torch.dtype, int], selftest.Verdict] = {}
+        self._verdicts: dict[tuple[str, torch.device, torch.dtype, int], selftest.Evaluation] = {}
         self._failed: dict[tuple[str, torch.device], str] = {}
         self._lock = threading.RLock()
 
     def named(self, name: str) -> Backend | None:
         return next((backend for backend in self.backends if backend.name == name), None)
 
-    def why_not(self, backend: Backend, problem: Problem) -> str:
+    def unsupported_reason(self, backend: Backend, problem: Problem) -> str:
         """Why a backend is not to compute a call, its self-test included; "" if it may."""
         failed = self._failed.get((backend.name, problem.device), "")
-        return failed or backend.why_not(problem) or self.verdict(backend, problem).reason
+        return failed or backend.unsupported_reason(problem) or self.verdict(backend, problem).reason
 
-    def verdict(self, backend: Backend, problem: Problem) -> selftest.Verdict:
+    def verdict(self, backend: Backend, problem: Problem) -> selftest.Evaluation:
         """The self-test's outcome, once for each device, dtype and head size."""
         key = (backend.name, problem.device, problem.dtype, problem.head_dim)
         if key not in self._verdicts:
@@ -81,12 +81,12 @@ class Dispatcher:
                 logging.warning(f"Astraea: attention '{backend.name}' is not used here: {verdict.reason}")
         return self._verdicts[key]
 
-    def known(self, problem: Problem, wish: str = AUTO, host: Backend | None = None) -> Choice | None:
+    def known(self, problem: Problem, preference: str = AUTO, host: Backend | None = None) -> Choice | None:
         """The choice for such calls if it was made in this process."""
-        return self._choices.get((problem.kind, _overridden(wish), host.name if host else ""))
+        return self._choices.get((problem.kind, _overridden(preference), host.name if host else ""))
 
     def choose(
-        self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, wish: str = AUTO, host: Backend | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, preference: str = AUTO, host: Backend | None = None
     ) -> Choice:
         """The backend for calls like this one; timed on these tensors where neither process nor disk knows.
 
@@ -94,36 +94,40 @@ class Dispatcher:
         nothing is tested or timed, and what was taken then is not kept.
         """
         with self._lock:
-            choice = self.known(problem, wish, host)
+            choice = self.known(problem, preference, host)
             if choice is None:
-                wish = _overridden(wish)
-                choice = self._choose(q, k, v, problem, wish, host)
+                preference = _overridden(preference)
+                choice = self._choose(q, k, v, problem, preference, host)
                 if not _recording(q.device):
-                    self._choices[problem.kind, wish, host.name if host else ""] = choice
+                    self._choices[problem.kind, preference, host.name if host else ""] = choice
             return choice
 
-    def _choose(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, wish: str, host: Backend | None) -> Choice:
+    def _choose(
+        self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, preference: str, host: Backend | None
+    ) -> Choice:
         reasons: dict[str, str] = {}
-        if wish == HOST and host is not None:
+        if preference == HOST and host is not None:
             return Choice(host, "asked for")
         if _recording(problem.device):
             return self._untested(problem, host)
-        wanted = self.named(wish)
+        wanted = self.named(preference)
         if wanted is not None:
-            reason = self.why_not(wanted, problem)
+            reason = self.unsupported_reason(wanted, problem)
             if not reason:
                 return Choice(wanted, "asked for")
-            logging.warning(f"Astraea: attention '{wish}' cannot be used and another is: {reason}")
-        if wish == FAST and all(backend.exact or self.why_not(backend, problem) for backend in self.backends):
-            wish = AUTO  # nothing would be gained but another race
-        key = autotune_cache.key(problem, f"{wish} with {host.name}" if host else wish)
+            logging.warning(f"Astraea: attention '{preference}' cannot be used and another is: {reason}")
+        if preference == FAST and all(
+            backend.exact or self.unsupported_reason(backend, problem) for backend in self.backends
+        ):
+            preference = AUTO  # nothing would be gained but another race
+        key = autotune_cache.key(problem, f"{preference} with {host.name}" if host else preference)
         recorded = self._recorded(key, problem, host)
         if recorded is not None:
             return recorded
         able = [host] if host is not None else []
         for backend in self.backends:
-            reason = "" if backend.exact or wish == FAST else "not as accurate as its dtype: ask for 'fast'"
-            reason = backend.why_not(problem) or reason or self.why_not(backend, problem)
+            reason = "" if backend.exact or preference == FAST else "not as accurate as its dtype: ask for 'fast'"
+            reason = backend.unsupported_reason(problem) or reason or self.unsupported_reason(backend, problem)
             if reason:
                 reasons[backend.name] = reason
             else:
@@ -170,7 +174,7 @@ class Dispatcher:
         tested = {
             name for (name, *where), verdict in self._verdicts.items() if tuple(where) == place and not verdict.reason
         }
-        able = [backend for backend in self.backends if backend.exact and not backend.why_not(problem)]
+        able = [backend for backend in self.backends if backend.exact and not backend.unsupported_reason(problem)]
         sure = [backend for backend in able if backend.name in tested or backend.last_resort]
         return Choice(sure[0], "a CUDA graph is being recorded")
 
@@ -183,7 +187,7 @@ class Dispatcher:
         if not all(isinstance(value, int | float) and value > 0 for value in times.values()):
             return None
         backend = host if host is not None and host.name == name else self.named(name)
-        if backend is None or (backend is not host and self.why_not(backend, problem)):
+        if backend is None or (backend is not host and self.unsupported_reason(backend, problem)):
             return None
         return Choice(backend, "the fastest, timed earlier", times)
 
@@ -204,7 +208,7 @@ class Dispatcher:
         scale: float | None = None,
         need_lse: bool = False,
         key_tiles: KeyTiles | None = None,
-        wish: str = AUTO,
+        preference: str = AUTO,
     ) -> Attended:
         """See `kernels.attend`."""
         q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
@@ -212,7 +216,7 @@ class Dispatcher:
         scale = problem.head_dim**-0.5 if scale is None else scale
         if not 0.0 < scale < math.inf:
             raise ValueError(f"the scale of attention scores must be positive and finite, not {scale}")
-        backend = self.choose(q, k, v, problem, wish).backend
+        backend = self.choose(q, k, v, problem, preference).backend
         try:
             return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
         except OUT_OF_MEMORY:
@@ -221,7 +225,7 @@ class Dispatcher:
             if backend.last_resort:
                 raise
             self.fail(backend, problem, error)
-        return self.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, wish=wish)
+        return self.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
 
 
 def described(choice: Choice, problem: Problem) -> str:
@@ -235,13 +239,13 @@ def described(choice: Choice, problem: Problem) -> str:
     )
 
 
-def _overridden(wish: str) -> str:
-    override = os.environ.get(WISH_VARIABLE, "").strip().lower()
+def _overridden(preference: str) -> str:
+    override = os.environ.get(ATTENTION_ENV, "").strip().lower()
     if not override:
-        return wish
-    if override not in WISHES:
-        _warn_once(f"Astraea: {WISH_VARIABLE}={override} is unknown; known are {', '.join(WISHES)}.")
-        return wish
+        return preference
+    if override not in BACKEND_CHOICES:
+        _warn_once(f"Astraea: {ATTENTION_ENV}={override} is unknown; known are {', '.join(BACKEND_CHOICES)}.")
+        return preference
     return override
 
 

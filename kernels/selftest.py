@@ -22,7 +22,7 @@ FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE = 5e-2, 0.25
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Evaluation:
     """output_error: relative, in the Euclidean norm; lse_error: greatest absolute one, None where there is none.
 
     reason: why the backend is not to be used; "" if it passed.
@@ -62,7 +62,7 @@ def errors(found: tuple[Tensor, Tensor | None], expected: tuple[Tensor, Tensor])
 
 
 @torch.inference_mode()
-def check(backend: Backend, problem: Problem) -> Verdict:
+def check(backend: Backend, problem: Problem) -> Evaluation:
     """Runs a backend on a small problem of the same kind. Never raises."""
     needs_lse = backend.constraints.lse
     scale = problem.head_dim**-0.5
@@ -73,18 +73,18 @@ def check(backend: Backend, problem: Problem) -> Verdict:
         repeatable = torch.equal(found[0], again[0])
         output, lse = errors(found, exact(q, k, v, scale))
     except Exception as error:  # whatever a foreign kernel or its compiler raises is a reason, not our failure
-        return Verdict(reason=f"failed: {type(error).__name__}: {_first_line(error)}")
+        return Evaluation(reason=f"failed: {type(error).__name__}: {_first_line(error)}")
     if needs_lse and lse is None:
-        return Verdict(output, reason="returned no log-sum-exp")
+        return Evaluation(output, reason="returned no log-sum-exp")
     most_output = OUTPUT_TOLERANCE[problem.dtype] if backend.exact else FAST_OUTPUT_TOLERANCE
     most_lse = LSE_TOLERANCE if backend.exact else FAST_LSE_TOLERANCE
     if output > most_output:
-        return Verdict(output, lse, f"its output is off by {output:.1e}, more than {most_output:.0e}")
+        return Evaluation(output, lse, f"its output is off by {output:.1e}, more than {most_output:.0e}")
     if lse is not None and lse > most_lse:
-        return Verdict(output, lse, f"its log-sum-exp is off by {lse:.1e}, more than {most_lse:.0e}")
+        return Evaluation(output, lse, f"its log-sum-exp is off by {lse:.1e}, more than {most_lse:.0e}")
     if not repeatable:
-        return Verdict(output, lse, "it gives different bits for the same input")
-    return Verdict(output, lse)
+        return Evaluation(output, lse, "it gives different bits for the same input")
+    return Evaluation(output, lse)
 
 
 def _first_line(error: Exception) -> str:

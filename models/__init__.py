@@ -1,5 +1,5 @@
-"""How the blocks of each architecture run for selected rows. Block classes are known by name, not imported."""
+"""Architectures: how the blocks of each model family run for selected tokens. Block classes are known by name."""
 
-from .architecture import Architecture, describe
+from .architecture import Architecture, describe, describe_box
 
-__all__ = ["Architecture", "describe"]
+__all__ = ["Architecture", "describe", "describe_box"]

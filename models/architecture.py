@@ -1,52 +1,69 @@
-"""Which diffusion models are known, and what the host needs to know about each."""
+"""Architectures: a loaded diffusion model as a stack of blocks, or as a box of which only its calls are known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from math import prod
+from pkgutil import iter_modules
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..engine.cost import BlockCost
 from ..engine.interface import BlockRunner, TokenLayout, unwrap
 from ..errors import UnsupportedModel
-from . import wan
+
+Cast = Callable[[Tensor, Tensor], Tensor]
+"""cast(parameter, like): a bare parameter in a tensor's dtype and on its device, wherever the host keeps it."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One loaded diffusion model, seen as a stack of blocks.
+    """One loaded diffusion model.
 
-    family: the word by which schedules are chosen; blocks: the modules whose `forward` is swapped; layout: where the
-    video tokens of a call lie, from the latent's shape and the call's extra conditions.
+    family: the word by which schedules are chosen; blocks: the modules whose `forward` is hooked; runner: runs them for
+    selected tokens, None for a box; layout: places of a call's video tokens, from the latent's shape and the call's
+    extra conditions; cost: sizes of one block, from a call's tokens and the text's, None for a box.
     """
 
     family: str
     blocks: Sequence[nn.Module] | nn.ModuleList
-    runner: BlockRunner
+    runner: BlockRunner | None
     layout: Callable[[tuple[int, ...], dict], TokenLayout]
-    cost: Callable[[int, int | None], BlockCost]
-    dim: int
-    patch: tuple[int, int, int]
+    cost: Callable[[int, int | None], BlockCost] | None
+    dim: int = 0
 
 
-def describe(diffusion_model: Any, cast: Callable) -> Architecture:
-    """The architecture of a diffusion model.
-
-    cast: the host's function that brings a bare parameter to a tensor's dtype and device, `cast(parameter, like)`.
-    Raises UnsupportedModel with the reason when its blocks are not known.
-    """
+def describe(diffusion_model: Any, cast: Cast) -> Architecture:
+    """Return the architecture of a diffusion model. Raises UnsupportedModel with the reason for one not supported."""
     model = unwrap(diffusion_model)
-    if wan.is_wan(model):
-        wan.check(model)
-        return Architecture(
-            family="wan",
-            blocks=model.blocks,
-            runner=wan.WanRunner(cast),
-            layout=lambda shape, conditions: wan.layout(model, shape, conditions),
-            cost=lambda tokens, context: wan.cost(model, tokens, context),
-            dim=model.dim,
-            patch=tuple(model.patch_size),
-        )
-    raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are Wan 2.1 and 2.2")
+    for family in _families():
+        architecture = family.describe_model(model, cast)
+        if architecture is not None:
+            return architecture
+    supported = " and ".join(family.SUPPORTED for family in _families())
+    raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are {supported}")
+
+
+def describe_box(family: str = "any") -> Architecture:
+    """Return the architecture of a model whose blocks are not known: whole steps can be skipped, tokens cannot.
+
+    Its layout is the product of the latent's places.
+    """
+    return Architecture(family, (), None, lambda shape, conditions: TokenLayout(video=prod(shape[2:])), None)
+
+
+@cache
+def _families() -> tuple[Any, ...]:
+    """Return the modules of this folder that describe a family of models.
+
+    Such a module has `SUPPORTED`, the models' names, and `describe_model(model, cast)`, which returns None for models
+    of other families and raises UnsupportedModel for variants of its own that it cannot run.
+    """
+    package = __name__.rpartition(".")[0]
+    names = sorted(module.name for module in iter_modules(import_module(package).__path__))
+    modules = (import_module(f"{package}.{name}") for name in names)
+    return tuple(module for module in modules if hasattr(module, "describe_model"))

@@ -1,4 +1,4 @@
-"""Rotary positions for selected tokens, from the matrices that the host has made for all of them."""
+"""Rotary positions of selected tokens, from the matrices that the host made for all of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ..engine.selection import Selection
 
 
 def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:
-    """Rows of `freqs [1 or B, N, 1, D/2, 2, 2]` for the selected tokens: `[B, M, 1, D/2, 2, 2]`.
+    """Return rows of `freqs [1 or B, N, 1, D/2, 2, 2]` for the selected tokens: `[B, M, 1, D/2, 2, 2]`.
 
-    Made once for all blocks of a call, since they share positions and selection.
+    Computed once for all blocks of a call, which share positions and selection.
     """
     memo = selection.memo
     if memo.get("freqs_source") is not freqs:

@@ -8,7 +8,7 @@ context `[B, L, dim]`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ..engine.cost import BlockCost
-from ..engine.interface import Attend, TokenLayout
+from ..engine.interface import Attend, BlockCall, TokenLayout
 from ..engine.selection import Selection
 from ..errors import UnsupportedModel
+from .architecture import Architecture, Cast
 from .rotary import rotate, selected_positions
 
+SUPPORTED = "Wan 2.1 and 2.2"
 MODEL_CLASSES = {"WanModel", "VaceWanModel", "CameraWanModel"}
 BLOCK_CLASS = "WanAttentionBlock"
 BLOCK_PARTS = ("norm1", "self_attn", "norm3", "cross_attn", "norm2", "ffn", "modulation")
@@ -32,13 +34,23 @@ DEFAULT_CONTEXT = 512
 # Models and blocks are the host's and known by their attributes only, hence Any.
 
 
-def is_wan(model: Any) -> bool:
-    """Whether the model is of the Wan family, supported or not."""
-    return "Wan" in type(model).__name__ and hasattr(model, "blocks")
+def describe_model(model: Any, cast: Cast) -> Architecture | None:
+    """Return the architecture of a Wan model, None for others. Raises UnsupportedModel for an unsupported variant."""
+    if "Wan" not in type(model).__name__ or not hasattr(model, "blocks"):
+        return None
+    check(model)
+    return Architecture(
+        family=WanRunner.family,
+        blocks=model.blocks,
+        runner=WanRunner(cast),
+        layout=lambda shape, conditions: layout(model, shape, conditions),
+        cost=lambda tokens, context: cost(model, tokens, context),
+        dim=model.dim,
+    )
 
 
 def check(model: Any) -> None:
-    """Raise UnsupportedModel unless every block is one this file knows."""
+    """Raise UnsupportedModel unless every block is one that this file knows."""
     name = type(model).__name__
     if name not in MODEL_CLASSES:
         raise UnsupportedModel(f"the Wan variant {name} is not supported yet")
@@ -70,18 +82,18 @@ def _arguments(block_class: Hashable) -> tuple[str, ...]:
 
 
 def cost(model: Any, tokens: int, context: int | None) -> BlockCost:
-    """Sizes of one block; Wan's own text encoder always gives 512 tokens."""
+    """Return the sizes of one block; Wan's own text encoder always gives 512 tokens."""
     return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=context or DEFAULT_CONTEXT)
 
 
 def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Tokens along t, h, w of a latent `[.., T, H, W]`; the host pads to whole patches."""
+    """Return the tokens along t, h, w of a latent `[.., T, H, W]`; the host pads to whole patches."""
     frames, height, width = (-(-size // step) for size, step in zip(shape[-3:], patch, strict=True))
     return frames, height, width
 
 
 def layout(model: Any, shape: tuple[int, ...], conditions: dict[str, Any]) -> TokenLayout:
-    """Reference frames stand before the video tokens, appended frames (`time_dim_concat`) behind them."""
+    """Return the layout: reference frames stand before the video tokens, appended ones (`time_dim_concat`) behind."""
     frames, height, width = grid(tuple(model.patch_size), shape)
     prefix = suffix = 0
     reference = conditions.get("reference_latent")
@@ -94,7 +106,7 @@ def layout(model: Any, shape: tuple[int, ...], conditions: dict[str, Any]) -> To
 
 
 def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
-    """A modulation `[B or 1, T, dim]` for tokens: unchanged for T = 1, else each token's frame, `[B, M or N, dim]`.
+    """Return a modulation `[B or 1, T, dim]` per token, `[B, M or N, dim]` by each token's frame; unchanged for T = 1.
 
     Frames stand for tokens // T tokens each; where that leaves a rest, for one more, and the last for fewer.
     """
@@ -108,41 +120,49 @@ def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
     return e.gather(1, index.unsqueeze(-1).expand(-1, -1, e.shape[-1]))
 
 
+def _named_arguments(call: BlockCall) -> dict[str, Any]:
+    """Return a block's arguments by name; ones that this file does not know keep their keyword."""
+    return dict(zip(BLOCK_ARGUMENTS, call.args, strict=False)) | call.kwargs
+
+
 class WanRunner:
-    """Runs a WanAttentionBlock for selected rows. cast: see `architecture.describe`."""
+    """Runs a WanAttentionBlock, which takes and returns one tensor and leaves its input as it is."""
 
     family = "wan"
+    in_place = False
 
-    def __init__(self, cast: Callable[[Tensor, Tensor], Tensor]):
+    def __init__(self, cast: Cast):
         self._cast = cast
 
-    def entry(self, args: tuple, kwargs: dict) -> Tensor:
-        return args[0] if args else kwargs["x"]
+    def entry(self, call: BlockCall) -> Tensor:
+        return call.args[0] if call.args else call.kwargs["x"]
 
-    def why_not(self, block: Any, args: tuple, kwargs: dict) -> str:
-        known = dict(zip(BLOCK_ARGUMENTS, args, strict=False)) | kwargs
-        foreign = [name for name, value in known.items() if name not in BLOCK_ARGUMENTS and value is not None]
-        if foreign or len(args) > len(BLOCK_ARGUMENTS):
+    def exit(self, result: Any) -> Tensor:
+        return result
+
+    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
+        return hidden
+
+    def unsupported_reason(self, call: BlockCall) -> str:
+        arguments = _named_arguments(call)
+        block: Any = call.block
+        foreign = [name for name, value in arguments.items() if name not in BLOCK_ARGUMENTS and value is not None]
+        if foreign or len(call.args) > len(BLOCK_ARGUMENTS):
             return f"it was called with {', '.join(foreign) or 'more arguments than known'}"
         if "forward" in vars(block.self_attn):
             return "another node has replaced its self-attention"
-        patches = (known.get("transformer_options") or {}).get("patches", {})
+        patches = (arguments.get("transformer_options") or {}).get("patches", {})
         inside = [name for name in INNER_PATCHES if patches.get(name)]
         return f"another node patches inside it ({', '.join(inside)})" if inside else ""
 
-    def run_rows(
-        self,
-        block: Any,
-        args: tuple,
-        kwargs: dict[str, Any],
-        selection: Selection,
-        attend: Attend,
-        need_lse: bool = False,
+    def forward_tokens(
+        self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        known = dict(zip(BLOCK_ARGUMENTS, args, strict=False)) | kwargs
-        x, freqs, options = known["x"], known["freqs"], known.get("transformer_options") or {}
+        block: Any = call.block
+        arguments = _named_arguments(call)
+        x, freqs, options = arguments["x"], arguments["freqs"], arguments.get("transformer_options") or {}
         tokens = x.shape[1]
-        shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(block, known["e"], x)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(block, arguments["e"], x)
 
         def every(part: Tensor) -> Tensor:
             return token_rows(part, tokens, None)
@@ -164,8 +184,8 @@ class WanRunner:
         rows = torch.addcmul(before, attention.o(mixed.flatten(2)), chosen(gate1))
         rows = rows + block.cross_attn(
             block.norm3(rows),
-            known["context"],
-            context_img_len=known.get("context_img_len"),
+            arguments["context"],
+            context_img_len=arguments.get("context_img_len"),
             transformer_options=options,
         )
         y = block.ffn(torch.addcmul(chosen(shift2), block.norm2(rows), 1 + chosen(scale2)))
@@ -173,7 +193,7 @@ class WanRunner:
         return residual, None if lse is None else lse.mean(1)
 
     def _modulation(self, block: Any, e: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of both branches, each `[B, T, dim]` (T = 1: one for all tokens)."""
+        """Return shift, scale and gate of attention and feed-forward, each `[B, T, dim]`; T = 1: one for all tokens."""
         own = self._cast(block.modulation, x)
         if e.ndim < 4:
             return (own + e).chunk(6, dim=1)

@@ -7,23 +7,22 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..engine.plan import CACHE_POLICIES
 from ..engine.report import ReportHandle
+from ..engine.residual_store import CACHE_POLICIES
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from ..host.sampling.patch_model import accelerate, family_of
+from ..kernels import BACKEND_CHOICES
+from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from .accelerate_inputs import (
-    ATTENTION_CHOICES,
     AUTO,
-    LEAST_BUDGET,
     MODE_CHOICES,
-    MOST_SPEEDUP,
     OWN_MODE,
-    Wish,
+    AccelerateInputs,
     choose_plan,
 )
 from .accelerate_inputs import schedule_stamp as stamp_of
 from .checks import schedule_of
-from .schedule_tooltips import saved_promises
+from .schedule_tooltips import schedule_tooltips
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
 
 TIPS = {
@@ -73,13 +72,13 @@ class AstraeaAccelerate(io.ComfyNode):
                     "schedule",
                     options=[AUTO, *schedule_names()],
                     default=AUTO,
-                    tooltip="\n".join([TIPS["schedule"], *saved_promises(user_schedule_folder())]),
+                    tooltip="\n".join([TIPS["schedule"], *schedule_tooltips(user_schedule_folder())]),
                 ),
                 field(
                     io.Float,
                     "budget",
                     default=0.4,
-                    min=LEAST_BUDGET,
+                    min=MIN_BUDGET,
                     max=1.0,
                     step=0.05,
                     tooltip=TIPS["budget"],
@@ -89,7 +88,7 @@ class AstraeaAccelerate(io.ComfyNode):
                     "target_speedup",
                     default=0.0,
                     min=0.0,
-                    max=MOST_SPEEDUP,
+                    max=MAX_TARGET_SPEEDUP,
                     step=0.1,
                     tooltip=TIPS["target_speedup"],
                 ),
@@ -115,7 +114,7 @@ class AstraeaAccelerate(io.ComfyNode):
                 field(
                     io.Combo,
                     "attention",
-                    options=list(ATTENTION_CHOICES),
+                    options=list(BACKEND_CHOICES),
                     default="auto",
                     optional=True,
                     advanced=True,
@@ -157,6 +156,6 @@ class AstraeaAccelerate(io.ComfyNode):
     ) -> io.NodeOutput:
         family, _ = family_of(model)
         chosen = schedule if astraea_schedule is None else schedule_of("astraea_schedule", astraea_schedule)
-        plan = choose_plan(Wish(chosen, budget, target_speedup, mode, cache, attention), family)
+        plan = choose_plan(AccelerateInputs(chosen, budget, target_speedup, mode, cache, attention), family)
         handle = ReportHandle()
         return io.NodeOutput(accelerate(model, plan, handle), handle)

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-from ..engine.plan import ATTENTION_WISHES as ATTENTION_CHOICES
-from ..engine.plan import CACHE_POLICIES, Plan, make_plan
+from ..engine.modes import DEFAULT, FORECAST, HOLD, PAPER, RANDOM
+from ..engine.plan import Plan, make_plan
+from ..engine.residual_store import CACHE_POLICIES, NO_CACHE
 from ..errors import InputError
 from ..host.folders import find_schedule, schedule_folders
+from ..kernels import BACKEND_CHOICES
+from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..schedules import (
     AUTO,
-    OWN_TOLERANCE,
+    OWN_MEAN_TOLERANCE,
     Schedule,
-    brought_to,
-    flow_sigmas,
+    every_nth,
     list_schedules,
+    load_schedules,
     pick,
-    pick_by_way,
-    promise_of,
     uniform,
-    whole_steps,
 )
-from ..schedules.expected import tell
 from .checks import number, one_of, text
 
 UNKNOWN_FAMILY = "any"
@@ -30,16 +29,15 @@ OWN_MODE = "schedule's own"
 UNIFORM = "uniform"
 WHOLE_HOLD = "whole-step hold"
 WHOLE_FORECAST = "whole-step forecast"
-MODE_CHOICES = (OWN_MODE, "default", "paper", "random", UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
-# What a control computes with; the others take the mode of their name.
-MODE_OF_CONTROL = {UNIFORM: "default", WHOLE_HOLD: "hold", WHOLE_FORECAST: "forecast"}
-LEAST_BUDGET, MOST_SPEEDUP = 0.2, 8.0
+MODE_CHOICES = (OWN_MODE, DEFAULT.name, PAPER.name, RANDOM.name, UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
+# Controls have a schedule of their own shape; the other choices are modes by name.
+MODE_OF_CONTROL = {UNIFORM: DEFAULT.name, WHOLE_HOLD: HOLD.name, WHOLE_FORECAST: FORECAST.name}
 BUDGET_HINT = "It is the share of the model's work that is done: with 0.4, 40 % of it; 1 changes nothing."
 TARGET_HINT = "2 means twice as fast, 0 that the budget is used."
 
 
 @dataclass(frozen=True)
-class Wish:
+class AccelerateInputs:
     """The widgets' values. schedule: a name, `auto`, or a linked schedule; target_speedup 0: use the budget."""
 
     schedule: str | Schedule
@@ -50,98 +48,73 @@ class Wish:
     attention: str = "auto"
 
 
-def checked(wish: Wish) -> Wish:
+def checked(inputs: AccelerateInputs) -> AccelerateInputs:
     """The same wish, if all of its values can work. Raises InputError with the one that cannot."""
-    schedule = wish.schedule if isinstance(wish.schedule, Schedule) else text("schedule", wish.schedule)
-    target = number("target_speedup", wish.target_speedup, 0.0, MOST_SPEEDUP, TARGET_HINT)
+    schedule = inputs.schedule if isinstance(inputs.schedule, Schedule) else text("schedule", inputs.schedule)
+    target = number("target_speedup", inputs.target_speedup, 0.0, MAX_TARGET_SPEEDUP, TARGET_HINT)
     if 0.0 < target < 1.0:
-        raise InputError(f"The input 'target_speedup' takes 0, or 1 to {MOST_SPEEDUP:g}, not {target:g}. {TARGET_HINT}")
+        allowed = f"0, or 1 to {MAX_TARGET_SPEEDUP:g}"
+        raise InputError(f"The input 'target_speedup' takes {allowed}, not {target:g}. {TARGET_HINT}")
     return replace(
-        wish,
+        inputs,
         schedule=schedule,
-        budget=number("budget", wish.budget, LEAST_BUDGET, 1.0, BUDGET_HINT),
+        budget=number("budget", inputs.budget, MIN_BUDGET, 1.0, BUDGET_HINT),
         target_speedup=target,
-        mode=one_of("mode", wish.mode, MODE_CHOICES),
-        cache=one_of("cache", wish.cache, CACHE_POLICIES),
-        attention=one_of("attention", wish.attention, ATTENTION_CHOICES),
+        mode=one_of("mode", inputs.mode, MODE_CHOICES),
+        cache=one_of("cache", inputs.cache, CACHE_POLICIES),
+        attention=one_of("attention", inputs.attention, BACKEND_CHOICES),
     )
 
 
-def choose_plan(wish: Wish, family: str) -> Plan:
-    """The plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
-    wish = checked(wish)
-    target = wish.target_speedup or None
-    schedule, budget = _schedule_and_budget(wish, family)
-    if wish.mode in MODE_OF_CONTROL:
+def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
+    """Make the plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
+    inputs = checked(inputs)
+    target = inputs.target_speedup or None
+    if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == UNKNOWN_FAMILY):
+        library = load_schedules(schedule_folders())
+        return make_plan(
+            None,
+            budget=None if target else inputs.budget,
+            target_speedup=target,
+            cache=inputs.cache,
+            attention=inputs.attention,
+            library=library,
+        )
+    schedule, budget = _schedule_and_budget(inputs, family)
+    if inputs.mode in MODE_OF_CONTROL:
         budget = schedule.mean_budget if budget is None else budget
-        schedule = _control(wish.mode, schedule, budget)
-    mode = None if wish.mode == OWN_MODE else MODE_OF_CONTROL.get(wish.mode, wish.mode)
-    # Without a per-block store the engine keeps to whole steps on every grid, which is what these controls mean.
-    cache = "none" if wish.mode in (WHOLE_HOLD, WHOLE_FORECAST) else wish.cache
-    budget = None if target else budget
-    by_itself = wish.schedule == AUTO and family != UNKNOWN_FAMILY and mode is None
-    choice = explain(schedule, budget, target) if by_itself else ""
+        schedule = _control(inputs.mode, schedule, budget)
+    mode = None if inputs.mode == OWN_MODE else MODE_OF_CONTROL.get(inputs.mode, inputs.mode)
+    # Without a store the engine keeps to whole steps on every grid, which is what these controls mean.
+    cache = NO_CACHE if inputs.mode in (WHOLE_HOLD, WHOLE_FORECAST) else inputs.cache
     return make_plan(
         schedule,
         mode=mode,
-        budget=budget,
+        budget=None if target else budget,
         target_speedup=target,
         cache=cache,
-        choice=choice,
-        attention=wish.attention,
-        others=_for_other_runs(schedule, wish, family) if mode is None else (),
+        attention=inputs.attention,
     )
 
 
-def _for_other_runs(schedule: Schedule, wish: Wish, family: str) -> tuple[Schedule, ...]:
-    """With `auto`: what would be chosen for runs of other steps or guidance; a run knows its own when it begins."""
-    if wish.schedule != AUTO or family == UNKNOWN_FAMILY:
-        return ()
-    budget = 1.0 / wish.target_speedup if wish.target_speedup else wish.budget
-    return tuple(other for other in pick_by_way(budget, family, schedule_folders()) if other != schedule)
-
-
-def _schedule_and_budget(wish: Wish, family: str) -> tuple[Schedule, float | None]:
-    """The schedule, and the mean budget it is to be brought to (None: its own)."""
-    if isinstance(wish.schedule, Schedule):
-        return wish.schedule, None
-    if wish.schedule != AUTO:
-        return find_schedule(wish.schedule), None
-    budget = 1.0 / wish.target_speedup if wish.target_speedup else wish.budget
-    if family == UNKNOWN_FAMILY:  # the model will pass through: nothing to choose, and nothing to fail about
-        return uniform(AUTO, budget, flow_sigmas(30)), budget
-    schedule = pick(budget, family, schedule_folders())
-    # Asked for its own mean, a schedule is used point for point on its own steps; for another it is laid out anew.
-    fits = abs(schedule.mean_budget - budget) < OWN_TOLERANCE
-    return schedule, max(budget, schedule.mean_budget) if fits else budget
-
-
-def explain(schedule: Schedule, budget: float | None, target: float | None) -> str:
-    """Why `auto` took this schedule, what it keeps in memory and, used as it was found, what it promises.
-
-    budget: the mean it is brought to, None its own.
-    """
-    wanted = f"the target of {target:g}x" if target else "the budget"
-    brought, budget = "", brought_to(schedule, budget)
-    if budget is not None and abs(schedule.mean_budget - budget) > _unspent(schedule):
-        brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
-    keeps = "a tensor per block" if schedule.has_fractions else "two latents per conditioning"
-    reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
-    promise = promise_of(schedule) if not target and not brought else None
-    told = f"; it {tell(promise)}" if promise is not None else ""
-    return f"auto: '{schedule.name}' is nearest to {wanted}{brought}; it keeps {keeps}{told}{reason}"
-
-
-def _unspent(schedule: Schedule) -> float:
-    """By how much a schedule may miss the budget it was made for: whole steps by less than one."""
-    return OWN_TOLERANCE if schedule.has_fractions else 1.0 / len(schedule.points)
+def _schedule_and_budget(inputs: AccelerateInputs, family: str) -> tuple[Schedule, float | None]:
+    """Return the schedule, and the mean budget it is to be brought to (None: its own)."""
+    if isinstance(inputs.schedule, Schedule):
+        return inputs.schedule, None
+    if inputs.schedule != AUTO:
+        return find_schedule(inputs.schedule), None
+    # Another mode is compared with the schedule of this budget, whatever the run's steps.
+    budget = 1.0 / inputs.target_speedup if inputs.target_speedup else inputs.budget
+    schedule = pick(budget, family, load_schedules(schedule_folders()))
+    is_own = abs(schedule.mean_budget - budget) < OWN_MEAN_TOLERANCE
+    return schedule, max(budget, schedule.mean_budget) if is_own else budget
 
 
 def _control(mode: str, schedule: Schedule, budget: float) -> Schedule:
     """The control's own shape, on the noise levels of the schedule it is compared with."""
     if mode == UNIFORM:
         return uniform("uniform", budget, schedule.sigmas)
-    return whole_steps(mode, max(2, round(1.0 / budget)), schedule.sigmas)
+    return every_nth(mode, max(2, round(1.0 / budget)), schedule.sigmas)
 
 
 def schedule_stamp(name: str) -> Hashable:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..schedules import Schedule
 
-NAMES_TOLD = 16  # of a list; the longest of Astraea's own has fewer
+MAX_NAMES_LISTED = 16  # of a list; the longest of Astraea's own has fewer
 
 
 def number(name: str, value: Any, least: float, most: float, hint: str = "") -> float:
@@ -30,8 +30,8 @@ def whole_number(name: str, value: Any, least: int, most: int, hint: str = "") -
 def one_of(name: str, value: Any, known: Sequence[str]) -> str:
     """The value, which is one of a list. Raises InputError. ComfyUI 0.3.64 does not check lists itself."""
     if not isinstance(value, str) or value not in known:
-        more = f" or {len(known) - NAMES_TOLD} others" if len(known) > NAMES_TOLD else ""
-        raise _refused(name, f"one of {', '.join(known[:NAMES_TOLD])}{more}", value)
+        more = f" or {len(known) - MAX_NAMES_LISTED} others" if len(known) > MAX_NAMES_LISTED else ""
+        raise _refused(name, f"one of {', '.join(known[:MAX_NAMES_LISTED])}{more}", value)
     return value
 
 

@@ -15,7 +15,7 @@ from .plots.images import enlarge, side_by_side
 from .schema import field, node_schema
 
 WHICH = "Connect either images_a and images_b, or latents_a and latents_b."
-SMALLEST_VIEW = 256  # pixels; latents are enlarged to about this height
+MIN_VIEW_HEIGHT = 256  # pixels; latents are enlarged to about this height
 
 
 class AstraeaCompare(io.ComfyNode):
@@ -124,7 +124,7 @@ def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
         over = f"{len(frames_a)} latent frames, peak {peak:.2f}"
         text = _text(psnr(b, a, peak), ssim(frames_b, frames_a, peak), over)
     left, right = preview_rgb(_shown(a)), preview_rgb(_shown(b))
-    factor = max(1, round(SMALLEST_VIEW / left.shape[1]))
+    factor = max(1, round(MIN_VIEW_HEIGHT / left.shape[1]))
     return text, side_by_side(enlarge(left, factor), enlarge(right, factor))
 
 

@@ -27,7 +27,7 @@ from .checks import whole_number
 from .plots.images import enlarge
 from .schema import field, node_schema, refusal
 
-MOST_WORDS, MOST_SCALE = 96, 32
+MAX_WORDS, MAX_SCALE = 96, 32
 VOCABULARY = "; ".join(", ".join(words) for words in (SIZES, COLOURS, SHAPES, MANNERS, DIRECTIONS, CONNECTIVES))
 
 
@@ -94,8 +94,8 @@ class AstraeaDemoPrompt(io.ComfyNode):
 
 def _check_length(text: str) -> None:
     count = len(split_words(text))
-    if count > MOST_WORDS:
-        raise AstraeaError(f"The demo prompt has {count} words; the tiny model takes at most {MOST_WORDS}.")
+    if count > MAX_WORDS:
+        raise AstraeaError(f"The demo prompt has {count} words; the tiny model takes at most {MAX_WORDS}.")
 
 
 class AstraeaDemoView(io.ComfyNode):
@@ -115,7 +115,7 @@ class AstraeaDemoView(io.ComfyNode):
                     "scale",
                     default=8,
                     min=1,
-                    max=MOST_SCALE,
+                    max=MAX_SCALE,
                     tooltip="Every pixel becomes a square of this size; the clips are only 32 pixels wide.",
                 ),
             ],
@@ -124,7 +124,7 @@ class AstraeaDemoView(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict, scale: int) -> io.NodeOutput:
-        factor = whole_number("scale", scale, 1, MOST_SCALE)
+        factor = whole_number("scale", scale, 1, MAX_SCALE)
         return io.NodeOutput(enlarge(_frames(samples["samples"]), factor))
 
 

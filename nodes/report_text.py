@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engine.report import KINDS, CallRecord, Report
-from ..schedules import promise_from
+from ..engine.report import FULL, KINDS, REUSE, SKIPPED, TOKEN, CallRecord, Report
+from ..schedules import expected_from
 
 MEANING = {
-    "full": "all tokens computed",
-    "token": "part of the tokens computed",
-    "reuse": "nothing computed, the change was forecast",
-    "skipped": "answered by another node, without the model",
+    FULL: "all tokens computed",
+    TOKEN: "part of the tokens computed",
+    REUSE: "nothing computed, the change was forecast",
+    SKIPPED: "answered by another node, without the model",
 }
 
 
@@ -101,9 +101,9 @@ def _token_counts(report: Report) -> str:
 
 def _time(report: Report) -> str:
     text = f"{report.model_seconds:.2f} s in the model, {report.seconds:.2f} s for the whole sampler"
-    if report.choosing_seconds < 0.005:
+    if report.tuning_seconds < 0.005:
         return text
-    return f"{text}; {report.choosing_seconds:.2f} s of it timed this device's attention kernels, once"
+    return f"{text}; {report.tuning_seconds:.2f} s of it timed this device's attention kernels, once"
 
 
 def _speedups(report: Report) -> str:
@@ -117,14 +117,14 @@ def _promised(report: Report) -> list[tuple[str, str]]:
     """What the schedule promised beside what was measured, and below it what the promise was made for."""
     if not report.calls:
         return []
-    promise = promise_from(report.promise)
+    promise = expected_from(report.expected)
     if promise is None:
-        return [("Promised", report.promise_note)] if report.promise_note else []
+        return [("Promised", report.expected_note)] if report.expected_note else []
     seconds = f", {promise.seconds:.2f} s in the model" if promise.seconds is not None else ""
     line = f"{promise.speedup:.2f}x, {promise.psnr_db:.1f} dB{seconds}"
     if report.finished:
         gained = f"{report.speedup:.2f}x, " if report.speedup is not None else ""
-        line += f"; measured {gained}{report.model_seconds - report.choosing_seconds:.2f} s"
+        line += f"; measured {gained}{report.model_seconds - report.tuning_seconds:.2f} s"
     given = ", ".join([*promise.conditions(), *filter(None, [promise.device])])
     below = f"{f'for {given}; ' if given else ''}to measure the dB, compare with a dense run: Astraea Compare"
     return [("Promised", line), ("", below)]

@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ScheduleError
-from ..schedules import check_name, list_schedules, load, promise_of
-from ..schedules.expected import tell
+from ..schedules import check_name, expected_of, list_schedules, load
+from ..schedules.expected import describe
 
 MOST_LINES = 12
 MOST_FILES = 100  # a folder may hold any number; the newest ones are looked into
 
 
-def saved_promises(folder: Path) -> list[str]:
+def schedule_tooltips(folder: Path) -> list[str]:
     """One line for each schedule in the folder that promises something, the newest files first.
 
     A file that cannot be read is passed over.
@@ -46,7 +46,7 @@ def _listed(folder: Path) -> list[Path]:
 def _line(path: Path, changed: int, size: int) -> str:
     """The line of one file, "" where there is none; time and size are there to notice that the file is another."""
     try:
-        promise = promise_of(load(path))
-        return f"'{check_name(path.stem)}' {tell(promise)}" if promise is not None else ""
+        promise = expected_of(load(path))
+        return f"'{check_name(path.stem)}' {describe(promise)}" if promise is not None else ""
     except (ScheduleError, ArithmeticError):  # ArithmeticError: integers too large for a float
         return ""

@@ -7,14 +7,15 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..engine.modes import check_mode
 from ..errors import ScheduleError
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
-from ..schedules import Schedule, check_new_name, load, parse, rhythm, save, serialise
+from ..schedules import Schedule, check_new_name, load, parse, periodic, save, serialise
 from .accelerate_inputs import schedule_stamp
 from .checks import flag, schedule_of, text
 from .schema import ScheduleType, field, node_schema, refusal
 
-EXAMPLE = serialise(rhythm("example", [0.0, 0.0, 1.0], [round(1.0 - i / 20, 2) for i in range(20)]))
+EXAMPLE = serialise(periodic("example", [0.0, 0.0, 1.0], [round(1.0 - i / 20, 2) for i in range(20)]))
 OUTPUT_TIP = "The schedule; to Astraea Accelerate or Astraea Schedule Save."
 
 
@@ -137,4 +138,4 @@ class AstraeaScheduleInline(io.ComfyNode):
 
 
 def _parse(given: str) -> Schedule:
-    return parse(given, "The text in Astraea Schedule Inline")
+    return check_mode(parse(given, "The text in Astraea Schedule Inline"))

@@ -8,12 +8,12 @@ from comfy_api.latest import io, ui
 
 from ..errors import SearchError
 from ..host.search.samplers import Sampling, sampler_named, sampler_names, scheduler_names, sigmas_of
-from ..host.search.session import Order, cases_of, search
+from ..host.search.session import SearchConfig, cases_of, search
 from ..search.budgets import parse_budgets
 from .plots.images import to_batch
 from .plots.search import draw_search
 from .schema import ScheduleType, field, node_schema, refusal
-from .search_inputs import EFFORTS, LEAST_STEPS, MOST_CASES, MOST_CFG, MOST_SEED, MOST_STEPS, SearchWish, checked
+from .search_inputs import EFFORTS, MAX_CASES, MAX_CFG, MAX_SEED, MAX_STEPS, MIN_STEPS, SearchInputs, checked
 from .search_text import search_text
 
 DEFAULT_EFFORT = list(EFFORTS)[1]
@@ -102,15 +102,15 @@ class AstraeaSearch(io.ComfyNode):
         positive_3: Any = None,
         positive_4: Any = None,
     ) -> io.NodeOutput:
-        wish = checked(SearchWish(steps, cfg, sampler_name, scheduler, first_seed, budgets, effort, cases, name))
-        order = Order(wish.name, parse_budgets(budgets), EFFORTS[wish.effort], wish.first_seed)
+        inputs = checked(SearchInputs(steps, cfg, sampler_name, scheduler, first_seed, budgets, effort, cases, name))
+        order = SearchConfig(inputs.name, parse_budgets(budgets), EFFORTS[inputs.effort], inputs.first_seed)
         way = Sampling(
             sampler=sampler_named(sampler_name) if sampler is None else sampler,
-            sigmas=sigmas_of(model, wish.steps, sampler_name, scheduler) if sigmas is None else sigmas,
-            cfg=wish.cfg,
+            sigmas=sigmas_of(model, inputs.steps, sampler_name, scheduler) if sigmas is None else sigmas,
+            cfg=inputs.cfg,
         )
         prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
-        searched = search(model, cases_of(prompts, negative, latent, wish.first_seed, wish.cases), way, order)
+        searched = search(model, cases_of(prompts, negative, latent, inputs.first_seed, inputs.cases), way, order)
         if not searched.schedules:
             raise SearchError("Nothing was found for these budgets. Raise the effort, or list a higher budget.")
         found = search_text(searched, order.budgets)
@@ -125,15 +125,15 @@ def _required_inputs() -> list[Any]:
         field(io.Conditioning, "positive", tooltip=TIPS["positive"]),
         field(io.Conditioning, "negative", tooltip=TIPS["negative"]),
         field(io.Latent, "latent", tooltip=TIPS["latent"]),
-        field(io.Int, "steps", default=30, min=LEAST_STEPS, max=MOST_STEPS, tooltip=TIPS["steps"]),
-        field(io.Float, "cfg", default=6.0, min=0.0, max=MOST_CFG, step=0.1, tooltip=TIPS["cfg"]),
+        field(io.Int, "steps", default=30, min=MIN_STEPS, max=MAX_STEPS, tooltip=TIPS["steps"]),
+        field(io.Float, "cfg", default=6.0, min=0.0, max=MAX_CFG, step=0.1, tooltip=TIPS["cfg"]),
         field(io.Combo, "sampler_name", options=sampler_names(), default="uni_pc", tooltip=TIPS["sampler_name"]),
         field(io.Combo, "scheduler", options=scheduler_names(), default="simple", tooltip=TIPS["scheduler"]),
         # Not called "seed": the editor would draw another one for each run, and every run would be a new search.
-        field(io.Int, "first_seed", default=1, min=0, max=MOST_SEED, tooltip=TIPS["first_seed"]),
+        field(io.Int, "first_seed", default=1, min=0, max=MAX_SEED, tooltip=TIPS["first_seed"]),
         field(io.String, "budgets", default="0.5, 0.4, 0.3", tooltip=TIPS["budgets"]),
         field(io.Combo, "effort", options=list(EFFORTS), default=DEFAULT_EFFORT, tooltip=TIPS["effort"]),
-        field(io.Int, "cases", default=4, min=1, max=MOST_CASES, tooltip=TIPS["cases"]),
+        field(io.Int, "cases", default=4, min=1, max=MAX_CASES, tooltip=TIPS["cases"]),
         field(io.String, "name", default="searched", tooltip=TIPS["name"]),
     ]
 

@@ -13,14 +13,14 @@ EFFORTS = {
     "good (30 dense runs)": 30.0,
     "thorough (100 dense runs)": 100.0,
 }
-LEAST_STEPS, MOST_STEPS, MOST_CASES, MOST_CFG, MOST_SEED = 2, 1000, 16, 100.0, 2**64 - 1
+MIN_STEPS, MAX_STEPS, MAX_CASES, MAX_CFG, MAX_SEED = 2, 1000, 16, 100.0, 2**64 - 1
 STEPS_HINT = "Use as many as for your finished videos; there is little to gain below 12."
 CFG_HINT = "Use the one of your sampler."
 CASES_HINT = "4 are enough for most searches."
 
 
 @dataclass(frozen=True)
-class SearchWish:
+class SearchInputs:
     """The widgets' values. steps and scheduler are not used where noise levels are linked."""
 
     steps: int
@@ -34,20 +34,20 @@ class SearchWish:
     name: str
 
 
-def checked(wish: SearchWish) -> SearchWish:
+def checked(inputs: SearchInputs) -> SearchInputs:
     """The same wish, if all of its values can work.
 
     Raises InputError, SearchError or ScheduleError with the one that cannot.
     """
-    parse_budgets(text("budgets", wish.budgets))
+    parse_budgets(text("budgets", inputs.budgets))
     return replace(
-        wish,
-        steps=whole_number("steps", wish.steps, LEAST_STEPS, MOST_STEPS, STEPS_HINT),
-        cfg=number("cfg", wish.cfg, 0.0, MOST_CFG, CFG_HINT),
-        sampler_name=one_of("sampler_name", wish.sampler_name, sampler_names()),
-        scheduler=one_of("scheduler", wish.scheduler, scheduler_names()),
-        first_seed=whole_number("first_seed", wish.first_seed, 0, MOST_SEED),
-        effort=one_of("effort", wish.effort, list(EFFORTS)),
-        cases=whole_number("cases", wish.cases, 1, MOST_CASES, CASES_HINT),
-        name=check_search_name(text("name", wish.name)),
+        inputs,
+        steps=whole_number("steps", inputs.steps, MIN_STEPS, MAX_STEPS, STEPS_HINT),
+        cfg=number("cfg", inputs.cfg, 0.0, MAX_CFG, CFG_HINT),
+        sampler_name=one_of("sampler_name", inputs.sampler_name, sampler_names()),
+        scheduler=one_of("scheduler", inputs.scheduler, scheduler_names()),
+        first_seed=whole_number("first_seed", inputs.first_seed, 0, MAX_SEED),
+        effort=one_of("effort", inputs.effort, list(EFFORTS)),
+        cases=whole_number("cases", inputs.cases, 1, MAX_CASES, CASES_HINT),
+        name=check_search_name(text("name", inputs.name)),
     )

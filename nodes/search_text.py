@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..host.search.session import Searched
+from ..host.search.session import SearchRun
 from ..schedules import Schedule
-from ..search.result import Found, Result
+from ..search.result import FoundSchedule, Result
 
 USE = (
     "To use one: press R in the graph, then choose it by name in Astraea Accelerate; or link the schedule output, "
@@ -14,7 +14,7 @@ USE = (
 )
 
 
-def search_text(searched: Searched, budgets: Sequence[float]) -> str:
+def search_text(searched: SearchRun, budgets: Sequence[float]) -> str:
     """Per budget what its schedule promises, then where all are saved, what was spent and how to go on."""
     result = searched.result
     lines = [_headline(searched)]
@@ -30,7 +30,7 @@ def search_text(searched: Searched, budgets: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
-def _headline(searched: Searched) -> str:
+def _headline(searched: SearchRun) -> str:
     known = f", {searched.known} of them taken from before" if searched.known else ""
     return (
         f"Astraea Search: {len(searched.schedules)} schedules found in {searched.result.spent:.1f} dense runs' worth "
@@ -38,7 +38,7 @@ def _headline(searched: Searched) -> str:
     )
 
 
-def _of_budget(found: Found, schedule: Schedule, result: Result) -> list[str]:
+def _of_budget(found: FoundSchedule, schedule: Schedule, result: Result) -> list[str]:
     return [
         f"Budget {found.budget:.2f}: {schedule.name}",
         f"  promises {found.speedup:.2f}x the speed at {found.psnr:.1f} dB (closeness to the original; more is better)",
@@ -47,8 +47,8 @@ def _of_budget(found: Found, schedule: Schedule, result: Result) -> list[str]:
     ]
 
 
-def _share(found: Found, schedule: Schedule) -> str:
-    if not schedule.has_fractions:
+def _share(found: FoundSchedule, schedule: Schedule) -> str:
+    if not schedule.has_partial_steps:
         return f"{schedule.mean_budget:.0%} of the steps"
     return f"{schedule.mean_budget:.0%} of the video in the time of {found.budget:.0%}"
 
@@ -57,10 +57,10 @@ def _clips(count: int) -> str:
     return "1 clip" if count == 1 else f"{count} clips"
 
 
-def _against_hand_made(found: Found, result: Result) -> str:
-    if found.hand_made:
+def _against_hand_made(found: FoundSchedule, result: Result) -> str:
+    if found.baselines:
         return "nothing is expected to beat the bundled schedule, so this is it"
-    rival = next((each for each in result.hand_made if each.budget == found.budget), None)
+    rival = next((each for each in result.baselines if each.budget == found.budget), None)
     if rival is None:
         return "there was no bundled schedule of this budget to compare with"
     against = f"{found.psnr - rival.psnr:+.1f} dB against the bundled one ({rival.psnr:.1f} dB at {rival.speedup:.2f}x)"

@@ -1,59 +1,63 @@
-"""Budgets over noise levels: the schedule object, its file format, its shapes and the bundled files."""
+"""Budgets over noise levels: the schedule object, its file format, its placement on a run's steps, bundled files."""
 
-from .expected import Promise, promise_from, promise_of
-from .forecast import STANDARD_FORECAST, TIME_NAMES, Forecast
+from .expected import ExpectedResult, expected_from, expected_of
+from .forecast import DEFAULT_FORECAST, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .resample import budgets_for
-from .schedule import AUTO, LONGEST_NAME, MODE_NAMES, Schedule, check_name, check_new_name
+from .schedule import AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
-    OWN_TOLERANCE,
-    brought_to,
+    OWN_MEAN_TOLERANCE,
     bundled_folder,
+    bundled_schedules,
+    config_distance,
+    equivalent_steps,
     forecast_for,
     guidance_of,
     list_schedules,
-    off_way,
+    load_schedules,
     pick,
-    pick_by_way,
-    steps_as_fine,
+    target_budget,
 )
-from .shapes import flow_sigmas, leaning, rhythm, uniform, whole_steps
-from .step_skipping import without_fractions
+from .shapes import every_nth, flow_sigmas, periodic, uniform, warped_skip
+from .step_skipping import without_partial_steps
+from .time_axes import TIME_AXES, TimeAxis, sigma_axis
 
 __all__ = [
     "AUTO",
+    "DEFAULT_FORECAST",
+    "DEFAULT_MODE",
     "FORMAT_NAME",
     "FORMAT_VERSION",
-    "LONGEST_NAME",
-    "MODE_NAMES",
-    "OWN_TOLERANCE",
-    "STANDARD_FORECAST",
-    "TIME_NAMES",
+    "OWN_MEAN_TOLERANCE",
+    "TIME_AXES",
+    "ExpectedResult",
     "Forecast",
-    "Promise",
     "Schedule",
-    "brought_to",
+    "TimeAxis",
     "budgets_for",
     "bundled_folder",
+    "bundled_schedules",
     "check_name",
     "check_new_name",
+    "config_distance",
+    "equivalent_steps",
+    "every_nth",
+    "expected_from",
+    "expected_of",
     "flow_sigmas",
     "forecast_for",
     "guidance_of",
-    "leaning",
     "list_schedules",
     "load",
-    "off_way",
+    "load_schedules",
     "parse",
+    "periodic",
     "pick",
-    "pick_by_way",
-    "promise_from",
-    "promise_of",
-    "rhythm",
     "save",
     "serialise",
-    "steps_as_fine",
+    "sigma_axis",
+    "target_budget",
     "uniform",
-    "whole_steps",
-    "without_fractions",
+    "warped_skip",
+    "without_partial_steps",
 ]

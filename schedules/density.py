@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from .schedule import Schedule
 
-SIGMA_TOLERANCE = 1e-4
-LEAST_SPAN = 1e-6
+PLACEMENT_TOLERANCE = 1e-4  # a noise level this close to a schedule's point lies on it
+MIN_SPAN = 1e-6
 SETTLED = 0.005  # share of the budget's sum that may stay unsettled
 SMOOTHED_OVER = 2  # periods of a rhythm to either side
 
@@ -16,7 +16,7 @@ SMOOTHED_OVER = 2  # periods of a rhythm to either side
 def progress_at(schedule: Schedule, sigma: float) -> float:
     """Where in the source run (0...1) a noise level lies; beyond its ends: the ends."""
     levels = [-s for s in (*schedule.sigmas, 0.0)]
-    place = bisect_left(levels, -sigma - SIGMA_TOLERANCE)
+    place = bisect_left(levels, -sigma - PLACEMENT_TOLERANCE)
     if place == 0:
         return 0.0
     if place == len(levels):
@@ -30,7 +30,7 @@ def span_of(schedule: Schedule, sigmas: Sequence[float]) -> tuple[float, float]:
     if not sigmas:
         return 0.0, 1.0
     start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
-    return (start, end) if end - start >= LEAST_SPAN else (0.0, 1.0)
+    return (start, end) if end - start >= MIN_SPAN else (0.0, 1.0)
 
 
 def density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[float]) -> list[float]:

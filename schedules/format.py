@@ -1,29 +1,37 @@
-"""Schedules as JSON text and files. Files from others are data: size-limited, fully checked, never evaluated."""
+"""Schedules as JSON text and files. Files from others are data: limited in size, fully checked, never evaluated."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 from ..errors import ScheduleError
 from ..files import read_regular, write_whole
-from .forecast import STANDARD_FORECAST, forecast_of
+from .forecast import DEFAULT_FORECAST, Forecast
 from .schedule import Schedule
 
 FORMAT_NAME = "astraea-schedule"
 FORMAT_VERSION = 1
 MAX_BYTES = 256 * 1024
-MOST_DIGITS = 30
+MAX_DIGITS = 30
 _KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "forecast", "provenance"}
 _MAX_DEPTH = 8
+# Fields of `Forecast` under the names they have in files.
+_FORECAST_KEYS = {
+    "expected": "prior_gain",
+    "along": "extrapolation_axis",
+    "corrected_along": "interpolation_axis",
+    "bend": "curvature",
+    "last_response": "final_step_gain",
+}
 
 
 def parse(text: str, source: str = "the text") -> Schedule:
-    """The schedule in a JSON text. Raises ScheduleError with what is wrong and where."""
+    """Return the schedule in a JSON text. Raises ScheduleError with what is wrong and where."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ScheduleError(f"{source} is larger than {MAX_BYTES // 1024} KiB: it is not a schedule.")
     try:
@@ -40,9 +48,9 @@ def parse(text: str, source: str = "the text") -> Schedule:
         )
     missing, unknown = {"name", "points"} - data.keys(), data.keys() - _KEYS
     if missing or unknown:
-        told = [f"lacks {', '.join(sorted(missing))}"] if missing else []
-        told += [f"has unknown entries {brief(sorted(unknown))[1:-1]}"] if unknown else []
-        raise ScheduleError(f"{source} {' and '.join(told)}.")
+        faults = [f"lacks {', '.join(sorted(missing))}"] if missing else []
+        faults += [f"has unknown entries {brief(sorted(unknown))[1:-1]}"] if unknown else []
+        raise ScheduleError(f"{source} {' and '.join(faults)}.")
     schedule = _schedule_from(data, source)
     stated = data.get("mean_budget")
     if stated is not None and not (_is_number(stated) and abs(stated - schedule.mean_budget) < 0.005):
@@ -64,9 +72,28 @@ def _schedule_from(data: dict[str, Any], source: str) -> Schedule:
         points=tuple(tuple(point) for point in points),
         family=data.get("family", "any"),
         mode=data.get("mode", "default"),
-        forecast=forecast_of(data.get("forecast", {}), source),
+        forecast=forecast_from(data.get("forecast", {}), source),
         provenance=provenance,
     )
+
+
+def forecast_from(data: Any, source: str) -> Forecast:
+    """Return the settings in an object of a schedule file. Raises ScheduleError."""
+    if not isinstance(data, Mapping) or not set(data) <= set(_FORECAST_KEYS):
+        known = sorted(_FORECAST_KEYS)
+        raise ScheduleError(f'{source}: "forecast" must be an object with no other entries than {known}.')
+    try:
+        return Forecast(**{_FORECAST_KEYS[key]: value for key, value in data.items()})
+    except ScheduleError as error:
+        message = str(error)
+        for key, field in _FORECAST_KEYS.items():  # the file's words, which its author knows
+            message = message.replace(f" {field} ", f" {key} ")
+        raise ScheduleError(message) from None
+
+
+def forecast_values(forecast: Forecast) -> dict[str, Any]:
+    """Return the settings as they stand in a file; `forecast_from` reads them."""
+    return {key: getattr(forecast, field) for key, field in _FORECAST_KEYS.items()}
 
 
 def _check_json(value: Any, source: str, depth: int = 0) -> None:
@@ -86,8 +113,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _bounded_int(digits: str) -> int:
-    """Integers beyond every float are no numbers that a schedule can mean."""
-    if len(digits) > MOST_DIGITS:
+    """Parse an integer; one too long for any float is no number of a schedule."""
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
 
@@ -97,7 +124,7 @@ def _refuse_constant(word: str) -> float:
 
 
 def serialise(schedule: Schedule) -> str:
-    """The schedule as JSON text, one point a line."""
+    """Return the schedule as JSON text, one point per line."""
     head = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
@@ -105,7 +132,7 @@ def serialise(schedule: Schedule) -> str:
         "family": schedule.family,
         "mode": schedule.mode,
         "mean_budget": round(schedule.mean_budget, 4),
-        **({"forecast": asdict(schedule.forecast)} if schedule.forecast != STANDARD_FORECAST else {}),
+        **({"forecast": forecast_values(schedule.forecast)} if schedule.forecast != DEFAULT_FORECAST else {}),
         "provenance": dict(schedule.provenance),
     }
     points = ",\n    ".join(json.dumps([sigma, budget]) for sigma, budget in schedule.points)
@@ -114,7 +141,7 @@ def serialise(schedule: Schedule) -> str:
 
 
 def load(path: Path) -> Schedule:
-    """The schedule in a file. Raises ScheduleError, also when the file cannot be read or is no regular one."""
+    """Load the schedule in a file. Raises ScheduleError, also for one that cannot be read or is not a regular file."""
     try:
         raw = read_regular(path, MAX_BYTES)
     except OSError as error:
@@ -126,7 +153,7 @@ def load(path: Path) -> Schedule:
 
 
 def save(schedule: Schedule, folder: Path, *, overwrite: bool = False) -> Path:
-    """Write `<name>.json` into the folder, whole or not at all; returns its path.
+    """Write `<name>.json` into the folder, completely or not at all; returns its path.
 
     Raises ScheduleError when the name is taken (unless `overwrite`), the folder cannot be written, or the file would be
     too large to be read again.

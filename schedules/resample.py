@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .density import SETTLED, SIGMA_TOLERANCE, density_of, progress_at, smoothed, solve, weighted
+from ..limits import ZERO_SIGMA
+from .density import SETTLED, density_of, progress_at, smoothed, solve, weighted
 from .schedule import Schedule
-from .step_skipping import most_whole_steps
+from .step_skipping import max_full_steps
 
 LAST_STEP_FLOOR = 0.5
-LEAST_FRACTION = 0.02
+MIN_PARTIAL_BUDGET = 0.02
 
 
 def budgets_for(
@@ -41,10 +42,10 @@ def budgets_for(
     if steps < 1:
         return []
     weights = list(evaluations) if evaluations is not None else [1] * steps
-    asked = schedule.mean_budget if mean is None else mean
-    if asked >= 1.0:
+    question_of = schedule.mean_budget if mean is None else mean
+    if question_of >= 1.0:
         return [1.0] * steps
-    total = asked * sum(weights)
+    total = question_of * sum(weights)
     floors = _floors(sigmas, steps)
     own = schedule.budgets if _same_steps(schedule, sigmas) else ()
     if own and _is_above(own, floors) and (mean is None or _is_settled(own, floors, weights, total)):
@@ -53,8 +54,8 @@ def budgets_for(
     if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1:
         # What was asked for is the most that is spent; its own mean is come as near to as whole steps can.
         most = total * (1.0 + SETTLED) if mean is not None else total + max(weights) / 2
-        placed = most_whole_steps(schedule, sigmas, weights, most)
-        as_many = not schedule.has_fractions and sum(own) == sum(placed) and weighted(own, weights) <= most
+        placed = max_full_steps(schedule, sigmas, weights, most)
+        as_many = not schedule.has_partial_steps and sum(own) == sum(placed) and weighted(own, weights) <= most
         return list(own) if as_many and _is_above(own, floors) else placed
     density = density_of(smoothed(schedule.budgets), schedule, sigmas)
     factor = solve(lambda f: _clipped(density, floors, f), weights, total)
@@ -81,7 +82,7 @@ def _is_above(budgets: Sequence[float], floors: Sequence[float]) -> bool:
 
 def _floors(sigmas: Sequence[float], steps: int) -> list[float]:
     floors = [0.0] * steps
-    if sigmas[-1] <= SIGMA_TOLERANCE:
+    if sigmas[-1] <= ZERO_SIGMA:
         floors[-1] = LAST_STEP_FLOOR
     floors[0] = 1.0
     return floors
@@ -114,7 +115,7 @@ def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int
 
         def scaled(factor: float) -> list[float]:
             return [
-                max(floor, LEAST_FRACTION, min(1.0, factor * b)) if 0.0 < b < 1.0 else b
+                max(floor, MIN_PARTIAL_BUDGET, min(1.0, factor * b)) if 0.0 < b < 1.0 else b
                 for b, floor in zip(given, floors, strict=True)
             ]
 
@@ -129,7 +130,7 @@ def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int
         if step is None:
             break
         budgets[step] = max(floors[step], budgets[step] + left / max(weights[step], 1))
-        if budgets[step] < LEAST_FRACTION:
+        if budgets[step] < MIN_PARTIAL_BUDGET:
             budgets[step] = 0.0
     return budgets
 

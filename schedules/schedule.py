@@ -1,4 +1,4 @@
-"""The `Schedule`: what share of the tokens is computed at each noise level. Data only, no files, no torch."""
+"""The `Schedule`: the share of the tokens computed at each noise level. Data only, no files, no torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ScheduleError
-from .forecast import STANDARD_FORECAST, Forecast
+from ..limits import MAX_NAME_LENGTH, MAX_STEPS
+from .forecast import DEFAULT_FORECAST, Forecast
 
-MODE_NAMES = ("default", "paper", "random", "hold", "refit", "forecast")
-MAX_POINTS = 1000
+DEFAULT_MODE = "default"
 MAX_SIGMA = 1e6
-AUTO = "auto"  # where a name is asked for: Astraea chooses
-LONGEST_NAME = 80
-_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._+-]{{0,{LONGEST_NAME - 1}}}")
+AUTO = "auto"  # in place of a name: Astraea chooses
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._+-]{{0,{MAX_NAME_LENGTH - 1}}}")
 # Windows opens these devices under any extension, and in any folder.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789")}
 
@@ -31,7 +30,7 @@ def check_name(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith((".", " ")):
         raise ScheduleError(
             f"{brief(name)} is not a usable schedule name. Use letters, digits, spaces, '.', '_', '+' or '-', "
-            f"starting with a letter or digit, at most {LONGEST_NAME} characters."
+            f"starting with a letter or digit, at most {MAX_NAME_LENGTH} characters."
         )
     if name.partition(".")[0].rstrip().lower() in _DEVICES:
         raise ScheduleError(f"{brief(name)} is not a usable schedule name: Windows has a device of this name.")
@@ -51,27 +50,25 @@ class Schedule:
 
     points: `(sigma, budget)` per step of the grid the schedule was made for, sigma strictly falling and above 0
         (the final sigma 0 has no step), budget in 0...1; 0 is a reuse step.
-    family: the model family it was made for ("wan"), or "any".
-    mode: how tokens are chosen and the rest estimated, one of MODE_NAMES.
-    forecast: how its reuse steps are forecast.
-    provenance: how it was found, on what, with which figures; plain JSON values.
+    family: model family that it was made for ("wan"), or "any".
+    mode: how tokens are selected and the rest is estimated; `engine.modes` knows the names.
+    forecast: how its skipped steps are forecast.
+    provenance: how, on what and with which figures it was found; plain JSON values.
     """
 
     name: str
     points: tuple[tuple[float, float], ...]
     family: str = "any"
-    mode: str = "default"
-    forecast: Forecast = STANDARD_FORECAST
+    mode: str = DEFAULT_MODE
+    forecast: Forecast = DEFAULT_FORECAST
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if not isinstance(self.family, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.family):
             raise ScheduleError(f"Schedule '{self.name}': family {brief(self.family)} is not a short lower-case word.")
-        if self.mode not in MODE_NAMES:
-            raise ScheduleError(
-                f"Schedule '{self.name}': mode {brief(self.mode)} is not one of {', '.join(MODE_NAMES)}."
-            )
+        if not isinstance(self.mode, str) or not re.fullmatch(r"[a-z0-9_-]{1,40}", self.mode):
+            raise ScheduleError(f"Schedule '{self.name}': mode {brief(self.mode)} is not a short lower-case word.")
         object.__setattr__(self, "points", _checked_points(self.name, self.points))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
@@ -91,8 +88,8 @@ class Schedule:
         return sum(self.budgets) / len(self.points)
 
     @property
-    def has_fractions(self) -> bool:
-        """Whether any step computes some tokens only; without such steps no per-block store is needed."""
+    def has_partial_steps(self) -> bool:
+        """Tell whether any step computes some of the tokens only; without such steps no per-block store is needed."""
         return any(0.0 < budget < 1.0 for budget in self.budgets)
 
     def renamed(self, name: str) -> Schedule:
@@ -100,8 +97,8 @@ class Schedule:
 
 
 def _checked_points(name: str, points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
-    if not 1 <= len(points) <= MAX_POINTS:
-        raise ScheduleError(f"Schedule '{name}' has {len(points)} points; 1 to {MAX_POINTS} are allowed.")
+    if not 1 <= len(points) <= MAX_STEPS:
+        raise ScheduleError(f"Schedule '{name}' has {len(points)} points; 1 to {MAX_STEPS} are allowed.")
     checked: list[tuple[float, float]] = []
     for number, point in enumerate(points, start=1):
         if len(point) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in point):

@@ -1,89 +1,113 @@
-"""The bundled schedules and folders of saved ones: listing, and picking one for a model and a budget."""
+"""Selection among schedules: the bundled ones and folders of saved ones, and which of them suits a run."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from ..errors import ScheduleError
+from ..limits import MAX_CFG
 from .density import span_of
-from .expected import KEY, MOST_CFG, usable_cfg
-from .forecast import STANDARD_FORECAST, Forecast
+from .expected import KEY, usable_cfg
+from .forecast import DEFAULT_FORECAST, Forecast
 from .format import load
 from .schedule import Schedule
 
-OWN_TOLERANCE = 0.005
-SAME_BUDGET = 0.015  # schedules nearer to each other are told apart by their steps
-
-
-# Of what a schedule was found on: beyond, its way to forecast is not trusted.
-LEAST_COMPUTED, MOST_GUIDANCE = 0.75, 1.25
+OWN_MEAN_TOLERANCE = 0.005
+SAME_BUDGET = 0.015  # schedules whose budgets differ by less are chosen between by their steps and guidance
+USUAL_STEPS = 30
+# Of schedules that state no guidance: the hand-made ones, which hold where steps are coarse and guidance is strong.
+USUAL_GUIDANCE = 6.0
+GUIDANCE_WEIGHT = 2.0  # a ratio of guidance scales counts as the same ratio of steps to this power
+# Relative to the runs that a schedule was found on; beyond, its forecast settings are not used.
+MIN_COMPUTED, MAX_GUIDANCE = 0.75, 1.25
 
 
 def bundled_folder() -> Path:
-    """Where the schedules that ship with the pack lie."""
+    """Return the folder of the schedules that ship with the pack."""
     return Path(__file__).parent / "bundled"
 
 
 def list_schedules(folder: Path) -> dict[str, Path]:
-    """Names to regular files in a folder, sorted; a file is listed without being opened."""
+    """Map names to regular files in a folder, sorted; no file is opened."""
     if not os.path.isdir(folder):
         return {}
     return {path.stem: path for path in sorted(folder.glob("*.json")) if os.path.isfile(path)}
 
 
-USUAL_STEPS = 30
-# Of schedules that do not say which guidance they were made for: those drawn by hand, which hold where steps are coarse
-# and guidance is strong.
-USUAL_GUIDANCE = 6.0
-GUIDANCE_COUNTS = 2.0  # a ratio of guidance scales as much as the same ratio of steps to this power
+def load_schedules(folders: Iterable[Path]) -> tuple[Schedule, ...]:
+    """Load the schedules of folders, in their order; files that cannot be read are passed over.
+
+    So are files with a guidance that no run can have: whoever wrote them did not mean what they state.
+    """
+    found = []
+    for folder in folders:
+        for path in list_schedules(folder).values():
+            try:
+                schedule = load(path)
+            except ScheduleError:
+                continue
+            if None not in map(usable_cfg, _guidance_entries(schedule)):
+                found.append(schedule)
+    return tuple(found)
+
+
+@cache
+def bundled_schedules() -> tuple[Schedule, ...]:
+    """Load the schedules that ship with the pack, once per process."""
+    return load_schedules([bundled_folder()])
 
 
 def pick(
     budget: float,
     family: str,
-    folders: Iterable[Path] | None = None,
+    schedules: Iterable[Schedule] | None = None,
     steps: int = USUAL_STEPS,
     guidance: float = USUAL_GUIDANCE,
 ) -> Schedule:
-    """The schedule made for the nearest budget, and for about such runs; of equals one that says what guidance it was
-    found with, then that of the family, then that of the first folder.
+    """Pick the schedule made for the nearest budget and, among those, for the most similar runs.
 
-    A file that cannot be read is passed over. Raises ScheduleError when nothing is left.
+    Of equals one that states its guidance, then that of the family, then the first. schedules: default the bundled
+    ones. Raises ScheduleError where none is of the family or of any.
     """
-    return _best(_fitting(family, folders), family, budget, steps, guidance)
+    candidates = bundled_schedules() if schedules is None else schedules
+    usable = [schedule for schedule in candidates if schedule.family in (family, "any")]
+    if not usable:
+        raise ScheduleError(f"No schedule for the model family '{family}' was found.")
+    nearest = min(_budget_distance(schedule, budget) for schedule in usable)
+    near = [schedule for schedule in usable if _budget_distance(schedule, budget) <= nearest + SAME_BUDGET]
 
+    def distance(schedule: Schedule) -> tuple:
+        config = round(config_distance(schedule, steps, guidance), 6)
+        unstated = _stated_guidance(schedule) is None
+        return config, unstated, schedule.family != family, _budget_distance(schedule, budget)
 
-def pick_by_way(budget: float, family: str, folders: Iterable[Path] | None = None) -> list[Schedule]:
-    """As `pick`, for every number of steps and guidance that there are schedules for."""
-    fitting = _fitting(family, folders)
-    ways = dict.fromkeys((len(schedule.points), guidance_of(schedule)) for schedule in fitting)
-    picked = [(_best(fitting, family, budget, *way), way) for way in sorted(ways)]
-    return [schedule for schedule, way in picked if (len(schedule.points), guidance_of(schedule)) == way]
+    return min(near, key=distance)
 
 
 def guidance_of(schedule: Schedule) -> float:
-    """The guidance scale that it was made for."""
-    return _told_guidance(schedule) or USUAL_GUIDANCE
+    """Return the guidance scale that a schedule was made for."""
+    return _stated_guidance(schedule) or USUAL_GUIDANCE
 
 
-def _told_guidance(schedule: Schedule) -> float | None:
+def _stated_guidance(schedule: Schedule) -> float | None:
     return next(filter(None, map(usable_cfg, _guidance_entries(schedule))), None)
 
 
 def _guidance_entries(schedule: Schedule) -> list[float]:
-    """The numbers of its provenance that say which guidance scale it was made for, sane or not; 0 says nothing."""
-    promise = schedule.provenance.get(KEY)
-    entries = [schedule.provenance.get("guidance"), promise.get("cfg") if isinstance(promise, Mapping) else None]
+    """Return the numbers of its provenance that state a guidance scale, sensible or not; 0 states nothing."""
+    expected = schedule.provenance.get(KEY)
+    entries = [schedule.provenance.get("guidance"), expected.get("cfg") if isinstance(expected, Mapping) else None]
     return [each for each in entries if isinstance(each, (int, float)) and not isinstance(each, bool) and each != 0]
 
 
-def steps_as_fine(schedule: Schedule, sigmas: Sequence[float]) -> int:
-    """How many steps a run over all noise levels has that is as fine as this one, which may cover a part of them.
+def equivalent_steps(schedule: Schedule, sigmas: Sequence[float]) -> int:
+    """Count the steps of a run over all noise levels that is as fine as this one, which may cover a part of them.
 
-    Parts: two samplers one after the other, a clip that is changed and not made anew.
+    Parts: two samplers one after the other, or a clip that is changed rather than made anew.
     """
     start, end = span_of(schedule, sigmas)
     return max(1, round((len(sigmas) - 1) / (end - start)))
@@ -92,69 +116,40 @@ def steps_as_fine(schedule: Schedule, sigmas: Sequence[float]) -> int:
 def forecast_for(
     schedule: Schedule, sigmas: Sequence[float], budgets: Sequence[float], guidance: float | None
 ) -> Forecast:
-    """The way to forecast in a run of these noise levels and budgets: its own, if it was found on runs of the kind.
+    """Return the forecast settings for a run: the schedule's, where the run resembles those it was found on.
 
-    Trust gains where steps are fine and guidance is mild, and costs up to 6 dB where they are not; there the
-    standard way is taken, by which the schedule's steps lose nothing.
+    A high prior gain helps where steps are fine and guidance is mild, and costs up to 6 dB elsewhere; there the default
+    settings are used, with which the schedule's steps lose nothing.
     """
     start, end = span_of(schedule, sigmas)
-    coarser = sum(budgets) < LEAST_COMPUTED * (end - start) * sum(schedule.budgets)
-    stronger = (guidance or 0.0) > MOST_GUIDANCE * (_told_guidance(schedule) or float("inf"))
-    return STANDARD_FORECAST if coarser or stronger else schedule.forecast
+    coarser = sum(budgets) < MIN_COMPUTED * (end - start) * sum(schedule.budgets)
+    stronger = (guidance or 0.0) > MAX_GUIDANCE * (_stated_guidance(schedule) or float("inf"))
+    return DEFAULT_FORECAST if coarser or stronger else schedule.forecast
 
 
-def off_way(schedule: Schedule, steps: int, guidance: float) -> float:
-    """How far a run of so many steps is from those that a schedule was made for; 0 where it is of the same kind."""
+def config_distance(schedule: Schedule, steps: int, guidance: float) -> float:
+    """Measure how far a run's steps and guidance are from those that a schedule was made for; 0 where equal."""
     off_steps = abs(math.log(len(schedule.points) / max(1, steps)))
-    return off_steps + GUIDANCE_COUNTS * abs(math.log(guidance_of(schedule) / min(max(guidance, 0.1), MOST_CFG)))
+    return off_steps + GUIDANCE_WEIGHT * abs(math.log(guidance_of(schedule) / min(max(guidance, 0.1), MAX_CFG)))
 
 
-def brought_to(schedule: Schedule, budget: float | None) -> float | None:
-    """The mean budget that a schedule is brought to where this one is asked for; None where it is used as it was found.
+def target_budget(schedule: Schedule, budget: float | None) -> float | None:
+    """Return the mean budget that a schedule is brought to for a request; None where it is used as it was found.
 
-    That is where it was found for this budget, with steps in part: of these it has as many as the time pays for.
+    That is where it was found for this budget and has partial steps: of these it has as many as fit the time.
     """
-    if budget is None or budget >= 1.0 or not schedule.has_fractions:  # a full budget is no matter of schedules
+    if budget is None or budget >= 1.0 or not schedule.has_partial_steps:  # at a full budget no schedule matters
         return budget
-    return None if _off_budget(schedule, budget) < OWN_TOLERANCE else budget
+    return None if _budget_distance(schedule, budget) < OWN_MEAN_TOLERANCE else budget
 
 
-def _best(fitting: Sequence[Schedule], family: str, budget: float, steps: int, guidance: float) -> Schedule:
-    nearest = min(_off_budget(schedule, budget) for schedule in fitting)
-    alike = [schedule for schedule in fitting if _off_budget(schedule, budget) <= nearest + SAME_BUDGET]
-
-    def distance(schedule: Schedule) -> tuple:
-        off = round(off_way(schedule, steps, guidance), 6)
-        return off, _told_guidance(schedule) is None, schedule.family != family, _off_budget(schedule, budget)
-
-    return min(alike, key=distance)
+def _budget_distance(schedule: Schedule, budget: float) -> float:
+    return round(abs(_intended_budget(schedule) - budget), 4)
 
 
-def _off_budget(schedule: Schedule, budget: float) -> float:
-    return round(abs(_made_for(schedule) - budget), 4)
-
-
-def _made_for(schedule: Schedule) -> float:
-    """The budget it was made for: whole steps often spend less than that, and steps in part compute less for it."""
-    told = schedule.provenance.get("budget")
-    if isinstance(told, bool) or not isinstance(told, (int, float)):
+def _intended_budget(schedule: Schedule) -> float:
+    """Return the budget it was made for: step-skipping schedules often spend less, partial steps compute less."""
+    stated = schedule.provenance.get("budget")
+    if isinstance(stated, bool) or not isinstance(stated, (int, float)):
         return schedule.mean_budget
-    return float(told)
-
-
-def _fitting(family: str, folders: Iterable[Path] | None) -> list[Schedule]:
-    """Schedules of the family and those of any. Raises ScheduleError when there are none."""
-    candidates = []
-    for folder in folders or (bundled_folder(),):
-        for path in list_schedules(folder).values():
-            try:
-                schedule = load(path)
-            except ScheduleError:
-                continue
-            # A guidance that no run can have: whoever wrote the file did not mean what it says.
-            if None not in map(usable_cfg, _guidance_entries(schedule)):
-                candidates.append(schedule)
-    fitting = [schedule for schedule in candidates if schedule.family in (family, "any")]
-    if not fitting:
-        raise ScheduleError(f"No schedule for the model family '{family}' was found.")
-    return fitting
+    return float(stated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .schedule import Schedule
+from .schedule import DEFAULT_MODE, Schedule
 
 
 def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
@@ -13,13 +13,13 @@ def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
     return [shift * u / (1.0 + (shift - 1.0) * u) for u in uniform_levels]
 
 
-def rhythm(
+def periodic(
     name: str,
     pattern: Sequence[float],
     sigmas: Sequence[float],
     *,
     full_start: int = 3,
-    mode: str = "default",
+    mode: str = DEFAULT_MODE,
     family: str = "any",
 ) -> Schedule:
     """`full_start` full steps, then the pattern over and over, and a full last step."""
@@ -30,31 +30,31 @@ def rhythm(
     return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), family=family, mode=mode)
 
 
-def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = "default") -> Schedule:
+def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
     """The same budget at every step between a full first and a full last one."""
-    return rhythm(name, [budget], sigmas, full_start=1, mode=mode)
+    return periodic(name, [budget], sigmas, full_start=1, mode=mode)
 
 
-def leaning(
+def warped_skip(
     name: str,
     budget: float,
     sigmas: Sequence[float],
     *,
-    lean: float = 0.5,
+    warp: float = 0.5,
     full_start: int = 1,
     full_end: int = 1,
-    mode: str = "default",
+    mode: str = DEFAULT_MODE,
 ) -> Schedule:
     """Full and reuse steps whose full ones stand closer where sigma falls faster, or more slowly.
 
-    lean: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
+    warp: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
     falls more slowly. The number of full steps is the nearest to the budget; `full_start` of them begin the run and
     `full_end` end it.
     """
     steps = len(sigmas)
     falls = [a - b for a, b in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
     # What lies before each middle step.
-    bridged = [max(fall, 1e-6) ** lean for fall in falls[full_start - 1 : steps - full_end - 1]]
+    bridged = [max(fall, 1e-6) ** warp for fall in falls[full_start - 1 : steps - full_end - 1]]
     between = min(len(bridged), max(0, round(budget * steps) - full_start - full_end))
     budgets, reached, placed = [1.0] * full_start, 0.0, 0
     for density in _densities(bridged, between):
@@ -78,6 +78,6 @@ def _densities(weights: Sequence[float], total: int) -> list[float]:
     return [min(1.0, high * weight) for weight in weights]
 
 
-def whole_steps(name: str, period: int, sigmas: Sequence[float], *, mode: str = "default") -> Schedule:
+def every_nth(name: str, period: int, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
     """One full step in every `period`, all others reuse steps."""
-    return rhythm(name, [0.0] * (period - 1) + [1.0], sigmas, mode=mode)
+    return periodic(name, [0.0] * (period - 1) + [1.0], sigmas, mode=mode)

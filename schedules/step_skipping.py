@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from .density import SETTLED, SIGMA_TOLERANCE, density_of, full_run, progress_at, smoothed, solve, weighted
+from ..limits import ZERO_SIGMA
+from .density import SETTLED, density_of, full_run, progress_at, smoothed, solve, weighted
 from .schedule import Schedule
 
 WHOLE_STEPS_SMOOTHED_OVER = 6  # periods to either side; less would keep what rounding made of even gaps
 
 
-def most_whole_steps(schedule: Schedule, sigmas: Sequence[float], weights: Sequence[int], most: float) -> list[float]:
+def max_full_steps(schedule: Schedule, sigmas: Sequence[float], weights: Sequence[int], most: float) -> list[float]:
     """As many whole steps as come to no more than `most` calls, placed as in the source."""
     density = density_of(_without_ends(schedule.budgets), schedule, sigmas)
     ends = _full_ends(schedule, sigmas)
@@ -32,7 +33,7 @@ def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
     head, tail = full_run(source), full_run(source[::-1])
     first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
     last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
-    return max(1, round(first)), max(int(sigmas[-1] <= SIGMA_TOLERANCE), round(last))
+    return max(1, round(first)), max(int(sigmas[-1] <= ZERO_SIGMA), round(last))
 
 
 def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
@@ -67,7 +68,7 @@ def _without_ends(budgets: Sequence[float]) -> list[float]:
     return [middle[0]] * head + middle + [middle[-1]] * tail
 
 
-def without_fractions(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
+def without_partial_steps(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
     """From step `start` on only full and reuse steps, at about the same mean and never above it by a step.
 
     For runs that cannot keep residuals per block. The first step is full, and the last if it was computed at all.

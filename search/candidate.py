@@ -7,12 +7,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..schedules import STANDARD_FORECAST, Forecast, Schedule
+from ..schedules import DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
 
 LAST_STEP_FLOOR = 0.5
 FREE_SIZES = tuple(number / 10 for number in range(11))  # of the paper, §3.3
-EXPECTED = (0.0, 0.25, 0.5)
-TIMES = (
+PRIOR_GAINS = (0.0, 0.25, 0.5)
+AXES = (
     ("sigma", "sigma"),
     ("log-snr", "log-snr"),
     ("sigma", "log-snr"),
@@ -20,10 +20,13 @@ TIMES = (
     ("sigma", "root"),
     ("power-0.75", "power-0.75"),
 )
-BENDS = (0.0, 0.5, 1.0)
-LAST_RESPONSES = (0.0, 0.35)
+CURVATURES = (0.0, 0.5, 1.0)
+FINAL_STEP_GAINS = (0.0, 0.35)
 FORECASTS = tuple(
-    Forecast(expected, *times, bend, LAST_RESPONSES[-1]) for expected in EXPECTED for times in TIMES for bend in BENDS
+    Forecast(gain, *axes, curvature, FINAL_STEP_GAINS[-1])
+    for gain in PRIOR_GAINS
+    for axes in AXES
+    for curvature in CURVATURES
 )
 
 
@@ -32,13 +35,13 @@ class Genome:
     """budgets: one per step, the first 1 and the last at least 0.5; the rest as in a `Schedule`."""
 
     budgets: tuple[float, ...]
-    forecast: Forecast = STANDARD_FORECAST
-    mode: str = "default"
+    forecast: Forecast = DEFAULT_FORECAST
+    mode: str = DEFAULT_MODE
 
     def __post_init__(self) -> None:
         # Nothing is missed where a computed step comes before the last: two spellings would be run for one thing.
-        if self.forecast.last_response and self.budgets[-2:-1] != (0.0,):
-            object.__setattr__(self, "forecast", replace(self.forecast, last_response=0.0))
+        if self.forecast.final_step_gain and self.budgets[-2:-1] != (0.0,):
+            object.__setattr__(self, "forecast", replace(self.forecast, final_step_gain=0.0))
 
     @property
     def whole(self) -> bool:
@@ -84,10 +87,13 @@ def moved(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
 def other_forecast(genome: Genome, rng: random.Random) -> Genome:
     """One of the neighbouring ways to forecast: one setting of it is another."""
     now = genome.forecast
-    near = [replace(now, expected=expected) for expected in EXPECTED]
-    near += [replace(now, along=along, corrected_along=corrected) for along, corrected in TIMES]
-    near += [replace(now, bend=bend) for bend in BENDS]
-    near += [replace(now, last_response=response) for response in LAST_RESPONSES]
+    near = [replace(now, prior_gain=gain) for gain in PRIOR_GAINS]
+    near += [
+        replace(now, extrapolation_axis=extrapolation_axis, interpolation_axis=corrected)
+        for extrapolation_axis, corrected in AXES
+    ]
+    near += [replace(now, curvature=curvature) for curvature in CURVATURES]
+    near += [replace(now, final_step_gain=response) for response in FINAL_STEP_GAINS]
     return replace(genome, forecast=rng.choice([other for other in near if other != now]))
 
 

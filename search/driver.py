@@ -7,22 +7,22 @@ import time
 from collections.abc import Callable, Sequence
 
 from .candidate import Genome
-from .evaluation.evaluator import Judge, Verdict
+from .evaluation.evaluator import Evaluation, Evaluator
 from .evaluation.replay import Replay
-from .evaluation.run_log import Memo
-from .evaluation.step_cost import Prices
+from .evaluation.run_log import RunLog
+from .evaluation.step_cost import StepCost
 from .evolution import Evolution
 from .problem import Bench, Outcome
-from .proxy import FEWEST_PAIRS, MOST_PAIRS, RUNS_A_PAIR, SmallClips
-from .result import Found, Moment, Progress, Result
+from .proxy import MAX_CASES, MIN_CASES, RUNS_A_PAIR, ProxySearch
+from .result import FoundSchedule, HistoryPoint, Progress, Result
 
-LEAST_CASES = 2
+MIN_CASES_FULL = 2
 DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run
 DENSE_SHARE_BESIDE_SMALL = 7.5  # where small clips tell most, at most
 SMALL_SHARE = 0.7  # of what dense runs leave, at most
 TRIED = 3.5  # schedules that are run on all cases for each budget at least, the drawn one included
 TRIED_SHARE = 0.55  # of the effort that this may take
-DEAREST_SMALL = 0.5  # of a dense run; dearer ones are no help
+MAX_PROXY_COST = 0.5  # of a dense run; dearer ones are no help
 
 
 def ignore(progress: Progress) -> None:
@@ -41,7 +41,7 @@ class Search:
     def __init__(
         self,
         bench: Bench,
-        memo: Memo,
+        memo: RunLog,
         *,
         budgets: Sequence[float],
         effort: float,
@@ -50,16 +50,16 @@ class Search:
         small_clips: bool = True,
         watch: Callable[[Progress], None] = ignore,
     ):
-        self.judge = Judge(bench, memo, self._after_run)
+        self.judge = Evaluator(bench, memo, self._after_run)
         self.setting, self.budgets, self.effort, self.seed = bench.setting, list(dict.fromkeys(budgets)), effort, seed
-        self._prices = Prices(floor) if floor is not None else None
+        self._prices = StepCost(floor) if floor is not None else None
         self._watch, self._began = watch, time.monotonic()
         self._small = self._small_clips(bench, memo) if small_clips else None
         large = self._large_beside_small if self._small is not None else round(effort / DENSE_SHARE)
-        self._cases = list(range(min(self.setting.cases, max(LEAST_CASES, large))))
+        self._cases = list(range(min(self.setting.cases, max(MIN_CASES_FULL, large))))
         self._evolutions: dict[float, Evolution] = {}
-        self._history: list[Moment] = []
-        self._noted: dict[float, Verdict] = {}  # the bests that the history tells of
+        self._history: list[HistoryPoint] = []
+        self._noted: dict[float, Evaluation] = {}  # the bests that the history tells of
         self._replay: Replay | None = None
         self._stage, self._finished, self._recalled = "", False, 0
 
@@ -90,11 +90,11 @@ class Search:
         found = {budget: self._found_for(evolution) for budget, evolution in self._evolutions.items()}
         everything = [each for group in found.values() for each in group]
         best = [self._best_of(self._evolutions[budget], group) for budget, group in found.items() if group]
-        drawn = [[f for f in group if f.hand_made] for group in found.values()]
+        drawn = [[f for f in group if f.baselines] for group in found.values()]
         return Result(
             best=tuple(best),
             front=_front(everything),
-            hand_made=tuple(group[0] for group in drawn if group),
+            baselines=tuple(group[0] for group in drawn if group),
             tried=tuple((f.seconds, f.loss) for f in everything),
             history=tuple(self._history),
             sensitivity=self._sensitivity(),
@@ -105,9 +105,9 @@ class Search:
         )
 
     @property
-    def recalled(self) -> int:
+    def cache_hits(self) -> int:
         """Runs that were taken from the memo."""
-        return sum(judge.recalled for judge in self._judges)
+        return sum(judge.cache_hits for judge in self._judges)
 
     @property
     def runs(self) -> int:
@@ -120,20 +120,20 @@ class Search:
         return sum(judge.spent for judge in self._judges)
 
     @property
-    def _judges(self) -> list[Judge]:
+    def _judges(self) -> list[Evaluator]:
         return [self.judge] if self._small is None else [self.judge, self._small.judge]
 
-    def _small_clips(self, bench: Bench, memo: Memo) -> SmallClips | None:
+    def _small_clips(self, bench: Bench, memo: RunLog) -> ProxySearch | None:
         """As many as the effort pays for; None where that is too few, or a small clip is no cheaper."""
-        few = bench.smaller(FEWEST_PAIRS)
-        if few is None or few.setting.share > DEAREST_SMALL:
+        few = bench.smaller(MIN_CASES)
+        if few is None or few.setting.share > MAX_PROXY_COST:
             return None
-        dense = min(self.setting.cases, max(LEAST_CASES, self._large_beside_small))
+        dense = min(self.setting.cases, max(MIN_CASES_FULL, self._large_beside_small))
         left = self.effort - dense
         a_pair = few.setting.share * (1.0 + RUNS_A_PAIR * sum(self.budgets))
-        pairs = min(MOST_PAIRS, int(min(SMALL_SHARE * left, left - TRIED * dense * sum(self.budgets)) / a_pair))
-        clips = bench.smaller(pairs) if pairs >= FEWEST_PAIRS else None
-        return None if clips is None else SmallClips(Judge(clips, memo, self._after_small_run, mark="small "))
+        pairs = min(MAX_CASES, int(min(SMALL_SHARE * left, left - TRIED * dense * sum(self.budgets)) / a_pair))
+        clips = bench.smaller(pairs) if pairs >= MIN_CASES else None
+        return None if clips is None else ProxySearch(Evaluator(clips, memo, self._after_small_run, mark="small "))
 
     @property
     def _large_beside_small(self) -> int:
@@ -141,31 +141,31 @@ class Search:
         for_all = int(TRIED_SHARE * self.effort / (1.0 + TRIED * sum(self.budgets)))
         return min(round(self.effort / DENSE_SHARE_BESIDE_SMALL), for_all)
 
-    def _found_for(self, evolution: Evolution) -> list[Found]:
+    def _found_for(self, evolution: Evolution) -> list[FoundSchedule]:
         """Candidates judged on all cases within the budget; before there are any, the one judged on most."""
-        verdicts = [v for v in evolution.judged.values() if evolution.affords(v.genome)]
+        verdicts = [v for v in evolution.judged.values() if evolution.fits_budget(v.genome)]
         if not verdicts:
-            partly = [v for v in evolution.partly.values() if not v.given_up and evolution.affords(v.genome)]
+            partly = [v for v in evolution.partly.values() if not v.given_up and evolution.fits_budget(v.genome)]
             verdicts = sorted(partly, key=lambda v: (len(v.losses), v.score))[-1:]
         return [self._found(evolution, verdict) for verdict in verdicts]
 
-    def _best_of(self, evolution: Evolution, found: Sequence[Found]) -> Found:
+    def _best_of(self, evolution: Evolution, found: Sequence[FoundSchedule]) -> FoundSchedule:
         if evolution.best is None:
             return found[0]
         return self._found(evolution, evolution.best)
 
-    def _found(self, evolution: Evolution, verdict: Verdict) -> Found:
+    def _found(self, evolution: Evolution, verdict: Evaluation) -> FoundSchedule:
         seconds = self.judge.seconds
         spent = seconds.of_run(verdict.genome, self.setting.evaluations)
         dense = seconds.of_dense(self.setting.evaluations)
-        return Found(
+        return FoundSchedule(
             schedule=verdict.genome.schedule(self.setting.sigmas, family=self.setting.family),
             budget=evolution.budget,
             loss=10.0 ** (-verdict.score / 10.0),
             losses=verdict.losses,
             seconds=spent,
             speedup=dense / spent if spent > 0.0 else 1.0,
-            hand_made=verdict.genome in evolution.hand_made,
+            baselines=verdict.genome in evolution.baselines,
             floor=evolution.prices.floor,
         )
 
@@ -177,7 +177,7 @@ class Search:
         return self._replay.sensitivity(whole[0] if whole else Genome((1.0,) * self.setting.steps))
 
     def _after_run(self, genome: Genome, case: int, outcome: Outcome) -> None:
-        made, self._recalled = self.judge.recalled == self._recalled, self.judge.recalled
+        made, self._recalled = self.judge.cache_hits == self._recalled, self.judge.cache_hits
         evolution = list(self._evolutions.values())[-1]
         improved = evolution.take(genome) and made
         self._note_best()
@@ -193,7 +193,7 @@ class Search:
                 continue
             if self._noted.get(budget) is not evolution.best:
                 self._noted[budget] = evolution.best
-                self._history.append(Moment(self.spent, budget, 10.0 ** (-evolution.best.score / 10.0)))
+                self._history.append(HistoryPoint(self.spent, budget, 10.0 ** (-evolution.best.score / 10.0)))
 
     def _say(self, stage: str, improved: bool = False) -> None:
         best = [e for e in self._evolutions.values() if e.best is not None]
@@ -202,16 +202,16 @@ class Search:
 
     def _seconds_left(self) -> float | None:
         """By what the runs made here took; nothing is known while all come from the memo."""
-        made = sum(judge.made_equivalents for judge in self._judges)
+        made = sum(judge.fresh_cost for judge in self._judges)
         if not made:
             return None
         pace = (time.monotonic() - self._began) / made
         return max(0.0, self.effort - self.spent) * pace
 
 
-def _front(found: Sequence[Found]) -> tuple[Found, ...]:
+def _front(found: Sequence[FoundSchedule]) -> tuple[FoundSchedule, ...]:
     """Those that no other one beats in both time and loss, fastest first."""
-    front: list[Found] = []
+    front: list[FoundSchedule] = []
     for each in sorted(found, key=lambda f: (f.seconds, f.loss)):
         if not front or each.loss < front[-1].loss:
             front.append(each)

@@ -15,16 +15,18 @@ from functools import cache, partial
 from itertools import zip_longest
 from statistics import fmean
 
+from ..engine.modes import HOLD
+from ..schedules import DEFAULT_MODE
 from .candidate import FORECASTS, Genome, most_steps, moved, other_forecast, uniform_crossover
-from .evaluation.evaluator import Judge, Verdict, mean_psnr
-from .evaluation.expected_gain import TRUSTED_DB, expected_gain, is_ahead, is_behind
+from .evaluation.evaluator import Evaluation, Evaluator, mean_psnr
+from .evaluation.posterior_gain import PRIOR_STD_DB, beats_baseline, posterior_gain, significantly_worse
 from .evaluation.replay import Replay
-from .evaluation.step_cost import Prices, measured
-from .proposals.dynamic_programming import cheapest, widest_gap
-from .proposals.initial import bundled_seed, token_seed, uniform_seed, whole_seeds
-from .proposals.priors import promising, usual_gain
+from .evaluation.step_cost import StepCost, measured
+from .proposals.dynamic_programming import cheapest, longest_skip
+from .proposals.initial import bundled_candidate, step_skipping_candidates, token_candidate, uniform_candidate
+from .proposals.priors import initial_forecasts, prior_gain
 from .proposals.sensitivity import allotted, probe
-from .proxy import Learnt, SmallClips
+from .proxy import ProxyResult, ProxySearch
 
 POPULATION, CHILDREN, GENERATIONS = 24, 24, 8
 SLACK_DB = 12.0  # a run is given up where it is this much worse than the best one is anywhere
@@ -46,37 +48,37 @@ class Evolution:
 
     def __init__(
         self,
-        judge: Judge,
+        judge: Evaluator,
         replay: Replay | None,
         cases: Sequence[int],
         budget: float,
         rng: random.Random,
-        prices: Prices | None = None,
-        small: SmallClips | None = None,
+        prices: StepCost | None = None,
+        small: ProxySearch | None = None,
     ):
         self.judge, self.replay, self.cases, self.budget, self.rng = judge, replay, list(cases), budget, rng
         self.setting, self.small = judge.setting, small
-        self.learnt: Learnt | None = None  # on small clips
-        self.reference: Verdict | None = None  # what one has without a search
-        self.best: Verdict | None = None
-        self.hand_made: list[Genome] = []
-        self.prices, self._fixed_prices = prices or Prices(), prices is not None
-        self.judged: dict[Genome, Verdict] = {}  # on all cases
-        self.partly: dict[Genome, Verdict] = {}  # on the first cases
+        self.learnt: ProxyResult | None = None  # on small clips
+        self.reference: Evaluation | None = None  # what one has without a search
+        self.best: Evaluation | None = None
+        self.baselines: list[Genome] = []
+        self.prices, self._fixed_prices = prices or StepCost(), prices is not None
+        self.judged: dict[Genome, Evaluation] = {}  # on all cases
+        self.partly: dict[Genome, Evaluation] = {}  # on the first cases
 
     def run(self, allowance: float) -> None:
         """Spend about so many dense-run equivalents; nothing where the budget does not pay for the ends of a run."""
         end = self.spent + allowance
-        drawn = [bundled_seed(self.setting, self.budget), *whole_seeds(self.setting, self.budget)]
-        self.hand_made = [genome for genome in dict.fromkeys(drawn) if self.affords(genome)]
-        if not self.hand_made:
+        drawn = [bundled_candidate(self.setting, self.budget), *step_skipping_candidates(self.setting, self.budget)]
+        self.baselines = [genome for genome in dict.fromkeys(drawn) if self.fits_budget(genome)]
+        if not self.baselines:
             return
-        self.reference = self.judge.verdicts(self.hand_made[:1], self.cases)[0]
+        self.reference = self.judge.verdicts(self.baselines[:1], self.cases)[0]
         self._settle([self.reference])
         if self.small is not None:
-            self.learnt = self.small.learn(self.hand_made[0], self.affords)
+            self.learnt = self.small.learn(self.baselines[0], self.fits_budget)
             self._round(self.learnt.found if self.learnt is not None else (), end)
-        self._round(self._first(self.hand_made[0], end), end)
+        self._round(self._first(self.baselines[0], end), end)
         population = self._seeds(allowance)
         while self._room(end):
             evolved = self._evolved([*(v.genome for v in self._leaders(3)), *population])
@@ -105,11 +107,11 @@ class Evolution:
         """What is run first, by turns: the same steps with ways to forecast that have gained most elsewhere, and that
         the replay ranks first; other steps near by; and other kinds.
         """
-        kinds, forecasts = self._other_kinds(placed, end), promising(self.setting)
+        kinds, forecasts = self._other_kinds(placed, end), initial_forecasts(self.setting)
         ways = [replace(placed, forecast=forecast) for forecast in forecasts]
         lists: list[list[Genome]] = [kinds, ways[::2], ways[1::2]]  # two ways a turn: they decide more than places do
         if self.replay is not None and placed.whole:
-            drawn = [replace(genome, forecast=way) for genome in self.hand_made for way in forecasts[:2]]
+            drawn = [replace(genome, forecast=way) for genome in self.baselines for way in forecasts[:2]]
             near = [genome for genome in self._evolved(drawn) if genome.budgets != placed.budgets]
             lists += [near[:POPULATION], self._ranked([replace(placed, forecast=forecast) for forecast in FORECASTS])]
         turns = [genome for turn in zip_longest(*lists) for genome in turn if genome is not None and genome != placed]
@@ -122,20 +124,20 @@ class Evolution:
         pays for are drawn again for less.
         """
         setting, evaluations = self.setting, self.setting.evaluations
-        held = replace(placed, mode="hold")
+        held = replace(placed, mode=HOLD.name)
         near = self.replay is None or not placed.whole or self._near_by_replay(held, placed)
-        patterns = {draw(setting, self.budget): partial(draw, setting) for draw in (token_seed, uniform_seed)}
+        patterns = {draw(setting, self.budget): partial(draw, setting) for draw in (token_candidate, uniform_candidate)}
         in_part = {genome: draw for genome, draw in patterns.items() if not genome.whole}
         hopeful = self._hopeful([*([held] if near else []), *in_part], end)
         self._learn_prices(in_part)
-        dear = [draw for genome, draw in in_part.items() if genome in hopeful and not self.affords(genome)]
-        cheaper = [self.prices.most_paid_for(draw, self.budget, evaluations) for draw in dear]
+        dear = [draw for genome, draw in in_part.items() if genome in hopeful and not self.fits_budget(genome)]
+        cheaper = [self.prices.largest_affordable(draw, self.budget, evaluations) for draw in dear]
         hopeful |= self._hopeful([genome for genome in cheaper if genome is not None], end)
-        return sorted(filter(self.affords, hopeful), key=lambda genome: hopeful[genome].score, reverse=True)
+        return sorted(filter(self.fits_budget, hopeful), key=lambda genome: hopeful[genome].score, reverse=True)
 
-    def _hopeful(self, genomes: Sequence[Genome], end: float) -> dict[Genome, Verdict]:
+    def _hopeful(self, genomes: Sequence[Genome], end: float) -> dict[Genome, Evaluation]:
         """Those that are not far behind on one case, as many as are run for half of what is left."""
-        affordable = [genome for genome in dict.fromkeys(genomes) if self.affords(genome)]
+        affordable = [genome for genome in dict.fromkeys(genomes) if self.fits_budget(genome)]
         affordable = affordable[: max(0, int((end - self.spent) / 2.0 / max(self.budget, 0.05)))]
         verdicts = self.judge.verdicts(affordable, self.cases[:1], self._limits(1))
         self.partly.update({v.genome: v for v in verdicts})
@@ -145,11 +147,11 @@ class Evolution:
         """What steps in part cost, by the runs of these on the first case beside those of the reference."""
         if self._fixed_prices:
             return
-        outcomes, case, reference = self.judge.outcomes, self.cases[0], self.hand_made[0]
+        outcomes, case, reference = self.judge.outcomes, self.cases[0], self.baselines[0]
         runs = [(genome, outcomes[case, genome]) for genome in in_part if (case, genome) in outcomes]
         whole = [(reference, outcomes[other, reference]) for other in self.cases] if reference.whole else []
         self.prices = measured(runs, whole, self.setting.evaluations)
-        if self.best is not None and not self.affords(self.best.genome):
+        if self.best is not None and not self.fits_budget(self.best.genome):
             self.best = None
             self._settle(list(self.judged.values()))
 
@@ -159,7 +161,7 @@ class Evolution:
         return mean_psnr(self.replay.losses(genome)) > mean_psnr(self.replay.losses(other)) - 2.0 * BEHIND_DB
 
     def _seeds(self, allowance: float) -> list[Genome]:
-        seeds = list(self.hand_made)
+        seeds = list(self.baselines)
         if self.replay is not None:
             self.replay.learn(list(self.judge.outcomes.values()))
             seeds += self._by_dynamic_programming()
@@ -173,12 +175,12 @@ class Evolution:
 
     def _by_dynamic_programming(self) -> list[Genome]:
         assert self.replay is not None
-        replay, drawn = self.replay, self.hand_made[0]
+        replay, drawn = self.replay, self.baselines[0]
         forecasts = dict.fromkeys(verdict.genome.forecast for verdict in self._leaders(2))
         found = [cheapest(lambda genome: fmean(replay.losses(genome)), Genome(drawn.budgets, way)) for way in forecasts]
-        return [genome for genome in found if genome is not None and self.affords(genome)]
+        return [genome for genome in found if genome is not None and self.fits_budget(genome)]
 
-    def affords(self, genome: Genome) -> bool:
+    def fits_budget(self, genome: Genome) -> bool:
         """Whether the budget pays for it: it takes no longer than the whole steps that it pays for."""
         return self.prices.of_run(genome.budgets, self.setting.evaluations) <= self.budget * 1.005
 
@@ -201,7 +203,7 @@ class Evolution:
         """Children of the best that were run."""
         parents = [verdict.genome for verdict in self._leaders(POPULATION)]
         children = (self._child(parents) for _ in range(CHILDREN))
-        return [child for child in dict.fromkeys(children) if self.affords(child)]
+        return [child for child in dict.fromkeys(children) if self.fits_budget(child)]
 
     def _child(self, parents: Sequence[Genome]) -> Genome:
         """A parent changed, or two mixed, within the budget. Better parents, which come first, are taken oftener."""
@@ -215,7 +217,7 @@ class Evolution:
                 mixed = replace(first, budgets=tuple(uniform_crossover(first.budgets, second.budgets, rng)))
                 first = most_steps(mixed, self.setting.evaluations, self.budget, rng)
         child = moved(first, rng, rng.choice((0, 1, 1, 2)))
-        return other_forecast(child, rng) if rng.random() < 0.25 and child.mode == "default" else child
+        return other_forecast(child, rng) if rng.random() < 0.25 and child.mode == DEFAULT_MODE else child
 
     def _ranked(self, genomes: Sequence[Genome]) -> list[Genome]:
         """By replayed PSNR, corrected by how real runs with the same way to forecast came out against it, and doubted
@@ -227,18 +229,18 @@ class Evolution:
         def score(genome: Genome) -> float:
             return mean_psnr(replay.losses(genome)) + offset(genome) - self._doubt(genome)
 
-        return sorted(dict.fromkeys(g for g in genomes if self.affords(g)), key=score, reverse=True)
+        return sorted(dict.fromkeys(g for g in genomes if self.fits_budget(g)), key=score, reverse=True)
 
     def _doubt(self, genome: Genome) -> float:
         """dB by which what is replayed may be too good: where gaps are wider than real runs have shown, most of all."""
-        known = self.hand_made[0].budgets
+        known = self.baselines[0].budgets
         moved_steps = sum(a != b for a, b in zip(genome.budgets, known, strict=True)) / 2.0
-        return MOVED_DB * moved_steps + WIDER_DB * max(0, widest_gap(genome.budgets) - widest_gap(known))
+        return MOVED_DB * moved_steps + WIDER_DB * max(0, longest_skip(genome.budgets) - longest_skip(known))
 
     def _offsets(self) -> Callable[[Genome], float]:
         """Real minus replayed dB, by way to forecast; where few runs tell, what the way has gained elsewhere counts."""
         assert self.replay is not None
-        usual = cache(partial(usual_gain, setting=self.setting))
+        usual = cache(partial(prior_gain, setting=self.setting))
         seen: dict[tuple, list[float]] = {}  # beyond what was usual
         for genome, verdict in {**self.partly, **self.judged}.items():
             if genome.whole and not verdict.given_up:
@@ -264,7 +266,7 @@ class Evolution:
         """Successive halving: on the first cases, then the better half on twice as many, until all. False: no more
         could be run.
         """
-        running = [genome for genome in dict.fromkeys(genomes) if self.affords(genome)]
+        running = [genome for genome in dict.fromkeys(genomes) if self.fits_budget(genome)]
         if not running:
             return False
         count = min(FIRST_CASES, len(self.cases))
@@ -282,7 +284,7 @@ class Evolution:
             count = min(len(self.cases), 2 * count)
         return self._room(end)
 
-    def _may_win(self, verdict: Verdict, count: int) -> bool:
+    def _may_win(self, verdict: Evaluation, count: int) -> bool:
         """Whether it is not clearly behind the best on these cases, or is expected to gain by what small clips told."""
         if self._is_found(verdict.genome):
             return self.merit(verdict) > 0.0
@@ -299,47 +301,47 @@ class Evolution:
         outcomes = [self.judge.outcomes.get((case, genome)) for case in self.cases]
         losses = tuple(outcome.loss for outcome in outcomes if outcome is not None)
         before = self.best
-        if len(losses) == len(self.cases) and self.affords(genome):
-            self._settle([Verdict(genome, losses)])
+        if len(losses) == len(self.cases) and self.fits_budget(genome):
+            self._settle([Evaluation(genome, losses)])
         return self.best is not before
 
-    def _settle(self, verdicts: Sequence[Verdict]) -> None:
+    def _settle(self, verdicts: Sequence[Evaluation]) -> None:
         """Take candidates judged on all cases."""
         for verdict in verdicts:
             if verdict.given_up:
                 continue
             self.judged[verdict.genome] = verdict
-            if self.affords(verdict.genome) and self._is_best(verdict):
+            if self.fits_budget(verdict.genome) and self._is_best(verdict):
                 self.best = verdict
 
-    def _leaders(self, count: int) -> list[Verdict]:
+    def _leaders(self, count: int) -> list[Evaluation]:
         return sorted(self.judged.values(), key=self.merit, reverse=True)[:count]
 
-    def _is_best(self, verdict: Verdict) -> bool:
+    def _is_best(self, verdict: Evaluation) -> bool:
         """Better than without a search (what small clips found: not clearly worse), and of the most merit."""
         if self.best is None or self.reference is None:
             return self.best is None
         reference = self.reference.losses
         losses = verdict.losses, reference
-        stands = not is_behind(*losses) if self._is_found(verdict.genome) else is_ahead(*losses)
+        stands = not significantly_worse(*losses) if self._is_found(verdict.genome) else beats_baseline(*losses)
         return stands and self.merit(verdict) - self.merit(self.best) >= NOTICEABLE_DB
 
     def _is_found(self, genome: Genome) -> bool:
         """Whether it was found on small clips."""
         return self.learnt is not None and genome in self.learnt.found
 
-    def merit(self, verdict: Verdict) -> float:
+    def merit(self, verdict: Evaluation) -> float:
         """dB that it is expected to gain over what one has without a search; 0 for that itself."""
         reference = self.reference
         if reference is None or verdict.genome == reference.genome:
             return 0.0
         told = self.learnt.gains.get(verdict.genome) if self.learnt is not None else None
-        before, trusted = told or (self._expected_before(verdict.genome, reference.genome), TRUSTED_DB)
-        return expected_gain(verdict.losses, reference.losses, before, trusted)
+        before, skip_selftest = told or (self._expected_before(verdict.genome, reference.genome), PRIOR_STD_DB)
+        return posterior_gain(verdict.losses, reference.losses, before, skip_selftest)
 
     def _expected_before(self, genome: Genome, reference: Genome) -> float:
         """What its way to forecast has gained elsewhere; half of what the replay tells of its places, and doubts."""
-        before = usual_gain(genome.forecast, self.setting) - usual_gain(reference.forecast, self.setting)
+        before = prior_gain(genome.forecast, self.setting) - prior_gain(reference.forecast, self.setting)
         if genome.budgets == reference.budgets:
             return before
         before -= self._doubt(genome)

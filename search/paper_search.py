@@ -14,8 +14,9 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 
+from ..schedules import DEFAULT_MODE
 from .candidate import FREE_SIZES, Genome, block_crossover, repaired, uniform_crossover, with_ends
-from .evaluation.evaluator import NOT_FINITE, Judge, Verdict
+from .evaluation.evaluator import NOT_FINITE, Evaluation, Evaluator
 
 POPULATION, CHILDREN, GENERATIONS = 50, 30, 30
 BAND = (0.9, 1.1)
@@ -26,17 +27,17 @@ class PaperSearch:
     """One search; `mode` is how its candidates estimate what they do not compute."""
 
     def __init__(
-        self, judge: Judge, cases: Sequence[int], budget: float, rng: random.Random, mode: str = "default"
+        self, judge: Evaluator, cases: Sequence[int], budget: float, rng: random.Random, mode: str = DEFAULT_MODE
     ) -> None:
         self.judge, self.cases, self.budget, self.rng, self.mode = judge, list(cases), budget, rng, mode
-        self.population: list[Verdict] = []
-        self._beaten: dict[Genome, Verdict] = {}
+        self.population: list[Evaluation] = []
+        self._beaten: dict[Genome, Evaluation] = {}
 
     @property
-    def best(self) -> Verdict | None:
+    def best(self) -> Evaluation | None:
         return min(self.population, key=_error) if self.population else None
 
-    def run(self, limit: float, told: Callable[[Verdict], None] | None = None) -> None:
+    def run(self, limit: float, told: Callable[[Evaluation], None] | None = None) -> None:
         """Until `judge.spent` reaches the limit. told: called with the best after each candidate."""
         for _ in range(POPULATION):
             if self.judge.spent >= limit:
@@ -53,7 +54,7 @@ class PaperSearch:
             self.population = sorted(self.population, key=_error)[:POPULATION]
             generation += 1
 
-    def _judge(self, genome: Genome, told: Callable[[Verdict], None] | None) -> None:
+    def _judge(self, genome: Genome, told: Callable[[Evaluation], None] | None) -> None:
         known = {verdict.genome for verdict in self.population}
         if genome in known:
             return
@@ -61,7 +62,7 @@ class PaperSearch:
         if told is not None and self.best is not None:
             told(self.best)
 
-    def _verdict(self, genome: Genome) -> Verdict:
+    def _verdict(self, genome: Genome) -> Evaluation:
         """Losses in the cases' order; inf for cases that were left out."""
         if genome in self._beaten:
             return self._beaten[genome]
@@ -70,7 +71,7 @@ class PaperSearch:
             if _bounded(losses.values()) > self._most():
                 break
             losses[case] = self.judge.verdicts([genome], [case])[0].losses[0]
-        verdict = Verdict(genome, tuple(losses.get(case, math.inf) for case in self.cases))
+        verdict = Evaluation(genome, tuple(losses.get(case, math.inf) for case in self.cases))
         if verdict.given_up:
             self._beaten[genome] = verdict
             self.judge.count_as_run(genome, [case for case in self.cases if case not in losses], next(iter(losses)))
@@ -90,7 +91,7 @@ class PaperSearch:
     def _random(self) -> list[float]:
         return [self.rng.choice(FREE_SIZES) for _ in range(self.judge.setting.steps)]
 
-    def _child(self, parents: Sequence[Verdict], chance: float) -> list[float]:
+    def _child(self, parents: Sequence[Evaluation], chance: float) -> list[float]:
         a, b = (parent.genome.budgets for parent in self.rng.sample(parents, 2))
         mix = uniform_crossover if self.rng.random() < 0.5 else block_crossover
         return [self.rng.choice(FREE_SIZES) if self.rng.random() < chance else size for size in mix(a, b, self.rng)]
@@ -102,7 +103,7 @@ class PaperSearch:
         return Genome(tuple(repaired(ended, setting.evaluations, band, self.rng)), mode=self.mode)
 
 
-def _error(verdict: Verdict) -> float:
+def _error(verdict: Evaluation) -> float:
     return _bounded(verdict.losses) / len(verdict.losses)
 
 

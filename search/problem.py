@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..schedules import Schedule
 
-MOST_SAMPLED = 8192  # latent values that recordings keep of each step
+MAX_SAMPLED = 8192  # latent values that recordings keep of each step
 
 
 @dataclass(frozen=True)
-class Setting:
+class SamplingConfig:
     """The sampling that schedules are searched for.
 
     sigmas: noise levels including the last; evaluations: model calls of each step; cases: prompt–seed pairs.
@@ -96,7 +96,7 @@ class Bench(Protocol):
     """Where candidates are run."""
 
     @property
-    def setting(self) -> Setting: ...
+    def setting(self) -> SamplingConfig: ...
 
     def dense(self, case: int) -> Recording:
         """The dense run of a case, made at the first call and kept."""

@@ -7,15 +7,17 @@ from datetime import datetime, timezone
 
 from ..schedules import Schedule, check_name
 from .evaluation.evaluator import mean_psnr
-from .problem import Setting
-from .result import Found, Result
+from .problem import SamplingConfig
+from .result import FoundSchedule, Result
 
 PACK_METHOD = "searched: replayed evolution, successive halving"
 
 
-def as_schedule(found: Found, result: Result, setting: Setting, name: str, effort: float, seed: int) -> Schedule:
+def as_schedule(
+    found: FoundSchedule, result: Result, setting: SamplingConfig, name: str, effort: float, seed: int
+) -> Schedule:
     """The schedule under its name, with provenance. Raises ScheduleError for a name that cannot be one."""
-    rival = next((h for h in result.hand_made if h.budget == found.budget), None)
+    rival = next((h for h in result.baselines if h.budget == found.budget), None)
     sampling = dict(setting.facts.get("sampling", {}))
     promise = {
         "psnr_db": round(found.psnr, 2),

@@ -12,24 +12,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ..schedules import DEFAULT_MODE
 from .candidate import Genome
-from .evaluation.evaluator import Judge
-from .evaluation.expected_gain import deviation_of_gain, expected_gain
-from .proposals.placements import placements
-from .proposals.priors import promising, usual_gain
+from .evaluation.evaluator import Evaluator
+from .evaluation.posterior_gain import posterior_gain, posterior_std
+from .proposals.priors import initial_forecasts, prior_gain
+from .proposals.step_placements import step_placements
 
-FEWEST_PAIRS, MOST_PAIRS = 12, 128
+MIN_CASES, MAX_CASES = 12, 128
 PLACES_ROUNDS = ((0.15, 7), (0.4, 3), (1.0, 1))  # up to which share of the pairs, and how many go on
 WAYS_ROUNDS = ((0.4, 2), (1.0, 1))  # the same for ways to forecast, on the placement found
 DRAWN_SHARE = 0.4  # of the pairs that what one has without a search is run on
 RUNS_A_PAIR = 10  # about, for each budget
-COMES_TRUE = 0.5  # in full size, of what other placements gain on small clips
-WORTH_DB = 1.0  # gain on small clips from which another placement is taken; less may be theirs alone
-FAR_DB, FAR_WAYS_DB = 1.5, 0.7  # how far placements, and ways to forecast, are from what is expected of them
+TRANSFER = 0.5  # in full size, of what other placements gain on small clips
+MIN_PROXY_GAIN_DB = 1.0  # gain on small clips from which another placement is taken; less may be theirs alone
+PLACEMENT_STD_DB, FORECAST_STD_DB = (
+    1.5,
+    0.7,
+)  # how far placements, and ways to forecast, are from what is expected of them
 
 
 @dataclass(frozen=True)
-class Learnt:
+class ProxyResult:
     """What runs on small clips tell. found: best first.
 
     gains: dB to be expected over what one has without a search, and the standard deviation.
@@ -39,37 +43,39 @@ class Learnt:
     gains: dict[Genome, tuple[float, float]]
 
 
-class SmallClips:
+class ProxySearch:
     """Searches on small clips. judge: of these, all of whose cases are used."""
 
-    def __init__(self, judge: Judge):
+    def __init__(self, judge: Evaluator):
         self.judge, self.pairs = judge, judge.setting.cases
 
-    def learn(self, drawn: Genome, affords: Callable[[Genome], bool]) -> Learnt | None:
+    def learn(self, drawn: Genome, fits_budget: Callable[[Genome], bool]) -> ProxyResult | None:
         """Run placements with as many computed steps as the drawn one, then ways to forecast on the best of them.
 
         None where the drawn one leaves nothing to place.
         """
-        if drawn.mode != "default":
+        if drawn.mode != DEFAULT_MODE:
             return None
-        first, *others = dict.fromkeys((*promising(self.judge.setting), drawn.forecast))
+        first, *others = dict.fromkeys((*initial_forecasts(self.judge.setting), drawn.forecast))
         same_steps = replace(drawn, forecast=first)
-        candidates = list(filter(affords, placements(same_steps)))
+        candidates = list(filter(fits_budget, step_placements(same_steps)))
         if not candidates:
             return None
-        best = self._best_of(candidates, same_steps, PLACES_ROUNDS, FAR_DB)
-        if self._gain(best, same_steps, self.pairs, FAR_DB)[0] < WORTH_DB:
+        best = self._best_of(candidates, same_steps, PLACES_ROUNDS, PLACEMENT_STD_DB)
+        if self._gain(best, same_steps, self.pairs, PLACEMENT_STD_DB)[0] < MIN_PROXY_GAIN_DB:
             best = same_steps
         ways = [replace(best, forecast=way) for way in others]
-        best_way = self._best_of(ways, best, WAYS_ROUNDS, FAR_WAYS_DB)
+        best_way = self._best_of(ways, best, WAYS_ROUNDS, FORECAST_STD_DB)
         self._run([drawn], range(round(DRAWN_SHARE * self.pairs)))
-        gains = {same_steps: self._gain(same_steps, drawn, self.pairs, FAR_WAYS_DB)}
+        gains = {same_steps: self._gain(same_steps, drawn, self.pairs, FORECAST_STD_DB)}
         for genome in candidates:
-            gains[genome] = _sum(gains[same_steps], self._gain(genome, same_steps, self.pairs, FAR_DB), COMES_TRUE)
+            gains[genome] = _sum(
+                gains[same_steps], self._gain(genome, same_steps, self.pairs, PLACEMENT_STD_DB), TRANSFER
+            )
         for genome in ways:
-            gains[genome] = _sum(gains[best], self._gain(genome, best, self.pairs, FAR_WAYS_DB))
+            gains[genome] = _sum(gains[best], self._gain(genome, best, self.pairs, FORECAST_STD_DB))
         found = (best_way, best, replace(drawn, forecast=best_way.forecast))
-        return Learnt(tuple(genome for genome in dict.fromkeys(found) if genome != drawn), gains)
+        return ProxyResult(tuple(genome for genome in dict.fromkeys(found) if genome != drawn), gains)
 
     def _best_of(
         self, genomes: Sequence[Genome], reference: Genome, rounds: Sequence[tuple[float, int]], far: float
@@ -96,11 +102,11 @@ class SmallClips:
         outcomes = self.judge.outcomes
         both = [pair for pair in range(pairs) if (pair, genome) in outcomes and (pair, reference) in outcomes]
         own, other = ([outcomes[pair, each].loss for pair in both] for each in (genome, reference))
-        usual = partial(usual_gain, setting=self.judge.setting)
+        usual = partial(prior_gain, setting=self.judge.setting)
         before = usual(genome.forecast) - usual(reference.forecast)
-        return expected_gain(own, other, before, far), deviation_of_gain(own, other, far)
+        return posterior_gain(own, other, before, far), posterior_std(own, other, far)
 
 
-def _sum(gain: tuple[float, float], further: tuple[float, float], share: float = 1.0) -> tuple[float, float]:
+def _sum(gain: tuple[float, float], extra_check: tuple[float, float], share: float = 1.0) -> tuple[float, float]:
     """Gains one upon the other; share: how much of the further one counts."""
-    return gain[0] + share * further[0], math.hypot(gain[1], further[1])
+    return gain[0] + share * extra_check[0], math.hypot(gain[1], extra_check[1])

@@ -9,12 +9,12 @@ from ..schedules import Schedule
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSchedule:
     """One schedule with what it promises.
 
     budget: the mean budget it was searched for; loss: mean over the cases (see `problem`); losses: of each case.
     seconds: predicted for the model calls of one run; speedup: those of a dense run over them.
-    hand_made: whether it is one that the search began with.
+    baselines: whether it is one that the search began with.
     floor: what its search took a step in part to cost at least, in full steps.
     """
 
@@ -24,7 +24,7 @@ class Found:
     losses: tuple[float, ...]
     seconds: float
     speedup: float
-    hand_made: bool
+    baselines: bool
     floor: float = 0.0
 
     @property
@@ -34,7 +34,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Moment:
+class HistoryPoint:
     """After `spent` dense-run equivalents there was a new best for this budget; its loss, which may be larger."""
 
     spent: float
@@ -50,18 +50,18 @@ class Result:
         expected to hold on other prompts (`merit`), which is not always the one that did best on the cases.
 
     front: schedules of all budgets that no other one beats in both time and loss, fastest first.
-    hand_made: per budget what one has without a search, the bundled schedule.
+    baselines: per budget what one has without a search, the bundled schedule.
     tried: `(predicted seconds, loss)` of every candidate judged on all cases.
     sensitivity: per step, the loss if that step alone is reused, by replaying the dense runs; () where unknown.
     spent: dense-run equivalents, those of the dense runs included. finished: False where it was interrupted.
     small_clips: pairs of them that steps were placed on first.
     """
 
-    best: tuple[Found, ...]
-    front: tuple[Found, ...]
-    hand_made: tuple[Found, ...]
+    best: tuple[FoundSchedule, ...]
+    front: tuple[FoundSchedule, ...]
+    baselines: tuple[FoundSchedule, ...]
     tried: tuple[tuple[float, float], ...]
-    history: tuple[Moment, ...]
+    history: tuple[HistoryPoint, ...]
     sensitivity: tuple[float, ...]
     dense_seconds: float
     spent: float
@@ -81,5 +81,5 @@ class Progress:
     spent: float
     planned: float
     seconds_left: float | None
-    best: tuple[Found, ...]
+    best: tuple[FoundSchedule, ...]
     improved: bool = False

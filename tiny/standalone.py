@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..engine.block_hooks import swapped_forwards
-from ..engine.calls.base import ReuseCall
+from ..engine.block_hooks import patched_forwards
+from ..engine.calls import ReuseCall
+from ..engine.context import CallRequest
 from ..engine.cost import BlockCost
 from ..engine.interface import RowGroup, TokenLayout
 from ..engine.plan import Plan
 from ..engine.report import Report
-from ..engine.run import CallSite, Run
+from ..engine.run import Run
 from ..kernels import attend
 from ..models.architecture import Architecture
 from ..models.wan import WanRunner, grid
@@ -52,7 +53,6 @@ def architecture_of(model: TinyWan) -> Architecture:
         layout=layout,
         cost=lambda tokens, words: BlockCost(tokens, config.dim, config.feed_forward, words or TOKENS),
         dim=config.dim,
-        patch=PATCH,
     )
 
 
@@ -73,52 +73,52 @@ def sample(
     of an accelerated run and the seconds.
     """
     context = torch.stack([positive, negative]).to(noise)
-    run, site = (None, None) if plan is None else _begin(model, noise, sigmas, plan)
+    run = _begin(model, noise, sigmas, plan) if plan is not None else None
     began = time.perf_counter()
     x = noise
     try:
         for sigma, following in pairwise(sigmas):
-            with_prompt, without = _evaluate(model, x, sigma, context, run, site).chunk(2)
+            with_prompt, without = _evaluate(model, x, sigma, context, run).chunk(2)
             x = x + (following - sigma) * (without + cfg * (with_prompt - without))
     finally:
-        report = run.finish() if run is not None else None
+        if run is not None:
+            run.finish()
     seconds = time.perf_counter() - began
-    if report is not None:
-        report.seconds, report.finished = seconds, True
-    return x, report, seconds
+    return x, run.writer.close(seconds, finished=True) if run is not None else None, seconds
 
 
-def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -> tuple[Run, dict]:
-    """A run, and all of a call's description but its noise level."""
+def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -> Run:
     architecture = architecture_of(model)
     layout = architecture.layout(tuple(noise.shape), {})
-    run = Run(plan, sigmas, cost=architecture.cost(layout.video, TOKENS), family=architecture.family)
-    run.report.announced_bytes = run.store_bytes(
-        len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype, noise[0].nbytes
+    cost = architecture.cost(layout.video, TOKENS) if architecture.cost is not None else None
+    run = Run.of(plan, sigmas, cost=cost, family=architecture.family)
+    run.writer.announce(
+        run.store_bytes(len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype, noise[0].nbytes)
     )
-    site = {
-        "groups": GROUPS,
-        "layout": layout,
-        "runner": architecture.runner,
-        "attend": attend,
-        "blocks": len(model.blocks),
-        "device": noise.device,
-    }
-    return run, site
+    return run
 
 
-def _evaluate(model: TinyWan, x: Tensor, sigma: float, context: Tensor, run: Run | None, site: dict | None) -> Tensor:
-    """The flow `noise − clip` that the model predicts for both prompts, `[2, 16, T, H, W]`."""
+def _evaluate(model: TinyWan, x: Tensor, sigma: float, context: Tensor, run: Run | None) -> Tensor:
+    """Return the flow `noise − clip` that the model predicts for both prompts, `[2, 16, T, H, W]`."""
     both = x.expand(2, *x.shape[1:])
     timestep = torch.full((2,), sigma * 1000, device=x.device)
-    if run is None or site is None:
+    if run is None:
         return model(both, timestep, context)
-    call = run.open_call(CallSite(sigma=sigma, **site))
+    architecture = architecture_of(model)
+    request = CallRequest(
+        sigma=sigma,
+        groups=GROUPS,
+        layout=architecture.layout(tuple(x.shape), {}),
+        runner=architecture.runner,
+        attend=attend,
+        blocks=len(model.blocks),
+        device=x.device,
+    )
+    call = run.begin_call(request)
     if isinstance(call, ReuseCall):
-        denoised = call.estimate()
-    else:
-        with swapped_forwards(model.blocks, call):
-            flow = model(both, timestep, context)
-        denoised = both - sigma * flow
-    result = run.close_call(call, denoised)
-    return flow if call.kind != "reuse" and result is denoised else (both - result) / sigma
+        return (both - run.end_call(call, call.estimate())) / sigma
+    with patched_forwards(model.blocks, call):
+        flow = model(both, timestep, context)
+    denoised = both - sigma * flow
+    result = run.end_call(call, denoised)
+    return flow if result is denoised else (both - result) / sigma

@@ -1,1 +1,9 @@
-"""One class per kind of model call: full, reuse, token and the published method's."""
+"""Model calls, one class per kind: what each computes at the blocks and returns to the sampler."""
+
+from .base import ModelCall
+from .full import RecordingCall
+from .paper import PaperFullCall, PaperReuseCall, PaperTokenCall
+from .reuse import ReuseCall
+from .token import TokenCall
+
+__all__ = ["ModelCall", "PaperFullCall", "PaperReuseCall", "PaperTokenCall", "RecordingCall", "ReuseCall", "TokenCall"]

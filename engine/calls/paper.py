@@ -1,6 +1,6 @@
-"""Mode `paper` (§3 of the paper): each block scores and selects its own tokens and keeps its output.
+"""Mode `paper` (arXiv 2506.05096, §3): each block scores and selects its own tokens and keeps its output.
 
-Score LSE(t−1) · Δ + 0.5 · eⁿ, stale tokens take the kept output. Where the paper is silent: Δ is the RMS over channels,
+Score LSE(t−1) · Δ + 0.5 · eⁿ; stale tokens take the kept output. Where the paper is silent: Δ is the RMS over channels,
 the log-sum-exp is averaged over heads, and both it and the age of a skipped token are carried along.
 """
 
@@ -9,99 +9,125 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..cond_state import KeptBlocks
-from ..residual_store import ResidualStore, StoreSize
+from ..cond_state import BlockState
+from ..context import CallInfo, RunContext
+from ..interface import BlockCall
+from ..report import REUSE, TOKEN
+from ..residual_store import StoreSize
 from ..selection import Selection, paper_score, rms_change, select
-from .base import Call, Original
+from .base import ModelCall
 
 
-class PaperFullCall(Call):
+def _output_slot(index: int) -> int:
+    return 2 * index
+
+
+def _input_slot(index: int) -> int:
+    return 2 * index + 1
+
+
+class PaperFullCall(ModelCall):
     """A full step that also keeps every block's output, input and log-sum-exp."""
 
-    in_blocks = True
+    runs_blocks = True
 
-    def begin(self, x: Tensor) -> None:
-        every = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
-        self._everything = Selection(every, x.shape[1])
-        for group, branch in self.groups:
-            rows = x[group.rows]
-            size = StoreSize(2 * self.blocks, rows.shape[0], rows.shape[1], rows.shape[2])
-            store, reason = branch.new_store(size, self.run.plan.cache.ladder(), x.dtype, x.device)
+    def begin(self, hidden: Tensor) -> None:
+        rows, tokens, dim = hidden.shape
+        self._all_tokens = Selection(torch.arange(tokens, device=hidden.device).expand(rows, -1), tokens)
+        for cond in self.info.conds:
+            size = StoreSize(2 * self.info.blocks, cond.group.count, tokens, dim)
+            store, reason = cond.state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
             if store is None:
-                self.run.give_up_store(reason)
+                self.store_failure = reason
                 continue
-            self.run.report.note(reason)
-            branch.blocks = KeptBlocks(store)
+            self.notes.append(reason)
+            cond.state.blocks = BlockState(store)
 
-    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
-        kept = [(group, branch.blocks) for group, branch in self.groups if branch.blocks is not None]
-        reason = self.why_whole(index, block, args, kwargs)
-        if reason or len(kept) < len(self.groups):
+    def forward(self, call: BlockCall, hidden: Tensor) -> Any:
+        conds, index = self.info.conds, call.index
+        kept = [(cond.rows, cond.state.blocks) for cond in conds if cond.state.blocks is not None]
+        reason = self.full_block_reason(call)
+        if reason or len(kept) < len(conds):
             if reason:
-                self.run.report.note(f"nothing can be kept of the blocks: {reason}")
-            for _, branch in self.groups:
-                branch.outdate()
-            return original(*args, **kwargs)
-        residual, lse = self.runner.run_rows(block, args, kwargs, self._everything, self.attend, need_lse=True)
-        output = x + residual
-        for group, blocks in kept:
-            blocks.store.write(2 * index, output[group.rows])
-            blocks.store.write(2 * index + 1, x[group.rows])
-            blocks.lse[index] = _known(lse)[group.rows].clone()
+                self.notes.append(f"nothing can be kept of the blocks: {reason}")
+            for cond in conds:
+                cond.state.invalidate()
+            return call.run()
+        residual, lse = self.runner.forward_tokens(call, self._all_tokens, self.info.attend, need_lse=True)
+        output = hidden + residual
+        for rows, blocks in kept:
+            blocks.store.write(_output_slot(index), output[rows])
+            blocks.store.write(_input_slot(index), hidden[rows])
+            blocks.lse[index] = _required(lse)[rows].clone()
             blocks.ages[index] = torch.zeros_like(blocks.lse[index])
-        return output
+        return self.runner.pack(output, call)
 
 
-class PaperTokenCall(Call):
-    """A step at a budget below 1; at 0 every block returns what it kept."""
+class PaperTokenCall(ModelCall):
+    """A step at a budget between 0 and 1."""
 
-    kind = "token"
-    in_blocks = True
+    kind = TOKEN
+    runs_blocks = True
 
-    def __init__(self, *common: Any, count: int):
-        super().__init__(*common)
-        self.computed = count
-        if count == 0:
-            self.kind = "reuse"
-        self._kept = [(group, branch.blocks) for group, branch in self.groups if branch.blocks is not None]
+    def __init__(self, context: RunContext, info: CallInfo, tokens: int):
+        super().__init__(context, info, tokens)
+        conds = info.conds
+        self._kept = [(cond.rows, cond.state.blocks) for cond in conds if cond.state.blocks is not None]
 
-    def forward(self, index: int, block: nn.Module, original: Original, x: Tensor, args: tuple, kwargs: dict) -> Tensor:
-        reason = self.why_whole(index, block, args, kwargs)
+    def forward(self, call: BlockCall, hidden: Tensor) -> Any:
+        reason = self.full_block_reason(call)
         if reason:
-            self.blocks_whole += 1
-            self.whole_reason = reason
-            return original(*args, **kwargs)
-        if self.computed == 0:
-            return torch.cat([blocks.store.read(2 * index) for _, blocks in self._kept])
-        selections = [self._choose(blocks, index, x[group.rows]) for group, blocks in self._kept]
-        everything = Selection(torch.cat([s.indices for s in selections]), x.shape[1])
-        residual, lse = self.runner.run_rows(block, args, kwargs, everything, self.attend, need_lse=True)
-        fresh = everything.gather(x).add_(residual)
+            self.blocks_full += 1
+            self.blocks_full_reason = reason
+            return call.run()
+        return self.runner.pack(self._outputs(call, hidden), call)
+
+    def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:
+        """Return the outputs of all tokens `[B, N, dim]`."""
+        selections = [self._select(blocks, call.index, hidden[rows]) for rows, blocks in self._kept]
+        selection = Selection(torch.cat([each.indices for each in selections]), hidden.shape[1])
+        residual, lse = self.runner.forward_tokens(call, selection, self.info.attend, need_lse=True)
+        fresh = selection.gather(hidden).add_(residual)
         outputs = []
-        for (group, blocks), selection in zip(self._kept, selections, strict=True):
-            blocks.lse[index].scatter_(1, selection.indices, _known(lse)[group.rows])
-            outputs.append(self._keep(blocks.store, index, x[group.rows], fresh[group.rows], selection))
+        for (rows, blocks), own in zip(self._kept, selections, strict=True):
+            blocks.lse[call.index].scatter_(1, own.indices, _required(lse)[rows])
+            outputs.append(_update(blocks, call.index, hidden[rows], fresh[rows], own))
         return torch.cat(outputs)
 
-    def _choose(self, blocks: KeptBlocks, index: int, x: Tensor) -> Selection:
-        change = rms_change(x, blocks.store.read(2 * index + 1))
+    def _select(self, blocks: BlockState, index: int, hidden: Tensor) -> Selection:
+        change = rms_change(hidden, blocks.store.read(_input_slot(index)))
         ages = blocks.ages[index]
         score = paper_score(change, blocks.lse[index], ages)
-        selection = Selection(select(score, self.computed, self.layout.video_slice), x.shape[1])
+        selection = Selection(select(score, self.tokens, self.info.layout.video_slice), hidden.shape[1])
         ages.add_(1.0).scatter_(1, selection.indices, 0.0)
         return selection
 
-    def _keep(self, store: ResidualStore, index: int, x: Tensor, fresh: Tensor, selection: Selection) -> Tensor:
-        entry, output = store.read(2 * index + 1), store.read(2 * index)
-        store.write(2 * index + 1, selection.put(entry, selection.gather(x)))
-        selection.put(output, fresh)
-        store.write(2 * index, output)
-        return output
+
+class PaperReuseCall(PaperTokenCall):
+    """A step at budget 0: every block returns its kept output."""
+
+    kind = REUSE
+
+    def __init__(self, context: RunContext, info: CallInfo):
+        super().__init__(context, info, tokens=0)
+
+    def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:
+        return torch.cat([blocks.store.read(_output_slot(call.index)) for _, blocks in self._kept])
 
 
-def _known(lse: Tensor | None) -> Tensor:
+def _update(blocks: BlockState, index: int, hidden: Tensor, fresh: Tensor, selection: Selection) -> Tensor:
+    """Keep the selected tokens' inputs and outputs; returns the outputs of all tokens `[rows, N, dim]`."""
+    store = blocks.store
+    inputs, outputs = store.read(_input_slot(index)), store.read(_output_slot(index))
+    store.write(_input_slot(index), selection.put(inputs, selection.gather(hidden)))
+    selection.put(outputs, fresh)
+    store.write(_output_slot(index), outputs)
+    return outputs
+
+
+def _required(lse: Tensor | None) -> Tensor:
     if lse is None:
         raise AssertionError("the block runner was asked for a log-sum-exp and gave none")
     return lse

@@ -1,21 +1,19 @@
-"""How what is not computed is estimated: interchangeable pure functions, one file each; and their trial."""
+"""Estimates of what is not computed: predictions of skipped steps and their errors; residuals of stale tokens."""
 
-from .correct import Estimated, missed
-from .forecast import Trial, forecast_denoised, forecast_tokens
-from .hold import hold_denoised, hold_tokens
-from .refit import refit_tokens, scaled_refit_tokens
-from .time_axes import TIMES, Curves
+from .prediction import ExtrapolationGain, History, extrapolate_prediction, hold_prediction, step_ratio_from
+from .prediction_error import SkippedStep, TimeAxes, prediction_error
+from .tokens import ESTIMATORS, TokenEstimator, estimator_named
 
 __all__ = [
-    "TIMES",
-    "Curves",
-    "Estimated",
-    "Trial",
-    "forecast_denoised",
-    "forecast_tokens",
-    "hold_denoised",
-    "hold_tokens",
-    "missed",
-    "refit_tokens",
-    "scaled_refit_tokens",
+    "ESTIMATORS",
+    "ExtrapolationGain",
+    "History",
+    "SkippedStep",
+    "TimeAxes",
+    "TokenEstimator",
+    "estimator_named",
+    "extrapolate_prediction",
+    "hold_prediction",
+    "prediction_error",
+    "step_ratio_from",
 ]

@@ -1,4 +1,4 @@
-"""What travels in the host's options: the plan for good, the run for the length of one sampler call."""
+"""What travels in the host's options: the plan with the MODEL, the run for the length of one sampler call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...engine.calls.base import Call
 from ...engine.interface import RowGroup
 from ...engine.plan import Plan
 from ...engine.report import ReportHandle
@@ -22,44 +21,45 @@ from .cond_groups import OptionWatch
 KEY = "astraea"
 RUN_KEY = "astraea_run"
 
-Observe = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
-"""observe(step, x [B, …], denoised [B, …], groups): a call that was computed, before any correction. Must not write."""
+OnModelCall = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
+"""on_model_call(step, x [B, …], prediction [B, …], groups): a call was computed; before any correction. Read only."""
 
 
 @dataclass(frozen=True)
-class Attachment:
-    """Small and immutable, so that every clone of the model may share it. observe: told of every computed call."""
+class PlanAttachment:
+    """Small and immutable, so that every clone of the model may share it."""
 
     plan: Plan
     handle: ReportHandle
-    observe: Observe | None = None
+    on_model_call: OnModelCall | None = None
 
-    def __deepcopy__(self, memo: dict) -> Attachment:
+    def __deepcopy__(self, memo: dict) -> PlanAttachment:
         return self  # hosts up to 0.13 deep-copy model options
 
 
 @dataclass
 class ActiveRun:
-    """A run in progress, the architecture of the model it runs on, and the attention of its token steps.
+    """A run in progress, with what belongs to the host: architectures, attention, and calls by thread.
 
-    Model calls come from one thread per device.
+    Model calls come from one thread per device. is_wrapped: other packs may answer in the model's place, and
+    `model_wrapper` stands inside of them.
     """
 
     run: Run
     attention: RunAttention
     announced_bytes: int = 0
-    observe: Observe | None = None
-    sees_model: bool = False  # whether `model_wrapper` is in place
+    on_model_call: OnModelCall | None = None
+    is_wrapped: bool = False
     options: OptionWatch = field(default_factory=OptionWatch)
     _architectures: dict[int, Architecture] = field(default_factory=dict)
-    _calls: dict[int, Call] = field(default_factory=dict)
+    _reached: dict[int, bool] = field(default_factory=dict)  # by thread: whether the model itself ran in its call
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __deepcopy__(self, memo: dict) -> ActiveRun:
         return self
 
-    def architecture(self, diffusion_model: Any, describe: Any) -> Architecture:
-        """Described once per model object; raises UnsupportedModel."""
+    def architecture(self, diffusion_model: Any, describe: Callable[[Any], Architecture]) -> Architecture:
+        """Describe each model object once. Raises UnsupportedModel."""
         with self._lock:
             known = self._architectures.get(id(diffusion_model))
             if known is None:
@@ -67,22 +67,22 @@ class ActiveRun:
             return known
 
     @contextmanager
-    def running(self, call: Call) -> Iterator[None]:
-        """While it lasts, this is the call that `model_wrapper` sees."""
+    def watch_model(self) -> Iterator[Callable[[], bool]]:
+        """Watch whether the model itself runs in this thread's call; yields a function that tells."""
         thread = threading.get_ident()
-        self._calls[thread] = call
+        self._reached[thread] = not self.is_wrapped
         try:
-            yield
+            yield lambda: self._reached[thread]
         finally:
-            del self._calls[thread]
+            del self._reached[thread]
 
     def model_wrapper(self) -> Callable[..., Any]:
-        """A DIFFUSION_MODEL wrapper for the innermost place: it sees that the model runs for this thread's call."""
+        """Return a DIFFUSION_MODEL wrapper for the innermost place: it notes that the model runs."""
 
         def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            call = self._calls.get(threading.get_ident())
-            if call is not None:
-                call.skipped = False
+            thread = threading.get_ident()
+            if thread in self._reached:
+                self._reached[thread] = True
             return executor(*args, **kwargs)
 
         return wrapper

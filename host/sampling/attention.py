@@ -1,4 +1,4 @@
-"""Which attention serves a run's token steps: the host's own, with the user's override, or one timed clearly faster.
+"""The attention of a run's token steps: the host's own, with the user's override, or a backend timed clearly faster.
 
 The log-sum-exp always comes from the pack's kernels: the host's attention returns none.
 """
@@ -11,9 +11,9 @@ from typing import Any
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...engine.compilation import untraced
+from ...engine.compilation import no_compile
 from ...engine.interface import Attend
-from ...engine.report import Report
+from ...engine.report_writer import ReportWriter
 from ...kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Constraints, Problem, attend
 
 OVERRIDE = "optimized_attention_override"
@@ -32,27 +32,27 @@ HOST_BACKEND = Backend(
     what="what ComfyUI was started with",
     run=lambda q, k, v, *, scale, need_lse: (_host(q, k, v, {}), None),
     constraints=Constraints(lse=False),
-    trusted=True,
+    skip_selftest=True,
 )
 
 
 class RunAttention:
-    """The attention of one run. wish: `auto`, `host`, `fast` or a backend's name; what serves goes into the report."""
+    """The attention of one run; what serves goes into the report. preference: `auto`, `host`, `fast` or a backend."""
 
-    def __init__(self, wish: str, report: Report):
-        self._wish, self._report = wish, report
-        self._wish_for_lse = AUTO if wish == HOST else wish
+    def __init__(self, preference: str, writer: ReportWriter):
+        self._preference, self._writer = preference, writer
+        self._lse_preference = AUTO if preference == HOST else preference
         self._choices: dict[tuple[int, bool], Choice] = {}
         self._timed: list[Choice] = []
 
     def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
-        """The attention for a model call with so many tokens; options: the call's transformer_options.
+        """Return the attention for a model call with so many tokens; options: the call's transformer_options.
 
         Bound before the model runs, so that compiled code finds plain functions. Only the first call for a number of
         tokens, with few queries or with many, decides among backends on the way.
         """
         if OVERRIDE in options:
-            self._tell("another node's, through ComfyUI")
+            self._writer.attention("another node's, through ComfyUI")
             return self._served(None, options)
         few, many = (self._for_queries(options, tokens, many) for many in (False, True))
 
@@ -70,15 +70,15 @@ class RunAttention:
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
             if need_lse:
-                return attend(q, k, v, need_lse=True, wish=self._wish_for_lse)
+                return attend(q, k, v, need_lse=True, preference=self._lse_preference)
             if name is None:
                 return _host(q, k, v, options), None
-            return attend(q, k, v, wish=name)
+            return attend(q, k, v, preference=name)
 
         return serve
 
     def _deciding(self, options: dict[str, Any], tokens: int) -> Attend:
-        decide, decide_for_lse = untraced(self._decide), untraced(self._decide_for_lse)
+        decide, decide_for_lse = no_compile(self._decide), no_compile(self._decide_for_lse)
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
             choice = decide_for_lse(q, k, v) if need_lse else decide(q, k, v, tokens)
@@ -91,29 +91,27 @@ class RunAttention:
         known = self._choices.get((tokens, problem.has_many_queries))
         if known is not None:
             return known
-        choice = DISPATCHER.choose(q, k, v, problem, self._wish, HOST_BACKEND)
+        choice = DISPATCHER.choose(q, k, v, problem, self._preference, HOST_BACKEND)
         self._choices[tokens, problem.has_many_queries] = choice
-        self._tell_time(choice, began)
-        ratio = choice.ratio_to(HOST_NAME)
+        seconds, ratio = self._tuning_seconds(choice, began), choice.ratio_to(HOST_NAME)
         if choice.backend is HOST_BACKEND:
-            self._tell(HOST_NAME)
+            text = HOST_NAME
         elif ratio is not None:
-            self._tell(f"'{choice.backend.name}', timed {ratio:.2f}x as fast as {HOST_NAME}")
+            text = f"'{choice.backend.name}', timed {ratio:.2f}x as fast as {HOST_NAME}"
         else:
-            self._tell(f"'{choice.backend.name}', {choice.why}")
+            text = f"'{choice.backend.name}', {choice.why}"
+        self._writer.attention(text, seconds)
         return choice
 
     def _decide_for_lse(self, q: Tensor, k: Tensor, v: Tensor) -> Choice:
         began = time.perf_counter()
-        choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._wish_for_lse)
-        self._tell_time(choice, began)
-        self._tell(f"'{choice.backend.name}', with log-sum-exp")
+        choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._lse_preference)
+        self._writer.attention(f"'{choice.backend.name}', with log-sum-exp", self._tuning_seconds(choice, began))
         return choice
 
-    def _tell_time(self, choice: Choice, began: float) -> None:
-        if choice.measured and choice not in self._timed:
-            self._timed.append(choice)
-            self._report.choosing_seconds += time.perf_counter() - began
-
-    def _tell(self, text: str) -> None:
-        self._report.attention = text
+    def _tuning_seconds(self, choice: Choice, began: float) -> float:
+        """Return the seconds since `began` where they went into timing a choice for the first time."""
+        if not choice.measured or choice in self._timed:
+            return 0.0
+        self._timed.append(choice)
+        return time.perf_counter() - began

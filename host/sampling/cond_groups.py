@@ -29,10 +29,10 @@ PASSING = {
     "uuids",
 }
 MAX_DEPTH = 6
-FEW_VALUES = 3  # of one option: calls that ask something else at every step have a new one each time
+MAX_DISTINCT_VALUES = 3  # of one option: calls that ask something else at every step have a new one each time
 
 
-def row_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup, ...]:
+def cond_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup, ...]:
     """One group per conditioning in the call; none when the host does not say (the call then runs in full).
 
     Keys hold whatever makes a call another question: the conditioning's id and role, the latent's size, the context
@@ -43,7 +43,7 @@ def row_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup
     if not ids or not roles or len(ids) != len(roles) or x.shape[0] % len(ids):
         return ()
     rows = x.shape[0] // len(ids)
-    place = (tuple(x.shape[2:]), _window(transformer_options), asked(transformer_options), str(x.device))
+    place = (tuple(x.shape[2:]), _window(transformer_options), question_of(transformer_options), str(x.device))
     seen: Counter = Counter()
     groups = []
     for number, (identity, role) in enumerate(zip(ids, roles, strict=True)):
@@ -53,7 +53,7 @@ def row_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup
     return tuple(groups)
 
 
-def asked(transformer_options: dict[str, Any]) -> tuple:
+def question_of(transformer_options: dict[str, Any]) -> tuple:
     """What of the options tells one question from another: `(name, value)`, sorted."""
     plain = {
         name: value
@@ -73,12 +73,12 @@ class OptionWatch:
 
     def see(self, sigma: float, transformer_options: dict[str, Any]) -> None:
         self._sigmas.add(sigma)
-        for name, value in asked(transformer_options):
+        for name, value in question_of(transformer_options):
             self._values.setdefault(name, set()).add(value)
 
     def note(self) -> str:
         """Which options never repeat, in words; "" if all do."""
-        most = max(FEW_VALUES, len(self._sigmas) // 2)
+        most = max(MAX_DISTINCT_VALUES, len(self._sigmas) // 2)
         names = [name for name, values in self._values.items() if len(values) > most]
         if not names:
             return ""

@@ -33,8 +33,8 @@ def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_sha
 
 def _device_count(patcher: Any) -> int:
     """How many devices the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
-    further: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
-    return 1 + len(further("multigpu"))
+    extra_check: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
+    return 1 + len(extra_check("multigpu"))
 
 
 def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Puts a plan onto a MODEL. Nothing of the model is changed; the clone carries two kinds of wrapper and the plan."""
+"""Puts a plan on a MODEL: a clone carries the plan and three wrappers; nothing of the model is changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 
 from ...engine.plan import Plan
-from ...engine.report import Report, ReportHandle
+from ...engine.report import ReportHandle
+from ...engine.report_writer import pass_through_report
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
-from .attachment import KEY, Attachment, Observe
+from .attachment import KEY, OnModelCall, PlanAttachment
 from .casting import cast_like
 from .wrappers import apply_model, outer_sample, prepare_sampling
 
@@ -23,38 +24,40 @@ WRAPPERS = (
 
 
 def architecture_of(model: Any) -> Architecture:
-    """The architecture of a MODEL. Raises UnsupportedModel with the reason."""
+    """Return the architecture of a MODEL. Raises UnsupportedModel with the reason."""
     return describe(model.get_model_object("diffusion_model"), cast_like)
 
 
 def family_of(model: Any) -> tuple[str, str]:
-    """The model's family and, where it cannot be accelerated, the reason (family "any" then)."""
+    """Return the model's family and, where it cannot be accelerated, the reason (family "any" then)."""
     try:
         return architecture_of(model).family, ""
     except UnsupportedModel as reason:
         return "any", str(reason)
 
 
-def accelerate(model: Any, plan: Plan, handle: ReportHandle, observe: Observe | None = None) -> Any:
-    """A clone of the MODEL that samples by the plan and reports into the handle.
+def accelerate(model: Any, plan: Plan, handle: ReportHandle, on_model_call: OnModelCall | None = None) -> Any:
+    """Return a clone of the MODEL that samples by the plan and reports into the handle.
 
     A model that cannot be accelerated comes back as a plain clone; the log and the handle say why.
-    observe: told of every model call that is computed.
+    on_model_call: called after every model call that is computed.
     """
     accelerated = without_acceleration(model)
-    _, why_not = family_of(model)
-    if why_not:
-        logging.warning(f"Astraea: the model passes through unchanged: {why_not}.")
-        handle.add(Report(schedule=plan.schedule.name, notes=[f"the model passes through unchanged: {why_not}"]))
+    _, unsupported_reason = family_of(model)
+    if unsupported_reason:
+        note = f"the model passes through unchanged: {unsupported_reason}"
+        logging.warning(f"Astraea: {note}.")
+        handle.add(pass_through_report(plan.name, note))
         return accelerated
-    accelerated.model_options.setdefault("transformer_options", {})[KEY] = Attachment(plan, handle, observe)
+    options = accelerated.model_options.setdefault("transformer_options", {})
+    options[KEY] = PlanAttachment(plan, handle, on_model_call)
     for kind, wrapper in WRAPPERS:
         accelerated.add_wrapper_with_key(kind, KEY, wrapper)
     return accelerated
 
 
 def without_acceleration(model: Any) -> Any:
-    """A clone of the MODEL with any earlier Astraea plan taken off."""
+    """Return a clone of the MODEL with any earlier Astraea plan taken off."""
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {}).pop(KEY, None)
     for kind, _ in WRAPPERS:

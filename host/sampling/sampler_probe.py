@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from comfy.samplers import KSAMPLER
 
-from ...engine.sampler_profile import MAX_RATIO, SamplerProfile, falls, is_same
+from ...engine.sampler_profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
 from ...engine.solver import Solver
 
 FOREIGN = (
@@ -47,8 +47,8 @@ class _DummyModel(_Delegate):
     """Stands in for the guider: notes the noise levels and latents it is given, answers as it was told to."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        call = len(self.asked)
-        self.asked.append(float(sigma.flatten()[0]))
+        call = len(self.requested)
+        self.requested.append(float(sigma.flatten()[0]))
         self.latents.append(x.detach().double().flatten())
         if call > self.limit:
             raise _TooManyCalls
@@ -69,7 +69,7 @@ class _Probe:
     is_cfg_pp: whether the sampler looks at a conditioning's prediction besides the guided ones.
     """
 
-    asked: list[float]
+    requested: list[float]
     latents: torch.Tensor
     is_cfg_pp: bool
 
@@ -83,7 +83,7 @@ def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfil
     levels = [float(level) for level in sigmas]
     if len(levels) < 2:
         return SamplerProfile.unknown(levels, full_reason=NO_STEPS)
-    if not falls(levels):
+    if not is_falling(levels):
         return SamplerProfile.unknown(levels, full_reason=NOT_FALLING)
     if not _can_be_probed(sampler):
         return SamplerProfile.unknown(levels, FOREIGN)
@@ -113,7 +113,7 @@ def _is_plain(value: Any) -> bool:
 def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]) -> SamplerProfile:
     """Impulses in columns of the latents: one at each call; one that begins at 1 and is told nothing; one always 1."""
     half = _run(guider, sampler, sigmas, torch.ones(1), lambda call, x: x * 0.5)
-    calls = len(half.asked)
+    calls = len(half.requested)
     begin = torch.zeros(calls + 2)
     noise = _run(guider, sampler, sigmas, begin, lambda call, x: torch.zeros_like(x))  # what the sampler adds by itself
     begin[-2] = 1.0
@@ -125,11 +125,11 @@ def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]
         return answer
 
     found = _run(guider, sampler, sigmas, begin, impulses)
-    if not (_same_calls(half.asked, noise.asked) and _same_calls(half.asked, found.asked)):
+    if not (_same_calls(half.requested, noise.requested) and _same_calls(half.requested, found.requested)):
         return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
     if half.is_cfg_pp:
-        return SamplerProfile.of_calls(levels, half.asked, None, CFG_PP)
-    return SamplerProfile.of_calls(levels, half.asked, _solver(found.latents - noise.latents), UNREADABLE)
+        return SamplerProfile.of_calls(levels, half.requested, None, CFG_PP)
+    return SamplerProfile.of_calls(levels, half.requested, _solver(found.latents - noise.latents), UNREADABLE)
 
 
 def _solver(latents: torch.Tensor) -> Solver | None:
@@ -139,7 +139,7 @@ def _solver(latents: torch.Tensor) -> Solver | None:
         return None
     if not torch.allclose(impulses.sum(1), always, rtol=1e-3, atol=1e-4 * float(always.abs().max())):
         return None
-    return Solver.of_responses(impulses.tolist(), begun.tolist())
+    return Solver.from_impulse_response(impulses.tolist(), begun.tolist())
 
 
 def _same_calls(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -154,9 +154,9 @@ def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, a
     dummy = _DummyModel(
         guider,
         inner_model=inner,
-        asked=[],
+        requested=[],
         latents=[],
-        limit=MAX_RATIO * len(sigmas),
+        limit=MAX_CALLS_PER_STEP * len(sigmas),
         answer=answer,
         seen={},
     )
@@ -166,4 +166,4 @@ def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, a
         # A copy of the noise levels, as samplers change theirs.
         levels = sigmas.detach().cpu().float().clone()
         end = sampler.sample(dummy, levels, options, None, start, torch.zeros_like(start), None, True)
-    return _Probe(dummy.asked, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))
+    return _Probe(dummy.requested, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))

@@ -1,4 +1,4 @@
-"""The wrappers through which a run lives: begun and ended with the sampler, consulted at every model call."""
+"""The wrappers on a MODEL: a run begins and ends with the sampler, and is asked at every model call."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...engine.block_hooks import swapped_forwards
-from ...engine.calls.base import ReuseCall
+from ...engine.block_hooks import patched_forwards
+from ...engine.calls import ReuseCall
+from ...engine.context import CallRequest
 from ...engine.interface import RowGroup
 from ...engine.plan import Plan
-from ...engine.run import CallSite, Run
+from ...engine.run import Run
 from ...engine.sampler_profile import SamplerProfile
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
-from .attachment import KEY, RUN_KEY, ActiveRun
+from .attachment import KEY, RUN_KEY, ActiveRun, OnModelCall
 from .attention import RunAttention
 from .casting import cast_like
-from .cond_groups import row_groups
+from .cond_groups import cond_groups
 from .guiders import context_length, guidance_scale, second_model_note
 from .memory import announced_bytes, enlarged_shape
 from .sampler_probe import profile_of
@@ -38,25 +39,28 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     began = time.perf_counter()
     original_options = guider.model_options
-    seed = _argument(args, kwargs, SEED, "seed")
-    active = _begin(guider, attachment.plan, noise=args[0], sampler=args[2], sigmas=args[3], seed=seed)
-    active.observe = attachment.observe
-    args, kwargs = _with_step_reports(args, kwargs, active.run)
+    run, announced = _begin(guider, attachment.plan, args, seed=_argument(args, kwargs, SEED, "seed"))
+    attention = RunAttention(attachment.plan.attention, run.writer)
+    on_model_call: OnModelCall | None = attachment.on_model_call
+    active = ActiveRun(run, attention, announced, on_model_call, _is_wrapped(original_options))
+    args, kwargs = _with_step_reports(args, kwargs, run)
     finished = False
     try:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original_options)
-        guider.model_options["transformer_options"][RUN_KEY] = active
-        _watch_for_skipping(guider.model_options["transformer_options"], active)
+        options = guider.model_options["transformer_options"]
+        options[RUN_KEY] = active
+        if active.is_wrapped:  # inside of the others
+            options["wrappers"][WrappersMP.DIFFUSION_MODEL][RUN_KEY] = [active.model_wrapper()]
         output = executor(*args, **kwargs)
         finished = True
         return output
     finally:
         guider.model_options = original_options
-        active.run.report.note(active.options.note())
-        report = active.run.finish()
-        report.seconds, report.finished = time.perf_counter() - began, finished
+        run.writer.note(active.options.note())
+        run.finish()
+        report = run.writer.close(time.perf_counter() - began, finished)
         attachment.handle.add(report)
-        if attachment.observe is None:  # who observes makes many runs, and tells of them itself
+        if on_model_call is None:  # a search makes many runs, and logs by itself
             logging.info(f"Astraea: {'' if finished else 'stopped early; '}{report.summary()}")
 
 
@@ -78,42 +82,39 @@ def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict
     return (*args[:CALLBACK], on_step, *args[CALLBACK + 1 :]), kwargs
 
 
-def _watch_for_skipping(transformer_options: dict, active: ActiveRun) -> None:
-    """Where another pack's wrapper may answer in the model's place, put one inside of it that sees the model begin."""
-    wrappers = transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
-    if any(wrappers.values()):
-        active.sees_model = True
-        wrappers[RUN_KEY] = [active.model_wrapper()]
+def _is_wrapped(model_options: dict) -> bool:
+    """Tell whether other packs' wrappers may answer in the model's place."""
+    wrappers = model_options.get("transformer_options", {}).get("wrappers", {})
+    return any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values())
 
 
-def _begin(guider: Any, plan: Any, *, noise: Any, sampler: Any, sigmas: Any, seed: int | None) -> ActiveRun:
+def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None) -> tuple[Run, int]:
+    """Begin a run; returns it and the bytes to announce. args: of OUTER_SAMPLE."""
+    noise, sampler, sigmas = args[0], args[2], args[3]
+    levels = [float(level) for level in sigmas]
     try:
         architecture = describe(guider.model_patcher.get_model_object("diffusion_model"), cast_like)
     except UnsupportedModel as reason:
-        levels = [float(level) for level in sigmas]
-        run = Run(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason)))
-        return ActiveRun(run, RunAttention(plan.attention, run.report))
-    layout = architecture.layout(tuple(noise.shape), {})
-    run = Run(
+        return Run.of(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason))), 0
+    layout, context = architecture.layout(tuple(noise.shape), {}), context_length(guider)
+    run = Run.of(
         plan,
-        [float(level) for level in sigmas],
+        levels,
         profile=_profile(plan, guider, sampler, sigmas),
-        cost=architecture.cost(layout.video, context_length(guider)),
+        cost=architecture.cost(layout.video, context) if architecture.cost is not None else None,
         family=architecture.family,
         seed=seed or 0,
         guidance=guidance_scale(guider),
+        has_runner=architecture.runner is not None,
     )
-    if plan.schedule.family not in (architecture.family, "any"):
-        run.report.note(
-            f"schedule '{plan.schedule.name}' was made for {plan.schedule.family}, this model is {architecture.family}"
-        )
-    run.report.note(second_model_note(guider, KEY))
-    run.report.announced_bytes = announced_bytes(run, architecture, guider, tuple(noise.shape))
-    return ActiveRun(run, RunAttention(plan.attention, run.report), announced_bytes=run.report.announced_bytes)
+    run.writer.note(second_model_note(guider, KEY))
+    announced = announced_bytes(run, architecture, guider, tuple(noise.shape))
+    run.writer.announce(announced)
+    return run, announced
 
 
 def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfile:
-    """At full budget nothing is asked of the sampler: even its random numbers stay as they were."""
+    """Probe the sampler; at full budget nothing is asked of it: even its random numbers stay as they were."""
     if plan.is_full:
         return SamplerProfile.unknown([float(level) for level in sigmas])
     return profile_of(guider, sampler, sigmas)
@@ -138,20 +139,19 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         architecture = active.architecture(executor.class_obj.diffusion_model, lambda model: describe(model, cast_like))
     except UnsupportedModel as reason:
-        active.run.report.note(str(reason))
+        active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
     active.options.see(_sigma(options) or 0.0, options)
-    site = _site(args[0], options, kwargs, architecture, active.attention)
-    call = active.run.open_call(site)
+    request = _request(args[0], options, kwargs, architecture, active.attention)
+    call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):
-        denoised = call.estimate()
-    else:
-        call.skipped = active.sees_model
-        with active.running(call), swapped_forwards(architecture.blocks, call):
-            denoised = executor(*args, **kwargs)
-        if active.observe is not None:
-            active.observe(call.step, args[0], denoised, site.groups)
-    return active.run.close_call(call, denoised)
+        return active.run.end_call(call, call.estimate())
+    with active.watch_model() as model_ran, patched_forwards(architecture.blocks, call):
+        prediction = executor(*args, **kwargs)
+        skipped = not model_ran()
+    if active.on_model_call is not None:
+        active.on_model_call(call.info.step, args[0], prediction, request.groups)
+    return active.run.end_call(call, prediction, skipped)
 
 
 def _sigma(options: dict) -> float | None:
@@ -159,21 +159,21 @@ def _sigma(options: dict) -> float | None:
     return float(sigmas.flatten()[0]) if sigmas is not None else None
 
 
-def _why_full(groups: tuple[RowGroup, ...], options: dict) -> str:
-    """Why this call runs in full, whatever the schedule says."""
+def _full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
+    """Why this call runs in full, whatever the schedule says; "" where nothing speaks against it."""
     if not groups or options.get("sigmas") is None:
         return "the host did not say which conditionings are in the call"
     if options.get("ar_state") is not None:
-        return "frames are made one after another, and each goes on from what the model itself keeps of the last"
+        return "frames are made one after another, and each continues from what the model itself keeps of the last"
     return ""
 
 
-def _site(
+def _request(
     x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, attention: RunAttention
-) -> CallSite:
-    groups = row_groups(x, options)
+) -> CallRequest:
+    groups = cond_groups(x, options)
     layout = architecture.layout(tuple(x.shape), conditions)
-    return CallSite(
+    return CallRequest(
         sigma=_sigma(options) or 0.0,
         groups=groups,
         layout=layout,
@@ -181,5 +181,5 @@ def _site(
         attend=attention.for_call(options, layout.total),
         blocks=len(architecture.blocks),
         device=x.device,
-        why_full=_why_full(groups, options),
+        full_reason=_full_reason(groups, options),
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .setting import Case
 
-FEWEST_VALUES = 128  # of a channel; smaller clips hold nothing that could go wrong
+MIN_VALUES = 128  # of a channel; smaller clips hold nothing that could go wrong
 PATCH = 2  # latents a token, in height and width, of the models that are known
 # What conditionings may hold besides the text; with anything else a clip of another size may be another task.
 OF_ANY_SIZE = frozenset({"pooled_output", "guidance", "attention_mask", "frame_rate"})
@@ -27,7 +27,7 @@ def small_clips(cases: Sequence[Case], pairs: int) -> tuple[tuple[Case, ...], fl
         return None
     shapes = [tuple(case.latent["samples"].shape) for case in cases]
     small = [_cut_down(shape) for shape in shapes]
-    if any(math.prod(shape[2:]) < FEWEST_VALUES for shape in small):
+    if any(math.prod(shape[2:]) < MIN_VALUES for shape in small):
         return None
     chosen = list(islice(cycle(zip(cases, small, strict=True)), pairs))
     clips = tuple(

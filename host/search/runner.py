@@ -16,18 +16,18 @@ from torch import Tensor
 
 from ...engine.metrics import value_range
 from ...engine.plan import make_plan
-from ...engine.report import Report, ReportHandle
+from ...engine.report import REUSE, TOKEN, Report, ReportHandle
 from ...errors import SearchError
 from ...schedules import Schedule
-from ...search.problem import MOST_SAMPLED, Job, Outcome, Recording, Setting
+from ...search.problem import MAX_SAMPLED, Job, Outcome, Recording, SamplingConfig
 from ..sampling.patch_model import accelerate, family_of, without_acceleration
 from .proxy_clips import small_clips
 from .recorder import Recorder, places_of
 from .setting import Case, setting_of
 
-SMALLEST_DIFFERENCE = 1e-6  # root mean square of latents that count as off
+MIN_DIFFERENCE = 1e-6  # root mean square of latents that count as off
 ALL_SAMPLED = 0.999  # noise mask
-SMALL_SAMPLED = 512  # as `MOST_SAMPLED`, of small clips: there are many, and nothing is replayed of them
+SMALL_SAMPLED = 512  # as `MAX_SAMPLED`, of small clips: there are many, and nothing is replayed of them
 Told = Callable[[int, Tensor], None]
 
 
@@ -53,7 +53,7 @@ class _Dense:
     guidance: Tensor
 
 
-class HostBench:
+class ComfyRunner:
     """Fulfils `search.problem.Bench`. What it keeps between runs lies on the CPU; the MODEL stays as it is.
 
     model: a MODEL, measured as if it were not accelerated; sampler, sigmas, cfg: as SamplerCustom takes them.
@@ -72,8 +72,8 @@ class HostBench:
         sigmas: Tensor,
         cfg: float,
         on_step: Callable[[], None] | None = None,
-        setting: Setting | None = None,
-        sampled: int = MOST_SAMPLED,
+        setting: SamplingConfig | None = None,
+        sampled: int = MAX_SAMPLED,
     ):
         family, why_not = family_of(model)
         if why_not:
@@ -92,7 +92,7 @@ class HostBench:
         self._latest: Tensor | None = None
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> SamplingConfig:
         return self._setting
 
     @property
@@ -107,13 +107,13 @@ class HostBench:
         for job in jobs:
             yield self._measured(job)
 
-    def smaller(self, pairs: int) -> HostBench | None:
+    def smaller(self, pairs: int) -> ComfyRunner | None:
         """On clips of half the height and width and a third of the length: they rank schedules as large ones do."""
         found = small_clips(self._cases, pairs)
         if found is None:
             return None
         cases, share = found
-        return HostBench(
+        return ComfyRunner(
             self._model,
             cases,
             sampler=self._sampler,
@@ -125,12 +125,12 @@ class HostBench:
         )
 
     def known(self, case: int) -> _Dense:
-        """All that is known of a case's dense run, made at the first call; for `adopt` of a bench of equal setting."""
+        """Return all that is known of a case's dense run, made at the first call."""
         if case not in self._dense:
             self._dense[case] = self._run_dense(case)
         return self._dense[case]
 
-    def adopt(self, case: int, known: _Dense) -> None:
+    def load_reference(self, case: int, known: _Dense) -> None:
         """Take a case's dense run from another bench, so that all are measured against the same."""
         self._dense[case] = known
 
@@ -274,7 +274,7 @@ def _response(recorder: Recorder, dense: _Dense, step: int) -> float | None:
     if latents is None or predictions is None or predictions.shape != dense.recording.predictions[step].shape:
         return None
     off = float((latents - dense.recording.latents[step]).norm())
-    if not off >= SMALLEST_DIFFERENCE * math.sqrt(latents.numel()):
+    if not off >= MIN_DIFFERENCE * math.sqrt(latents.numel()):
         return None
     told_off = torch.einsum("g,gd->d", dense.guidance, predictions - dense.recording.predictions[step])
     response = float(told_off.norm()) / off
@@ -284,15 +284,15 @@ def _response(recorder: Recorder, dense: _Dense, step: int) -> float | None:
 def _seconds(report: Report, steps: int) -> tuple[float, ...]:
     """In the model, by step, without the one-off timing of attention kernels, which fell into the first token step."""
     seconds = [sum(call.seconds for call in report.calls if call.step == step) for step in range(steps)]
-    first = next((call.step for call in report.calls if call.kind == "token"), steps)
+    first = next((call.step for call in report.calls if call.kind == TOKEN), steps)
     if first < steps:
-        seconds[first] = max(0.0, seconds[first] - report.choosing_seconds)
+        seconds[first] = max(0.0, seconds[first] - report.tuning_seconds)
     return tuple(seconds)
 
 
 def _kinds(report: Report, steps: int) -> tuple[str, ...]:
     first = {call.step: call.kind for call in reversed(report.calls)}
-    return tuple(first.get(step, "reuse") for step in range(steps))
+    return tuple(first.get(step, REUSE) for step in range(steps))
 
 
 def _computed(report: Report, evaluations: Sequence[int]) -> float:

@@ -12,21 +12,21 @@ from ...errors import AstraeaError, SearchError
 from ...schedules import Schedule, load, save
 from ...search.budgets import SO_FAR, name_for
 from ...search.driver import Search
-from ...search.evaluation.run_log import Memo
-from ...search.problem import Setting
+from ...search.evaluation.run_log import RunLog
+from ...search.problem import SamplingConfig
 from ...search.provenance import as_schedule
 from ...search.result import Result
 from ..folders import check_writable, user_schedule_folder, user_search_folder
 from .progress import SearchView
-from .runner import Case, HostBench
+from .runner import Case, ComfyRunner
 from .samplers import Sampling
 
-MOST_SEED = 2**64
+MAX_SEED = 2**64
 STOPPED = "interrupted after"  # what the provenance of such a schedule says
 
 
 @dataclass(frozen=True)
-class Order:
+class SearchConfig:
     """What is searched for. effort: dense-run equivalents that may be spent; seed: of the search's own choices."""
 
     name: str
@@ -36,7 +36,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchRun:
     """What came of it. schedules: one per entry of result.best; runs, known: candidate runs used, and how many of them
     had been measured by an earlier search.
     """
@@ -53,12 +53,12 @@ def cases_of(
 ) -> tuple[Case, ...]:
     """`count` clips, or one per prompt where that is more: the prompts in turn, each clip with the next seed."""
     return tuple(
-        Case(prompts[number % len(prompts)], negative, latent, (first_seed + number) % MOST_SEED)
+        Case(prompts[number % len(prompts)], negative, latent, (first_seed + number) % MAX_SEED)
         for number in range(max(count, len(prompts)))
     )
 
 
-def search(model: Any, cases: Sequence[Case], way: Sampling, order: Order) -> Searched:
+def search(model: Any, cases: Sequence[Case], way: Sampling, order: SearchConfig) -> SearchRun:
     """Search, showing progress, and save a schedule per budget. Raises SearchError.
 
     What was found before an interrupt or an error is saved too, then the exception goes on.
@@ -66,10 +66,10 @@ def search(model: Any, cases: Sequence[Case], way: Sampling, order: Order) -> Se
     for folder in (user_schedule_folder(), user_search_folder()):
         check_writable(folder)
     view = SearchView()
-    bench = HostBench(model, cases, sampler=way.sampler, sigmas=way.sigmas, cfg=way.cfg, on_step=view.step)
+    bench = ComfyRunner(model, cases, sampler=way.sampler, sigmas=way.sigmas, cfg=way.cfg, on_step=view.step)
     view.bench = bench
     setting = bench.setting
-    memo = Memo(user_search_folder() / f"{setting.identity}.jsonl", setting.identity)
+    memo = RunLog(user_search_folder() / f"{setting.identity}.jsonl", setting.identity)
     _log_start(memo, setting, order)
     running = Search(bench, memo, budgets=order.budgets, effort=order.effort, seed=order.seed, watch=view)
     try:
@@ -81,7 +81,7 @@ def search(model: Any, cases: Sequence[Case], way: Sampling, order: Order) -> Se
         memo.close()
     schedules = named(result, setting, order)
     save_all(schedules, user_schedule_folder())
-    searched = Searched(result, schedules, user_schedule_folder(), running.runs, running.recalled)
+    searched = SearchRun(result, schedules, user_schedule_folder(), running.runs, running.cache_hits)
     logging.info(
         f"Astraea search: finished after {result.spent:.1f} dense runs; {searched.known} of {searched.runs} candidate "
         f"runs taken from before. Saved: {', '.join(each.name for each in schedules) or 'nothing'}."
@@ -89,7 +89,7 @@ def search(model: Any, cases: Sequence[Case], way: Sampling, order: Order) -> Se
     return searched
 
 
-def named(result: Result, setting: Setting, order: Order) -> tuple[Schedule, ...]:
+def named(result: Result, setting: SamplingConfig, order: SearchConfig) -> tuple[Schedule, ...]:
     """The best schedules under the names they are saved by."""
     return tuple(
         as_schedule(each, result, setting, name_for(order.name, each.budget), order.effort, order.seed)
@@ -97,7 +97,7 @@ def named(result: Result, setting: Setting, order: Order) -> tuple[Schedule, ...
     )
 
 
-def _log_start(memo: Memo, setting: Setting, order: Order) -> None:
+def _log_start(memo: RunLog, setting: SamplingConfig, order: SearchConfig) -> None:
     budgets = ", ".join(f"{budget:.2f}" for budget in order.budgets)
     logging.info(
         f"Astraea search: budgets {budgets}, {setting.steps} steps, {setting.cases} clips, up to "
@@ -110,7 +110,7 @@ def _log_start(memo: Memo, setting: Setting, order: Order) -> None:
         )
 
 
-def _keep_so_far(running: Search, setting: Setting, order: Order) -> None:
+def _keep_so_far(running: Search, setting: SamplingConfig, order: SearchConfig) -> None:
     """Save what an interrupted search has found; what goes wrong here must not hide why it ended."""
     try:
         result = running.result()
@@ -126,7 +126,7 @@ def _keep_so_far(running: Search, setting: Setting, order: Order) -> None:
     )
 
 
-def save_so_far(result: Result, setting: Setting, order: Order, folder: Path) -> list[Path]:
+def save_so_far(result: Result, setting: SamplingConfig, order: SearchConfig, folder: Path) -> list[Path]:
     """Save what an interrupted search has found; returns the files. Raises as `save_all`."""
     return save_all([_beside_finished(each, folder) for each in named(result, setting, order)], folder)
 

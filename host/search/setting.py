@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ...errors import SearchError
-from ...search.problem import Setting
+from ...search.problem import SamplingConfig
 from ..sampling.memory import compute_dtype
 from ..sampling.sampler_probe import profile_of
 from .fingerprint import digest_of, model_fingerprint
 
-FEWEST_STEPS = 2
+MIN_STEPS = 2
 OWN_LEVELS = "it goes through noise levels of its own"
 PROJECT_FILE = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -35,12 +35,14 @@ class Case:
     seed: int
 
 
-def setting_of(model: Any, family: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float) -> Setting:
+def setting_of(
+    model: Any, family: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float
+) -> SamplingConfig:
     """Raises SearchError without cases, steps, conditionings or video."""
-    if sigmas.ndim != 1 or len(sigmas) < FEWEST_STEPS + 1:
+    if sigmas.ndim != 1 or len(sigmas) < MIN_STEPS + 1:
         raise SearchError(
             f"There are no steps to save: the noise levels hold {max(0, sigmas.numel() - 1)} steps and a search needs "
-            f"at least {FEWEST_STEPS}. Is the denoise setting too low, or another node's SIGMAS connected?"
+            f"at least {MIN_STEPS}. Is the denoise setting too low, or another node's SIGMAS connected?"
         )
     if not (sigmas[:-1] > sigmas[1:]).all() or float(sigmas[-1]) < 0.0:
         raise SearchError("The noise levels do not fall from step to step: connect SIGMAS of a scheduler.")
@@ -50,7 +52,7 @@ def setting_of(model: Any, family: str, cases: Sequence[Case], sampler: Any, sig
         _check(model, case)
     evaluations, weights, starts = _sampled_by(model, cases[0], sampler, sigmas, cfg)
     fingerprint = model_fingerprint(model)
-    return Setting(
+    return SamplingConfig(
         sigmas=tuple(float(sigma) for sigma in sigmas),
         evaluations=evaluations,
         cases=len(cases),
@@ -75,7 +77,7 @@ def _check(model: Any, case: Case) -> None:
 
 
 def _sampled_by(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
-    """Evaluations by step, weights `[K, K]` and starts `[K + 1]` as in `Setting`."""
+    """Evaluations by step, weights `[K, K]` and starts `[K + 1]` as in `SamplingConfig`."""
     steps = len(sigmas) - 1
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(case.positive, case.negative)

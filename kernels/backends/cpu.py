@@ -15,7 +15,7 @@ from ..backend import Attended, Backend, Constraints
 
 CPU = frozenset({"cpu"})
 TILE_SCORES = 3 << 19  # fp32 scores of one tile: 6 MiB
-LEAST_ROWS = 128
+MIN_ROWS = 128
 
 
 def _has(operator: str) -> str:
@@ -103,7 +103,7 @@ def _attend_in_tiles(
     is exp(largest score − lse)."""
     batch, queries, heads, dim = q.shape
     keys = k.shape[1]
-    tiles = -(-queries // max(LEAST_ROWS, TILE_SCORES // keys))
+    tiles = -(-queries // max(MIN_ROWS, TILE_SCORES // keys))
     rows = -(-queries // tiles)
     each: Products = products(keys, dim, rows, q.dtype)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
@@ -143,7 +143,7 @@ BACKENDS = (
         what="torch's flash kernel for CPUs",
         run=attend_flash,
         constraints=Constraints(devices=CPU),
-        missing=lambda: _has("_scaled_dot_product_flash_attention_for_cpu"),
+        unavailable_reason=lambda: _has("_scaled_dot_product_flash_attention_for_cpu"),
     ),
     Backend(
         name="cpu-tiles",
@@ -156,6 +156,6 @@ BACKENDS = (
         what="the same tiles with products by oneDNN",
         run=attend_onednn,
         constraints=Constraints(devices=CPU),
-        missing=_no_onednn,
+        unavailable_reason=_no_onednn,
     ),
 )

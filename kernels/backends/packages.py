@@ -60,8 +60,8 @@ def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bo
 def attend_flash3(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
     """flash-attn 3 for Hopper. Early releases always return a tuple, later ones only when asked."""
     attention = _function("flash_attn_interface", "flash_attn_func")
-    asked = {"return_attn_probs": True} if need_lse and _takes(attention, "return_attn_probs") else {}
-    result = attention(q, k, v, softmax_scale=scale, **asked)
+    question_of = {"return_attn_probs": True} if need_lse and _takes(attention, "return_attn_probs") else {}
+    result = attention(q, k, v, softmax_scale=scale, **question_of)
     out, lse = result[:2] if isinstance(result, tuple) else (result, None)
     return out, lse if need_lse else None
 
@@ -86,22 +86,22 @@ BACKENDS = (
         name="flash-attn-3",
         what="the flash_attn_interface package, for Hopper",
         run=attend_flash3,
-        constraints=Constraints(CUDA, HALF, capability=(9, 0), head_dim_multiple=8, most_head_dim=256, amd=False),
-        missing=lambda: _missing("flash_attn_interface", "flash_attn_3", 3),
+        constraints=Constraints(CUDA, HALF, capability=(9, 0), head_dim_multiple=8, max_head_dim=256, amd=False),
+        unavailable_reason=lambda: _missing("flash_attn_interface", "flash_attn_3", 3),
     ),
     Backend(
         name="flash-attn",
         what="the flash-attn package, version 2",
         run=attend_flash2,
-        constraints=Constraints(CUDA, HALF, capability=(8, 0), head_dim_multiple=8, most_head_dim=256),
-        missing=lambda: _missing("flash_attn", "flash_attn", 2),
+        constraints=Constraints(CUDA, HALF, capability=(8, 0), head_dim_multiple=8, max_head_dim=256),
+        unavailable_reason=lambda: _missing("flash_attn", "flash_attn", 2),
     ),
     Backend(
         name="sage",
         what="the SageAttention package, version 2: 8-bit queries and keys",
         run=attend_sage,
-        constraints=Constraints(CUDA, HALF, capability=(8, 0), most_head_dim=128, amd=False),
-        missing=lambda: _missing("sageattention", "sageattention", 2),
+        constraints=Constraints(CUDA, HALF, capability=(8, 0), max_head_dim=128, amd=False),
+        unavailable_reason=lambda: _missing("sageattention", "sageattention", 2),
         exact=False,
     ),
 )

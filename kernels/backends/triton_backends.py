@@ -8,7 +8,7 @@ from torch import Tensor
 from ..backend import FLOATS, Attended, Backend, Constraints
 from ..key_tiles import KeyTiles
 from ..problem import Problem
-from ..triton_attention import launch
+from ..triton_attention import launch, unavailable_reason, unsupported_reason
 
 DEVICES = frozenset({"cuda", "cpu"})  # a CPU only for the interpreter
 
@@ -47,7 +47,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _no_pointer(problem: Problem) -> str:
     kind = "tiles" if problem.key_tiles else "pointer"
-    return launch.why_not(kind, problem.device, problem.dtype, problem.head_dim)
+    return unsupported_reason(kind, problem.device, problem.dtype, problem.head_dim)
 
 
 BACKENDS = (
@@ -56,24 +56,24 @@ BACKENDS = (
         what="the pack's Triton kernel",
         run=attend_pointer,
         constraints=Constraints(DEVICES, FLOATS, key_tiles=True),
-        missing=launch.missing,
-        further=_no_pointer,
+        unavailable_reason=unavailable_reason,
+        extra_check=_no_pointer,
     ),
     Backend(
         name="triton-tma",
         what="the pack's Triton kernel with the tensor memory accelerator of Hopper and later",
         run=attend_tma,
         constraints=Constraints(DEVICES, FLOATS, amd=False),
-        missing=launch.missing,
-        further=lambda problem: launch.why_not("tma", problem.device, problem.dtype, problem.head_dim),
+        unavailable_reason=unavailable_reason,
+        extra_check=lambda problem: unsupported_reason("tma", problem.device, problem.dtype, problem.head_dim),
     ),
     Backend(
         name="triton-int8",
         what="the pack's Triton kernel with 8-bit scores and fp16 sums",
         run=attend_int8,
         constraints=Constraints(DEVICES, FLOATS, amd=False),
-        missing=launch.missing,
-        further=lambda problem: launch.why_not("int8", problem.device, problem.dtype, problem.head_dim),
+        unavailable_reason=unavailable_reason,
+        extra_check=lambda problem: unsupported_reason("int8", problem.device, problem.dtype, problem.head_dim),
         exact=False,
     ),
 )

@@ -4,7 +4,7 @@ Importing this needs torch alone; Triton is imported at the first launch. Which 
 here.
 """
 
-from .availability import architecture_of, missing, why_not
+from .availability import architecture_of, unavailable_reason, unsupported_reason
 from .configs import SHIPPED, Config, config_for
 from .launch import attend_int8, attend_pointer, attend_tma, why_no_descriptor
 
@@ -16,7 +16,7 @@ __all__ = [
     "attend_pointer",
     "attend_tma",
     "config_for",
-    "missing",
+    "unavailable_reason",
+    "unsupported_reason",
     "why_no_descriptor",
-    "why_not",
 ]

@@ -31,7 +31,7 @@ def architecture_of(device: torch.device) -> str:
 
 
 @cache
-def missing() -> str:
+def unavailable_reason() -> str:
     """Why Triton cannot be used in this process, "" if it can. Never raises."""
     try:
         import triton
@@ -50,12 +50,12 @@ def missing() -> str:
     return ""
 
 
-def why_not(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def unsupported_reason(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """Why the kernel `pointer`, `tma`, `int8` or `tiles` cannot serve such tensors, "" if it can."""
     architecture = architecture_of(device)
     if not architecture:
         return f"Triton kernels do not run on the device {device.type}"
-    if reason := missing():
+    if reason := unavailable_reason():
         return reason
     dtypes = _dtypes(architecture, kind)
     if dtype not in dtypes:

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from ..key_tiles import KEY_TILE, QUERY_TILE, KeyTiles
-from .availability import architecture_of, missing, why_not
+from .availability import architecture_of, unsupported_reason
 from .configs import QUANTISE, Config, config_for, options
 
 if TYPE_CHECKING:
     from triton.tools.tensor_descriptor import TensorDescriptor
-
-__all__ = ["architecture_of", "attend_int8", "attend_pointer", "attend_tma", "missing", "why_no_descriptor", "why_not"]
 
 LOG2_E = math.log2(math.e)
 
@@ -27,7 +25,7 @@ LOG2_E = math.log2(math.e)
 def _config(kind: str, q: Tensor) -> Config:
     config = config_for(architecture_of(q.device), kind, q.shape[-1])
     if config is None:
-        raise ValueError(why_not(kind, q.device, q.dtype, q.shape[-1]))
+        raise ValueError(unsupported_reason(kind, q.device, q.dtype, q.shape[-1]))
     return config
 
 
@@ -70,7 +68,8 @@ def attend_pointer(
     """softmax(q kᵀ · scale) v with pointer loads, over the listed tiles of keys if `key_tiles` is given.
 
     q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1, scale > 0; out `[B, M, H, D]` contiguous, lse fp32
-    `[B, H, M]`, natural log. `config` replaces the shipped one. Raises ValueError where `why_not` gives a reason.
+    `[B, H, M]`, natural log. `config` replaces the shipped one. Raises ValueError with
+    the reason where there is one not to.
     """
     from .forward import attend_forward
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from ...engine.report import Report
-from ...schedules import promise_from
+from ...schedules import expected_from
 from ..report_text import MEANING, StepRow, step_rows
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, LINE, REUSE_STUB, SCALE, WIDTH, font, new_plot, round_up, text
 
@@ -65,7 +65,7 @@ def _titles(draw: ImageDraw.ImageDraw, report: Report) -> None:
     detail = f"mode {report.mode or '-'}, {report.steps} steps, {report.model_seconds:.2f} s in the model"
     if report.cache_bytes:
         detail += f", cache {report.cache_bytes / 2**20:.1f} MiB ({report.cache_policy})"
-    promise = promise_from(report.promise)
+    promise = expected_from(report.expected)
     if promise is not None:
         detail += f", promised {promise.figures()}"
     text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ...search.result import Moment, Result
+from ...search.result import HistoryPoint, Result
 from .drawing import FAINT, GRID, HEIGHT, INK, LINE, PAPER, SCALE, SERIES, WIDTH, Axis, font, new_plot, spread, text
 from .search_steps import draw_schedules, draw_sensitivity
 
@@ -25,7 +25,7 @@ def draw_search(result: Result) -> tuple[Image.Image, ...]:
 def draw_front(result: Result) -> Image.Image:
     """Closeness to the original against predicted speed: all candidates, the hand-made ones, the front, the found."""
     image, draw = new_plot()
-    named = [*result.front, *result.hand_made, *result.best]
+    named = [*result.front, *result.baselines, *result.best]
     if not named:
         return _empty(image, draw, "nothing has been found yet")
     cloud = [
@@ -45,7 +45,7 @@ def draw_front(result: Result) -> Image.Image:
     line = sorted((across.at(found.speedup), up.at(found.psnr)) for found in result.front)
     if len(line) > 1:
         draw.line(line, INK, SCALE)
-    for found in result.hand_made:
+    for found in result.baselines:
         _cross(draw, across.at(found.speedup), up.at(found.psnr))
     places = [(across.at(found.speedup), up.at(found.psnr)) for found in result.best]
     for number, (x, y) in enumerate(places):
@@ -82,9 +82,9 @@ def draw_convergence(result: Result) -> Image.Image:
     return image
 
 
-def _histories(result: Result) -> dict[float, list[Moment]]:
+def _histories(result: Result) -> dict[float, list[HistoryPoint]]:
     """Moments with a finite loss by budget, in the order of the budgets found."""
-    lines: dict[float, list[Moment]] = {found.budget: [] for found in result.best}
+    lines: dict[float, list[HistoryPoint]] = {found.budget: [] for found in result.best}
     for moment in sorted(result.history, key=lambda each: each.spent):
         if 0.0 < moment.loss < math.inf:
             lines.setdefault(moment.budget, []).append(moment)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ...search.result import Found, Result
+from ...engine.report import FULL, REUSE, TOKEN
+from ...search.result import FoundSchedule, Result
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, font, new_plot, text
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
-LEGEND = {"full": "computed in full", "token": "computed in part", "reuse": "estimated from earlier steps"}
+LEGEND = {FULL: "computed in full", TOKEN: "computed in part", REUSE: "estimated from earlier steps"}
 ROW_GAP = 0.22  # of a row's height
 UNKNOWN = (
     "Not known for this sampler: it calls the model several times a step, or draws",
@@ -40,10 +41,10 @@ def draw_schedules(result: Result) -> Image.Image:
 
 
 def kind_of(budget: float) -> str:
-    return "full" if budget >= 1.0 else "token" if budget > 0.0 else "reuse"
+    return FULL if budget >= 1.0 else TOKEN if budget > 0.0 else REUSE
 
 
-def _row(draw: ImageDraw.ImageDraw, across: Axis, found: Found, bottom: float, height: float) -> None:
+def _row(draw: ImageDraw.ImageDraw, across: Axis, found: FoundSchedule, bottom: float, height: float) -> None:
     draw.line((across.start, bottom, across.end, bottom), GRID, SCALE)
     for step, budget in enumerate(found.schedule.budgets):
         _bar(draw, across, step, bottom - height * max(budget, 4 * REUSE_STUB), bottom, COLOURS[kind_of(budget)])
@@ -75,9 +76,9 @@ def draw_sensitivity(result: Result) -> Image.Image:
     for step, decibels in enumerate(map(_decibels, result.sensitivity)):
         always = step == 0 or decibels == -math.inf
         top = up.end if always else min(up.at(min(decibels, up.low)), up.start - 2 * SCALE)
-        _bar(draw, across, step, top, up.start, COLOURS["full" if always else "token"])
+        _bar(draw, across, step, top, up.start, COLOURS[FULL if always else TOKEN])
     _steps(draw, across, up.start)
-    _legend(draw, [(COLOURS["full"], "always computed"), (COLOURS["token"], "if it alone is estimated")])
+    _legend(draw, [(COLOURS[FULL], "always computed"), (COLOURS[TOKEN], "if it alone is estimated")])
     return image
 
 

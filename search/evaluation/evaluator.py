@@ -10,17 +10,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...engine.report import FULL, REUSE
 from ..candidate import Genome
 from ..problem import Bench, Job, Outcome, Recording
-from .run_log import Memo, key_of
+from .run_log import RunLog, key_of
 from .step_time import StepSeconds
 
-LEAST_LOSS = 1e-20
+MIN_LOSS = 1e-20
 NOT_FINITE = 1.0  # loss that counts for a run that was not finite, or was given up
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Evaluation:
     """A candidate's losses on the cases it was run on, in their order; inf where it was given up."""
 
     genome: Genome
@@ -38,24 +39,24 @@ class Verdict:
 
 def mean_psnr(losses: Sequence[float]) -> float:
     """Mean of −10 lg loss; a loss that is not finite counts as that of an empty picture."""
-    bounded = [min(NOT_FINITE, max(LEAST_LOSS, loss)) for loss in losses]
+    bounded = [min(NOT_FINITE, max(MIN_LOSS, loss)) for loss in losses]
     return -10.0 * math.fsum(math.log10(loss) for loss in bounded) / len(bounded)
 
 
-class Judge:
+class Evaluator:
     """The bench with a memo and a ledger.
 
-    spent: dense-run equivalents of this search, whether made now or found in the memo; recalled: how many of its runs
-    were found there; made_equivalents: what was made now. told: called after each run with its genome and outcome.
+    spent: dense-run equivalents of this search, whether made now or found in the memo; cache_hits: how many of its runs
+    were found there; fresh_cost: what was made now. told: called after each run with its genome and outcome.
     mark: what sets its runs in the memo apart from those of the full size.
     """
 
     def __init__(
-        self, bench: Bench, memo: Memo, told: Callable[[Genome, int, Outcome], None] | None = None, mark: str = ""
+        self, bench: Bench, memo: RunLog, told: Callable[[Genome, int, Outcome], None] | None = None, mark: str = ""
     ):
         self.bench, self.memo, self.setting, self._mark = bench, memo, bench.setting, mark
         self.seconds = StepSeconds()
-        self.spent, self.recalled, self.made_equivalents = 0.0, 0, 0.0
+        self.spent, self.cache_hits, self.fresh_cost = 0.0, 0, 0.0
         self.outcomes: dict[tuple[int, Genome], Outcome] = {}
         self._told = told
         self._dense: set[int] = set()
@@ -66,16 +67,16 @@ class Judge:
         if case not in self._dense:
             self._dense.add(case)
             self.spent += self.setting.share
-            self.made_equivalents += self.setting.share
+            self.fresh_cost += self.setting.share
             self.seconds.add_steps([1.0] * self.setting.steps, recording.seconds)
         return recording
 
     def verdicts(
         self, genomes: Sequence[Genome], cases: Sequence[int], limits: dict[int, tuple[float, ...]] | None = None
-    ) -> list[Verdict]:
+    ) -> list[Evaluation]:
         """Run candidates on cases. limits: per case, the most loss after each step, from which a run is given up."""
         self.make([(case, genome) for genome in dict.fromkeys(genomes) for case in cases], limits)
-        return [Verdict(g, tuple(self.outcomes[case, g].loss for case in cases)) for g in genomes]
+        return [Evaluation(g, tuple(self.outcomes[case, g].loss for case in cases)) for g in genomes]
 
     def make(self, wanted: Sequence[tuple[int, Genome]], limits: dict[int, tuple[float, ...]] | None = None) -> None:
         """Have the outcomes of these candidates on these cases."""
@@ -86,7 +87,7 @@ class Judge:
                 continue
             remembered = self.memo.get(self._key(pair))
             if remembered is not None and self._holds(remembered, limit):
-                self.recalled += 1
+                self.cache_hits += 1
                 self._take(pair, self._under(limit, pair[1], remembered))
             else:
                 jobs.append(pair)
@@ -102,7 +103,7 @@ class Judge:
         jobs = [Job(case, genome.schedule(sigmas), limits.get(case) if limits else None) for case, genome in pairs]
         for pair, outcome in zip(pairs, self.bench.measure(jobs), strict=False):
             self.memo.put(self._key(pair), outcome)
-            self.made_equivalents += self._equivalents(pair[1], outcome)
+            self.fresh_cost += self._equivalents(pair[1], outcome)
             self._take(pair, outcome)
 
     def _take(self, pair: tuple[int, Genome], outcome: Outcome) -> None:
@@ -152,7 +153,7 @@ class Judge:
         for case in cases:
             outcome = self.outcomes.get((case, best))
             if outcome is not None and self._is_whole(outcome):
-                most = max((*outcome.losses, LEAST_LOSS)) * 10.0 ** (slack_db / 10.0)
+                most = max((*outcome.losses, MIN_LOSS)) * 10.0 ** (slack_db / 10.0)
                 found[case] = (most,) * self.setting.steps
         return found
 
@@ -165,6 +166,6 @@ def _steps_within(outcome: Outcome, limit: tuple[float, ...] | None) -> int:
 
 def _computed(genome: Genome, kinds: Sequence[str], evaluations: Sequence[int]) -> float:
     """Full steps' worth of tokens that the first steps, of these kinds, computed."""
-    shares = {"full": 1.0, "reuse": 0.0}
+    shares = {FULL: 1.0, REUSE: 0.0}
     steps = zip(kinds, genome.budgets, evaluations, strict=False)
     return math.fsum(calls * shares.get(kind, budget) for kind, budget, calls in steps)

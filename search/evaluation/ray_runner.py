@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...errors import AstraeaError, SearchError
-from ..problem import Bench, Job, Outcome, Recording, Setting
+from ..problem import Bench, Job, Outcome, Recording, SamplingConfig
 
 HOW_TO_GET = "Ray is not installed, by which a search is spread. Install it (pip install ray) or leave --workers out."
-MOST_TRIES = 2
-LONGEST_REASON = 200  # letters of an error that are told
+MAX_TRIES = 2
+MAX_REASON_LENGTH = 200  # letters of an error that are told
 
 
-class Shareable(Bench, Protocol):
+class SharedRunner(Bench, Protocol):
     """A bench whose dense runs may come from another one of the same setting."""
 
     def known(self, case: int) -> Any:
         """All that is known of a case's dense run, made at the first call; can be pickled."""
         ...
 
-    def adopt(self, case: int, known: Any) -> None:
+    def load_reference(self, case: int, known: Any) -> None:
         """Take a case's dense run from another bench."""
         ...
 
@@ -84,7 +84,7 @@ class _Worker:
     cases: set[int] = field(default_factory=set)
 
 
-class SpreadBench:
+class RayRunner:
     """Fulfils `search.problem.Bench` with a bench in each of several workers.
 
     Raises SearchError without Ray, where it has too little for the workers, where their settings differ, and where a
@@ -110,7 +110,7 @@ class SpreadBench:
         self._free.extend(self._workers)
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> SamplingConfig:
         return self._setting
 
     def dense(self, case: int) -> Recording:
@@ -124,14 +124,14 @@ class SpreadBench:
         self._finish(task)
         return task.value[0]
 
-    def smaller(self, pairs: int) -> SmallSpread | None:
+    def smaller(self, pairs: int) -> RayProxyRunner | None:
         """As in `Bench`: the workers' own small clips."""
         begun = [worker.actor.begin_small.remote(pairs) for worker in self._workers]
         setting = self._ray.get(begun)[0]
         if setting is None:
             return None
         self._small_cases = setting.cases
-        return SmallSpread(self, setting)
+        return RayProxyRunner(self, setting)
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for case in dict.fromkeys(job.case for job in jobs):
@@ -158,7 +158,7 @@ class SpreadBench:
             self._dense[case] = _Task("dense", case)
             self._queue.append(self._dense[case])
 
-    def _begun(self, factory: Factory) -> Setting:
+    def _begun(self, factory: Factory) -> SamplingConfig:
         arguments = (str(factory.file), factory.function, self._ray.put(factory.arguments))
         begun = [worker.actor.begin.remote(*arguments) for worker in self._workers]
         try:
@@ -176,12 +176,12 @@ class SpreadBench:
         """Hand out what is to be done, in its order, until this is."""
         while not task.done:
             while self._queue and self._free:
-                self._hand_out(self._free.popleft(), self._queue.popleft())
+                self._dispatch(self._free.popleft(), self._queue.popleft())
             ready, _ = self._ray.wait(list(self._running))
             for reference in ready:
                 self._collect(reference)
 
-    def _hand_out(self, worker: _Worker, task: _Task) -> None:
+    def _dispatch(self, worker: _Worker, task: _Task) -> None:
         known = None
         if task.method == "measure" and task.case not in worker.cases:
             known = self._known[task.case]
@@ -200,7 +200,7 @@ class SpreadBench:
                 del self._dense[task.case]
             raise _as_search_error(error, "A run failed") from None
         except self._ray.exceptions.RayError as error:
-            self._bury(worker, task, error)
+            self._on_worker_lost(worker, task, error)
             return
         if task.method == "dense":
             recording, known = task.value
@@ -208,11 +208,11 @@ class SpreadBench:
             self._known[task.case] = self._ray.put(known)  # from here: it outlives the worker
         self._free.append(worker)
 
-    def _bury(self, worker: _Worker, task: _Task, error: Exception) -> None:
+    def _on_worker_lost(self, worker: _Worker, task: _Task, error: Exception) -> None:
         """The worker is gone: another one makes its run, once."""
         self._workers.remove(worker)
         self._ray.kill(worker.actor)
-        if task.tries >= MOST_TRIES:
+        if task.tries >= MAX_TRIES:
             raise SearchError(
                 f"A run ended two workers, so the search stops ({_first_line(error)}). Often it is memory that runs "
                 "out: try fewer workers, or smaller videos."
@@ -222,10 +222,10 @@ class SpreadBench:
         self._queue.appendleft(task)
 
 
-class SmallSpread:
+class RayProxyRunner:
     """The small clips of a spread bench's workers."""
 
-    def __init__(self, whole: SpreadBench, setting: Setting):
+    def __init__(self, whole: RayRunner, setting: SamplingConfig):
         self._whole, self.setting = whole, setting
 
     def dense(self, case: int) -> Recording:
@@ -328,7 +328,7 @@ def _worker_class() -> type:
             bench, own = self.place_of(case)
             with torch.inference_mode():
                 if known is not None:
-                    bench.adopt(own, known)
+                    bench.load_reference(own, known)
                 return next(iter(bench.measure([dataclasses.replace(job, case=own)])))
 
     return Worker
@@ -343,4 +343,4 @@ def _as_search_error(error: Exception, what: str) -> Exception:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:LONGEST_REASON].rstrip(".")
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:MAX_REASON_LENGTH].rstrip(".")

@@ -10,45 +10,42 @@ combinations of the dense predictions, so they are held in a basis of those.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from ...engine.estimators import Trial
+from ...engine.calls import ReuseCall
+from ...engine.context import CallRequest
+from ...engine.estimators import ExtrapolationGain
 from ...engine.interface import RowGroup, TokenLayout
-from ...engine.plan import Plan, make_plan
-from ...engine.run import CallSite, Run
+from ...engine.plan import make_plan
+from ...engine.resolve import RunFacts, resolve
+from ...engine.run import Run
 from ...engine.sampler_profile import SamplerProfile
 from ...engine.solver import Solver
+from ...schedules import TIME_AXES, TimeAxis
 from ..candidate import Genome
-from ..problem import Outcome, Recording, Setting
+from ..problem import Outcome, Recording, SamplingConfig
 
 UNKNOWN_RESPONSE = 1.0
 
 
-class CaseTrial(Trial):
-    """As the engine's, with a damping for each case of its own. Rows: cases × conditionings."""
+class CaseGain(ExtrapolationGain):
+    """As the engine's, with a gain for each case of its own. Rows: cases × conditionings."""
 
-    cases = 1
+    def __init__(self, cases: int, prior: float, axis: TimeAxis):
+        super().__init__(prior, axis)
+        self._cases = cases
 
     def _sum(self, products: Tensor) -> Tensor:
-        per_case = products.view(self.cases, -1).sum(1)
-        return per_case.repeat_interleave(products.shape[0] // self.cases).unsqueeze(1)
+        per_case = products.view(self._cases, -1).sum(1)
+        return per_case.repeat_interleave(products.shape[0] // self._cases).unsqueeze(1)
 
 
-class ReplayRun(Run):
-    """A run of all cases at once, on rows of coefficients."""
-
-    def __init__(self, plan: Plan, cases: int, budgets: Sequence[float], sigmas: Sequence[float], solver: Solver):
-        self._cases = cases
-        super().__init__(plan, sigmas, profile=SamplerProfile.of(sigmas, solver=solver))
-        self.budgets = list(budgets)
-
-    def _new_trial(self) -> Trial:
-        trial = CaseTrial(self.forecast.expected, self.curves.along)
-        trial.cases = self._cases
-        return trial
+def _no_attention(*_: Tensor, **__: bool) -> tuple[Tensor, None]:
+    raise AssertionError("no block runs in a replay")
 
 
 class Replay:
@@ -57,7 +54,7 @@ class Replay:
     responses: by step, how strongly predictions answer to an error of the latents (ratio of norms).
     """
 
-    def __init__(self, setting: Setting, recordings: Sequence[Recording]):
+    def __init__(self, setting: SamplingConfig, recordings: Sequence[Recording]):
         if setting.weights is None:
             raise ValueError("a sampler whose weights are not known cannot be replayed")
         self.setting, self.cases = setting, len(recordings)
@@ -69,7 +66,7 @@ class Replay:
         padded = [torch.nn.functional.pad(part, (0, rank - part.shape[-1])) for part, _ in parts]
         self.predictions = torch.stack(padded, 1)  # [K, N, G, d]
         self.guidance = torch.stack([mix for _, mix in parts])  # [N, G]
-        self.told = torch.einsum("ng,kngd->knd", self.guidance, self.predictions)
+        self.guided = torch.einsum("ng,kngd->knd", self.guidance, self.predictions)
         self.scale = torch.tensor([1.0 / (r.final.numel() * r.peak**2) for r in recordings])
         self._known: dict[Genome, list[float]] = {}
 
@@ -92,41 +89,58 @@ class Replay:
 
     @torch.inference_mode()
     def _replayed(self, genome: Genome) -> list[float]:
-        sigmas, steps = self.setting.sigmas, self.setting.steps
-        run = ReplayRun(make_plan(genome.schedule(sigmas)), self.cases, genome.budgets, sigmas, self.solver)
-        errors = torch.zeros(steps, *self.told.shape[1:])
-        off = torch.zeros_like(self.told[0])
-        group, layout = RowGroup("all", slice(0, self.predictions[0].shape[:2].numel())), TokenLayout(video=1)
+        steps, run = self.setting.steps, self._begin(genome)
+        errors = torch.zeros(steps, *self.guided.shape[1:])
+        off = torch.zeros_like(self.guided[0])
         for step in range(steps):
-            site = CallSite(sigmas[step], (group,), layout, None, None, 1, off.device)  # type: ignore[arg-type]
-            call = run.open_call(site)
-            if call.kind == "reuse":
-                predicted = call.estimate()  # type: ignore[attr-defined]
+            call = run.begin_call(self._request(step, off.device))
+            if isinstance(call, ReuseCall):
+                predicted = call.estimate()
             else:
                 answered = self.predictions[step] + self.responses[step] * off.unsqueeze(1)
                 predicted = answered.flatten(0, 1)
-            told = run.close_call(call, predicted).view_as(self.predictions[step])
-            errors[step] = torch.einsum("ng,ngd->nd", self.guidance, told) - self.told[step]
+            returned = run.end_call(call, predicted).view_as(self.predictions[step])
+            errors[step] = torch.einsum("ng,ngd->nd", self.guidance, returned) - self.guided[step]
             off = torch.einsum("k,knd->nd", self.weights[step, : step + 1], errors[: step + 1])
         return (off.square().sum(1) * self.scale).tolist()
 
-    def sensitivity(self, forecast_of: Genome) -> tuple[float, ...]:
+    def _begin(self, genome: Genome) -> Run:
+        """Begin a run of all cases at once, on rows of coefficients."""
+        facts = RunFacts(SamplerProfile.of(self.setting.sigmas, solver=self.solver))
+        settings = replace(resolve(make_plan(genome.schedule(self.setting.sigmas)), facts), budgets=genome.budgets)
+        forecast = settings.forecast
+        gain = CaseGain(self.cases, forecast.prior_gain, TIME_AXES[forecast.extrapolation_axis])
+        return Run(settings, facts, gain=gain)
+
+    def _request(self, step: int, device: torch.device) -> CallRequest:
+        rows = self.predictions[0].shape[:2].numel()
+        return CallRequest(
+            sigma=self.setting.sigmas[step],
+            groups=(RowGroup("all", slice(0, rows)),),
+            layout=TokenLayout(video=1),
+            runner=None,
+            attend=_no_attention,
+            blocks=0,
+            device=device,
+        )
+
+    def sensitivity(self, genome: Genome) -> tuple[float, ...]:
         """By step, the mean loss if it alone is reused; 0 for the first, which always is computed."""
         steps = self.setting.steps
         found = [0.0]
         for step in range(1, steps):
             budgets = [1.0] * steps
             budgets[step] = 0.0
-            found.append(sum(self.losses(Genome(tuple(budgets), forecast_of.forecast))) / self.cases)
+            found.append(sum(self.losses(Genome(tuple(budgets), genome.forecast))) / self.cases)
         return tuple(found)
 
 
-def solver_of(setting: Setting) -> Solver:
+def solver_of(setting: SamplingConfig) -> Solver:
     """The sampler's weights as corrections use them; Euler's where it is not known what it carries on."""
     if setting.weights is None or setting.starts is None:
-        return Solver.of_levels(setting.sigmas)
-    solver = Solver.of_responses([[0.0] * setting.steps, *map(list, setting.weights)], setting.starts)
-    return solver or Solver.of_levels(setting.sigmas)
+        return Solver.from_sigmas(setting.sigmas)
+    solver = Solver.from_impulse_response([[0.0] * setting.steps, *map(list, setting.weights)], setting.starts)
+    return solver or Solver.from_sigmas(setting.sigmas)
 
 
 def _in_basis(recording: Recording) -> tuple[Tensor, Tensor]:

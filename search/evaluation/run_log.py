@@ -23,20 +23,20 @@ from ..problem import Outcome
 
 FORMAT = "astraea-search-memo-1"  # another number where the engine computes otherwise, too: nothing old may count
 MAX_BYTES = 256 * 2**20
-MOST_STEPS = 10_000  # that a run may have
+MAX_STEPS = 10_000  # that a run may have
 
 
 def key_of(case: int, schedule: Schedule) -> str:
     """What an outcome depends on within one setting."""
     forecast = schedule.forecast
     budgets = " ".join(f"{budget:.6g}" for budget in schedule.budgets)
-    bend = "" if forecast.bend == 1.0 else f" {forecast.bend:.6g}"
-    last = f" last {forecast.last_response:.6g}" if forecast.last_response else ""
-    way = f"{forecast.expected:.6g} {forecast.along} {forecast.corrected_along}{bend}{last}"
+    curvature = "" if forecast.curvature == 1.0 else f" {forecast.curvature:.6g}"
+    last = f" last {forecast.final_step_gain:.6g}" if forecast.final_step_gain else ""
+    way = f"{forecast.prior_gain:.6g} {forecast.extrapolation_axis} {forecast.interpolation_axis}{curvature}{last}"
     return f"{case}|{schedule.mode}|{way}|{budgets}"
 
 
-class Memo:
+class RunLog:
     """Outcomes by key, in memory and, where a path is given, in a file. Raises SearchError where it cannot be written.
 
     skipped: lines of the file that could not be read.
@@ -138,7 +138,7 @@ def _outcome(data: dict[str, Any]) -> Outcome | None:
     """The outcome that a line tells; None where something is missing or no run can have come to it."""
     try:
         steps = data["steps"]
-        if not (isinstance(data["key"], str) and type(steps) is int and 0 <= steps <= MOST_STEPS):
+        if not (isinstance(data["key"], str) and type(steps) is int and 0 <= steps <= MAX_STEPS):
             return None
         responses = data["responses"] and _listed(data["responses"], steps)  # a bench may tell none
         outcome = Outcome(

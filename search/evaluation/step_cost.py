@@ -17,11 +17,11 @@ from .step_time import FULL, StepSeconds
 
 ROUNDED_TO = 0.05  # so that a search does not depend on how its clock trembles
 DRAWN_AGAIN = 20  # budgets that a pattern is drawn for until one is paid for
-LEAST_SPENT = 0.75  # of the budget; a pattern that leaves more has only its ends left
+MIN_SPENT = 0.75  # of the budget; a pattern that leaves more has only its ends left
 
 
 @dataclass(frozen=True)
-class Prices:
+class StepCost:
     """In full steps, a reuse step being free. floor: of a step in part of hardly any tokens."""
 
     floor: float = 0.0
@@ -34,7 +34,7 @@ class Prices:
         """Mean over the model calls, as a mean budget is."""
         return math.fsum(self.of(b) * e for b, e in zip(budgets, evaluations, strict=True)) / sum(evaluations)
 
-    def most_paid_for(
+    def largest_affordable(
         self, draw: Callable[[float], Genome], budget: float, evaluations: Sequence[int]
     ) -> Genome | None:
         """A pattern drawn for as large a mean as the budget pays for; None where nothing of it is left then."""
@@ -42,14 +42,14 @@ class Prices:
             genome = draw(budget * part / DRAWN_AGAIN)
             cost = self.of_run(genome.budgets, evaluations)
             if not genome.whole and cost <= budget:
-                return genome if cost > LEAST_SPENT * budget else None
+                return genome if cost > MIN_SPENT * budget else None
         return None
 
 
 Runs = Iterable[tuple[Genome, Outcome]]
 
 
-def measured(in_part: Runs, whole: Runs, evaluations: Sequence[int]) -> Prices:
+def measured(in_part: Runs, whole: Runs, evaluations: Sequence[int]) -> StepCost:
     """From runs with steps in part, and runs of whole steps beside them; these tell what full and reuse steps take.
 
     What the former took beyond their full and reuse steps is laid on their steps in part. All runs must come from the
@@ -71,9 +71,9 @@ def measured(in_part: Runs, whole: Runs, evaluations: Sequence[int]) -> Prices:
             if 0.0 < budget < FULL:
                 tokens, steps = tokens + calls * budget, steps + calls
     if not known.has(FULL) or not full > 0.0 or not steps > tokens:
-        return Prices()
+        return StepCost()
     floor = (paid / full - tokens) / (steps - tokens)
-    return Prices(min(1.0, max(0.0, round(floor / ROUNDED_TO) * ROUNDED_TO)))
+    return StepCost(min(1.0, max(0.0, round(floor / ROUNDED_TO) * ROUNDED_TO)))
 
 
 def _per_call(outcome: Outcome, evaluations: Sequence[int]) -> list[float]:

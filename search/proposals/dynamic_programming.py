@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 
 from ..candidate import Genome
 
-MOST_GAP = 8
+MAX_SKIP = 8
 Loss = Callable[[Genome], float]
 
 
-def gap_prices(loss: Loss, like: Genome) -> dict[tuple[int, int], float]:
+def skip_costs(loss: Loss, like: Genome) -> dict[tuple[int, int], float]:
     """Loss by `(step, next computed step)`; like: whose way to forecast is priced."""
     steps = len(like.budgets)
     prices: dict[tuple[int, int], float] = {}
     for start in range(steps - 1):
-        for end in range(start + 1, min(steps, start + MOST_GAP + 1)):
+        for end in range(start + 1, min(steps, start + MAX_SKIP + 1)):
             # What is not due to the gap, the wide steps before it, is the price of the gap before.
             before = prices.get((max(0, start - (end - start)), start), 0.0)
             priced = loss(Genome(_one_gap(steps, start, end), like.forecast)) - before if end > start + 1 else 0.0
@@ -39,7 +39,7 @@ def cheapest_paths(prices: dict[tuple[int, int], float], steps: int) -> dict[int
     """Budgets of whole steps by how many are computed; the first and the last always are."""
     best: dict[tuple[int, int], tuple[float, int]] = {(1, 0): (0.0, -1)}  # (computed, at step) → (price, step before)
     for end in range(1, steps):
-        for start in range(max(0, end - MOST_GAP), end):
+        for start in range(max(0, end - MAX_SKIP), end):
             for computed in range(1, start + 2):
                 if (computed, start) not in best:
                     continue
@@ -61,11 +61,11 @@ def cheapest_paths(prices: dict[tuple[int, int], float], steps: int) -> dict[int
 
 def cheapest(loss: Loss, like: Genome) -> Genome | None:
     """With as many computed steps as `like`; None where gaps would have to be too wide."""
-    path = cheapest_paths(gap_prices(loss, like), len(like.budgets)).get(round(sum(like.budgets)))
+    path = cheapest_paths(skip_costs(loss, like), len(like.budgets)).get(round(sum(like.budgets)))
     return Genome(path, like.forecast) if path is not None else None
 
 
-def widest_gap(budgets: Sequence[float]) -> int:
+def longest_skip(budgets: Sequence[float]) -> int:
     """The most steps in a row that are not computed."""
     longest = run = 0
     for budget in budgets:

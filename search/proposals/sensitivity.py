@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..candidate import Genome, with_ends
-from ..evaluation.evaluator import Judge
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.replay import Replay
-from ..evaluation.step_cost import Prices, measured
-from ..problem import Outcome, Setting
+from ..evaluation.step_cost import StepCost, measured
+from ..problem import Outcome, SamplingConfig
 
 PROBED = 0.3
 
@@ -28,10 +28,10 @@ class Probe:
     """
 
     losses: dict[float, tuple[float, ...]]
-    prices: Prices
+    prices: StepCost
 
 
-def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
+def probe(judge: Evaluator, case: int, replay: Replay | None) -> Probe | None:
     """Costs about 2.5 dense-run equivalents; None where reuse steps cannot be replayed."""
     if replay is None:
         return None
@@ -54,12 +54,12 @@ def probe(judge: Judge, case: int, replay: Replay | None) -> Probe | None:
     return Probe({0.0: alone, PROBED: in_part}, measured(runs(turns), runs(reused), setting.evaluations))
 
 
-def _by_turns(setting: Setting, budget: float, odd: int) -> Genome:
+def _by_turns(setting: SamplingConfig, budget: float, odd: int) -> Genome:
     turns = [budget if step % 2 == odd else 1.0 for step in range(setting.steps)]
     return Genome(tuple(with_ends([*turns[:-1], 1.0], setting.sigmas)))
 
 
-def _told(judge: Judge, genomes: Sequence[Genome], case: int) -> list[float]:
+def _told(judge: Evaluator, genomes: Sequence[Genome], case: int) -> list[float]:
     """By step, how far what was told was off where it was not computed in full."""
     losses = [judge.outcomes[case, genome].losses for genome in genomes]
     return [
@@ -71,7 +71,7 @@ def _told(judge: Judge, genomes: Sequence[Genome], case: int) -> list[float]:
     ]
 
 
-def allotted(found: Probe, setting: Setting, budget: float) -> Genome:
+def allotted(found: Probe, setting: SamplingConfig, budget: float) -> Genome:
     """Budgets per step that minimise the sum of losses plus a price on what is computed, so that the budget is kept."""
     low, high = -40.0, 10.0  # log10 of the price
     best = [1.0] * setting.steps

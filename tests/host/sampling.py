@@ -16,13 +16,13 @@ from torch import Tensor
 from astraea.engine.plan import make_plan
 from astraea.engine.report import Report, ReportHandle
 from astraea.host.sampling.patch_model import accelerate
-from astraea.schedules import Schedule, flow_sigmas, rhythm, uniform
+from astraea.schedules import Schedule, flow_sigmas, periodic, uniform
 from astraea.tiny.words import context_for
 
 PROMPT = "a big red circle moving right over a blue ground"
 LONG = " and ".join(["a small green square moving up"] * 5)  # more tokens than PROMPT: two model calls a step
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
-WHOLE = rhythm("whole", [0.0, 0.0, 1.0], flow_sigmas(30))
+WHOLE = periodic("whole", [0.0, 0.0, 1.0], flow_sigmas(30))
 
 
 def conditioning(text: str, **extra: Any) -> list:
@@ -83,7 +83,7 @@ def keeps(report: Report, budget: float, schedule: Schedule = TOKENS) -> bool:
     for call in report.calls:
         tokens[call.step] += call.tokens
     one_step = max(tokens.values()) / sum(tokens.values())
-    least, most = (0.98 * budget, 1.02 * budget) if schedule.has_fractions else (budget - one_step, 1.005 * budget)
+    least, most = (0.98 * budget, 1.02 * budget) if schedule.has_partial_steps else (budget - one_step, 1.005 * budget)
     return least < report.computed_share <= most
 
 

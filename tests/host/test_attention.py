@@ -24,7 +24,7 @@ CLOSE = 80.0 if ON_CPU else 45.0
 @pytest.fixture(autouse=True)
 def _nothing_decided_yet(monkeypatch, tmp_path):
     monkeypatch.setenv(autotune_cache.FOLDER_VARIABLE, str(tmp_path))
-    monkeypatch.delenv(dispatch.WISH_VARIABLE, raising=False)
+    monkeypatch.delenv(dispatch.ATTENTION_ENV, raising=False)
     monkeypatch.setattr(DISPATCHER, "_choices", {})
     monkeypatch.setattr(DISPATCHER, "_failed", {})
 
@@ -99,15 +99,15 @@ def test_what_timing_took_is_told_and_counts_once(load_tiny):
     fast, handle = accelerated(load_tiny())
     sample(fast)
     first = last(handle)
-    assert 0.001 < first.choosing_seconds < first.model_seconds
+    assert 0.001 < first.tuning_seconds < first.model_seconds
     sample(fast)
-    assert last(handle).choosing_seconds < 0.001
-    first.choosing_seconds = 0.25
+    assert last(handle).tuning_seconds < 0.001
+    first.tuning_seconds = 0.25
     assert "; 0.25 s of it timed this device's attention kernels, once" in report_text(first)
 
 
 @pytest.mark.parametrize("wish", ["auto", "fast", OWN])
-def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, wish):
+def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, preference):
     races = timed(own=0.1)
     calls = []
 
@@ -117,7 +117,7 @@ def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, wish
 
     model = load_tiny()
     model.model_options["transformer_options"][OVERRIDE] = override
-    fast, handle = accelerated(model, attention=wish)
+    fast, handle = accelerated(model, attention=preference)
     sample(fast)
     assert min(calls) < max(calls)  # selected rows, too
     assert not races
@@ -143,10 +143,10 @@ def test_a_named_attention_that_cannot_run_here_gives_way(load_tiny, timed, capl
 
 def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
     results = {}
-    for wish in (OWN, "reference"):
-        fast, handle = accelerated(load_tiny(), mode="paper", attention=wish)
-        results[wish] = sample(fast)
-        assert last(handle).attention == f"'{wish}', with log-sum-exp"
+    for preference in (OWN, "reference"):
+        fast, handle = accelerated(load_tiny(), mode="paper", attention=preference)
+        results[preference] = sample(fast)
+        assert last(handle).attention == f"'{preference}', with log-sum-exp"
     assert served
     assert all(served)
     # Rounding may choose another token here and there.

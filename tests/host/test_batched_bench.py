@@ -14,7 +14,7 @@ import pytest
 import torch
 from sampling import PROMPT, conditioning
 
-from astraea.host.search.runner import HostBench
+from astraea.host.search.runner import ComfyRunner
 from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
 from astraea.search.problem import Job
@@ -43,7 +43,7 @@ def bench_of(kind, model):
 
 
 def test_every_case_comes_to_what_it_comes_to_alone(batched, load_tiny):
-    alone, together = bench_of(HostBench, load_tiny()), bench_of(batched.BatchedBench, load_tiny())
+    alone, together = bench_of(ComfyRunner, load_tiny()), bench_of(batched.BatchedBench, load_tiny())
     schedule = Schedule("mixed", tuple(zip(alone.setting.sigmas, MIXED, strict=False)))
     jobs = [Job(case, schedule) for case in range(len(PROMPTS))]
     assert alone.setting == together.setting
@@ -85,7 +85,7 @@ def test_first_steps_are_computed_once_for_each_input(batched, load_tiny, monkey
     monkeypatch.setattr(block, "forward", counted)
 
     def losses() -> list[float]:
-        bench = bench_of(HostBench, load_tiny())
+        bench = bench_of(ComfyRunner, load_tiny())
         bench.known(0), bench.known(1)
         calls.clear()
         found = []

@@ -16,7 +16,7 @@ from astraea.engine.plan import make_plan
 from astraea.engine.report import ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.sampling.sampler_probe import profile_of
-from astraea.nodes.accelerate_inputs import Wish, choose_plan
+from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
 from astraea.schedules import Schedule
 
 # The _gpu ones are the same functions with another place for their noise.
@@ -83,7 +83,9 @@ def smooth_model(model):
     def predict(x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         sigma = float(transformer_options["sigmas"].flatten()[0])
         known = [curves[role] for role in transformer_options["cond_or_uncond"]]
-        return torch.stack([base + sigma * slope + 0.5 * sigma**2 * bend for base, slope, bend in known]).to(x.dtype)
+        return torch.stack([base + sigma * slope + 0.5 * sigma**2 * curvature for base, slope, curvature in known]).to(
+            x.dtype
+        )
 
     return predict
 
@@ -136,7 +138,7 @@ def test_the_default_is_not_behind_steps_held_at_equal_calls(load_tiny, sampler)
         dense = sample(model, cfg=cfg, seed=seed, **options)
         found = {}
         for mode in ("schedule's own", "whole-step hold"):
-            plan = choose_plan(Wish("auto", 0.5, mode=mode), "wan")
+            plan = choose_plan(AccelerateInputs("auto", 0.5, mode=mode), "wan")
             found[mode] = psnr(dense, sample(accelerate(model, plan, ReportHandle()), cfg=cfg, seed=seed, **options))
         ahead.append(found["schedule's own"] - found["whole-step hold"])
     assert sum(ahead) / len(ahead) > -1.0

@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
-from astraea.host.sampling.cond_groups import row_groups
+from astraea.host.sampling.cond_groups import cond_groups
 
 SHAPE = (1, 16, 3, 8, 16)
 RUN = {"shape": SHAPE, "steps": 12, "cfg": 1.0}
@@ -82,7 +82,7 @@ def test_an_option_that_never_repeats_is_told(load_tiny):
 
 
 def key_of(**options):
-    groups = row_groups(torch.zeros(SHAPE), {"uuids": ["u"], "cond_or_uncond": [0], **options})
+    groups = cond_groups(torch.zeros(SHAPE), {"uuids": ["u"], "cond_or_uncond": [0], **options})
     return groups[0].key
 
 

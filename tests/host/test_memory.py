@@ -8,7 +8,7 @@ import torch
 from sampling import TOKENS, WHOLE, accelerated, last, psnr, random_wan, sample
 
 from astraea.engine import residual_store as store_module
-from astraea.schedules import flow_sigmas, rhythm
+from astraea.schedules import flow_sigmas, periodic
 
 SIZE = {"shape": (1, 16, 4, 16, 16), "steps": 12}
 
@@ -36,7 +36,7 @@ def test_fp8_in_host_memory_gives_the_same_result_as_on_the_device(load_tiny):
 @pytest.mark.parametrize("mode", ["default", "forecast", "paper"])
 @pytest.mark.parametrize("schedule", ["tokens", "whole", "mixed"])
 def test_announced_bytes_are_allocated(load_tiny, schedule, mode, cache):
-    mixed = rhythm("mixed", [0.0, 0.5], flow_sigmas(30))
+    mixed = periodic("mixed", [0.0, 0.5], flow_sigmas(30))
     chosen = {"tokens": TOKENS, "whole": WHOLE, "mixed": mixed}[schedule]
     fast, handle = accelerated(load_tiny(), chosen, mode=mode, cache=cache)
     sample(fast, **{**SIZE, "steps": 30})
@@ -63,31 +63,31 @@ def test_no_store_without_fractional_budgets(load_tiny):
 
 
 def test_the_host_is_asked_for_room_before_the_model_is_loaded(load_tiny, monkeypatch):
-    asked = []
+    question_of = []
     load = comfy.model_management.load_models_gpu
 
     def spy(models, memory_required=0, **options):
-        asked.append(memory_required)
+        question_of.append(memory_required)
         return load(models, memory_required=memory_required, **options)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
     model = load_tiny()
     sample(model, **SIZE)
-    plain = max(asked)
-    asked.clear()
+    plain = max(question_of)
+    question_of.clear()
     fast, handle = accelerated(model, budget=0.5)
     sample(fast, **SIZE)
-    assert max(asked) - plain >= 0.9 * last(handle).announced_bytes
+    assert max(question_of) - plain >= 0.9 * last(handle).announced_bytes
 
 
 class Scarce:
     """Stands in for the store's constructor and refuses some policies, as a full device does."""
 
     def __init__(self, refused: set[str]):
-        self.refused, self.asked, self.real = refused, [], store_module.ResidualStore
+        self.refused, self.question_of, self.real = refused, [], store_module.ResidualStore
 
     def __call__(self, size, policy, dtype, device):
-        self.asked.append(policy)
+        self.question_of.append(policy)
         if policy in self.refused:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
         return self.real(size, policy, dtype, device)

@@ -14,14 +14,14 @@ from astraea.engine.report import CallRecord, Report
 from astraea.errors import AstraeaError
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate
-from astraea.nodes.accelerate_inputs import MODE_CHOICES, OWN_MODE, Wish, choose_plan
+from astraea.nodes.accelerate_inputs import MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan
 from astraea.nodes.compare import AstraeaCompare
 from astraea.nodes.demo import AstraeaDemoPrompt, AstraeaDemoView
 from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text, step_rows
 from astraea.nodes.schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from astraea.nodes.search import AstraeaSearch
-from astraea.schedules import budgets_for, flow_sigmas, rhythm
+from astraea.schedules import budgets_for, flow_sigmas, periodic
 from astraea.tiny.codec import encode
 from astraea.tiny.training.clips import draw_batch
 
@@ -33,12 +33,12 @@ class FakeModel:
         return torch.nn.Linear(1, 1)
 
 
-SCHEDULE = rhythm("given", [0.0, 0.3, 0.8], flow_sigmas(30), mode="hold")
+SCHEDULE = periodic("given", [0.0, 0.3, 0.8], flow_sigmas(30), mode="hold")
 
 
 @pytest.mark.parametrize("mode", MODE_CHOICES)
 def test_a_linked_schedule_keeps_its_mean_in_every_mode(mode: str) -> None:
-    plan = choose_plan(Wish(SCHEDULE, 0.9, mode=mode), "wan")
+    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.9, mode=mode), "wan")
     mean = plan.schedule.mean_budget if plan.budget is None else plan.budget
     assert mean == pytest.approx(SCHEDULE.mean_budget)
     assert plan.mode.name == {OWN_MODE: "hold", "whole-step hold": "hold"}.get(mode, plan.mode.name)
@@ -46,35 +46,35 @@ def test_a_linked_schedule_keeps_its_mean_in_every_mode(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["whole-step hold", "whole-step forecast"])
 def test_whole_step_controls_hold_whole_steps_only(mode: str) -> None:
-    plan = choose_plan(Wish(SCHEDULE, 0.4, mode=mode), "wan")
+    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.4, mode=mode), "wan")
     assert set(plan.schedule.budgets) == {0.0, 1.0}
     assert plan.cache.ladder() == ("none",)
 
 
 def test_a_target_takes_the_place_of_the_budget() -> None:
-    plan = choose_plan(Wish(SCHEDULE, 0.4, target_speedup=2.0), "wan")
+    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.4, target_speedup=2.0), "wan")
     assert (plan.budget, plan.target_speedup) == (None, 2.0)
 
 
 def test_auto_never_fails_for_a_model_that_passes_through() -> None:
-    assert choose_plan(Wish("auto", 0.4), "any").budget == 0.4
+    assert choose_plan(AccelerateInputs("auto", 0.4), "any").budget == 0.4
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
-    exact, between = (choose_plan(Wish("auto", budget), "wan").choice for budget in (0.4, 0.44))
+    exact, between = (choose_plan(AccelerateInputs("auto", budget), "wan").choice for budget in (0.4, 0.44))
     assert "'wan-0.40' is nearest to the budget;" in exact
     assert "two latents per conditioning" in exact
     assert "brought from a mean of 40% to 44%" in between
-    assert "the target of 2.5x" in choose_plan(Wish("auto", 0.4, target_speedup=2.5), "wan").choice
-    assert choose_plan(Wish(SCHEDULE, 0.4), "wan").choice == ""
-    assert choose_plan(Wish("auto", 0.4, mode="paper"), "wan").choice == ""
+    assert "the target of 2.5x" in choose_plan(AccelerateInputs("auto", 0.4, target_speedup=2.5), "wan").choice
+    assert choose_plan(AccelerateInputs(SCHEDULE, 0.4), "wan").choice == ""
+    assert choose_plan(AccelerateInputs("auto", 0.4, mode="paper"), "wan").choice == ""
     assert "Chosen by" in report_text(Report(choice=exact))
 
 
 @pytest.mark.parametrize("budget", [0.25, 0.3, 0.43, 0.5])
 @pytest.mark.parametrize("steps", [12, 20, 30])
 def test_auto_never_plans_more_whole_steps_than_the_budget_pays_for(budget: float, steps: int) -> None:
-    plan = choose_plan(Wish("auto", budget), "wan")
+    plan = choose_plan(AccelerateInputs("auto", budget), "wan")
     budgets = budgets_for(plan.schedule, [*flow_sigmas(steps), 0.0], mean=plan.budget)
     assert set(budgets) == {0.0, 1.0}
     assert sum(budgets) == int(budget * steps + 1e-6)
@@ -266,10 +266,10 @@ def test_the_other_nodes_name_the_input_too(node: Any, inputs: dict[str, Any]) -
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    plan = choose_plan(Wish(SCHEDULE, np.float32(0.5), np.float64(2.0)), "wan")
+    plan = choose_plan(AccelerateInputs(SCHEDULE, np.float32(0.5), np.float64(2.0)), "wan")
     assert plan.target_speedup == 2.0
     assert type(plan.target_speedup) is float
-    assert choose_plan(Wish("auto", 1), "wan").budget == 1.0
+    assert choose_plan(AccelerateInputs("auto", 1), "wan").budget == 1.0
 
 
 @pytest.mark.parametrize("target", [0.5, 0.99, 1e-9])
@@ -277,4 +277,4 @@ def test_a_target_between_nothing_and_one_is_refused(target: float) -> None:
     with pytest.raises(
         AstraeaError, match=rf"'target_speedup' takes 0, or 1 to 8, not {target:g}\. 2 means twice as fast"
     ):
-        choose_plan(Wish("auto", 0.4, target), "wan")
+        choose_plan(AccelerateInputs("auto", 0.4, target), "wan")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from sampling import TOKENS, WHOLE, accelerated, last, random_wan, sample
 
-from astraea.engine.calls.base import TokenCall
-from astraea.engine.cond_state import Branch
+from astraea.engine.calls import TokenCall
+from astraea.engine.cond_state import CondState
 from astraea.engine.residual_store import ResidualStore
 from astraea.engine.run import Run
 from astraea.host.sampling.attachment import RUN_KEY
@@ -39,7 +39,7 @@ def traces(model) -> dict:
 
 def live_state() -> list:
     gc.collect()
-    return [o for o in gc.get_objects() if isinstance(o, (Run, Branch, ResidualStore, TokenCall))]
+    return [o for o in gc.get_objects() if isinstance(o, (Run, CondState, ResidualStore, TokenCall))]
 
 
 def tensor_bytes() -> int:
@@ -96,7 +96,7 @@ def test_after_an_error_in_our_own_step(load_tiny, monkeypatch):
     def fail(*arguments, **options):
         raise InjectedError
 
-    monkeypatch.setattr(WanRunner, "run_rows", fail)
+    monkeypatch.setattr(WanRunner, "forward_tokens", fail)
     with pytest.raises(InjectedError):
         sample(fast)
     assert traces(model)["attributes"] == before["attributes"]

@@ -17,11 +17,11 @@ from astraea.host.folders import user_schedule_folder
 from astraea.host.sampling.guiders import guidance_scale
 from astraea.host.sampling.patch_model import accelerate
 from astraea.nodes.accelerate import TIPS, AstraeaAccelerate
-from astraea.nodes.accelerate_inputs import Wish, choose_plan
+from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
 from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text
-from astraea.nodes.schedule_tooltips import MOST_LINES, saved_promises
-from astraea.schedules import Forecast, Schedule, flow_sigmas, rhythm, save
+from astraea.nodes.schedule_tooltips import MOST_LINES, schedule_tooltips
+from astraea.schedules import Forecast, Schedule, flow_sigmas, periodic, save
 
 STEPS = 12
 PROMISE = {
@@ -36,8 +36,8 @@ PROMISE = {
 TOLD = "promises 2.4x at 48.1 dB (12 steps, euler, cfg 3)"
 
 
-def promising(name: str = "found", **changes: object) -> Schedule:
-    schedule = rhythm(name, [0.0, 0.0, 1.0], flow_sigmas(STEPS))
+def initial_forecasts(name: str = "found", **changes: object) -> Schedule:
+    schedule = periodic(name, [0.0, 0.0, 1.0], flow_sigmas(STEPS))
     return replace(schedule, provenance={"promise": PROMISE | changes})
 
 
@@ -49,10 +49,10 @@ def save_at(folder: Path, schedule: Schedule, seconds: float) -> Path:
 
 
 def test_a_run_tells_what_was_promised_beside_what_was_measured(load_tiny) -> None:
-    fast, handle = accelerated(load_tiny(), promising())
+    fast, handle = accelerated(load_tiny(), initial_forecasts())
     sample(fast, steps=STEPS)
     report = last(handle)
-    assert report.promise == PROMISE
+    assert report.expected == PROMISE
     lines = report_text(report).splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("Promised"))
     assert lines[at].split(maxsplit=1)[1] == (
@@ -65,27 +65,27 @@ def test_a_run_tells_what_was_promised_beside_what_was_measured(load_tiny) -> No
 
 
 def test_a_run_of_other_steps_says_what_the_promise_is_for(load_tiny) -> None:
-    fast, handle = accelerated(load_tiny(), promising())
+    fast, handle = accelerated(load_tiny(), initial_forecasts())
     sample(fast, steps=10)
     report = last(handle)
-    assert report.promise is None
+    assert report.expected is None
     assert "2.4x at 48.1 dB for 12 steps; this run has 10" in report_text(report)
     assert "measure the dB" not in report_text(report)
 
 
 def test_with_stronger_guidance_than_it_was_found_for_nothing_is_promised_nor_trusted(load_tiny) -> None:
-    trusting = replace(promising(), forecast=Forecast(0.5, "root", "root", 0.0))
+    trusting = replace(initial_forecasts(), forecast=Forecast(0.5, "root", "root", 0.0))
     for cfg, trusted in ((3.0, True), (6.0, False)):
         fast, handle = accelerated(load_tiny(), trusting)
         sample(fast, steps=STEPS, cfg=cfg)
         report = last(handle)
-        assert (report.promise is not None) == trusted
+        assert (report.expected is not None) == trusted
         assert ("for guidance 3; this run has 6" in report_text(report)) != trusted
         assert any("standard way" in note for note in report.notes) != trusted
 
 
 def test_a_run_at_another_budget_promises_nothing(load_tiny) -> None:
-    fast, handle = accelerated(load_tiny(), promising(), budget=0.7)
+    fast, handle = accelerated(load_tiny(), initial_forecasts(), budget=0.7)
     sample(fast, steps=STEPS)
     assert "Promised" not in report_text(last(handle))
 
@@ -93,10 +93,10 @@ def test_a_run_at_another_budget_promises_nothing(load_tiny) -> None:
 @pytest.mark.parametrize(("cfg", "name"), [(1.0, "mild"), (3.0, "mild"), (7.0, "strong")])
 def test_auto_takes_the_schedule_for_the_guidance_of_the_run(load_tiny, monkeypatch, tmp_path, cfg, name) -> None:
     for found, guidance in (("mild", 2.0), ("strong", 8.0)):
-        save(replace(promising(found), family="wan", provenance={"guidance": guidance}), tmp_path)
+        save(replace(initial_forecasts(found), family="wan", provenance={"guidance": guidance}), tmp_path)
     monkeypatch.setattr("astraea.nodes.accelerate_inputs.schedule_folders", lambda: (tmp_path,))
     handle = ReportHandle()
-    fast = accelerate(load_tiny(), choose_plan(Wish("auto", 0.4), "wan"), handle)
+    fast = accelerate(load_tiny(), choose_plan(AccelerateInputs("auto", 0.4), "wan"), handle)
     sample(fast, steps=STEPS, cfg=cfg)
     assert last(handle).schedule == name
     assert f"for {STEPS} steps and guidance {cfg:g}: 'mild'" in last(handle).choice or name == "strong"
@@ -110,17 +110,17 @@ def test_guiders_tell_their_scale() -> None:
 
 
 def test_auto_tells_the_promise_of_a_schedule_at_its_own_mean(monkeypatch, tmp_path) -> None:
-    schedule = replace(promising(), family="wan")
+    schedule = replace(initial_forecasts(), family="wan")
     save(schedule, tmp_path)
     monkeypatch.setattr("astraea.nodes.accelerate_inputs.schedule_folders", lambda: (tmp_path,))
     mean = schedule.mean_budget
-    assert f"; it {TOLD}" in choose_plan(Wish("auto", mean), "wan").choice
-    assert "promises" not in choose_plan(Wish("auto", mean + 0.2), "wan").choice
-    assert "promises" not in choose_plan(Wish("auto", mean, target_speedup=2.0), "wan").choice
+    assert f"; it {TOLD}" in choose_plan(AccelerateInputs("auto", mean), "wan").choice
+    assert "promises" not in choose_plan(AccelerateInputs("auto", mean + 0.2), "wan").choice
+    assert "promises" not in choose_plan(AccelerateInputs("auto", mean, target_speedup=2.0), "wan").choice
 
 
 def test_the_list_of_schedules_tells_what_saved_ones_promise() -> None:
-    path = save(promising("told in the list"), user_schedule_folder())
+    path = save(initial_forecasts("told in the list"), user_schedule_folder())
     try:
         inputs = {each.id: each for each in AstraeaAccelerate.define_schema().inputs}
         assert inputs["schedule"].tooltip.startswith(TIPS["schedule"])
@@ -130,16 +130,16 @@ def test_the_list_of_schedules_tells_what_saved_ones_promise() -> None:
 
 
 def test_the_newest_promises_come_first_and_follow_their_files(tmp_path) -> None:
-    assert saved_promises(tmp_path / "missing") == []
+    assert schedule_tooltips(tmp_path / "missing") == []
     for number in range(MOST_LINES + 3):
-        save_at(tmp_path, promising(f"s{number}"), 1000.0 + number)
-    save_at(tmp_path, replace(promising("silent"), provenance={}), 5000.0)
-    names = [line.split()[0] for line in saved_promises(tmp_path)]
+        save_at(tmp_path, initial_forecasts(f"s{number}"), 1000.0 + number)
+    save_at(tmp_path, replace(initial_forecasts("silent"), provenance={}), 5000.0)
+    names = [line.split()[0] for line in schedule_tooltips(tmp_path)]
     assert names == [f"'s{MOST_LINES + 2 - number}'" for number in range(MOST_LINES)]
-    save_at(tmp_path, promising("s0", speedup=3.0), 6000.0)
-    assert saved_promises(tmp_path)[0].startswith("'s0' promises 3.0x")
+    save_at(tmp_path, initial_forecasts("s0", speedup=3.0), 6000.0)
+    assert schedule_tooltips(tmp_path)[0].startswith("'s0' promises 3.0x")
     (tmp_path / "s0.json").unlink()
-    assert saved_promises(tmp_path)[0] == f"'s{MOST_LINES + 2}' {TOLD}"
+    assert schedule_tooltips(tmp_path)[0] == f"'s{MOST_LINES + 2}' {TOLD}"
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_the_newest_promises_come_first_and_follow_their_files(tmp_path) -> None
     ids=["empty", "no text", "no schedule", "deep", "large"],
 )
 def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, content: bytes) -> None:
-    save(promising(), tmp_path)
+    save(initial_forecasts(), tmp_path)
     (tmp_path / "broken.json").write_bytes(content)
     (tmp_path / "folder.json").mkdir()
-    assert saved_promises(tmp_path) == [f"'found' {TOLD}"]
+    assert schedule_tooltips(tmp_path) == [f"'found' {TOLD}"]
 
 
 def test_numbers_beyond_any_float_are_passed_over(tmp_path) -> None:
-    path = save(promising(), tmp_path)
+    path = save(initial_forecasts(), tmp_path)
     text = path.read_text("utf-8")
     (tmp_path / "huge.json").write_text(text.replace("48.123", "9" * 400).replace("found", "huge"), "utf-8")
     (tmp_path / "huge points.json").write_text(text.replace("[1.0, 1.0]", f"[{'9' * 400}, 1.0]"), "utf-8")
-    assert saved_promises(tmp_path) == [f"'found' {TOLD}"]
+    assert schedule_tooltips(tmp_path) == [f"'found' {TOLD}"]

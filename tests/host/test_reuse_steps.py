@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
 from astraea.host.sampling.sampler_probe import profile_of
-from astraea.schedules import flow_sigmas, rhythm
+from astraea.schedules import flow_sigmas, periodic
 
 KEY = "astraea_test"
 
@@ -65,7 +65,7 @@ def test_forecasts_that_fail_go_less_far(load_tiny):
     [("euler", LONG, 0.3), ("heun", "", 0.3), ("res_multistep", "", -1.0), ("uni_pc", "", 0.3)],
 )
 def test_what_reuse_steps_missed_is_made_good(load_tiny, sampler, negative, gain):
-    model, every_other = load_tiny(), rhythm("every other", [0.0, 1.0], flow_sigmas(30), full_start=1)
+    model, every_other = load_tiny(), periodic("every other", [0.0, 1.0], flow_sigmas(30), full_start=1)
     gained = []
     for seed in range(2):
         settings = {"steps": 20, "shape": (1, 16, 6, 16, 16), "sampler": sampler, "negative": conditioning(negative)}

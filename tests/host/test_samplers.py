@@ -6,9 +6,9 @@ import pytest
 import torch
 from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, keeps, last, psnr, sample
 
-from astraea.schedules import flow_sigmas, rhythm
+from astraea.schedules import flow_sigmas, periodic
 
-SCHEDULES = {"tokens": TOKENS, "whole": WHOLE, "probes": rhythm("probes", [0.05, 0.05, 0.9], flow_sigmas(30))}
+SCHEDULES = {"tokens": TOKENS, "whole": WHOLE, "probes": periodic("probes", [0.05, 0.05, 0.9], flow_sigmas(30))}
 CLOSE = 15.0  # dB; what matters here is that nothing breaks, quality is the benchmarks' matter
 
 

@@ -15,15 +15,15 @@ import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from sampling import LONG, PROMPT, WHOLE, accelerated, conditioning, sample
 
-from astraea.engine.cond_state import Branch
+from astraea.engine.cond_state import CondState
 from astraea.engine.run import Run
 from astraea.errors import SearchError
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.search import runner
-from astraea.host.search.runner import HostBench
+from astraea.host.search.runner import ComfyRunner
 from astraea.host.search.setting import PROJECT_FILE, Case
 from astraea.schedules import Schedule
-from astraea.search.problem import MOST_SAMPLED, Job
+from astraea.search.problem import MAX_SAMPLED, Job
 
 pytestmark = pytest.mark.newest_host
 
@@ -43,7 +43,7 @@ def case(prompt=PROMPT, seed=0, negative="", **latent):
 def bench_of(model, *cases, sampler="euler", sigmas=None, cfg=CFG, **options):
     sigmas = levels(model) if sigmas is None else sigmas
     sampler = comfy.samplers.sampler_object(sampler)
-    return HostBench(model, cases or (case(),), sampler=sampler, sigmas=sigmas, cfg=cfg, **options)
+    return ComfyRunner(model, cases or (case(),), sampler=sampler, sigmas=sigmas, cfg=cfg, **options)
 
 
 def schedule_of(bench, budgets, **options):
@@ -167,7 +167,7 @@ def test_a_hopeless_run_is_given_up_and_leaves_nothing(load_tiny):
     assert outcome.computed == 2.0
     assert bench.latest is None
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) in (Run, Branch)]
+    assert not [thing for thing in gc.get_objects() if type(thing) in (Run, CondState)]
     assert measured(bench, [1.0] * STEPS).loss == 0.0
 
 
@@ -199,7 +199,7 @@ def test_long_recordings_keep_the_same_few_values_of_each_run(load_tiny):
     large = case(samples=torch.zeros(shape))
     bench = bench_of(model, large)
     recording = bench.dense(0)
-    assert recording.told.shape == (STEPS, MOST_SAMPLED)
+    assert recording.told.shape == (STEPS, MAX_SAMPLED)
     outcome = measured(bench, [1.0] * STEPS)
     assert outcome.losses == (0.0,) * STEPS
     assert torch.equal(recording.final, bench_of(model, large).dense(0).final)

@@ -25,7 +25,7 @@ from astraea.host.search import session
 from astraea.host.search.cli import main as command
 from astraea.host.search.cli.main import main
 from astraea.host.search.cli.options import parse
-from astraea.schedules import LONGEST_NAME, Schedule, load, save
+from astraea.schedules import MAX_NAME_LENGTH, Schedule, load, save
 from astraea.search.budgets import SO_FAR, check_search_name, name_for
 from hosts import current_host
 
@@ -168,7 +168,7 @@ def test_the_command_takes_the_names_that_the_node_takes(length, capsys):
     if taken:
         assert parse(["--name", name]).name == name
         longest = Schedule(name_for(name, 0.95) + SO_FAR, ((1.0, 1.0),)).name
-        assert len(longest) <= LONGEST_NAME
+        assert len(longest) <= MAX_NAME_LENGTH
         return
     with pytest.raises(SystemExit):
         parse(["--name", name])

@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_stops_it_before_it_starts(
     if place.is_dir():
         place.rmdir()
     place.write_text("in the way", "utf-8")
-    monkeypatch.setattr(session, "HostBench", None)  # is not reached
+    monkeypatch.setattr(session, "ComfyRunner", None)  # is not reached
     try:
         with pytest.raises(SearchError, match=r"Nothing can be written to .* Nothing has been started"):
             run(load_tiny())

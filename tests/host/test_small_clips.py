@@ -8,7 +8,7 @@ import torch
 from sampling import PROMPT, conditioning, sample
 
 from astraea.host.search.proxy_clips import small_clips
-from astraea.host.search.runner import SMALL_SAMPLED, HostBench
+from astraea.host.search.runner import SMALL_SAMPLED, ComfyRunner
 from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
 from astraea.search.problem import Job
@@ -25,7 +25,7 @@ def case(prompt=PROMPT, seed=0, shape=SHAPE, facts=None, **latent):
 
 def bench_of(model, *cases):
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
-    return HostBench(model, cases, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, cfg=CFG)
+    return ComfyRunner(model, cases, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, cfg=CFG)
 
 
 def test_clips_are_half_as_high_and_wide_a_third_as_long_with_the_prompts_in_turn():

@@ -116,7 +116,7 @@ def test_selected_rows_equal_the_rows_of_the_whole_block(variant):
     selection = Selection(indices.to(x.device), x.shape[1])
     runner = WanRunner(cast_like)
     attend = RunAttention("host", Report()).for_call({}, x.shape[1])
-    residual, _ = runner.run_rows(block, args, kwargs, selection, attend)
+    residual, _ = runner.forward_tokens(block, args, kwargs, selection, attend)
     expected = selection.gather(output) - selection.gather(x)
     assert torch.allclose(residual, expected, atol=2e-5, rtol=1e-4)
 
@@ -160,8 +160,8 @@ def test_unknown_block_argument_runs_the_block_in_full():
     model = random_wan()
     runner = WanRunner(cast_like)
     block = model.model.diffusion_model.blocks[0]
-    assert runner.why_not(block, (), {"x": 1, "audio": torch.ones(1)}) == "it was called with audio"
-    assert runner.why_not(block, (), {"x": 1, "audio": None}) == ""
+    assert runner.unsupported_reason(block, (), {"x": 1, "audio": torch.ones(1)}) == "it was called with audio"
+    assert runner.unsupported_reason(block, (), {"x": 1, "audio": None}) == ""
 
 
 def test_image_model_passes_through():

@@ -9,7 +9,7 @@ import torch
 
 from astraea.kernels import Problem, attend_reference, autotune, autotune_cache
 from astraea.kernels.backends.reference import BACKEND as REFERENCE
-from astraea.kernels.dispatch import WISH_VARIABLE
+from astraea.kernels.dispatch import ATTENTION_ENV
 
 GENERATOR = torch.Generator().manual_seed(0)
 Q, K, V = (torch.randn(1, rows, 2, 64, generator=GENERATOR) for rows in (40, 96, 96))
@@ -19,7 +19,7 @@ PROBLEM = Problem.of(Q, K, V, need_lse=True)
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(autotune_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.delenv(WISH_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION_ENV, raising=False)
 
 
 def backend(name, run=attend_reference, **fields):

@@ -52,10 +52,10 @@ def relative(found, expected):
     return ((found.cpu().double() - expected).norm() / expected.norm()).item()
 
 
-def capable(device, dtype, dim, **asked):
+def capable(device, dtype, dim, **question_of):
     """Names of the backends that can run; the self-test takes no part, so that a wrong backend fails here."""
-    asked = Problem(torch.device(device), dtype, 1, 128, 256, 2, dim, **asked)
-    return [backend for backend in DISPATCHER.backends if not backend.why_not(asked)]
+    question_of = Problem(torch.device(device), dtype, 1, 128, 256, 2, dim, **question_of)
+    return [backend for backend in DISPATCHER.backends if not backend.unsupported_reason(question_of)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,12 +24,12 @@ def hours_later(monkeypatch):
 
 
 def test_a_backend_that_comes_back_is_written_down_once(losable, monkeypatch):
-    assert Dispatcher([]).why_not(backend("sound"), PROBLEM) == ""
+    assert Dispatcher([]).unsupported_reason(backend("sound"), PROBLEM) == ""
     (entry,) = autotune_cache.read(autotune_cache.TRIALS).values()
     assert entry == {"came back": True}
     monkeypatch.setattr(autotune_cache, "write", lambda *arguments: pytest.fail("nothing new to write"))
     hours_later(monkeypatch)
-    assert Dispatcher([]).why_not(backend("sound"), PROBLEM) == ""
+    assert Dispatcher([]).unsupported_reason(backend("sound"), PROBLEM) == ""
 
 
 def test_what_takes_the_device_with_it_is_not_tried_again(losable, monkeypatch):
@@ -40,12 +40,12 @@ def test_what_takes_the_device_with_it_is_not_tried_again(losable, monkeypatch):
         losable()
         raise RuntimeError("an illegal memory access was encountered")
 
-    assert "restart ComfyUI" in Dispatcher([]).why_not(backend("fatal", fatal), PROBLEM)
+    assert "restart ComfyUI" in Dispatcher([]).unsupported_reason(backend("fatal", fatal), PROBLEM)
     hours_later(monkeypatch)
     monkeypatch.setattr(crash_guard, "_still_works", lambda device: True)  # after a restart
-    assert "did not come back" in Dispatcher([]).why_not(backend("fatal", fatal), PROBLEM)
+    assert "did not come back" in Dispatcher([]).unsupported_reason(backend("fatal", fatal), PROBLEM)
     assert len(runs) == 1
-    assert Dispatcher([]).why_not(backend("another"), PROBLEM) == ""
+    assert Dispatcher([]).unsupported_reason(backend("another"), PROBLEM) == ""
 
 
 def test_what_kills_the_process_is_not_tried_again(losable, monkeypatch):
@@ -53,9 +53,9 @@ def test_what_kills_the_process_is_not_tried_again(losable, monkeypatch):
         raise KeyboardInterrupt  # as near to a killed process as a test can come
 
     with pytest.raises(KeyboardInterrupt):
-        Dispatcher([]).why_not(backend("killing", killing), PROBLEM)
+        Dispatcher([]).unsupported_reason(backend("killing", killing), PROBLEM)
     hours_later(monkeypatch)
-    assert "did not come back" in Dispatcher([]).why_not(backend("killing", killing), PROBLEM)
+    assert "did not come back" in Dispatcher([]).unsupported_reason(backend("killing", killing), PROBLEM)
 
 
 def test_what_comes_after_the_culprit_is_not_blamed(losable, monkeypatch):
@@ -65,11 +65,11 @@ def test_what_comes_after_the_culprit_is_not_blamed(losable, monkeypatch):
 
     innocent = backend("innocent")
     dispatcher = Dispatcher([backend("fatal", fatal), innocent])
-    assert "restart ComfyUI" in dispatcher.why_not(dispatcher.named("fatal"), PROBLEM)
-    assert "restart ComfyUI" in dispatcher.why_not(innocent, PROBLEM)
+    assert "restart ComfyUI" in dispatcher.unsupported_reason(dispatcher.named("fatal"), PROBLEM)
+    assert "restart ComfyUI" in dispatcher.unsupported_reason(innocent, PROBLEM)
     hours_later(monkeypatch)
     monkeypatch.setattr(crash_guard, "_still_works", lambda device: True)  # after a restart
-    assert Dispatcher([]).why_not(innocent, PROBLEM) == ""
+    assert Dispatcher([]).unsupported_reason(innocent, PROBLEM) == ""
 
 
 def test_what_takes_the_device_with_it_at_the_real_size_takes_no_part_in_later_races(losable, monkeypatch):
@@ -93,7 +93,7 @@ def test_what_another_process_is_trying_just_now_may_be_tried(losable):
     autotune_cache.write(
         autotune_cache.trial_key(PROBLEM, "sound"), {"began": crash_guard.time.time() - 1.0}, autotune_cache.TRIALS
     )
-    assert Dispatcher([]).why_not(backend("sound"), PROBLEM) == ""
+    assert Dispatcher([]).unsupported_reason(backend("sound"), PROBLEM) == ""
 
 
 def test_choices_and_trials_share_a_file_without_losing_each_other(losable, monkeypatch):

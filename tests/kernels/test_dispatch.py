@@ -23,7 +23,7 @@ from astraea.kernels import (
     dispatch,
     selftest,
 )
-from astraea.kernels.dispatch import WISH_VARIABLE, Dispatcher, described
+from astraea.kernels.dispatch import ATTENTION_ENV, Dispatcher, described
 
 
 def test_the_fastest_is_chosen_by_real_timing():
@@ -111,8 +111,8 @@ def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_
 
 
 def test_a_record_is_replaced_as_a_whole_and_leaves_nothing_beside_it():
-    for number in range(autotune_cache.MOST_ENTRIES + 20):
-        if number in (0, 1, 2) or number >= autotune_cache.MOST_ENTRIES:
+    for number in range(autotune_cache.MAX_ENTRIES + 20):
+        if number in (0, 1, 2) or number >= autotune_cache.MAX_ENTRIES:
             autotune_cache.write(f"key {number}", {"backend": "one", "milliseconds": {"one": 1.0}})
     assert list(autotune_cache.folder().iterdir()) == [autotune_cache.path()]
     assert "key 2" in autotune_cache.read()
@@ -122,17 +122,17 @@ def test_a_record_is_replaced_as_a_whole_and_leaves_nothing_beside_it():
 
 def test_the_environment_overrides_every_wish(monkeypatch):
     timed(monkeypatch, {"one": 0.5, "two": 1.0})
-    monkeypatch.setattr(dispatch, "WISHES", ("auto", "host", "fast", "one", "two"))
+    monkeypatch.setattr(dispatch, "BACKEND_CHOICES", ("auto", "host", "fast", "one", "two"))
     dispatcher = Dispatcher([backend("one"), backend("two")])
-    monkeypatch.setenv(WISH_VARIABLE, "two")
+    monkeypatch.setenv(ATTENTION_ENV, "two")
     assert dispatcher.choose(Q, K, V, PROBLEM, "one").backend.name == "two"
-    monkeypatch.delenv(WISH_VARIABLE)
+    monkeypatch.delenv(ATTENTION_ENV)
     assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "one"
 
 
 def test_an_unknown_name_in_the_environment_is_told_and_ignored(monkeypatch, caplog):
     timed(monkeypatch, {"one": 1.0})
-    monkeypatch.setenv(WISH_VARIABLE, "nonsense")
+    monkeypatch.setenv(ATTENTION_ENV, "nonsense")
     dispatch._warned.clear()
     with caplog.at_level(logging.WARNING):
         assert Dispatcher([backend("one")]).choose(Q, K, V, PROBLEM).backend.name == "one"
@@ -165,7 +165,7 @@ def test_what_breaks_at_work_is_replaced_for_good(monkeypatch, caplog):
     assert "misaligned address" in caplog.text
     dispatcher.attend(Q, K, V, need_lse=True)
     assert small[0] == 1
-    assert dispatcher.why_not(dispatcher.named("frail"), PROBLEM).startswith("failed at work")
+    assert dispatcher.unsupported_reason(dispatcher.named("frail"), PROBLEM).startswith("failed at work")
 
 
 def test_running_out_of_memory_is_the_callers_to_know(monkeypatch):
@@ -229,7 +229,7 @@ def test_while_a_graph_is_recorded_nothing_is_tested_or_timed_and_nothing_kept(m
     assert dispatcher.choose(Q, K, V, PROBLEM).backend is REFERENCE  # nothing else is known to be right
     assert dispatcher.choose(Q, K, V, PROBLEM, host=host).backend is host
     monkeypatch.undo()
-    assert not dispatcher.why_not(quick, PROBLEM)
+    assert not dispatcher.unsupported_reason(quick, PROBLEM)
     monkeypatch.setattr(dispatch, "_recording", lambda device: True)
     assert dispatcher.choose(Q, K, V, PROBLEM).backend is quick
     assert dispatcher.known(PROBLEM) is None

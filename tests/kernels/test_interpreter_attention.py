@@ -24,9 +24,9 @@ from astraea.kernels.triton_attention import (
     attend_pointer,
     attend_tma,
     config_for,
-    missing,
+    unavailable_reason,
+    unsupported_reason,
     why_no_descriptor,
-    why_not,
 )
 
 CPU = torch.device("cpu")
@@ -256,14 +256,14 @@ def test_tiles_of_a_kernel_that_do_not_divide_those_listed_are_refused():
 
 
 def test_the_interpreter_serves_what_it_computes_right():
-    assert missing() == ""
+    assert unavailable_reason() == ""
     for kind in ("pointer", "tiles", "tma", "int8"):
-        assert why_not(kind, CPU, torch.float16, 64) == ""
-        assert "bfloat16" in why_not(kind, CPU, torch.bfloat16, 64)
-        assert "80" in why_not(kind, CPU, torch.float16, 80)
-    assert why_not("pointer", CPU, torch.float32, 128) == ""
-    assert "float32" in why_not("int8", CPU, torch.float32, 128)
-    assert "xpu" in why_not("pointer", torch.device("xpu"), torch.float16, 64)
+        assert unsupported_reason(kind, CPU, torch.float16, 64) == ""
+        assert "bfloat16" in unsupported_reason(kind, CPU, torch.bfloat16, 64)
+        assert "80" in unsupported_reason(kind, CPU, torch.float16, 80)
+    assert unsupported_reason("pointer", CPU, torch.float32, 128) == ""
+    assert "float32" in unsupported_reason("int8", CPU, torch.float32, 128)
+    assert "xpu" in unsupported_reason("pointer", torch.device("xpu"), torch.float16, 64)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ CAPABILITIES = [  # backend, capability of the card, dtype, head size, expected 
 @pytest.mark.parametrize(("name", "capability", "dtype", "dim", "expected"), CAPABILITIES)
 def test_constraints_know_cards_by_their_capability(monkeypatch, name, capability, dtype, dim, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    reason = DISPATCHER.named(name).constraints.why_not(Problem(CUDA, dtype, 1, 64, 128, 2, dim))
+    reason = DISPATCHER.named(name).constraints.unsupported_reason(Problem(CUDA, dtype, 1, 64, 128, 2, dim))
     assert expected in reason
     assert bool(reason) == bool(expected)
 
@@ -108,8 +108,8 @@ def test_constraints_know_cards_by_their_capability(monkeypatch, name, capabilit
 def test_amd_devices_are_told_apart(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4", raising=False)
     problem = Problem(CUDA, torch.float16, 1, 64, 128, 2, 128)
-    assert DISPATCHER.named("cudnn").constraints.why_not(problem) == "not for AMD devices"
-    assert DISPATCHER.named("flash").constraints.why_not(problem) == ""
+    assert DISPATCHER.named("cudnn").constraints.unsupported_reason(problem) == "not for AMD devices"
+    assert DISPATCHER.named("flash").constraints.unsupported_reason(problem) == ""
 
 
 # Stand-ins with the documented signatures of the packages, computing the real thing: what is tested is the adapter.
@@ -162,7 +162,7 @@ def installed(monkeypatch):
 def test_packages_are_called_as_they_document(installed, name, module, function, stand_in, need_lse):
     installed(module, **{function: stand_in})
     backend = DISPATCHER.named(name)
-    assert backend.missing() == ""
+    assert backend.unavailable_reason() == ""
     q, k, v = (torch.randn(2, rows, 3, 64, generator=GENERATOR) for rows in (20, 50, 50))
     out, lse = backend(q, k, v, scale=0.2, need_lse=need_lse)
     expected, expected_lse = attend_reference(q, k, v, scale=0.2)
@@ -173,7 +173,7 @@ def test_packages_are_called_as_they_document(installed, name, module, function,
 def test_an_old_package_is_refused(installed, monkeypatch):
     installed("sageattention", sageattn=sage)
     monkeypatch.setattr(packages, "package_version", lambda name: "1.0.6")
-    assert DISPATCHER.named("sage").missing() == "needs version 2 or newer, 1.0.6 is installed"
+    assert DISPATCHER.named("sage").unavailable_reason() == "needs version 2 or newer, 1.0.6 is installed"
 
 
 def test_a_package_that_breaks_at_import_is_a_reason(tmp_path, monkeypatch):
@@ -181,11 +181,11 @@ def test_a_package_that_breaks_at_import_is_a_reason(tmp_path, monkeypatch):
     (tmp_path / "flash_attn.py").write_text("raise OSError('undefined symbol: _ZN3c105ErrorC2E')")
     (tmp_path / "sageattention.py").write_text("import no_such_module_of_sage")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "undefined symbol" in DISPATCHER.named("flash-attn").missing()
-    assert "no_such_module_of_sage" in DISPATCHER.named("sage").missing()
-    assert DISPATCHER.named("flash-attn-3").missing() == "not installed"
+    assert "undefined symbol" in DISPATCHER.named("flash-attn").unavailable_reason()
+    assert "no_such_module_of_sage" in DISPATCHER.named("sage").unavailable_reason()
+    assert DISPATCHER.named("flash-attn-3").unavailable_reason() == "not installed"
     packages._imported.cache_clear()
 
 
 def test_constraints_without_limits_take_anything():
-    assert Constraints().why_not(Problem(torch.device("cpu"), torch.float16, 1, 1, 1, 1, 7, True)) == ""
+    assert Constraints().unsupported_reason(Problem(torch.device("cpu"), torch.float16, 1, 1, 1, 1, 7, True)) == ""

@@ -45,8 +45,8 @@ WRONG = {
 def test_what_fails_the_self_test_is_not_used_and_says_why(run):
     wrong = backend("wrong", run)
     dispatcher = Dispatcher([wrong, REFERENCE])
-    assert WRONG[run] in dispatcher.why_not(wrong, PROBLEM)
-    assert "\n" not in dispatcher.why_not(wrong, PROBLEM)
+    assert WRONG[run] in dispatcher.unsupported_reason(wrong, PROBLEM)
+    assert "\n" not in dispatcher.unsupported_reason(wrong, PROBLEM)
     choice = dispatcher.choose(Q, K, V, PROBLEM)
     assert choice.backend is REFERENCE
     assert WRONG[run] in choice.reasons["wrong"]

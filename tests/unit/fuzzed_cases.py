@@ -13,10 +13,11 @@ from toy_transformer import CHANNELS, DIM, ToyModel
 
 from astraea.engine.cost import BlockCost
 from astraea.engine.modes import MODES
-from astraea.engine.plan import CACHE_POLICIES, Plan, make_plan
-from astraea.engine.sampler_profile import SamplerProfile, falls
+from astraea.engine.plan import Plan, make_plan
+from astraea.engine.residual_store import CACHE_POLICIES
+from astraea.engine.sampler_profile import SamplerProfile, is_falling
 from astraea.engine.solver import Solver
-from astraea.schedules import Schedule, flow_sigmas, rhythm, uniform, whole_steps
+from astraea.schedules import Schedule, every_nth, flow_sigmas, periodic, uniform
 
 Draw = Callable[[Tensor], Tensor]
 
@@ -107,7 +108,9 @@ def profile_of(sampler: Callable[..., float], sigmas: list[float]) -> SamplerPro
     starts = latents(None, 1.0)
     calls = list(asked)
     responses = [latents(impulse, 0.0) for impulse in range(len(calls))]
-    return SamplerProfile.of_calls(sigmas, calls, Solver.of_responses(list(zip(*responses, strict=True)), starts))
+    return SamplerProfile.of_calls(
+        sigmas, calls, Solver.from_impulse_response(list(zip(*responses, strict=True)), starts)
+    )
 
 
 def some_sigmas(rng: Generator) -> list[float]:
@@ -123,7 +126,7 @@ def some_sigmas(rng: Generator) -> list[float]:
     else:
         levels = [1.0 - 0.5 * step / steps for step in range(steps)]
     sigmas = [*levels, 0.0 if rng.random() < 0.7 else levels[-1] * rng.uniform(0.3, 0.9)]
-    return sigmas if falls(sigmas) else [*flow_sigmas(steps), 0.0]
+    return sigmas if is_falling(sigmas) else [*flow_sigmas(steps), 0.0]
 
 
 # --- what the model is asked ------------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ class Case:
     shuffled: bool = False
     reports_steps: bool = True
     skips: float = 0.0
-    why_full: float = 0.0
+    full_reason: float = 0.0
     fault: Fault | None = None
     no_room: tuple[str, ...] = ()  # cache policies for which there is no memory
     is_late: bool = False  # whether another device's call comes after the end
@@ -198,25 +201,27 @@ def some_plan(rng: Generator, sigmas: list[float], **more: Any) -> Plan:
         levels = [sigma for sigma in sigmas if sigma > 0.0]
     schedule: Schedule = rng.choice(
         [
-            lambda: whole_steps("whole", rng.choice([2, 3, 4]), levels),
-            lambda: whole_steps("whole", rng.choice([2, 3, 4]), levels),
-            lambda: rhythm("rhythm", [0.0, 1.0], levels, full_start=1),
+            lambda: every_nth("whole", rng.choice([2, 3, 4]), levels),
+            lambda: every_nth("whole", rng.choice([2, 3, 4]), levels),
+            lambda: periodic("rhythm", [0.0, 1.0], levels, full_start=1),
             lambda: uniform("token", rng.choice([0.1, 0.4, 0.8]), levels),
             lambda: uniform("token", rng.choice([0.3, 0.6]), levels),
-            lambda: rhythm("mixed", [0.0, 0.5, 0.0, 0.3], levels),
-            lambda: rhythm("few", [0.05, 0.05, 0.9], levels),
+            lambda: periodic("mixed", [0.0, 0.5, 0.0, 0.3], levels),
+            lambda: periodic("few", [0.05, 0.05, 0.9], levels),
             lambda: some_schedule(rng),
         ]
     )()
     target = rng.choice([1.0, 1.5, 2.0, 10.0]) if rng.random() < 0.1 else None
+    budget = rng.choice([None, None, None, 0.1, 0.25, 0.4, 0.5, 0.7, 0.99])
+    automatic = rng.random() < 0.3 and (budget is not None or target is not None)
+    library = [replace(schedule, family="any"), *([some_schedule(rng)] if rng.random() < 0.3 else [])]
     return make_plan(
-        schedule,
+        None if automatic else schedule,
         mode=rng.choice([None, *MODES, "hold"]),
-        budget=rng.choice([None, None, None, 0.1, 0.25, 0.4, 0.5, 0.7, 0.99]),
+        budget=budget,
         target_speedup=target,
         cache=rng.choice([*CACHE_POLICIES, "auto", "full"]),
-        choice=rng.choice(["", "'auto' chose it"]),
-        others=[some_schedule(rng)] if rng.random() < 0.1 else [],
+        library=library if automatic else (),
         **more,
     )
 
@@ -291,7 +296,7 @@ def some_case(rng: Generator) -> Case:
         shuffled=rng.random() < 0.4,
         reports_steps=rng.random() < 0.8,
         skips=rng.choice([0.0] * 18 + [0.2, 1.0]),
-        why_full=rng.choice([0.0] * 18 + [0.2, 1.0]),
+        full_reason=rng.choice([0.0] * 18 + [0.2, 1.0]),
         no_room=rng.choice([()] * 9 + [("full",), ("full", "fp8"), ("full", "fp8", "fp8-host")]),
         is_usual=is_usual and sampler.restart is None,
     )

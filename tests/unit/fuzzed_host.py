@@ -17,10 +17,11 @@ from torch import Tensor
 from toy_transformer import ToyRunner, toy_attend
 
 from astraea.engine import residual_store as stores
-from astraea.engine.block_hooks import swapped_forwards
-from astraea.engine.calls.base import Call, ReuseCall
+from astraea.engine.block_hooks import patched_forwards
+from astraea.engine.calls import ModelCall, ReuseCall
+from astraea.engine.context import CallRequest
 from astraea.engine.interface import RowGroup
-from astraea.engine.run import CallSite, Run
+from astraea.engine.run import Run
 
 
 class NoRoom(stores.ResidualStore):
@@ -111,7 +112,7 @@ class Host:
         with self._lock:
             self.calls += 1
             self._local.number = self.calls
-        skipped, why = rng.random() < self.case.skips, "drawn" if rng.random() < self.case.why_full else ""
+        skipped, why = rng.random() < self.case.skips, "drawn" if rng.random() < self.case.full_reason else ""
         arguments = (device, call, tile, sigma, x, skipped, why)
         fault = self.fault
         try:
@@ -122,7 +123,7 @@ class Host:
             return self.apply_model(*arguments)
 
     def apply_model(
-        self, device: int, asked: list[Asked], tile: int, sigma: float, x: Tensor, skipped: bool, why_full: str
+        self, device: int, asked: list[Asked], tile: int, sigma: float, x: Tensor, skipped: bool, full_reason: str
     ) -> Tensor:
         model, rows = self.models[device], x.shape[0] // len(asked)
 
@@ -137,7 +138,7 @@ class Host:
         if self.run is None:
             return forward()
         groups = tuple(RowGroup((*each.key, device), slice(n * rows, (n + 1) * rows)) for n, each in enumerate(asked))
-        site = CallSite(
+        site = CallRequest(
             sigma=sigma,
             groups=groups,
             layout=model.layout(tuple(x.shape)),
@@ -145,28 +146,27 @@ class Host:
             attend=toy_attend,
             blocks=len(model.blocks),
             device=x.device,
-            why_full=why_full,
+            full_reason=full_reason,
         )
-        opened = self.run.open_call(site)
+        opened = self.run.begin_call(site)
         if isinstance(opened, ReuseCall):
             told = opened.estimate()
         else:
-            opened.skipped = skipped
-            with swapped_forwards(model.blocks, opened):
+            with patched_forwards(model.blocks, opened):
                 told = forward()
-        result = self.run.close_call(opened, told)
+        result = self.run.end_call(opened, told, skipped and not isinstance(opened, ReuseCall))
         assert result.shape == x.shape
         assert result.dtype == x.dtype
         self.check_held(opened, [(*each.key, tile) for each in asked], result)
         self.given += [weakref.ref(told), weakref.ref(result)]
         return result
 
-    def check_held(self, call: Call, keys: list[tuple], result: Tensor) -> None:
+    def check_held(self, call: ModelCall, keys: list[tuple], result: Tensor) -> None:
         """In mode hold a reused prediction is the newest one of its own conditioning and tile."""
         case = self.case
         # Calls that nobody foretold cannot be told from tiles, and neither can two at the first noise level.
         foretold = case.is_usual and len(set(case.profile.calls[:2])) != 1
-        if not foretold or case.fault is not None or self.run is None or self.run.plan.mode.name != "hold":
+        if not foretold or case.fault is not None or self.run is None or self.run.context.mode.name != "hold":
             return
         for key, rows in zip(keys, result.chunk(len(keys)), strict=True):
             if call.kind == "reuse":

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from astraea.schedules import MODE_NAMES, TIME_NAMES, Forecast, Schedule, flow_sigmas
+from astraea.engine.modes import MODES
+from astraea.schedules import TIME_AXES, Forecast, Schedule, flow_sigmas
 
 CASES_VARIABLE, SEED_VARIABLE = "ASTRAEA_FUZZ_CASES", "ASTRAEA_FUZZ_SEED"
 MOST_FAILURES = 10  # after which no more cases are run
@@ -121,12 +122,12 @@ def some_schedule(rng: Generator) -> Schedule:
     if rng.random() < 0.5:
         provenance["guidance"] = rng.choice([1, 3.0, 7.5, 0.0])
     unit = rng.random
-    forecast = Forecast(unit() * 1.5 - 0.5, rng.choice(TIME_NAMES), rng.choice(TIME_NAMES), unit(), unit())
+    forecast = Forecast(unit() * 1.5 - 0.5, rng.choice(list(TIME_AXES)), rng.choice(list(TIME_AXES)), unit(), unit())
     return Schedule(
         rng.choice(["a", "my schedule", "wan-0.50 +x_1.b", "z" * 80]),
         points,
         rng.choice(["any", "wan", "ltxv"]),
-        rng.choice(MODE_NAMES),
+        rng.choice(list(MODES)),
         forecast if rng.random() < 0.5 else Forecast(),
         provenance,
     )

@@ -171,7 +171,7 @@ def test_correct_backends_keep_what_they_owe_and_a_wrong_one_is_told(
     monkeypatch.setattr(correctness, "LENGTHS", ((5, 33), (1, 17), (130, 140)))
     dispatcher = type("Dispatcher", (), {})()
     dispatcher.backends = [reference.BACKEND, Backend("wrong", "", wrong, Constraints())]
-    dispatcher.why_not = lambda backend, problem: ""
+    dispatcher.unsupported_reason = lambda backend, problem: ""
     monkeypatch.setattr(correctness, "DISPATCHER", dispatcher)
     right, off = correctness.correctness(torch.float32, 64, torch.device("cpu"), 0)
     assert right["reasons"] == []

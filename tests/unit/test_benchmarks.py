@@ -192,7 +192,7 @@ def test_what_is_bundled_is_ahead_in_whole_steps_and_nowhere_behind(
     ],
 )
 def test_a_row_tells_which_of_its_runs_a_gpu_made(contest, tmp_path, spans, spent, told) -> None:
-    memo = contest.Memo(tmp_path / "memo.jsonl", "setting")
+    memo = contest.RunLog(tmp_path / "memo.jsonl", "setting")
     assert contest.where_made(memo, "gpu", spent) == "bfloat16"
     found = {"environment": {"gpu": "a GPU", "cpu": "a CPU"}, "equivalents": 700.2, **spans}
     memo.path.with_suffix(".json").write_text(json.dumps(found))

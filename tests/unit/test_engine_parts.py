@@ -7,21 +7,43 @@ import copy
 import pytest
 import torch
 
+from astraea.engine.context import CallRequest
 from astraea.engine.cost import BlockCost, budget_for_speedup
+from astraea.engine.estimators import ESTIMATORS
 from astraea.engine.interface import RowGroup, TokenLayout
-from astraea.engine.modes import MODES
-from astraea.engine.plan import CachePolicy, make_plan
+from astraea.engine.modes import MODES, check_mode
+from astraea.engine.plan import make_plan
 from astraea.engine.report import CallRecord, Report, ReportHandle
-from astraea.engine.residual_store import ResidualStore, StoreSize, allocate
-from astraea.engine.run import CallSite, Run
+from astraea.engine.residual_store import CachePolicy, ResidualStore, StoreSize, allocate
+from astraea.engine.run import Run
 from astraea.engine.sampler_profile import SamplerProfile
 from astraea.engine.selection import Selection, change_score, rms_change, select, selected_count
 from astraea.engine.solver import Solver
-from astraea.errors import BudgetError
-from astraea.schedules import MODE_NAMES, flow_sigmas, rhythm, uniform
+from astraea.errors import BudgetError, ScheduleError
+from astraea.kernels import attend_reference
+from astraea.schedules import Schedule, flow_sigmas, periodic, uniform
 
-SCHEDULE = rhythm("r", [0.0, 1.0], flow_sigmas(30))
+SCHEDULE = periodic("r", [0.0, 1.0], flow_sigmas(30))
 CPU = torch.device("cpu")
+
+
+def request(sigma: float, key: str, tokens: int) -> CallRequest:
+    """A call of one row of a model whose blocks are not looked at."""
+    return CallRequest(
+        sigma=sigma,
+        groups=(RowGroup(key, slice(0, 1)),),
+        layout=TokenLayout(tokens),
+        runner=OneTensor(),
+        attend=attend_reference,
+        blocks=1,
+        device=CPU,
+    )
+
+
+class OneTensor:
+    """The part of a block runner that calls ask before a block runs."""
+
+    family, in_place = "none", False
 
 
 def test_selection_takes_the_best_video_tokens_and_all_others():
@@ -181,8 +203,17 @@ def test_cache_ladder_steps_down():
     assert CachePolicy("fp8").ladder() == ("fp8", "fp8-host", "none")
 
 
-def test_every_mode_name_has_a_mode():
-    assert tuple(MODES) == MODE_NAMES
+def test_every_token_estimator_has_a_mode():
+    assert set(MODES) == {"default", "paper", "random", "hold", "refit", "forecast"}
+    assert {mode.token_estimator.name for mode in MODES.values()} == set(ESTIMATORS)
+
+
+def test_a_schedule_of_an_unknown_mode_is_refused():
+    schedule = Schedule("later", ((1.0, 1.0), (0.5, 0.5)), mode="later")
+    with pytest.raises(ScheduleError, match="mode 'later' is not one of default, paper"):
+        check_mode(schedule)
+    with pytest.raises(BudgetError, match="Mode 'later'"):
+        make_plan(schedule)
 
 
 def report_of(*calls: tuple[str, int, float]) -> Report:
@@ -197,7 +228,7 @@ def test_report_leaves_the_warm_up_call_out_of_its_estimate():
     assert report.dense_seconds == pytest.approx(4.0)
     assert report.computed_share == 0.75
     assert report.as_dict()["speedup"] == pytest.approx(4.0 / 11.0)
-    report.choosing_seconds = 1.0  # of the calls' own, and of no later run
+    report.tuning_seconds = 1.0  # of the calls' own, and of no later run
     assert report.speedup == pytest.approx(4.0 / 10.0)
 
 
@@ -227,15 +258,15 @@ def test_a_run_of_full_steps_claims_no_gain():
 
 def test_a_call_after_the_end_of_its_run_is_computed_and_nothing_is_kept():
     """One device's error ends the run while another device goes on to its next call."""
-    run = Run(make_plan(SCHEDULE), [*flow_sigmas(10), 0.0])
-    site = CallSite(1.0, (RowGroup("cond", slice(0, 1)),), TokenLayout(4), None, None, blocks=1, device=CPU)
+    run = Run.of(make_plan(SCHEDULE), [*flow_sigmas(10), 0.0])
+    site = request(1.0, "cond", 4)
     denoised = torch.ones(1, 4)
-    run.close_call(run.open_call(site), denoised)
+    run.end_call(run.begin_call(site), denoised)
     assert len(run.finish().calls) == 1
-    late = run.open_call(site)
-    assert (late.kind, late.in_blocks) == ("full", False)
-    assert run.close_call(late, denoised) is denoised
-    assert not run.branches
+    late = run.begin_call(site)
+    assert (late.kind, late.runs_blocks) == ("full", False)
+    assert run.end_call(late, denoised) is denoised
+    assert not len(run.states)
     assert len(run.report.calls) == 1
 
 
@@ -247,17 +278,16 @@ def test_without_room_for_a_store_all_conditionings_of_a_step_do_alike(monkeypat
 
     monkeypatch.setattr("astraea.engine.residual_store.ResidualStore", no_room)
     sigmas = [*flow_sigmas(8), 0.0]
-    run = Run(make_plan(uniform("u", 0.4, flow_sigmas(8))), sigmas)
+    run = Run.of(make_plan(uniform("u", 0.4, flow_sigmas(8))), sigmas)
     kinds = []
     for sigma in sigmas[:-1]:
         for key in ("positive", "negative"):
-            site = CallSite(sigma, (RowGroup(key, slice(0, 1)),), TokenLayout(64), None, None, blocks=1, device=CPU)
-            call = run.open_call(site)
+            call = run.begin_call(request(sigma, key, 64))
             if call.kind == "reuse":
-                run.close_call(call, call.estimate())
+                run.end_call(call, call.estimate())
             else:
                 call.begin(torch.ones(1, 64, 4))
-                run.close_call(call, torch.ones(1, 4))
+                run.end_call(call, torch.ones(1, 4))
             kinds.append(call.kind)
     assert kinds[::2] == kinds[1::2]
     assert kinds[:4:2] == ["full", "full"]
@@ -273,20 +303,17 @@ def test_tiles_keep_to_their_own_predictions_when_noise_is_added_back(mode, know
     """Three calls of one conditioning in each of the sampler's, which goes back to an earlier step once."""
     sigmas = [*flow_sigmas(10), 0.0]
     route = [*range(7), *range(2, 10)]
-    solver = Solver.of_levels([sigmas[step] for step in route] + [0.0])
+    solver = Solver.from_sigmas([sigmas[step] for step in route] + [0.0])
     profile = SamplerProfile.of_calls(sigmas, [sigmas[step] for step in route], solver if mode == "default" else None)
     profile = profile if known else SamplerProfile.unknown(sigmas)
-    run = Run(make_plan(rhythm("r", [0.0, 1.0], sigmas[:-1], full_start=1), mode=mode), sigmas, profile=profile)
+    run = Run.of(make_plan(periodic("r", [0.0, 1.0], sigmas[:-1], full_start=1), mode=mode), sigmas, profile=profile)
     kinds = []
     for step in route:
         for tile in (1.0, 2.0, 3.0):
-            site = CallSite(
-                sigmas[step], (RowGroup("cond", slice(0, 1)),), TokenLayout(4), None, None, blocks=1, device=CPU
-            )
-            call = run.open_call(site)
+            call = run.begin_call(request(sigmas[step], "cond", 4))
             kinds.append(call.kind)
             right = torch.full((1, 4), tile)
-            result = run.close_call(call, call.estimate() if call.kind == "reuse" else right.clone())
+            result = run.end_call(call, call.estimate() if call.kind == "reuse" else right.clone())
             assert torch.allclose(result, right), f"step {step}, tile {tile}"
         run.on_step(step)
     assert kinds.count("reuse") >= 15

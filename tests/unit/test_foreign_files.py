@@ -17,19 +17,19 @@ import pytest
 from astraea.errors import ScheduleError, SearchError
 from astraea.schedules import (
     Schedule,
+    config_distance,
+    expected_of,
     forecast_for,
     guidance_of,
     list_schedules,
     load,
-    off_way,
+    load_schedules,
     parse,
     pick,
-    pick_by_way,
-    promise_of,
     save,
     serialise,
 )
-from astraea.search.evaluation.run_log import FORMAT, Memo
+from astraea.search.evaluation.run_log import FORMAT, RunLog
 from astraea.search.problem import Outcome
 
 GOOD = Schedule("good", ((1.0, 1.0), (0.5, 0.0)))
@@ -94,7 +94,7 @@ def test_only_regular_files_are_schedules(tmp_path: Path, no_file: Callable[[Pat
     save(GOOD, folder)
     path = no_file(folder / "bad.json")
     assert list_schedules(folder) == {"good": folder / "good.json"}
-    assert in_time(lambda: pick(0.5, "wan", [folder])) == GOOD
+    assert in_time(lambda: pick(0.5, "wan", load_schedules([folder]))) == GOOD
     with pytest.raises(ScheduleError, match=r"Schedule file 'bad\.json' cannot be read"):
         in_time(lambda: load(path))
 
@@ -110,9 +110,9 @@ def test_a_link_to_a_schedule_is_one(tmp_path: Path) -> None:
 def test_a_memo_is_a_regular_file(tmp_path: Path, no_file: Callable[[Path], Path]) -> None:
     path = no_file(tmp_path / "m" / "memo.jsonl")
     with pytest.raises(SearchError, match="cannot be read") as told:
-        in_time(lambda: Memo(path, "mine"))
+        in_time(lambda: RunLog(path, "mine"))
     assert str(path) in str(told.value)
-    late = Memo(None, "mine")
+    late = RunLog(None, "mine")
     late.path = path  # it came there after the search had begun
     with pytest.raises(SearchError, match="cannot be written"):
         in_time(lambda: late.put("key", OUTCOME))
@@ -124,31 +124,31 @@ def test_a_schedule_of_impossible_guidance_is_passed_over(tmp_path: Path, where:
     told = value if where == "guidance" else {"psnr_db": 40.0, "speedup": 2.0, "cfg": value}
     save(Schedule("bad", GOOD.points, "wan", provenance={where: told}), tmp_path)
     with pytest.raises(ScheduleError, match="No schedule"):
-        pick(0.5, "wan", [tmp_path])
+        pick(0.5, "wan", load_schedules([tmp_path]))
     save(GOOD, tmp_path)
-    assert pick(0.5, "wan", [tmp_path], 20, 3.0) == GOOD
-    assert pick_by_way(0.5, "wan", [tmp_path]) == [GOOD]
+    assert pick(0.5, "wan", load_schedules([tmp_path]), 20, 3.0) == GOOD
+    assert load_schedules([tmp_path]) == (GOOD,)
     bad = load(tmp_path / "bad.json")  # chosen by its name it runs as one that does not say
     assert guidance_of(bad) == guidance_of(GOOD)
-    assert off_way(bad, 20, 3.0) == off_way(GOOD, 20, 3.0)
+    assert config_distance(bad, 20, 3.0) == config_distance(GOOD, 20, 3.0)
     assert forecast_for(bad, [1.0, 0.5, 0.0], [1.0, 0.0], 3.0) == GOOD.forecast
 
 
 def test_guidance_of_zero_says_nothing(tmp_path: Path) -> None:
     save(Schedule("none", GOOD.points, "wan", provenance={"guidance": 0.0, "promise": {"cfg": 0}}), tmp_path)
-    assert pick(0.5, "wan", [tmp_path]).name == "none"
+    assert pick(0.5, "wan", load_schedules([tmp_path])).name == "none"
 
 
 @pytest.mark.parametrize("guidance", [0.0, 5e-324, 1e300, ENDLESS])
 def test_any_guidance_of_a_run_has_a_distance(guidance: float) -> None:
-    assert 0.0 < off_way(GOOD, 20, guidance) < 1e3
+    assert 0.0 < config_distance(GOOD, 20, guidance) < 1e3
 
 
 @pytest.mark.parametrize("name", ["psnr_db", "speedup", "seconds", "dense_seconds", "cfg"])
 def test_figures_too_small_to_be_measured_are_no_promise(name: str) -> None:
     figures = {"psnr_db": 40.0, "speedup": 2.0, "seconds": 1.0, "dense_seconds": 2.0, "cfg": 3.0}
     text = serialise(Schedule("s", GOOD.points, provenance={"promise": figures | {name: 5e-324}}))
-    promise = promise_of(parse(text))
+    promise = expected_of(parse(text))
     assert promise is None if name in ("psnr_db", "speedup") else getattr(promise, name) is None
 
 
@@ -183,12 +183,12 @@ BAD_LINES = {
 @pytest.mark.parametrize("changes", BAD_LINES.values(), ids=BAD_LINES)
 def test_a_memo_s_line_of_impossible_numbers_is_passed_over(tmp_path: Path, changes: dict) -> None:
     path = tmp_path / "memo.jsonl"
-    Memo(path, "mine").put("good", OUTCOME)
+    RunLog(path, "mine").put("good", OUTCOME)
     with path.open("a", encoding="utf-8") as file:
         file.write(checked(json.dumps(LINE | {"key": "usual"})))
         file.write(checked(json.dumps(LINE | changes)))
         file.write(checked(json.dumps({"format": FORMAT, "identity": "mine"})))
-    memo = Memo(path, "mine")
+    memo = RunLog(path, "mine")
     assert (memo.get("good"), memo.get("bad"), memo.skipped) == (OUTCOME, None, 1)
     assert memo.get("usual") is not None
 

@@ -18,31 +18,31 @@ from fuzzing import Generator, run_cases, some_promise, some_schedule
 
 from astraea.errors import ScheduleError, SearchError
 from astraea.schedules import (
+    ExpectedResult,
     Forecast,
-    Promise,
     Schedule,
     budgets_for,
+    config_distance,
+    equivalent_steps,
+    every_nth,
+    expected_from,
+    expected_of,
     flow_sigmas,
     forecast_for,
     guidance_of,
     list_schedules,
     load,
-    off_way,
+    load_schedules,
     parse,
     pick,
-    pick_by_way,
-    promise_from,
-    promise_of,
     save,
     serialise,
-    steps_as_fine,
-    whole_steps,
-    without_fractions,
+    without_partial_steps,
 )
 from astraea.schedules.density import SETTLED
-from astraea.schedules.expected import tell
+from astraea.schedules.expected import describe
 from astraea.schedules.format import MAX_BYTES
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.problem import Outcome
 
 
@@ -56,7 +56,7 @@ def check_schedule(rng: Generator, schedule: Schedule) -> None:
     text = serialise(schedule)
     if len(text.encode()) <= MAX_BYTES:
         assert parse(text) == schedule
-    promise = promise_of(schedule)
+    promise = expected_of(schedule)
     if promise is not None:
         check_promise(promise)
     for _ in range(3):
@@ -78,20 +78,20 @@ def check_placed(rng: Generator, schedule: Schedule) -> None:
         assert spent <= max(asked * (1.0 + SETTLED), least) + 1e-6, f"{spent} for {asked}"
     elif mean is not None or tuple(budgets) != schedule.budgets:
         assert spent <= max(asked, least + 0.02 * sum(weights)) + max(weights) + SETTLED * asked, f"{spent} for {asked}"
-    whole = without_fractions(budgets, weights)
+    whole = without_partial_steps(budgets, weights)
     assert set(whole) <= {0.0, 1.0}
     assert len(whole) == steps
     guidance = rng.choice([None, 1.0, 3.0, 7.0])
     assert forecast_for(schedule, sigmas, budgets, guidance) in (schedule.forecast, Forecast())
     assert 0.0 < guidance_of(schedule) < 1e6
-    assert math.isfinite(off_way(schedule, steps_as_fine(schedule, sigmas), guidance or 0.0))
+    assert math.isfinite(config_distance(schedule, equivalent_steps(schedule, sigmas), guidance or 0.0))
 
 
-def check_promise(promise: Promise) -> None:
+def check_promise(promise: ExpectedResult) -> None:
     numbers = (promise.psnr_db, promise.speedup, promise.seconds, promise.dense_seconds, promise.cfg)
     assert all(number is None or (math.isfinite(number) and number > 0.0) for number in numbers)
-    assert promise_from(promise.as_dict()) == promise
-    line = tell(promise)
+    assert expected_from(promise.as_dict()) == promise
+    line = describe(promise)
     assert line.isprintable()
     assert len(line) < 300
 
@@ -143,7 +143,7 @@ def test_schedule_files() -> None:
 
 
 def test_picking_from_folders() -> None:
-    good = whole_steps("good", 2, flow_sigmas(20))
+    good = every_nth("good", 2, flow_sigmas(20))
 
     def check(rng: Generator) -> None:
         with tempfile.TemporaryDirectory() as name:
@@ -155,15 +155,15 @@ def test_picking_from_folders() -> None:
             if rng.random() < 0.5:
                 save(good, folders[0])
             budget, guidance = rng.uniform(0.1, 1.0), rng.choice([1.0, 6.0])
+            library = load_schedules(folders)
             try:
-                picked = pick(budget, "wan", folders, rng.choice([1, 8, 30, 1000]), guidance)
-                ways = pick_by_way(budget, "wan", folders)
+                picked = pick(budget, "wan", library, rng.choice([1, 8, 30, 1000]), guidance)
             except ScheduleError:
                 assert not (folders[0] / "good.json").exists()
                 return
             assert picked.family in ("any", "wan")
-            assert ways
-            for schedule in (picked, *ways):
+            assert picked in library
+            for schedule in library:
                 check_schedule(rng, schedule)
 
     run_cases("folders", 120, check, slowest=2 * SLOWEST)
@@ -179,7 +179,7 @@ def test_promises() -> None:
         except (ValueError, RecursionError):
             return  # never comes as far as this
         for told in (value, *(value.values() if isinstance(value, dict) else ())):
-            promise = promise_from(told)
+            promise = expected_from(told)
             if promise is not None:
                 check_promise(promise)
 
@@ -229,7 +229,7 @@ def test_what_a_search_remembers() -> None:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "memo.jsonl"
             known: dict[str, Outcome] = {}
-            first = Memo(path, "mine")
+            first = RunLog(path, "mine")
             for number in range(rng.randrange(1, 8)):
                 known[f"{number}"] = some_outcome(rng)
                 first.put(f"{number}", known[f"{number}"])
@@ -244,7 +244,7 @@ def test_what_a_search_remembers() -> None:
             path.write_bytes(b"\n".join(lines) + (b"\n" if rng.random() < 0.5 else b""))
             # A changed line may say that others follow it: only what stands before is sure to be found then.
             told_anew = any(b'"format"' in line for line in lines if line != header)
-            memo = Memo(path, "mine")
+            memo = RunLog(path, "mine")
             assert len(memo) + memo.skipped <= sum(map(len, lines)) + 1
             for key in intact if not told_anew else ():
                 assert repr(memo.get(key)) == repr(known[key])
@@ -253,8 +253,8 @@ def test_what_a_search_remembers() -> None:
             fresh = some_outcome(rng)
             memo.put("fresh", fresh)
             memo.close()
-            assert repr(Memo(path, "mine").get("fresh")) == repr(fresh)
-            assert Memo(path, "another").get("fresh") is None
+            assert repr(RunLog(path, "mine").get("fresh")) == repr(fresh)
+            assert RunLog(path, "another").get("fresh") is None
 
     run_cases("memos", 170, check, slowest=SLOWEST)
 
@@ -264,11 +264,11 @@ def test_anything_in_place_of_what_a_search_remembers() -> None:
         with tempfile.TemporaryDirectory() as name:
             path = put_file(rng, Path(name), "memo.jsonl")
             try:
-                memo = Memo(path, "mine")
+                memo = RunLog(path, "mine")
                 memo.put("key", some_outcome(rng))
                 memo.close()
             except SearchError:
                 return
-            assert Memo(path, "mine").get("key") is not None
+            assert RunLog(path, "mine").get("key") is not None
 
     run_cases("no memos", 40, check, slowest=8 * SLOWEST)

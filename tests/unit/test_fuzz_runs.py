@@ -45,7 +45,9 @@ def ended(case: Case, *, plan: Plan | None, threads: bool = False) -> Ended:
     """Makes one run, and checks what has to hold of every run; plan None: without the engine."""
     run = None
     if plan is not None:
-        run = Run(plan, case.sigmas, profile=case.profile, cost=case.cost, family="toy", seed=case.seed, guidance=3.0)
+        run = Run.of(
+            plan, case.sigmas, profile=case.profile, cost=case.cost, family="toy", seed=case.seed, guidance=3.0
+        )
         check_planned(case, run)
     host = Host(case, run, threads=threads)
     NoRoom.host = host
@@ -70,7 +72,7 @@ def ended(case: Case, *, plan: Plan | None, threads: bool = False) -> Ended:
         assert vars(block).get("forward") is attributes.get("forward")
     if run is not None:
         assert found.report is not None
-        assert not run.branches
+        assert not len(run.states)
         assert not list(tensors_in(run)), "the run holds tensors"
         check_report(case, plan, found)
     given, run = host.given, None
@@ -86,7 +88,7 @@ def ended(case: Case, *, plan: Plan | None, threads: bool = False) -> Ended:
 
 
 def check_planned(case: Case, run: Run) -> None:
-    assert len(run.budgets) == run.steps == len(run.evaluations)
+    assert len(run.budgets) == run.profile.steps == len(run.profile.evaluations)
     assert all(0.0 <= budget <= 1.0 for budget in run.budgets)
     size = run.store_bytes(2, 64, DIM, 3, case.dtype, 1000)
     assert isinstance(size, int)

@@ -20,7 +20,7 @@ else:
 # Folder of the pack → folders whose modules it may import, besides itself. The root's modules (errors, the door's
 # constants) know nothing of the rest and may be imported by all.
 MAY_IMPORT = {
-    "nodes": {"host", "search", "engine", "schedules", "tiny"},
+    "nodes": {"host", "search", "engine", "kernels", "schedules", "tiny"},
     "host": {"models", "search", "engine", "kernels", "schedules", "tiny"},
     "models": {"engine", "kernels"},
     "search": {"engine", "schedules"},

@@ -11,18 +11,18 @@ from astraea.engine.sampler_profile import SamplerProfile
 from astraea.schedules import (
     Forecast,
     Schedule,
+    equivalent_steps,
     flow_sigmas,
     guidance_of,
-    leaning,
+    load_schedules,
     pick,
-    pick_by_way,
     save,
-    steps_as_fine,
+    warped_skip,
 )
 
 
 def made(name: str, steps: int, mean: float, budget: float | None = None, *, way=None, **told) -> Schedule:
-    points = leaning(name, mean, flow_sigmas(steps)).points
+    points = warped_skip(name, mean, flow_sigmas(steps)).points
     return Schedule(
         name, points, "wan", provenance=told if budget is None else {"budget": budget, **told}, **(way or {})
     )
@@ -54,16 +54,16 @@ def folder(tmp_path):
     ],
 )
 def test_the_budget_comes_first_then_the_steps(folder, budget, steps, name):
-    assert pick(budget, "wan", [folder], steps).name == name
+    assert pick(budget, "wan", load_schedules([folder]), steps).name == name
 
 
-def test_every_number_of_steps_and_guidance_has_its_schedule(folder):
-    save(made("third 30 mild", 30, 0.3, 0.3, guidance=3), folder)
-    assert [schedule.name for schedule in pick_by_way(0.3, "wan", iter([folder]))] == [
-        "third 8",
-        "third 30 mild",
-        "third 30",
-    ]
+def automatic(folder, budget: float, **settings):
+    """A plan whose schedule is chosen for each run."""
+    return make_plan(None, budget=budget, library=load_schedules([folder]), **settings)
+
+
+def run_of(plan, sigmas, **facts) -> Run:
+    return Run.of(plan, sigmas, family="wan", **facts)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,8 @@ def test_every_number_of_steps_and_guidance_has_its_schedule(folder):
 )
 def test_the_nearest_guidance_and_steps_are_taken(folder, steps, guidance, name):
     save(made("half 30 mild", 30, 0.5, 0.5, guidance=3), folder)
-    assert pick(0.5, "wan", [folder], steps, guidance).name == name
-    first, *others = pick_by_way(0.5, "wan", [folder])
-    run = Run(make_plan(first, others=others), [*flow_sigmas(steps), 0.0], guidance=guidance)
+    assert pick(0.5, "wan", load_schedules([folder]), steps, guidance).name == name
+    run = run_of(automatic(folder, 0.5), [*flow_sigmas(steps), 0.0], guidance=guidance)
     assert run.report.schedule == name
 
 
@@ -96,19 +95,21 @@ def test_the_guidance_is_what_the_file_says_or_what_was_promised_for():
 
 @pytest.mark.parametrize(("steps", "name", "expected"), [(30, "half 30", 0.0), (10, "half 12", 0.25)])
 def test_a_run_takes_the_schedule_made_for_its_steps(folder, steps, name, expected):
-    twelve, thirty = pick_by_way(0.5, "wan", [folder])
-    plan = make_plan(thirty, budget=0.5, choice="auto: 'half 30'", others=[twelve])
-    run = Run(plan, [*flow_sigmas(steps), 0.0])
+    run = run_of(automatic(folder, 0.5), [*flow_sigmas(steps), 0.0])
     assert run.report.schedule == name
-    assert run.plan.schedule.forecast.expected == expected
-    assert (name in run.report.choice) or steps == 30
+    assert run.settings.schedule.forecast.prior_gain == expected
+    assert run.report.choice.startswith(f"auto: '{name}' is nearest to the budget for {steps} steps")
 
 
 def test_the_mode_goes_with_the_schedule_unless_another_was_asked_for(folder):
-    eight, thirty = pick_by_way(0.3, "wan", [folder])
     sigmas = [*flow_sigmas(8), 0.0]
-    assert Run(make_plan(thirty, others=[eight]), sigmas).plan.mode.name == "hold"
-    assert Run(make_plan(thirty, mode="refit", others=[eight]), sigmas).plan.mode.name == "refit"
+    assert run_of(automatic(folder, 0.3), sigmas).context.mode.name == "hold"
+    assert run_of(automatic(folder, 0.3, mode="refit"), sigmas).context.mode.name == "refit"
+
+
+def test_a_schedule_of_a_mode_that_this_pack_does_not_know_is_passed_over(folder):
+    save(made("half of later", 8, 0.5, 0.5, way={"mode": "later"}), folder)
+    assert run_of(automatic(folder, 0.5), [*flow_sigmas(8), 0.0]).report.schedule == "half 12"
 
 
 def in_part(name: str, budget: float) -> Schedule:
@@ -119,7 +120,7 @@ def in_part(name: str, budget: float) -> Schedule:
 
 @pytest.mark.parametrize(("budget", "mean"), [(0.5, 0.375), (0.52, 0.52), (0.375, 0.375), (None, 0.375)])
 def test_steps_in_part_are_as_many_as_their_budget_was_found_to_pay_for(budget, mean):
-    run = Run(make_plan(in_part("partly", 0.5), budget=budget), [*flow_sigmas(12), 0.0])
+    run = Run.of(make_plan(in_part("partly", 0.5), budget=budget), [*flow_sigmas(12), 0.0])
     assert sum(run.budgets) / 12 == pytest.approx(mean, abs=0.005)
     assert run.report.asked_budget == pytest.approx(0.375 if budget is None else budget, abs=0.005)
 
@@ -128,27 +129,27 @@ def test_steps_in_part_are_as_many_as_their_budget_was_found_to_pay_for(budget, 
 def test_steps_that_are_placed_evenly_keep_the_budget_of_the_schedule_in_whose_place_they_come(mean):
     """As many as its own steps where nothing can be corrected and no other budget is asked for."""
     sigmas = [*flow_sigmas(30), 0.0]
-    plan = make_plan(made("chosen", 30, mean), choice="'auto' chose it")
-    run = Run(plan, sigmas, profile=SamplerProfile.unknown(sigmas, "it is not known"))
-    assert run.budgets != list(plan.schedule.budgets)
+    chosen = made("chosen", 30, mean)
+    plan = make_plan(None, budget=mean, library=[chosen])
+    run = run_of(plan, sigmas, profile=SamplerProfile.unknown(sigmas, "it is not known"))
+    assert run.budgets != list(chosen.budgets)
     assert sum(run.budgets) / 30 == pytest.approx(mean)
 
 
 def test_a_full_budget_is_full_whatever_a_schedule_says_it_was_found_for():
     partly = Schedule("partly", tuple((sigma, 0.4) for sigma in flow_sigmas(20)), provenance={"budget": 1})
-    for plan in (make_plan(partly, budget=1.0), make_plan(made("half", 50, 0.5), budget=1.0, others=[partly])):
-        run = Run(plan, [*flow_sigmas(20), 0.0])
-        assert run.plan.schedule.name == "partly"
-        assert run.is_full
+    for plan in (make_plan(partly, budget=1.0), make_plan(None, budget=1.0, library=[partly])):
+        run = run_of(plan, [*flow_sigmas(20), 0.0])
+        assert run.settings.schedule.name == "partly"
+        assert run.settings.is_full
         assert run.budgets == [1.0] * 20
 
 
 def test_each_run_spends_what_its_own_schedule_was_found_to_pay_for(folder):
     save(in_part("partly 12", 0.5), folder)
-    first, *others = pick_by_way(0.5, "wan", [folder])
-    plan = make_plan(first, budget=0.5, others=others)
-    twelve = Run(plan, [*flow_sigmas(12), 0.0], guidance=3.0)
-    thirty = Run(plan, [*flow_sigmas(30), 0.0], guidance=6.0)
+    plan = automatic(folder, 0.5)
+    twelve = run_of(plan, [*flow_sigmas(12), 0.0], guidance=3.0)
+    thirty = run_of(plan, [*flow_sigmas(30), 0.0], guidance=6.0)
     assert (twelve.report.schedule, thirty.report.schedule) == ("partly 12", "half 30")
     assert twelve.budgets == [1.0, *[0.3] * 10, 0.5]
     assert sum(thirty.budgets) / 30 == pytest.approx(0.5)
@@ -158,11 +159,11 @@ def test_of_equals_that_of_the_first_folder_is_taken(folder, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     save(made("mine", 30, 0.5, 0.5), own)
-    assert pick(0.5, "wan", [own, folder]).name == "mine"
-    assert pick(0.5, "wan", [folder, own]).name == "half 30"
+    assert pick(0.5, "wan", load_schedules([own, folder])).name == "mine"
+    assert pick(0.5, "wan", load_schedules([folder, own])).name == "half 30"
 
 
-TRUSTING = Forecast(0.5, "root", "root", 0.0)
+AGGRESSIVE = Forecast(0.5, "root", "root", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -181,50 +182,49 @@ TRUSTING = Forecast(0.5, "root", "root", 0.0)
     ],
 )
 def test_a_way_to_forecast_is_trusted_on_runs_like_those_it_was_found_on(steps, guidance, trusted):
-    schedule = made("found", 30, 0.5, 0.5, way={"forecast": TRUSTING}, promise={"cfg": 3.0})
-    run = Run(make_plan(schedule, budget=0.5), [*flow_sigmas(steps), 0.0], guidance=guidance)
-    assert run.forecast == (TRUSTING if trusted else Forecast())
-    assert run.trial.damping(torch.zeros(1)) == (0.5 if trusted else 0.0)
+    schedule = made("found", 30, 0.5, 0.5, way={"forecast": AGGRESSIVE}, promise={"cfg": 3.0})
+    run = Run.of(make_plan(schedule, budget=0.5), [*flow_sigmas(steps), 0.0], guidance=guidance)
+    assert run.settings.forecast == (AGGRESSIVE if trusted else Forecast())
+    assert run.context.gain.gain(torch.zeros(1)) == (0.5 if trusted else 0.0)
     assert any("standard way" in note for note in run.report.notes) == (not trusted)
 
 
 def test_less_of_a_budget_is_coarser_too():
-    schedule = made("found", 30, 0.5, 0.5, way={"forecast": TRUSTING}, promise={"cfg": 3.0})
+    schedule = made("found", 30, 0.5, 0.5, way={"forecast": AGGRESSIVE}, promise={"cfg": 3.0})
     sigmas = [*flow_sigmas(30), 0.0]
-    assert Run(make_plan(schedule, budget=0.4), sigmas, guidance=3.0).forecast == TRUSTING
-    assert Run(make_plan(schedule, budget=0.3), sigmas, guidance=3.0).forecast == Forecast()
+    assert Run.of(make_plan(schedule, budget=0.4), sigmas, guidance=3.0).settings.forecast == AGGRESSIVE
+    assert Run.of(make_plan(schedule, budget=0.3), sigmas, guidance=3.0).settings.forecast == Forecast()
 
 
 def test_a_schedule_that_does_not_tell_its_guidance_is_not_held_to_one():
-    schedule = made("mine", 30, 0.5, way={"forecast": TRUSTING})
-    assert Run(make_plan(schedule), [*flow_sigmas(30), 0.0], guidance=9.0).forecast == TRUSTING
+    schedule = made("mine", 30, 0.5, way={"forecast": AGGRESSIVE})
+    assert Run.of(make_plan(schedule), [*flow_sigmas(30), 0.0], guidance=9.0).settings.forecast == AGGRESSIVE
 
 
 def test_of_equals_one_that_was_found_with_this_guidance_is_taken(folder):
     found = made("found", 30, 0.5, 0.5, guidance=6)
     save(Schedule("for all", found.points, "any", provenance=found.provenance), folder)
-    assert pick(0.5, "wan", [folder], 30, 6.0).name == "for all"
-    assert pick(0.5, "wan", [folder], 12, 6.0).name == "half 12"
+    assert pick(0.5, "wan", load_schedules([folder]), 30, 6.0).name == "for all"
+    assert pick(0.5, "wan", load_schedules([folder]), 12, 6.0).name == "half 12"
     save(made("mine", 30, 0.5, 0.5, guidance=6), folder)
-    assert pick(0.5, "wan", [folder], 30, 6.0).name == "mine"
+    assert pick(0.5, "wan", load_schedules([folder]), 30, 6.0).name == "mine"
 
 
 @pytest.mark.parametrize(("total", "name"), [(30, "half 30"), (24, "half 30"), (12, "half 12")])
 @pytest.mark.parametrize("parts", [2, 3])
 def test_a_part_of_a_run_takes_the_schedule_for_the_whole(folder, total, name, parts):
     """Two samplers, each of which goes through a part of the noise levels."""
-    first, *others = pick_by_way(0.5, "wan", [folder])
-    plan, levels = make_plan(first, budget=0.5, others=others), [*flow_sigmas(total), 0.0]
+    plan, levels = automatic(folder, 0.5), [*flow_sigmas(total), 0.0]
     cut = total // parts
     for sigmas in (levels[: cut + 1], levels[cut:]):
-        assert Run(plan, sigmas).report.schedule == name
-        assert steps_as_fine(first, sigmas) == pytest.approx(total, abs=1)
+        assert run_of(plan, sigmas).report.schedule == name
+        assert equivalent_steps(plan.library[0], sigmas) == pytest.approx(total, abs=1)
 
 
 @pytest.mark.parametrize(("total", "trusted"), [(30, True), (40, True), (16, False)])
 def test_a_part_of_a_run_is_trusted_as_the_whole_is(total, trusted):
-    schedule = made("found", 30, 0.5, 0.5, way={"forecast": TRUSTING}, promise={"cfg": 3.0})
+    schedule = made("found", 30, 0.5, 0.5, way={"forecast": AGGRESSIVE}, promise={"cfg": 3.0})
     levels = [*flow_sigmas(total), 0.0]
     for sigmas in (levels, levels[: total // 2 + 1], levels[total // 2 :]):
-        run = Run(make_plan(schedule, budget=0.5), sigmas, guidance=3.0)
-        assert (run.forecast == TRUSTING) == trusted
+        run = Run.of(make_plan(schedule, budget=0.5), sigmas, guidance=3.0)
+        assert (run.settings.forecast == AGGRESSIVE) == trusted

@@ -15,27 +15,28 @@ from astraea.schedules import (
     Schedule,
     budgets_for,
     bundled_folder,
+    every_nth,
     flow_sigmas,
-    leaning,
     list_schedules,
     load,
+    load_schedules,
     parse,
+    periodic,
     pick,
-    rhythm,
     save,
     serialise,
     uniform,
-    whole_steps,
-    without_fractions,
+    warped_skip,
+    without_partial_steps,
 )
 
 GRID = flow_sigmas(30)
 SHAPES = {
-    "0 0 1": rhythm("a", [0.0, 0.0, 1.0], GRID),
-    "0 1": rhythm("b", [0.0, 1.0], GRID),
-    ".05 .05 .9": rhythm("c", [0.05, 0.05, 0.9], GRID),
+    "0 0 1": periodic("a", [0.0, 0.0, 1.0], GRID),
+    "0 1": periodic("b", [0.0, 1.0], GRID),
+    ".05 .05 .9": periodic("c", [0.05, 0.05, 0.9], GRID),
     "uniform": uniform("d", 0.4, GRID),
-    "0 0 .7": rhythm("e", [0.0, 0.0, 0.7], GRID),
+    "0 0 .7": periodic("e", [0.0, 0.0, 0.7], GRID),
 }
 BUNDLED = pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
 SHAPE = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -101,7 +102,7 @@ def test_save_into_a_file_instead_of_a_folder(tmp_path):
         (text_with(name="../../etc/passwd"), "not a usable schedule name"),
         (text_with(name=""), "not a usable schedule name"),
         (text_with(name=None), "not a usable schedule name"),
-        (text_with(mode="clever"), "mode 'clever'"),
+        (text_with(mode="Clever one"), "mode 'Clever one'"),
         (text_with(family="Wan/2"), "family"),
         (text_with(mean_budget=0.9), "does not match the points"),
         (text_with(surprise=1), "unknown entries 'surprise'"),
@@ -123,12 +124,19 @@ def test_forecast_settings_survive_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "way",
-    [{"expected": 1.1}, {"expected": True}, {"bend": -0.1}, {"bend": 2}, {"along": "time"}, {"last_response": 1.1}],
+    ("settings", "message"),
+    [
+        ({"prior_gain": 1.1}, "prior_gain"),
+        ({"prior_gain": True}, "prior_gain"),
+        ({"curvature": -0.1}, "curvature"),
+        ({"curvature": 2}, "curvature"),
+        ({"extrapolation_axis": "time"}, "'time' is not one of"),
+        ({"final_step_gain": 1.1}, "final_step_gain"),
+    ],
 )
-def test_forecast_settings_out_of_bounds_are_refused(way):
-    with pytest.raises(ScheduleError, match=next(iter(way.values())) if "along" in way else next(iter(way))):
-        Forecast(**way)
+def test_forecast_settings_out_of_bounds_are_refused(settings, message):
+    with pytest.raises(ScheduleError, match=message):
+        Forecast(**settings)
 
 
 def test_unreadable_files_are_refused(tmp_path):
@@ -166,7 +174,7 @@ def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
     steps = len(schedule.points)
     asked = math.ceil(schedule.mean_budget * 100 - 1e-6) / 100
     assert budgets_for(schedule, grid(steps, shift), mean=asked) == list(schedule.budgets)
-    if not schedule.has_fractions:
+    if not schedule.has_partial_steps:
         assert_as_many_whole_steps_as_fit(schedule, grid(steps, shift), [2] * (steps - 1) + [1], asked)  # Heun
 
 
@@ -197,7 +205,7 @@ def test_full_steps_at_the_end_stay_at_the_end(steps, computed, least):
 @pytest.mark.parametrize("mean", [0.5, 0.3, 0.25])
 @pytest.mark.parametrize(("head", "tail"), [(4, 1), (1, 4), (6, 6)])
 def test_full_ends_give_way_to_the_budget(head, tail, mean):
-    schedule = leaning("ends", 0.6, GRID, full_start=head, full_end=tail)
+    schedule = warped_skip("ends", 0.6, GRID, full_start=head, full_end=tail)
     for steps in range(8, 51):
         assert_as_many_whole_steps_as_fit(schedule, grid(steps), [1] * steps, mean)
 
@@ -214,7 +222,7 @@ def test_mean_budget_is_kept_on_any_grid(shape, mean):
     for steps in (*range(8, 22), 25, 30, 37, 50):
         for shift in (8.0, 3.0, 1.0):
             for calls in ([1] * steps, [1] + [2] * (steps - 1), [2] * (steps - 1) + [1], [3] * steps):
-                if not shape.has_fractions:
+                if not shape.has_partial_steps:
                     assert_as_many_whole_steps_as_fit(shape, grid(steps, shift), calls, mean)
                     continue
                 budgets = budgets_for(shape, grid(steps, shift), evaluations=calls, mean=mean)
@@ -239,7 +247,7 @@ def test_rhythm_stays_a_rhythm(steps):
 @pytest.mark.parametrize("mean", [0.3, 0.4, 0.5])
 def test_whole_steps_stay_evenly_spread(steps, mean):
     """Between the full steps at both ends the gaps differ by two at most, next to the ends too."""
-    source = leaning("even", mean, flow_sigmas(30), lean=0.0)
+    source = warped_skip("even", mean, flow_sigmas(30), warp=0.0)
     budgets = budgets_for(source, grid(steps))
     computed = [i for i, budget in enumerate(budgets) if budget > 0.0]
     gaps = [b - a for a, b in pairwise(computed)]
@@ -255,7 +263,7 @@ def test_uniform_stays_uniform():
 
 @pytest.mark.parametrize("steps", [16, 20, 22, 40])
 def test_a_full_end_that_rounding_shortens_draws_no_step_to_it(steps):
-    source = leaning("s", 0.5, flow_sigmas(30), lean=0.0, full_end=2)
+    source = warped_skip("s", 0.5, flow_sigmas(30), warp=0.0, full_end=2)
     kinds = "".join("F" if budget == 1.0 else "." for budget in budgets_for(source, grid(steps), mean=0.5))
     tail = max(1, round(2 / 30 * steps))
     assert kinds.endswith("." + "F" * tail)
@@ -294,14 +302,14 @@ def test_no_steps_no_budgets():
 def test_without_fractions_keeps_the_mean_within_a_step():
     for mean in (0.7, 0.5, 0.4, 0.3):
         budgets = budgets_for(SHAPES["uniform"], grid(30), mean=mean)
-        whole = without_fractions(budgets, [1] * 30)
+        whole = without_partial_steps(budgets, [1] * 30)
         assert set(whole) == {0.0, 1.0}
         assert whole[0] == whole[-1] == 1.0
         assert -1.5 <= sum(whole) - sum(budgets) <= 0.5
 
 
 def test_whole_steps_have_the_period_asked_for():
-    assert list(whole_steps("w", 4, GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
+    assert list(every_nth("w", 4, GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
 
 
 @BUNDLED
@@ -323,25 +331,25 @@ def test_auto_picks_what_was_found_for_such_runs_else_the_family_s_at_the_neares
 def test_auto_passes_over_broken_files(tmp_path):
     save(Schedule("good", ((1.0, 0.5),)), tmp_path)
     (tmp_path / "broken.json").write_text("{")
-    assert pick(0.5, "wan", [tmp_path]).name == "good"
+    assert pick(0.5, "wan", load_schedules([tmp_path])).name == "good"
     with pytest.raises(ScheduleError, match="No schedule"):
-        pick(0.5, "wan", [tmp_path / "absent"])
+        pick(0.5, "wan", load_schedules([tmp_path / "absent"]))
 
 
-@pytest.mark.parametrize("lean", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("warp", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("budget", [0.7, 0.5, 0.4, 0.3])
-def test_leaning_schedule_meets_its_budget_and_leans(budget, lean):
-    budgets = leaning("l", budget, GRID, lean=lean).budgets
+def test_leaning_schedule_meets_its_budget_and_leans(budget, warp):
+    budgets = warped_skip("l", budget, GRID, warp=warp).budgets
     assert set(budgets) <= {0.0, 1.0}
     assert sum(budgets) == round(budget * 30)
     assert budgets[0] == budgets[-1] == 1.0
     late, early = sum(budgets[15:-1]), sum(budgets[1:15])
-    assert late >= early if lean else abs(late - early) <= 1
+    assert late >= early if warp else abs(late - early) <= 1
 
 
 @pytest.mark.parametrize(("start", "end"), [(1, 4), (3, 1), (2, 3)])
 def test_leaning_schedule_begins_and_ends_with_full_steps(start, end):
-    budgets = leaning("l", 0.4, GRID, lean=0.0, full_start=start, full_end=end).budgets
+    budgets = warped_skip("l", 0.4, GRID, warp=0.0, full_start=start, full_end=end).budgets
     assert sum(budgets) == 12
     assert budgets[:start] == (1.0,) * start
     assert budgets[-end:] == (1.0,) * end

@@ -11,11 +11,11 @@ from toy_bench import ToyBench
 
 from astraea.search.candidate import FORECASTS, Genome, mean_budget
 from astraea.search.driver import DENSE_SHARE, Search
-from astraea.search.evaluation.evaluator import Judge
-from astraea.search.evaluation.expected_gain import is_ahead
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.evaluator import Evaluator
+from astraea.search.evaluation.posterior_gain import beats_baseline
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.evolution import ENOUGH_FOR_PROBE
-from astraea.search.proposals.priors import usual_gain
+from astraea.search.proposals.priors import prior_gain
 from astraea.search.result import Progress, Result
 
 # Toy, budgets, effort.
@@ -50,7 +50,9 @@ class Watched:
         self.bench = ToyBench(**toy)
         self.told: list[Progress] = []
         self.made: list[int] = []  # how many runs had been made when each was told
-        self.search = Search(self.bench, Memo(), budgets=self.budgets, effort=self.effort, seed=seed, watch=self._watch)
+        self.search = Search(
+            self.bench, RunLog(), budgets=self.budgets, effort=self.effort, seed=seed, watch=self._watch
+        )
         self.result = self.search.run()
 
     def _watch(self, progress: Progress) -> None:
@@ -74,7 +76,7 @@ def test_one_result_per_budget_in_their_order(name):
 @EACH
 def test_what_is_found_is_within_its_budget(name):
     run = watched(name)
-    for found in (*run.result.best, *run.result.front, *run.result.hand_made):
+    for found in (*run.result.best, *run.result.front, *run.result.baselines):
         assert run.mean(found.schedule.budgets) <= found.budget * 1.005
         assert found.schedule.budgets[0] == 1.0
 
@@ -108,8 +110,8 @@ def test_what_is_spent_is_what_was_computed(name):
 @EACH
 def test_the_best_is_ahead_of_the_bundled_schedule_or_is_that(name):
     result = watched(name).result
-    for best, hand_made in zip(result.best, result.hand_made, strict=True):
-        assert best == hand_made or is_ahead(best.losses, hand_made.losses)
+    for best, baselines in zip(result.best, result.baselines, strict=True):
+        assert best == baselines or beats_baseline(best.losses, baselines.losses)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +125,13 @@ def test_the_best_is_ahead_of_the_bundled_schedule_or_is_that(name):
 )
 def test_a_search_is_worth_its_effort(name, least):
     result = watched(name).result
-    assert result.best[0].psnr > result.hand_made[0].psnr + least
+    assert result.best[0].psnr > result.baselines[0].psnr + least
 
 
 @EACH
 def test_losses_found_are_those_of_a_run(name):
     run = watched(name)
-    judge = Judge(ToyBench(**SEARCHES[name][0]), Memo())
+    judge = Evaluator(ToyBench(**SEARCHES[name][0]), RunLog())
     for best in run.result.best:
         genome = Genome(best.schedule.budgets, best.schedule.forecast, best.schedule.mode)
         verdict = judge.verdicts([genome], range(len(best.losses)))[0]
@@ -185,7 +187,7 @@ def test_history_tells_each_new_best_of_a_budget(name):
 
 def test_a_budget_asked_for_twice_is_searched_once():
     def result(budgets: tuple[float, ...]) -> Result:
-        return Search(ToyBench(steps=6), Memo(), budgets=budgets, effort=8, seed=0).run()
+        return Search(ToyBench(steps=6), RunLog(), budgets=budgets, effort=8, seed=0).run()
 
     assert result((0.5, 0.7, 0.5)) == result((0.5, 0.7))
 
@@ -193,7 +195,7 @@ def test_a_budget_asked_for_twice_is_searched_once():
 @pytest.mark.parametrize("name", TOO_SHORT)
 def test_where_the_budget_does_not_pay_for_the_ends_nothing_is_run(name):
     run = watched(name)
-    assert (run.result.best, run.result.front, run.result.hand_made) == ((), (), ())
+    assert (run.result.best, run.result.front, run.result.baselines) == ((), (), ())
     assert (run.result.finished, run.bench.runs) == (True, [])
 
 
@@ -230,12 +232,12 @@ def test_a_new_best_is_told_with_the_run_that_made_it(name):
 
 
 def test_a_remembered_best_is_not_told_as_a_run_just_made():
-    memo, told = Memo(), []
+    memo, told = RunLog(), []
     toy, budgets, effort = SEARCHES["one budget"]
     Search(ToyBench(**toy), memo, budgets=budgets, effort=effort, seed=0).run()
     search = Search(ToyBench(**toy), memo, budgets=budgets, effort=effort, seed=0, watch=told.append)
     search.run()
-    assert search.recalled == len(search.judge.outcomes)
+    assert search.cache_hits == len(search.judge.outcomes)
     assert not any(progress.improved for progress in told)
 
 
@@ -253,13 +255,13 @@ def test_another_seed_may_find_something_else():
 
 @pytest.mark.usefixtures("small_populations")
 def test_ways_that_were_not_run_are_ranked_by_what_they_gain_elsewhere():
-    search = Search(ToyBench(steps=20), Memo(), budgets=(0.5,), effort=12, seed=0)
+    search = Search(ToyBench(steps=20), RunLog(), budgets=(0.5,), effort=12, seed=0)
     search.run()
     (evolution,) = search._evolutions.values()
-    reference, setting = evolution.hand_made[0], search.setting
+    reference, setting = evolution.baselines[0], search.setting
     seen = {verdict.genome.forecast for verdict in (*evolution.judged.values(), *evolution.partly.values())}
     evolution.replay.losses = lambda genome: (1e-4,) * setting.cases
     ranked = [g.forecast for g in evolution._ranked([replace(reference, forecast=way) for way in FORECASTS])]
-    unseen = [usual_gain(way, setting) for way in ranked if way not in seen]
+    unseen = [prior_gain(way, setting) for way in ranked if way not in seen]
     assert unseen == sorted(unseen, reverse=True)
     assert len(set(unseen)) >= 3

@@ -10,11 +10,11 @@ import pytest
 
 from astraea.schedules import Forecast
 from astraea.search.candidate import (
-    BENDS,
-    EXPECTED,
+    AXES,
+    CURVATURES,
+    FINAL_STEP_GAINS,
     FREE_SIZES,
-    LAST_RESPONSES,
-    TIMES,
+    PRIOR_GAINS,
     Genome,
     block_crossover,
     mean_budget,
@@ -27,7 +27,7 @@ from astraea.search.candidate import (
 )
 from astraea.search.evaluation.step_time import StepSeconds
 from astraea.search.problem import Outcome
-from astraea.search.proposals.dynamic_programming import MOST_GAP, cheapest_paths, gap_prices
+from astraea.search.proposals.dynamic_programming import MAX_SKIP, cheapest_paths, skip_costs
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
 SEEDS = pytest.mark.parametrize("seed", range(6))
@@ -115,16 +115,16 @@ def test_where_nothing_can_be_moved_nothing_is(steps):
 
 @SEEDS
 def test_another_forecast_is_a_neighbour(seed):
-    now = Forecast(EXPECTED[1], *TIMES[2], BENDS[1])
+    now = Forecast(PRIOR_GAINS[1], *AXES[2], CURVATURES[1])
     other = other_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
-    times = [(way.along, way.corrected_along) for way in (now, other)]
+    times = [(way.extrapolation_axis, way.interpolation_axis) for way in (now, other)]
     settings = [times, *zip(vars(now).values(), vars(other).values(), strict=True)]
     same = [before == after for before, after in [settings[0], settings[1], *settings[4:]]]
     assert same.count(False) == 1
 
 
 def test_the_last_step_answers_only_to_steps_missed_right_before_it():
-    way = Forecast(last_response=LAST_RESPONSES[-1])
+    way = Forecast(final_step_gain=FINAL_STEP_GAINS[-1])
     assert Genome((1.0, 0.0, 1.0), way).forecast == way
     assert Genome((1.0, 0.0, 1.0, 1.0), way) == Genome((1.0, 0.0, 1.0, 1.0))
     assert Genome((1.0,), way) == Genome((1.0,))
@@ -169,7 +169,7 @@ def test_the_cheapest_path_is_what_trying_all_finds(seed):
 
 def test_no_path_has_a_wider_gap_than_was_priced():
     steps = 30
-    prices = {(a, b): 0.0 for a, b in combinations(range(steps), 2) if b - a <= MOST_GAP}
+    prices = {(a, b): 0.0 for a, b in combinations(range(steps), 2) if b - a <= MAX_SKIP}
     paths = cheapest_paths(prices, steps)
     assert min(paths) == 5  # 4 gaps of 8 span 32 steps, 3 only 24
 
@@ -182,9 +182,9 @@ def test_additive_losses_give_the_gaps_their_prices():
         computed = [k for k, budget in enumerate(genome.budgets) if budget]
         return sum(true[gap] for gap in pairwise(computed))
 
-    prices = gap_prices(loss, Genome((1.0,) * steps))
+    prices = skip_costs(loss, Genome((1.0,) * steps))
     assert prices == pytest.approx({gap: true[gap] for gap in prices})
-    assert set(prices) == {gap for gap in true if gap[1] - gap[0] <= MOST_GAP}
+    assert set(prices) == {gap for gap in true if gap[1] - gap[0] <= MAX_SKIP}
 
 
 def outcome(budgets: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[Genome, Outcome]:

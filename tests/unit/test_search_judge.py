@@ -9,8 +9,8 @@ import pytest
 from toy_bench import ToyBench
 
 from astraea.search.candidate import Genome
-from astraea.search.evaluation.evaluator import Judge, Verdict, mean_psnr
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.evaluator import Evaluation, Evaluator, mean_psnr
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.problem import Job, Outcome
 
 GOOD = Genome((1.0, 1.0, 0.0, 1.0, 1.0, 1.0))
@@ -19,11 +19,11 @@ PART = Genome((1.0, 0.3, 0.3, 0.3, 0.3, 1.0))
 NEVER, ALWAYS = {0: (math.inf,) * 6}, {0: (1e-12,) * 6}
 
 
-def judge_of(memo: Memo | None = None, told=None) -> Judge:
-    return Judge(ToyBench(steps=6), Memo() if memo is None else memo, told)
+def judge_of(memo: RunLog | None = None, told=None) -> Evaluator:
+    return Evaluator(ToyBench(steps=6), RunLog() if memo is None else memo, told)
 
 
-def runs(judge: Judge) -> int:
+def runs(judge: Evaluator) -> int:
     return len(judge.bench.runs)
 
 
@@ -31,7 +31,7 @@ def test_a_candidate_is_never_run_twice():
     judge = judge_of()
     first = judge.verdicts([GOOD, BAD, GOOD], [0, 1])
     assert runs(judge) == 4
-    assert judge.verdicts([BAD, GOOD], [1, 0]) == [Verdict(v.genome, v.losses[::-1]) for v in first[1::-1]]
+    assert judge.verdicts([BAD, GOOD], [1, 0]) == [Evaluation(v.genome, v.losses[::-1]) for v in first[1::-1]]
     assert runs(judge) == 4
 
 
@@ -57,13 +57,13 @@ def test_spent_is_the_tokens_computed_in_dense_runs():
 
 
 def test_what_is_remembered_counts_as_if_it_were_run():
-    memo = Memo()
+    memo = RunLog()
     first, again = judge_of(memo), judge_of(memo)
     verdicts = first.verdicts([GOOD, BAD], [0, 1])
     assert again.verdicts([GOOD, BAD], [0, 1]) == verdicts
     assert again.spent == first.spent
-    assert (runs(again), again.recalled, again.made_equivalents) == (0, 4, 0.0)
-    assert (first.recalled, first.made_equivalents) == (0, first.spent)
+    assert (runs(again), again.cache_hits, again.fresh_cost) == (0, 4, 0.0)
+    assert (first.cache_hits, first.fresh_cost) == (0, first.spent)
 
 
 def test_each_run_is_told_of_once_and_in_order():
@@ -75,7 +75,7 @@ def test_each_run_is_told_of_once_and_in_order():
 
 
 def test_runs_made_before_an_interrupt_are_kept():
-    memo = Memo()
+    memo = RunLog()
 
     def stop(genome: Genome, case: int, outcome: Outcome) -> None:
         if case == 1:
@@ -103,7 +103,7 @@ def test_a_run_that_was_given_up_is_not_trusted_under_looser_limits():
 
 @pytest.mark.parametrize("limits", [NEVER, None, {}], ids=["looser", "none", "none for this case"])
 def test_a_remembered_run_that_was_given_up_is_not_trusted_under_other_limits(limits):
-    memo = Memo()
+    memo = RunLog()
     judge_of(memo).verdicts([BAD], [0], ALWAYS)
     judge = judge_of(memo)
     assert not judge.verdicts([BAD], [0], limits)[0].given_up
@@ -124,7 +124,7 @@ def test_a_run_that_was_given_up_at_its_last_step_is_not_trusted_under_looser_li
 
 
 def test_a_run_that_was_not_finite_is_not_run_again():
-    memo, bench = Memo(), ToyBench(steps=6)
+    memo, bench = RunLog(), ToyBench(steps=6)
     outcome = next(iter(bench.measure([Job(0, BAD.schedule(bench.setting.sigmas))])))
     broken = replace(outcome, loss=math.inf, losses=(*outcome.losses[:-1], math.inf))
     judge = judge_of(memo)
@@ -135,13 +135,13 @@ def test_a_run_that_was_not_finite_is_not_run_again():
 
 def test_a_whole_run_in_the_memo_counts_under_limits_as_if_it_had_been_given_up():
     """Else a search that finds it there would go another way than one that runs it."""
-    fresh, memo = judge_of(), Memo()
+    fresh, memo = judge_of(), RunLog()
     judge_of(memo).verdicts([BAD, PART], [0])
-    recalled = judge_of(memo)
-    assert recalled.verdicts([BAD, PART], [0], ALWAYS) == fresh.verdicts([BAD, PART], [0], ALWAYS)
-    assert recalled.outcomes == fresh.outcomes
-    assert recalled.spent == fresh.spent
-    assert runs(recalled) == 0
+    cache_hits = judge_of(memo)
+    assert cache_hits.verdicts([BAD, PART], [0], ALWAYS) == fresh.verdicts([BAD, PART], [0], ALWAYS)
+    assert cache_hits.outcomes == fresh.outcomes
+    assert cache_hits.spent == fresh.spent
+    assert runs(cache_hits) == 0
 
 
 def test_limits_leave_room_around_the_best():

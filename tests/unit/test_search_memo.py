@@ -11,7 +11,7 @@ import pytest
 from astraea.errors import SearchError
 from astraea.schedules import Forecast, Schedule
 from astraea.search.evaluation import run_log as memo_module
-from astraea.search.evaluation.run_log import Memo, key_of
+from astraea.search.evaluation.run_log import RunLog, key_of
 from astraea.search.problem import Outcome
 
 FULL_DEVICE = Path("/dev/full")
@@ -24,62 +24,62 @@ OUTCOMES = {
 }
 
 
-def filled(path: Path, identity: str = "mine") -> Memo:
-    memo = Memo(path, identity)
+def filled(path: Path, identity: str = "mine") -> RunLog:
+    memo = RunLog(path, identity)
     for key, outcome in OUTCOMES.items():
         memo.put(key, outcome)
     memo.close()
     return memo
 
 
-def outcomes_in(memo: Memo) -> dict[str, Outcome]:
+def outcomes_in(memo: RunLog) -> dict[str, Outcome]:
     return {key: outcome for key in [*OUTCOMES, "later"] if (outcome := memo.get(key)) is not None}
 
 
 def test_outcomes_are_there_again(tmp_path):
     filled(tmp_path / "memo.jsonl")
-    again = Memo(tmp_path / "memo.jsonl", "mine")
+    again = RunLog(tmp_path / "memo.jsonl", "mine")
     assert outcomes_in(again) == OUTCOMES
     assert len(again) == len(OUTCOMES)
     assert again.skipped == 0
 
 
 def test_an_outcome_is_on_disk_when_put_returns(tmp_path):
-    memo = Memo(tmp_path / "memo.jsonl", "mine")
+    memo = RunLog(tmp_path / "memo.jsonl", "mine")
     for number, (key, outcome) in enumerate(OUTCOMES.items(), start=1):
         memo.put(key, outcome)
-        assert len(Memo(tmp_path / "memo.jsonl", "mine")) == number
+        assert len(RunLog(tmp_path / "memo.jsonl", "mine")) == number
 
 
 def test_folders_are_made_when_the_first_outcome_is_put(tmp_path):
-    memo = Memo(tmp_path / "a" / "b" / "memo.jsonl", "mine")
+    memo = RunLog(tmp_path / "a" / "b" / "memo.jsonl", "mine")
     assert not (tmp_path / "a").exists()
     memo.put("whole", OUTCOMES["whole"])
-    assert len(Memo(memo.path, "mine")) == 1
+    assert len(RunLog(memo.path, "mine")) == 1
 
 
 def test_the_newest_outcome_of_a_key_counts(tmp_path):
     memo = filled(tmp_path / "memo.jsonl")
     memo.put("given up", OUTCOMES["whole"])
-    assert Memo(memo.path, "mine").get("given up") == OUTCOMES["whole"]
+    assert RunLog(memo.path, "mine").get("given up") == OUTCOMES["whole"]
 
 
 def test_outcomes_of_another_identity_are_not_taken(tmp_path):
     filled(tmp_path / "memo.jsonl", "theirs")
-    assert len(Memo(tmp_path / "memo.jsonl", "mine")) == 0
+    assert len(RunLog(tmp_path / "memo.jsonl", "mine")) == 0
 
 
 def test_each_identity_finds_its_own_in_a_shared_file(tmp_path):
     filled(tmp_path / "memo.jsonl", "theirs")
-    mine = Memo(tmp_path / "memo.jsonl", "mine")
+    mine = RunLog(tmp_path / "memo.jsonl", "mine")
     mine.put("later", OUTCOMES["whole"])
-    assert outcomes_in(Memo(tmp_path / "memo.jsonl", "mine")) == {"later": OUTCOMES["whole"]}
-    assert outcomes_in(Memo(tmp_path / "memo.jsonl", "theirs")) == OUTCOMES
+    assert outcomes_in(RunLog(tmp_path / "memo.jsonl", "mine")) == {"later": OUTCOMES["whole"]}
+    assert outcomes_in(RunLog(tmp_path / "memo.jsonl", "theirs")) == OUTCOMES
 
 
 def test_a_memo_without_a_path_keeps_to_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    memo = Memo()
+    memo = RunLog()
     memo.put("whole", OUTCOMES["whole"])
     assert memo.get("whole") == OUTCOMES["whole"]
     assert not list(tmp_path.iterdir())
@@ -93,11 +93,11 @@ def test_a_last_line_cut_off_anywhere_costs_no_other_outcome(tmp_path):
     others = {key: OUTCOMES[key] for key in ("whole", "given up")}
     for cut in range(last, len(content)):
         path.write_bytes(content[:cut])
-        memo = Memo(path, "mine")
+        memo = RunLog(path, "mine")
         assert outcomes_in(memo) | others == outcomes_in(memo), f"cut off at byte {cut}"
         memo.put("later", OUTCOMES["not finite"])
         memo.close()
-        again = Memo(path, "mine")
+        again = RunLog(path, "mine")
         assert outcomes_in(again) == outcomes_in(memo), f"appended to after a cut at byte {cut}"
         assert again.get("later") == OUTCOMES["not finite"]
 
@@ -108,10 +108,10 @@ def test_a_first_line_cut_off_anywhere_does_not_keep_a_memo_from_being_written(t
     head = path.read_bytes().split(b"\n")[0]
     for cut in range(len(head) + 1):
         path.write_bytes(head[:cut])
-        memo = Memo(path, "mine")
+        memo = RunLog(path, "mine")
         memo.put("later", OUTCOMES["whole"])
         memo.close()
-        assert outcomes_in(Memo(path, "mine")) == {"later": OUTCOMES["whole"]}, f"cut off at byte {cut}"
+        assert outcomes_in(RunLog(path, "mine")) == {"later": OUTCOMES["whole"]}, f"cut off at byte {cut}"
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\xff", b"\n", b"\r", b"}", "\u2028".encode(), b"\x1c"])
@@ -123,7 +123,7 @@ def test_damage_in_the_middle_costs_only_the_line_it_is_in(tmp_path, damage):
     begin = len(lines[0]) + len(lines[1])
     for place in range(begin, begin + len(lines[2]) - 1, 7):
         path.write_bytes(content[:place] + damage + content[place + 1 :])
-        memo = Memo(path, "mine")
+        memo = RunLog(path, "mine")
         kept = {key: OUTCOMES[key] for key in ("whole", "not finite")}
         assert outcomes_in(memo) == kept, f"damaged at byte {place}"
         assert memo.skipped >= 1
@@ -131,16 +131,16 @@ def test_damage_in_the_middle_costs_only_the_line_it_is_in(tmp_path, damage):
 
 def test_a_file_of_something_else_is_passed_over(tmp_path):
     (tmp_path / "memo.jsonl").write_bytes(bytes(range(256)) * 20)
-    memo = Memo(tmp_path / "memo.jsonl", "mine")
+    memo = RunLog(tmp_path / "memo.jsonl", "mine")
     assert len(memo) == 0
     memo.put("whole", OUTCOMES["whole"])
-    assert len(Memo(tmp_path / "memo.jsonl", "mine")) == 1
+    assert len(RunLog(tmp_path / "memo.jsonl", "mine")) == 1
 
 
 def test_a_folder_in_the_place_of_the_file(tmp_path):
     (tmp_path / "memo.jsonl").mkdir()
     with pytest.raises(SearchError, match="cannot be read") as told:
-        Memo(tmp_path / "memo.jsonl", "mine")
+        RunLog(tmp_path / "memo.jsonl", "mine")
     assert str(tmp_path / "memo.jsonl") in str(told.value)
 
 
@@ -148,7 +148,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "taken").write_text("")
     path = tmp_path / "taken" / "memo.jsonl"
     with pytest.raises(SearchError, match="make the folder writable") as told:
-        Memo(path, "mine").put("whole", OUTCOMES["whole"])
+        RunLog(path, "mine").put("whole", OUTCOMES["whole"])
     assert str(path) in str(told.value)
 
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
     path = tmp_path / "memo.jsonl"
     path.symlink_to(FULL_DEVICE)
     monkeypatch.setattr(memo_module, "open_regular", lambda path, flags=os.O_RDONLY: os.open(path, flags))
-    memo = Memo(None, "mine")
+    memo = RunLog(None, "mine")
     memo.path = path  # the device never ends when it is read
     with pytest.raises(SearchError, match=r"No space left on device.*Make room") as told:
         memo.put("whole", OUTCOMES["whole"])
@@ -189,7 +189,7 @@ def test_after_a_full_disk_the_same_memo_goes_on(tmp_path, room):
     with pytest.raises(SearchError, match="No space left"):
         memo.put("lost", OUTCOMES["whole"])
     memo.put("later", OUTCOMES["whole"])
-    again = Memo(memo.path, "mine")
+    again = RunLog(memo.path, "mine")
     assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["whole"]}
 
 

@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from astraea.search.evaluation.expected_gain import (
-    CLEAR_DB,
-    deviation_of_gain,
-    expected_gain,
+from astraea.search.evaluation.posterior_gain import (
+    PSNR_CAP_DB,
+    beats_baseline,
     gains_of,
-    is_ahead,
-    is_behind,
+    posterior_gain,
+    posterior_std,
+    significantly_worse,
 )
 
 
@@ -21,8 +21,8 @@ def losses(*decibels: float) -> list[float]:
 
 
 def test_gains_are_taken_pair_by_pair_and_only_as_far_as_they_can_be_seen():
-    gains = gains_of(losses(40, 70, CLEAR_DB + 5), losses(37, 55, CLEAR_DB + 20))
-    assert gains == pytest.approx([3.0, CLEAR_DB - 55.0, 0.0])
+    gains = gains_of(losses(40, 70, PSNR_CAP_DB + 5), losses(37, 55, PSNR_CAP_DB + 20))
+    assert gains == pytest.approx([3.0, PSNR_CAP_DB - 55.0, 0.0])
 
 
 def test_a_candidate_on_fewer_cases_is_held_against_those():
@@ -30,20 +30,20 @@ def test_a_candidate_on_fewer_cases_is_held_against_those():
 
 
 def test_more_pairs_weigh_more_against_what_was_expected():
-    few = expected_gain(losses(42, 43, 41), losses(40, 40, 40), 0.0)
-    many = expected_gain(losses(*([42, 43, 41] * 5)), losses(*([40] * 15)), 0.0)
+    few = posterior_gain(losses(42, 43, 41), losses(40, 40, 40), 0.0)
+    many = posterior_gain(losses(*([42, 43, 41] * 5)), losses(*([40] * 15)), 0.0)
     assert 0.0 < few < many < 2.0
 
 
 def test_of_two_that_gain_alike_the_steadier_one_is_preferred():
-    steady = expected_gain(losses(42, 42.5, 41.5, 42), losses(40, 40, 40, 40), 0.0)
-    lucky = expected_gain(losses(54, 36, 38, 40), losses(40, 40, 40, 40), 0.0)
+    steady = posterior_gain(losses(42, 42.5, 41.5, 42), losses(40, 40, 40, 40), 0.0)
+    lucky = posterior_gain(losses(54, 36, 38, 40), losses(40, 40, 40, 40), 0.0)
     assert steady > 2.0 * lucky > 0.0
 
 
 def test_without_evidence_the_expectation_remains():
-    assert expected_gain(losses(60, 20, 60, 20), losses(40, 40, 40, 40), 0.5) == pytest.approx(0.5, abs=0.05)
-    assert expected_gain(losses(40), losses(40), 0.5) < 0.5
+    assert posterior_gain(losses(60, 20, 60, 20), losses(40, 40, 40, 40), 0.5) == pytest.approx(0.5, abs=0.05)
+    assert posterior_gain(losses(40), losses(40), 0.5) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_without_evidence_the_expectation_remains():
     ],
 )
 def test_ahead_is_what_gains_on_the_whole_or_on_most_pairs(gains, ahead):
-    assert is_ahead(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is ahead
+    assert beats_baseline(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is ahead
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,20 @@ def test_ahead_is_what_gains_on_the_whole_or_on_most_pairs(gains, ahead):
     ],
 )
 def test_behind_is_what_is_clearly_so(gains, behind):
-    assert is_behind(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is behind
+    assert significantly_worse(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is behind
 
 
 def test_an_expectation_is_off_by_less_the_more_pairs_tell_and_the_less_they_scatter():
     reference = losses(*([40.0] * 16))
     steady, scattered = [41.0, 43.0] * 8, [36.0, 48.0] * 8
-    assert deviation_of_gain(losses(), reference, 1.5) == 1.5
-    few, many = (deviation_of_gain(losses(*steady[:count]), reference, 1.5) for count in (4, 16))
+    assert posterior_std(losses(), reference, 1.5) == 1.5
+    few, many = (posterior_std(losses(*steady[:count]), reference, 1.5) for count in (4, 16))
     assert 0.0 < many < few < 1.5
-    assert many < deviation_of_gain(losses(*scattered), reference, 1.5) < 1.5
-    assert deviation_of_gain(losses(*scattered), reference, 1e9) == pytest.approx(
-        math.sqrt(36.0 * 16 / 15 / 16), rel=0.01
-    )
+    assert many < posterior_std(losses(*scattered), reference, 1.5) < 1.5
+    assert posterior_std(losses(*scattered), reference, 1e9) == pytest.approx(math.sqrt(36.0 * 16 / 15 / 16), rel=0.01)
 
 
 def test_what_is_less_trusted_is_moved_more_by_runs():
     own, reference = losses(43, 42, 44), losses(40, 40, 40)
-    assert expected_gain(own, reference, 0.0, 0.5) < expected_gain(own, reference, 0.0, 2.0) < 3.0
-    assert expected_gain(losses(), reference, 0.7) == 0.7
+    assert posterior_gain(own, reference, 0.0, 0.5) < posterior_gain(own, reference, 0.0, 2.0) < 3.0
+    assert posterior_gain(losses(), reference, 0.7) == 0.7

@@ -12,13 +12,13 @@ import pytest
 from toy_bench import ToyBench
 
 from astraea.errors import ScheduleError
-from astraea.schedules import load, promise_of, save
+from astraea.schedules import expected_of, load, save
 from astraea.search.candidate import FREE_SIZES, mean_budget
 from astraea.search.driver import Search
-from astraea.search.evaluation.evaluator import Judge, Verdict
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.evaluator import Evaluation, Evaluator
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.paper_search import BAND, CHILDREN, POPULATION, PaperSearch
-from astraea.search.problem import Setting
+from astraea.search.problem import SamplingConfig
 from astraea.search.provenance import as_schedule
 from astraea.search.result import Result
 
@@ -32,12 +32,12 @@ class PaperRun:
         self, seed: int = 0, limit: float = LIMIT, mode: str = "default", kind: type[PaperSearch] = PaperSearch
     ):
         self.bench = ToyBench(steps=8, cases=2)
-        self.search = kind(Judge(self.bench, Memo()), [0, 1], BUDGET, random.Random(seed), mode)
-        self.told: list[Verdict] = []
+        self.search = kind(Evaluator(self.bench, RunLog()), [0, 1], BUDGET, random.Random(seed), mode)
+        self.told: list[Evaluation] = []
         self.sizes: list[int] = []
         self.search.run(limit, self._told)
 
-    def _told(self, best: Verdict) -> None:
+    def _told(self, best: Evaluation) -> None:
         self.told.append(best)
         self.sizes.append(len(self.search.population))
 
@@ -47,7 +47,7 @@ def paper_run() -> PaperRun:
     return PaperRun()
 
 
-def error(verdict: Verdict) -> float:
+def error(verdict: Evaluation) -> float:
     return sum(verdict.losses) / len(verdict.losses)
 
 
@@ -127,9 +127,9 @@ def test_leaving_out_what_cannot_survive_changes_nothing_but_the_runs(seed):
 
 
 @cache
-def searched() -> tuple[Result, Setting]:
+def searched() -> tuple[Result, SamplingConfig]:
     bench = ToyBench(steps=6, cases=2)
-    return Search(bench, Memo(), budgets=(0.5, 0.7), effort=8, seed=4).run(), bench.setting
+    return Search(bench, RunLog(), budgets=(0.5, 0.7), effort=8, seed=4).run(), bench.setting
 
 
 def named(name: str = "mine-0.50", **changes):
@@ -149,7 +149,7 @@ def test_it_is_the_one_that_was_found_under_its_new_name():
 
 
 def test_it_promises_what_was_measured():
-    best, promise = searched()[0].best[0], promise_of(named())
+    best, promise = searched()[0].best[0], expected_of(named())
     assert promise is not None
     assert promise.psnr_db == pytest.approx(best.psnr, abs=0.01)
     assert promise.speedup == pytest.approx(best.speedup, abs=0.001)
@@ -182,7 +182,7 @@ def test_an_interrupted_search_says_after_how_much():
 
 
 def test_without_a_hand_made_rival_there_is_no_figure_of_one():
-    assert "bundled_psnr_db" not in named(hand_made=()).provenance["figures"]
+    assert "bundled_psnr_db" not in named(baselines=()).provenance["figures"]
 
 
 def test_a_name_that_cannot_be_one_is_refused():

@@ -8,7 +8,7 @@ import pytest
 
 from astraea.schedules import Forecast
 from astraea.search.candidate import Genome
-from astraea.search.proposals.placements import placements
+from astraea.search.proposals.step_placements import step_placements
 
 FORECAST = Forecast(0.5, "root", "root", 0.0)
 
@@ -30,7 +30,7 @@ def genome_of(gaps: str, first: int = 0) -> Genome:
 @pytest.mark.parametrize("first", [0, 2])
 def test_as_many_steps_are_computed_from_the_first_to_the_last(gaps: str, first: int):
     drawn = genome_of(gaps, first)
-    found = placements(drawn)
+    found = step_placements(drawn)
     assert found
     assert len(set(found)) == len(found) <= 18
     assert drawn not in found
@@ -45,21 +45,21 @@ def test_as_many_steps_are_computed_from_the_first_to_the_last(gaps: str, first:
 
 
 def test_they_are_even_or_narrower_at_the_start_or_at_the_end():
-    found = {"".join(map(str, gaps_of(genome))) for genome in placements(genome_of("33444443"))}
+    found = {"".join(map(str, gaps_of(genome))) for genome in step_placements(genome_of("33444443"))}
     assert {"44444432", "34444442", "44444333", "33454442"} <= found
     assert "33444443" not in found
 
 
 def test_gaps_at_the_ends_are_never_much_wider_than_the_others():
-    for genome in placements(genome_of("25" * 4)):
+    for genome in step_placements(genome_of("25" * 4)):
         gaps = gaps_of(genome)
         assert max(gaps[0], gaps[-1]) <= max(gaps[1:-1]) + 1
 
 
 @pytest.mark.parametrize("gaps", ["", "5", "111", "11"])
 def test_where_there_is_nothing_to_place_there_are_none(gaps: str):
-    assert placements(genome_of(gaps)) == ()
+    assert step_placements(genome_of(gaps)) == ()
 
 
 def test_steps_in_part_are_not_placed():
-    assert placements(Genome((1.0, 0.0, 0.5, 0.0, 0.0, 1.0))) == ()
+    assert step_placements(Genome((1.0, 0.0, 0.5, 0.0, 0.0, 1.0))) == ()

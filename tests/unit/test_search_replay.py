@@ -10,15 +10,17 @@ from toy_bench import ToyBench
 
 from astraea.schedules import Forecast
 from astraea.search.candidate import FORECASTS, Genome, mean_budget
-from astraea.search.evaluation.evaluator import Judge, mean_psnr
+from astraea.search.evaluation.evaluator import Evaluator, mean_psnr
 from astraea.search.evaluation.replay import Replay
-from astraea.search.evaluation.run_log import Memo
-from astraea.search.evaluation.step_cost import Prices
+from astraea.search.evaluation.run_log import RunLog
+from astraea.search.evaluation.step_cost import StepCost
 from astraea.search.problem import Job, Outcome, Recording
 from astraea.search.proposals.sensitivity import PROBED, Probe, allotted, probe
 
 FORECAST = pytest.mark.parametrize(
-    "forecast", FORECASTS, ids=[f"{f.expected:g} {f.along} {f.corrected_along} {f.bend:g}" for f in FORECASTS]
+    "forecast",
+    FORECASTS,
+    ids=[f"{f.prior_gain:g} {f.extrapolation_axis} {f.interpolation_axis} {f.curvature:g}" for f in FORECASTS],
 )
 
 
@@ -134,8 +136,8 @@ def test_predictions_that_are_all_alike_can_be_replayed():
 # --- the sensitivity probe --------------------------------------------------------------------------------------
 
 
-def probed(bench: ToyBench) -> tuple[Judge, Probe]:
-    judge = Judge(bench, Memo())
+def probed(bench: ToyBench) -> tuple[Evaluator, Probe]:
+    judge = Evaluator(bench, RunLog())
     found = probe(judge, 0, replay_of(bench))
     assert found is not None
     return judge, found
@@ -155,12 +157,12 @@ def test_the_probe_finds_a_step_in_part_better_than_a_reused_one():
 
 def test_the_probe_prices_steps_by_what_they_take():
     _, found = probed(ToyBench(steps=10))
-    assert found.prices == Prices(0.05)  # as the toy's steps in part do
+    assert found.prices == StepCost(0.05)  # as the toy's steps in part do
 
 
 def test_without_replay_nothing_is_probed():
     bench = ToyBench(steps=6, calls=2)
-    judge = Judge(bench, Memo())
+    judge = Evaluator(bench, RunLog())
     assert probe(judge, 0, None) is None
     assert judge.spent == 0.0
 
@@ -176,7 +178,7 @@ def test_what_is_allotted_keeps_the_budget(budget):
 
 def test_more_sensitive_steps_get_no_less():
     reused = tuple(0.001 * step**2 for step in range(10))
-    found = Probe({0.0: reused, PROBED: tuple(0.3 * loss for loss in reused)}, Prices(0.1))
+    found = Probe({0.0: reused, PROBED: tuple(0.3 * loss for loss in reused)}, StepCost(0.1))
     bench = ToyBench(steps=10)
     for budget in (0.3, 0.5, 0.7):
         budgets = allotted(found, bench.setting, budget).budgets[1:]

@@ -11,8 +11,8 @@ from toy_bench import ToyBench
 from astraea.search import evolution
 from astraea.search.candidate import mean_budget
 from astraea.search.driver import Search
-from astraea.search.evaluation.expected_gain import is_ahead
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.posterior_gain import beats_baseline
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.result import Progress, Result
 
 SEARCHES = {
@@ -51,7 +51,7 @@ def quick_searches(small_populations, monkeypatch):
 def search_of(name: str, path: Path | None = None, runs: int = 10**6, **changes) -> Search:
     toy, budgets, effort = SEARCHES[name]
     bench = ToyBench(**toy)
-    memo = Memo(path, bench.setting.identity)
+    memo = RunLog(path, bench.setting.identity)
     wish = {"budgets": budgets, "effort": effort, "seed": 0, **changes}
     return Search(bench, memo, watch=StopAfter(runs), **wish)
 
@@ -79,7 +79,7 @@ def test_taken_up_again_after_any_number_of_runs_it_finds_the_same(tmp_path, nam
         interrupted(name, path, runs)
         again = search_of(name, path)
         assert again.run() == expected, f"interrupted after {runs} of {total} runs"
-        assert again.recalled >= runs
+        assert again.cache_hits >= runs
 
 
 @EACH
@@ -100,8 +100,8 @@ def test_an_interrupted_search_shows_the_best_so_far(name):
         assert result.spent == search.judge.spent
         for best in result.best:
             assert mean_budget(best.schedule.budgets, search.setting.evaluations) <= best.budget * 1.005
-            bundled = next((other for other in result.hand_made if other.budget == best.budget), best)
-            assert best == bundled or is_ahead(best.losses, bundled.losses)
+            bundled = next((other for other in result.baselines if other.budget == best.budget), best)
+            assert best == bundled or beats_baseline(best.losses, bundled.losses)
 
 
 def test_as_soon_as_one_candidate_is_judged_there_is_a_result():
@@ -132,7 +132,7 @@ def test_what_the_memo_has_of_another_search_makes_no_difference(tmp_path):
         other.judge.memo.close()
     again = search_of("three budgets", path)
     assert again.run() == whole("three budgets")[0]
-    assert again.recalled > 10
+    assert again.cache_hits > 10
     assert any(outcome.steps < 6 for outcome in again.judge.outcomes.values()), "some were given up"
 
 
@@ -142,11 +142,11 @@ def test_a_crash_in_the_middle_of_a_line_costs_one_run(tmp_path):
     path.write_bytes(path.read_bytes()[:-25])
     again = search_of("one budget", path)
     assert again.run() == expected
-    assert again.recalled == total - 1
+    assert again.cache_hits == total - 1
 
 
 def test_all_that_was_measured_is_recalled():
-    memo, results, made = Memo(), [], []
+    memo, results, made = RunLog(), [], []
     for _ in range(2):
         toy, budgets, effort = SEARCHES["one budget"]
         bench = ToyBench(**toy)

@@ -11,10 +11,10 @@ from toy_bench import ToyBench
 
 from astraea.search.candidate import Genome, mean_budget
 from astraea.search.driver import Search
-from astraea.search.evaluation.evaluator import Judge
-from astraea.search.evaluation.expected_gain import gains_of
-from astraea.search.evaluation.run_log import Memo
-from astraea.search.proxy import COMES_TRUE, FEWEST_PAIRS, WORTH_DB
+from astraea.search.evaluation.evaluator import Evaluator
+from astraea.search.evaluation.posterior_gain import gains_of
+from astraea.search.evaluation.run_log import RunLog
+from astraea.search.proxy import MIN_CASES, MIN_PROXY_GAIN_DB, TRANSFER
 from astraea.search.result import Progress
 
 pytestmark = pytest.mark.usefixtures("small_populations")
@@ -28,14 +28,14 @@ class Watched:
         self,
         share: float | None = SHARE,
         effort: float = EFFORT,
-        memo: Memo | None = None,
+        memo: RunLog | None = None,
         asked: bool = True,
         budgets: tuple[float, ...] = (BUDGET,),
         **toy: float,
     ):
         self.bench = ToyBench(STEPS, CASES, small_share=share, **toy)
         self.told: list[Progress] = []
-        self.memo = Memo() if memo is None else memo
+        self.memo = RunLog() if memo is None else memo
         options = {"budgets": budgets, "effort": effort, "seed": 0, "small_clips": asked}
         self.search = Search(self.bench, self.memo, watch=self.told.append, **options)
         self.result = self.search.run()
@@ -54,7 +54,7 @@ def test_placements_are_run_on_small_clips_all_pairs_alike():
     runs = watched().bench.small.runs
     pairs = [case for case, _ in runs]
     assert len(runs) > 50
-    assert len(set(pairs)) >= FEWEST_PAIRS
+    assert len(set(pairs)) >= MIN_CASES
     evaluations = watched().bench.setting.evaluations
     assert {round(mean_budget(schedule.budgets, evaluations), 3) for _, schedule in runs} == {0.375}
     assert len({schedule.budgets for _, schedule in runs}) > 5
@@ -89,11 +89,11 @@ def test_steps_stay_where_they_are_unless_others_are_well_ahead(answers: float, 
         learnt.gains[genome][0] - learnt.gains[same_steps][0]
         for genome in learnt.gains
         # Only where the step before the last is reused does a forecast have a last response.
-        if replace(genome.forecast, last_response=0.0) == replace(same_steps.forecast, last_response=0.0)
+        if replace(genome.forecast, final_step_gain=0.0) == replace(same_steps.forecast, final_step_gain=0.0)
         if genome.budgets != drawn.budgets and (small.pairs - 1, genome) in small.judge.outcomes
     ]
     moved = learnt.found[0].budgets != drawn.budgets
-    assert moved == (max(ahead) >= COMES_TRUE * WORTH_DB)
+    assert moved == (max(ahead) >= TRANSFER * MIN_PROXY_GAIN_DB)
 
 
 def test_of_several_budgets_each_has_what_was_found_judged_on_all_cases():
@@ -112,7 +112,7 @@ def gain_elsewhere(run: Watched, genome: Genome) -> float:
     """dB over what one has without a search, on a hundred pairs that the search has not seen."""
     others = ToyBench(STEPS, CASES, small_share=SHARE, answers=run.bench.answers).smaller(200)
     reference = run.search._evolutions[BUDGET].reference
-    found, drawn = Judge(others, Memo()).verdicts([genome, reference.genome], range(100, 200))
+    found, drawn = Evaluator(others, RunLog()).verdicts([genome, reference.genome], range(100, 200))
     return fmean(gains_of(found.losses, drawn.losses))
 
 
@@ -120,7 +120,7 @@ def gain_elsewhere(run: Watched, genome: Genome) -> float:
 def test_what_was_found_there_is_better_elsewhere_about_as_promised(answers: float):
     run = Watched(answers=answers)
     learnt = run.search._evolutions[BUDGET].learnt
-    promised = learnt.gains[learnt.found[0]][0] / COMES_TRUE
+    promised = learnt.gains[learnt.found[0]][0] / TRANSFER
     gained = gain_elsewhere(run, learnt.found[0])
     assert gained > 0.5
     assert 0.5 * promised < gained < 1.5 * promised
@@ -138,7 +138,7 @@ def test_small_runs_are_remembered_and_apart_from_large_ones():
     first = watched()
     again = Watched(memo=first.memo)
     assert (again.small_runs, len(again.bench.runs)) == (0, 0)
-    assert again.search.recalled == again.search.runs == first.search.runs
+    assert again.search.cache_hits == again.search.runs == first.search.runs
     assert again.result.best[0].schedule == first.result.best[0].schedule
     assert again.result.spent == pytest.approx(first.result.spent)
 
@@ -146,7 +146,7 @@ def test_small_runs_are_remembered_and_apart_from_large_ones():
 def test_more_effort_goes_on_from_less():
     first = Watched(effort=20.0)
     more = Watched(effort=EFFORT, memo=first.memo)
-    assert more.search.recalled > 0
+    assert more.search.cache_hits > 0
 
 
 @pytest.mark.parametrize(

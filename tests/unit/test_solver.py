@@ -10,15 +10,17 @@ import pytest
 import torch
 from fuzzed_cases import profile_of as probed
 
+from astraea.engine.context import CallRequest
 from astraea.engine.interface import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
-from astraea.engine.run import CallSite, Run
+from astraea.engine.run import Run
 from astraea.engine.solver import MAX_MEMORY, Solver
-from astraea.schedules import Forecast, flow_sigmas, rhythm
+from astraea.kernels import attend_reference
+from astraea.schedules import Forecast, flow_sigmas, periodic
 
 SIGMAS = [0.95, 0.9, 0.84, 0.77, 0.69, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
 STEPS = len(SIGMAS) - 1
-PLAN = make_plan(rhythm("r", [0.0, 1.0], flow_sigmas(30)))
+PLAN = make_plan(periodic("r", [0.0, 1.0], flow_sigmas(30)))
 PATTERNS = {"gaps of one": "FF.F.F.F.FF", "long gaps": "FF..F...F.F", "computed steps between": "FF..FFF..FF"}
 
 
@@ -114,7 +116,15 @@ def profile_of(sampler, sigmas):
 
 def site(sigma):
     groups = (RowGroup("cond", slice(0, 1)),)
-    return CallSite(sigma, groups, TokenLayout(16), None, None, blocks=1, device=torch.device("cpu"))
+    return CallRequest(
+        sigma=sigma,
+        groups=groups,
+        layout=TokenLayout(16),
+        runner=None,
+        attend=attend_reference,
+        blocks=1,
+        device=torch.device("cpu"),
+    )
 
 
 def result(sampler, profile, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, x: 0.0):
@@ -123,15 +133,15 @@ def result(sampler, profile, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k,
     follow: what predictions also do, by step and latents.
     """
     generator = torch.Generator().manual_seed(0)
-    base, slope, bend, begin = torch.randn(4, 1, 4, 3, dtype=torch.float64, generator=generator)
-    run = Run(plan, sigmas, profile=profile)
+    base, slope, curvature, begin = torch.randn(4, 1, 4, 3, dtype=torch.float64, generator=generator)
+    run = Run.of(plan, sigmas, profile=profile)
     run.budgets = [1.0 if kind == "F" else 0.0 for kind in pattern]
 
     def denoised(k, x):
-        call = run.open_call(site(sigmas[k]))
+        call = run.begin_call(site(sigmas[k]))
         if call.kind == "reuse":
-            return run.close_call(call, call.estimate())
-        return run.close_call(call, base + sigmas[k] * slope + sigmas[k] ** 2 * bend + follow(k, x))
+            return run.end_call(call, call.estimate())
+        return run.end_call(call, base + sigmas[k] * slope + sigmas[k] ** 2 * curvature + follow(k, x))
 
     return sampler(denoised, sigmas, begin)
 
@@ -148,19 +158,25 @@ def test_the_latents_come_back_to_where_computing_every_step_leads(name, pattern
         assert not torch.allclose(result(sampler, None, pattern), dense, atol=1e-4), "Euler's weights would do"
 
 
+def share(solver, older, call):
+    """The share of prediction `call` that makes up for an error of 1 in `older`."""
+    own = solver.cumulative_weight(call, call)
+    return solver.cumulative_weight(older, call) / own if own else 0.0
+
+
 @pytest.mark.parametrize("last", [0.0, 0.05])
 def test_weights_of_euler_are_those_of_the_noise_levels(last):
     sigmas = [*SIGMAS[:-1], last]
-    found, known = profile_of(euler, sigmas).solver, Solver.of_levels(sigmas)
+    found, known = profile_of(euler, sigmas).solver, Solver.from_sigmas(sigmas)
     assert found.memory == known.memory == 0
     for k in range(STEPS):
         for n in range(k):
-            assert found.share(n, k) == pytest.approx(known.share(n, k), abs=1e-9)
+            assert share(found, n, k) == pytest.approx(share(known, n, k), abs=1e-9)
 
 
 def plan_with(response):
     """Found on steps as fine as these, so that its way to forecast is taken."""
-    return make_plan(replace(rhythm("r", [0.0, 1.0], SIGMAS), forecast=Forecast(last_response=response)))
+    return make_plan(replace(periodic("r", [0.0, 1.0], SIGMAS), forecast=Forecast(final_step_gain=response)))
 
 
 @pytest.mark.parametrize("solver", [None, "off a run"])
@@ -193,15 +209,15 @@ def test_a_run_that_ends_amid_noise_has_no_last_prediction_to_move():
 
 
 def test_noise_levels_that_do_not_fall_have_no_weight():
-    known = Solver.of_levels([1.0, 0.5, 0.5, 0.2, 0.0])
-    assert known.share(0, 1) == known.share(1, 2) == known.share(2, 3) == 0.0
-    assert known.share(0, 2) == pytest.approx(1 / 3)
+    known = Solver.from_sigmas([1.0, 0.5, 0.5, 0.2, 0.0])
+    assert share(known, 0, 1) == share(known, 1, 2) == share(known, 2, 3) == 0.0
+    assert share(known, 0, 2) == pytest.approx(1 / 3)
 
 
 def test_solvers_it_cannot_follow_are_refused():
-    assert Solver.of_responses([[0.0], [math.nan]], [1.0, 1.0]) is None
-    assert Solver.of_responses([[0.0], [0.0]], [1.0, 1.0]) is None, "a prediction that counts for nothing"
+    assert Solver.from_impulse_response([[0.0], [math.nan]], [1.0, 1.0]) is None
+    assert Solver.from_impulse_response([[0.0], [0.0]], [1.0, 1.0]) is None, "a prediction that counts for nothing"
     steps = 2 * MAX_MEMORY + 4
     generator = torch.Generator().manual_seed(0)
     anyhow = torch.randn(steps + 1, steps, generator=generator).tril(-1)
-    assert Solver.of_responses(anyhow.tolist(), [1.0] * (steps + 1)) is None
+    assert Solver.from_impulse_response(anyhow.tolist(), [1.0] * (steps + 1)) is None

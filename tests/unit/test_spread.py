@@ -13,8 +13,8 @@ from astraea.errors import SearchError
 from astraea.schedules import Schedule
 from astraea.search.driver import Search
 from astraea.search.evaluation import ray_runner
-from astraea.search.evaluation.ray_runner import Cluster, Factory, SpreadBench
-from astraea.search.evaluation.run_log import Memo
+from astraea.search.evaluation.ray_runner import Cluster, Factory, RayRunner
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.problem import Job
 
 if importlib.util.find_spec("ray") is None:
@@ -35,11 +35,11 @@ def _ray():
 
 
 def spread_toy(*arguments, workers=2):
-    return SpreadBench(Factory(TOY, "bench", (STEPS, CASES, *arguments)), Cluster(workers))
+    return RayRunner(Factory(TOY, "bench", (STEPS, CASES, *arguments)), Cluster(workers))
 
 
 def searched(bench):
-    return Search(bench, Memo(), budgets=(0.5, 0.35), effort=16.0, seed=3).run()
+    return Search(bench, RunLog(), budgets=(0.5, 0.35), effort=16.0, seed=3).run()
 
 
 def jobs(bench, count=7):
@@ -66,9 +66,9 @@ def test_two_workers_find_what_one_process_finds(tmp_path):
 
 def test_small_clips_are_spread_too():
     found = {}
-    for name, bench in (("spread", SpreadBench(SMALL, Cluster(2))), ("alone", ToyBench(STEPS, CASES, small_share=0.1))):
+    for name, bench in (("spread", RayRunner(SMALL, Cluster(2))), ("alone", ToyBench(STEPS, CASES, small_share=0.1))):
         try:
-            search = Search(bench, Memo(), budgets=(0.5,), effort=30.0, seed=3, small_clips=True)
+            search = Search(bench, RunLog(), budgets=(0.5,), effort=30.0, seed=3, small_clips=True)
             found[name] = search.run(), search.runs
             assert search._small.judge.outcomes
         finally:
@@ -102,12 +102,12 @@ def test_a_run_that_ends_two_workers_ends_the_search(tmp_path):
 )
 def test_what_keeps_a_worker_from_beginning_is_said(function, message):
     with pytest.raises(SearchError, match=message):
-        SpreadBench(Factory(TOY, function), Cluster(1))
+        RayRunner(Factory(TOY, function), Cluster(1))
 
 
 def test_workers_that_do_not_sample_alike_are_refused(tmp_path):
     with pytest.raises(SearchError, match="do not sample alike"):
-        SpreadBench(Factory(TOY, "other_by_process", (str(tmp_path),)), Cluster(2))
+        RayRunner(Factory(TOY, "other_by_process", (str(tmp_path),)), Cluster(2))
     assert len(list(tmp_path.iterdir())) == 2
 
 

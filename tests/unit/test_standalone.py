@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from astraea.engine.calls.base import TokenCall
+from astraea.engine.calls import TokenCall
 from astraea.engine.metrics import psnr, value_range
 from astraea.engine.plan import make_plan
-from astraea.schedules import flow_sigmas, rhythm
+from astraea.schedules import flow_sigmas, periodic
 from astraea.tiny.standalone import load_tiny, sample
 from astraea.tiny.words import context_for
 
@@ -34,7 +34,7 @@ def clip(model, plan=None):
 
 def test_a_full_budget_changes_nothing(model) -> None:
     dense, _, _ = clip(model)
-    full, report, _ = clip(model, make_plan(rhythm("any", [0.3], SIGMAS[:-1]), budget=1.0))
+    full, report, _ = clip(model, make_plan(periodic("any", [0.3], SIGMAS[:-1]), budget=1.0))
     assert torch.equal(dense, full)
     assert report.computed_share == 1.0
 
@@ -42,7 +42,7 @@ def test_a_full_budget_changes_nothing(model) -> None:
 @pytest.mark.parametrize("pattern", [[0.0, 1.0], [0.5], [0.0, 0.0, 0.7]], ids=["whole steps", "tokens", "both"])
 def test_an_accelerated_clip_stays_close_and_is_reported(model, pattern: list[float]) -> None:
     dense, _, _ = clip(model)
-    schedule = rhythm("any", pattern, SIGMAS[:-1])
+    schedule = periodic("any", pattern, SIGMAS[:-1])
     fast, report, seconds = clip(model, make_plan(schedule))
     assert psnr(fast, dense, value_range(dense)) > 25
     assert report.finished
@@ -52,7 +52,7 @@ def test_an_accelerated_clip_stays_close_and_is_reported(model, pattern: list[fl
 
 
 def test_the_model_is_left_as_it_was(model) -> None:
-    clip(model, make_plan(rhythm("any", [0.5], SIGMAS[:-1])))
+    clip(model, make_plan(periodic("any", [0.5], SIGMAS[:-1])))
     assert not any("forward" in vars(block) for block in model.blocks)
 
 
@@ -62,7 +62,7 @@ def test_blocks_are_touched_only_where_tokens_are_kept_or_chosen(model, pattern:
     seen = []
     hook = model.blocks[0].norm1.register_forward_pre_hook(lambda *_: seen.append("forward" in vars(model.blocks[0])))
     try:
-        clip(model, make_plan(rhythm("any", pattern, SIGMAS[:-1])))
+        clip(model, make_plan(periodic("any", pattern, SIGMAS[:-1])))
     finally:
         hook.remove()
     assert seen
@@ -72,12 +72,12 @@ def test_blocks_are_touched_only_where_tokens_are_kept_or_chosen(model, pattern:
 @pytest.mark.parametrize("mode", ["default", "refit", "hold"])
 @pytest.mark.parametrize("cache", ["full", "fp8"])
 def test_what_stays_kept_are_computed_values(model, monkeypatch: pytest.MonkeyPatch, mode: str, cache: str) -> None:
-    shipped, seen = TokenCall._update, []
+    shipped, seen = TokenCall._residuals, []
 
     def update(call, part, index, fresh):
-        before = part.kept.store.read(index).clone()
+        before = part.state.store.read(index).clone()
         residual = shipped(call, part, index, fresh)
-        after, chosen = part.kept.store.read(index), part.selection
+        after, chosen = part.state.store.read(index), part.selection
         tolerance = (
             {"rtol": 0.07, "atol": 0.02 * float(fresh.abs().max())} if cache == "fp8" else {"rtol": 0, "atol": 0}
         )
@@ -86,8 +86,8 @@ def test_what_stays_kept_are_computed_values(model, monkeypatch: pytest.MonkeyPa
         seen.append(bool((residual != after).any()))
         return residual
 
-    monkeypatch.setattr(TokenCall, "_update", update)
-    clip(model, make_plan(rhythm("any", [0.5], SIGMAS[:-1]), mode=mode, cache=cache))
+    monkeypatch.setattr(TokenCall, "_residuals", update)
+    clip(model, make_plan(periodic("any", [0.5], SIGMAS[:-1]), mode=mode, cache=cache))
     assert seen
     assert mode == "hold" or any(seen)
 

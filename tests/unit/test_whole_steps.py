@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from astraea.schedules import budgets_for, flow_sigmas, rhythm, step_skipping, without_fractions
+from astraea.schedules import budgets_for, flow_sigmas, periodic, step_skipping, without_partial_steps
 
 
 @pytest.mark.parametrize("steps", [10, 1000])
@@ -15,7 +15,7 @@ def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeyp
     monkeypatch.setattr(step_skipping, "_place_whole_steps", lambda *args: tried.append(args[-1]) or place(*args))
     weights = [2] * (steps - 1) + [1]
     budgets = budgets_for(
-        rhythm("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], evaluations=weights, mean=0.4
+        periodic("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], evaluations=weights, mean=0.4
     )
     assert len(tried) == 1
     spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))
@@ -24,6 +24,6 @@ def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeyp
 
 def test_without_fractions_the_first_step_is_computed_and_so_is_a_last_one_in_part():
     """What the last one owes is not taken from the first: before it there is nothing to reuse."""
-    assert without_fractions([1.0, 0.4, 0.4, 0.5], [1] * 4) == [1.0, 0.0, 0.0, 1.0]
-    assert without_fractions([0.4, 0.4, 0.0], [2, 1, 1])[0] == 1.0
-    assert without_fractions([0.5], [1]) == [1.0]
+    assert without_partial_steps([1.0, 0.4, 0.4, 0.5], [1] * 4) == [1.0, 0.0, 0.0, 1.0]
+    assert without_partial_steps([0.4, 0.4, 0.0], [2, 1, 1])[0] == 1.0
+    assert without_partial_steps([0.5], [1]) == [1.0]

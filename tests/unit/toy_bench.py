@@ -17,13 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astraea.engine.calls.base import Call
+from astraea.engine.calls import ModelCall, ReuseCall
+from astraea.engine.context import CallRequest, CondRows
 from astraea.engine.interface import RowGroup, TokenLayout
 from astraea.engine.plan import make_plan
-from astraea.engine.run import CallSite, Run
+from astraea.engine.report import TOKEN
+from astraea.engine.run import Run
 from astraea.engine.sampler_profile import SamplerProfile
+from astraea.kernels import attend_reference
 from astraea.schedules import Schedule, flow_sigmas
-from astraea.search.problem import Job, Outcome, Recording, Setting
+from astraea.search.problem import Job, Outcome, Recording, SamplingConfig
 
 VALUES, HIDDEN, GUIDANCE = 64, 48, 3.0
 TOKEN_ERROR = 0.05  # of a prediction at budget 0, root mean square
@@ -31,19 +34,19 @@ SECONDS = {"full": 1.0, "reuse": 0.01}
 GROUPS = (RowGroup("prompt", slice(0, 1)), RowGroup("empty", slice(1, 2)))
 
 
-class PartCall(Call):
+class PartCall(ModelCall):
     """A token step of the toy: no blocks, a prediction all the same."""
 
-    kind = "token"
+    kind = TOKEN
 
 
 class ToyRun(Run):
     """The engine's run, but that token steps need nothing kept per block."""
 
-    def _make_call(self, step: int, site: CallSite, pairs: list, common: tuple) -> tuple[Call, str]:
+    def _new_call(self, step: int, request: CallRequest, conds: tuple[CondRows, ...]) -> ModelCall:
         if 0.0 < self.budgets[step] < 1.0:
-            return PartCall(*common), ""
-        return super()._make_call(step, site, pairs, common)
+            return PartCall(self.context, self._info(request, step, conds))
+        return super()._new_call(step, request, conds)
 
 
 @dataclass
@@ -81,7 +84,7 @@ class ToyBench:
     ):
         sigmas = (*flow_sigmas(steps, shift), end)
         linear = calls == 1
-        self.setting = Setting(
+        self.setting = SamplingConfig(
             sigmas=sigmas,
             evaluations=(*[calls] * (steps - 1), 1),
             cases=cases,
@@ -164,11 +167,8 @@ class ToyBench:
     @torch.inference_mode()
     def _run(self, case: int, schedule: Schedule, goes_on: Any) -> Trace:
         setting, trace = self.setting, Trace()
-        run = ToyRun(
-            make_plan(schedule),
-            setting.sigmas,
-            profile=SamplerProfile.of(setting.sigmas, setting.evaluations),
-        )
+        profile = SamplerProfile.of(setting.sigmas, setting.evaluations)
+        run = ToyRun.of(make_plan(schedule), setting.sigmas, profile=profile)
         x = self._noise[case] * setting.sigmas[0]
         for step, (sigma, following) in enumerate(pairwise(setting.sigmas)):
             trace.latents.append(x)
@@ -186,17 +186,25 @@ class ToyBench:
         run.finish()
         return trace
 
-    def _told(self, run: ToyRun, case: int, step: int, x: Tensor, sigma: float, trace: Trace | None) -> Tensor:
+    def _told(self, run: Run, case: int, step: int, x: Tensor, sigma: float, trace: Trace | None) -> Tensor:
         """What the sampler is told at a noise level, `[D]`."""
-        site = CallSite(sigma, GROUPS, TokenLayout(VALUES), None, None, 1, x.device)  # type: ignore[arg-type]
-        call = run.open_call(site)
-        if call.kind == "reuse":
-            computed, predicted = None, call.estimate()  # type: ignore[attr-defined]
+        request = CallRequest(
+            sigma=sigma,
+            groups=GROUPS,
+            layout=TokenLayout(VALUES),
+            runner=None,
+            attend=attend_reference,
+            blocks=1,
+            device=x.device,
+        )
+        call = run.begin_call(request)
+        if isinstance(call, ReuseCall):
+            computed, predicted = None, call.estimate()
         else:
             computed = predicted = self._predicted(case, x, sigma)
-            if call.kind == "token":
+            if call.kind == TOKEN:
                 computed = predicted = computed + (1.0 - run.budgets[step]) * self._token_errors[case, step]
-        prompt, empty = run.close_call(call, predicted)
+        prompt, empty = run.end_call(call, predicted)
         if trace is not None:
             trace.predictions.append(computed)
             trace.kinds.append(call.kind)

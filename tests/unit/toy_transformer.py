@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from astraea.engine.interface import Attend, TokenLayout
+from astraea.engine.interface import Attend, BlockCall, TokenLayout
 from astraea.engine.selection import Selection
 from astraea.kernels import attend_reference
 
@@ -37,30 +37,32 @@ class ToyBlock(nn.Module):
 
 class ToyRunner:
     family = "toy"
+    in_place = False
 
-    def entry(self, args: tuple, kwargs: dict) -> Tensor:
-        return args[0] if args else kwargs["x"]
+    def entry(self, call: BlockCall) -> Tensor:
+        return call.args[0]
 
-    def why_not(self, block: Any, args: tuple, kwargs: dict) -> str:
-        return block.reason
+    def exit(self, result: Any) -> Tensor:
+        return result
 
-    def run_rows(
-        self,
-        block: Any,
-        args: tuple,
-        kwargs: dict[str, Any],
-        selection: Selection,
-        attend: Attend,
-        need_lse: bool = False,
+    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
+        return hidden
+
+    def unsupported_reason(self, call: BlockCall) -> str:
+        return call.block.reason
+
+    def forward_tokens(
+        self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        x, shift = self.entry(args, kwargs), args[1]
+        block: Any = call.block
+        x, shift = self.entry(call), call.args[1]
         y = block.norm(x) + shift
         k, v = (part(y).unflatten(-1, (HEADS, -1)) for part in (block.k, block.v))
         q = block.q(selection.gather(y)).unflatten(-1, (HEADS, -1))
         mixed, lse = attend(q, k, v, need_lse=need_lse)
         before = selection.gather(x)
         rows = before + block.o(mixed.flatten(2))
-        rows = rows + block.feed(block.norm(rows) + kwargs["context"])
+        rows = rows + block.feed(block.norm(rows) + call.kwargs["context"])
         return rows - before, None if lse is None else lse.mean(1)
 
 

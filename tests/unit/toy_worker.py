@@ -27,7 +27,7 @@ def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths:
             (Path(mark) / f"dense-{case}-{os.getpid()}").touch() if mark else None
             return self._known(case)
 
-        def adopt(self, case: int, known: Any) -> None:
+        def load_reference(self, case: int, known: Any) -> None:
             self._dense[case] = known
 
         def measure(self, jobs: Any) -> Any:

@@ -19,7 +19,7 @@ from comfy.cli_args import args as comfy_args
 from ....errors import SearchError
 from ....tiny.shipped import CHECKPOINT, LATENT_SHAPE, PROMPTS
 from ....tiny.words import context_for
-from ..runner import HostBench
+from ..runner import ComfyRunner
 from ..samplers import sampler_named, sampler_names, scheduler_names, sigmas_of
 from ..session import cases_of
 from .options import Options
@@ -72,12 +72,12 @@ def prompts_of(options: Options) -> Prompts:
     return Prompts(tuple(conditionings[:-1]), conditionings[-1])
 
 
-def make_runner(options: Options, prompts: Prompts | tuple) -> HostBench:
+def make_runner(options: Options, prompts: Prompts | tuple) -> ComfyRunner:
     """The bench that the options describe. prompts: a `Prompts`, or its two fields. Raises SearchError."""
     positives, negative = (prompts.positives, prompts.negative) if isinstance(prompts, Prompts) else prompts
     model = _model(options)
     latent = {"samples": torch.zeros(1, *_latent_shape(options, model))}
-    return HostBench(
+    return ComfyRunner(
         model,
         cases_of(positives, negative, latent, options.seed, options.cases),
         sampler=sampler_named(options.sampler),

@@ -21,13 +21,13 @@ from comfy.cli_args import args as comfy_args
 
 from ....errors import AstraeaError
 from ....search.driver import Search
-from ....search.evaluation.ray_runner import Cluster, Factory, SpreadBench
-from ....search.evaluation.run_log import Memo
+from ....search.evaluation.ray_runner import Cluster, Factory, RayRunner
+from ....search.evaluation.run_log import RunLog
 from ....search.problem import Bench
 from ....search.result import Progress, Result
 from ...folders import check_writable, user_schedule_folder, user_search_folder
 from ..progress import progress_text
-from ..session import Order, named, save_all, save_so_far
+from ..session import SearchConfig, named, save_all, save_so_far
 from .inputs import Prompts, apply_paths, check_words, make_runner, prompts_of
 from .options import REFUSED, Options, parse
 
@@ -82,10 +82,10 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
     folders = Folders(options.out or user_schedule_folder(), options.memo or user_search_folder())
     for folder in (folders.schedules, folders.memos):
         check_writable(folder)
-    order = Order(options.name, options.budgets, options.effort, options.seed)
+    order = SearchConfig(options.name, options.budgets, options.effort, options.seed)
     with _bench(options, arguments) as bench:
         setting = bench.setting
-        memo = Memo(folders.memos / f"{setting.identity}.jsonl", setting.identity)
+        memo = RunLog(folders.memos / f"{setting.identity}.jsonl", setting.identity)
         print(
             f"{setting.steps} steps, {setting.cases} clips, {len(memo)} runs known from before ({memo.path})",
             flush=True,
@@ -109,7 +109,7 @@ def _searched(options: Options, arguments: Sequence[str]) -> int:
             memo.close()
     schedules = named(result, setting, order)
     files = save_all(schedules, folders.schedules)
-    print(f"{running.runs} candidate runs, {running.recalled} of them taken from before")
+    print(f"{running.runs} candidate runs, {running.cache_hits} of them taken from before")
     print(table(result, options.budgets, files), flush=True)
     return 0
 
@@ -121,7 +121,7 @@ def _bench(options: Options, arguments: Sequence[str]) -> Iterator[Bench]:
     if not options.workers:
         yield make_runner(options, prompts)
         return
-    bench = SpreadBench(_factory(arguments, prompts), Cluster(options.workers, options.address, not comfy_args.cpu))
+    bench = RayRunner(_factory(arguments, prompts), Cluster(options.workers, options.address, not comfy_args.cpu))
     try:
         yield bench
     finally:
@@ -136,7 +136,7 @@ def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
     return Factory(SCRIPT, "make_runner", (pack, str(tree), sys.argv[1:], list(arguments), plain))
 
 
-def _keep_so_far(running: Search, order: Order, folder: Path) -> None:
+def _keep_so_far(running: Search, order: SearchConfig, folder: Path) -> None:
     """Save what an interrupted search has found; what goes wrong here must not hide why it ended."""
     try:
         kept = save_so_far(running.result(), running.setting, order, folder)
@@ -148,7 +148,7 @@ def _keep_so_far(running: Search, order: Order, folder: Path) -> None:
 
 def table(result: Result, budgets: Sequence[float], files: Sequence[Path]) -> str:
     """Per budget what was found and how it compares with the bundled schedule."""
-    rivals = {each.budget: each.psnr for each in result.hand_made}
+    rivals = {each.budget: each.psnr for each in result.baselines}
     found = {each.budget: (each, file) for each, file in zip(result.best, files, strict=True)}
     lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against bundled':>17}  file"]
     for budget in budgets:

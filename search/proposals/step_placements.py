@@ -15,18 +15,18 @@ from itertools import accumulate, pairwise, product
 from ..candidate import Genome
 
 # Widths of the first and of the last gaps beside those in the middle, in the order of the run.
-STARTS: tuple[tuple[float, ...], ...] = ((), (0.75,), (0.75, 0.75))
-ENDS: tuple[tuple[float, ...], ...] = ((), (0.5,), (0.75, 0.5))
+START_WARPS: tuple[tuple[float, ...], ...] = ((), (0.75,), (0.75, 0.75))
+END_WARPS: tuple[tuple[float, ...], ...] = ((), (0.5,), (0.75, 0.5))
 
 
-def placements(drawn: Genome) -> tuple[Genome, ...]:
+def step_placements(drawn: Genome) -> tuple[Genome, ...]:
     """Other placements of as many whole steps, the first and the last of them at the same places."""
     path = [step for step, budget in enumerate(drawn.budgets) if budget > 0.0]
     gaps, length = len(path) - 1, path[-1] - path[0]
     if gaps < 2 or length == gaps or not drawn.whole:
         return ()
     found = []
-    for start, end in product(STARTS, ENDS):
+    for start, end in product(START_WARPS, END_WARPS):
         widths = [1.0] * gaps
         for place, width in (*enumerate(start), *enumerate(end, start=gaps - len(end))):
             if 0 <= place < gaps:

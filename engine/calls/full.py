@@ -1,0 +1,56 @@
+"""A full step that later token steps continue from: every block runs as it is, and its residual is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cond_state import CondState, TokenState
+from ..interface import BlockCall
+from ..residual_store import ResidualStore, StoreSize
+from .base import ModelCall
+
+
+class RecordingCall(ModelCall):
+    """Computes everything and keeps each block's residual."""
+
+    runs_blocks = True
+
+    def begin(self, hidden: Tensor) -> None:
+        for cond in self.info.conds:
+            state = cond.state
+            previous = state.tokens.estimator_state if state.tokens is not None else None
+            state.invalidate()
+            state.tokens = self._new_state(state, hidden[cond.rows], previous)
+
+    def _new_state(self, state: CondState, hidden: Tensor, previous: Tensor | None) -> TokenState | None:
+        mode = self.context.mode
+        size = StoreSize(self.info.blocks * mode.slots, *hidden.shape)
+        store, reason = state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
+        if store is None:
+            self.store_failure = reason
+            return None
+        self.notes.append(reason)
+        ages = torch.zeros(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
+        # An in-place block would change the reference.
+        reference = hidden.clone() if self.runner.in_place else hidden.contiguous()
+        return TokenState(store, reference, ages, mode.token_estimator.begin(self.info.sigma, ages, previous))
+
+    def forward(self, call: BlockCall, hidden: Tensor) -> Any:
+        before = hidden.clone() if self.runner.in_place else hidden
+        result = call.run()
+        after = self.runner.exit(result)
+        for cond in self.info.conds:
+            if cond.state.tokens is not None:
+                self._record(cond.state.tokens.store, call.index, after[cond.rows], before[cond.rows])
+        return result
+
+    def _record(self, store: ResidualStore, index: int, after: Tensor, before: Tensor) -> None:
+        """Keep a block's residual as the newest of its slots."""
+        slots = self.context.mode.slots
+        newest = index * slots
+        for slot in range(newest + slots - 1, newest, -1):
+            store.swap(slot, slot - 1)
+        store.write_difference(newest, after, before)

@@ -1,0 +1,42 @@
+"""A skipped step: the model does not run, its prediction is estimated from those of earlier steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..context import CallInfo, CondRows, RunContext
+from ..correction import correction_for
+from ..estimators import SkippedStep, extrapolate_prediction, hold_prediction, step_ratio_from
+from ..report import REUSE
+from .base import ModelCall
+
+
+class ReuseCall(ModelCall):
+    """Estimates a prediction."""
+
+    kind = REUSE
+
+    def __init__(self, context: RunContext, info: CallInfo):
+        super().__init__(context, info, tokens=0)
+
+    def estimate(self) -> Tensor:
+        """Return the estimated prediction, the denoised latents `[B, …]`, a new tensor."""
+        return torch.cat([self._estimate(cond) for cond in self.info.conds])  # a copy, whatever they are
+
+    def _estimate(self, cond: CondRows) -> Tensor:
+        context, mode, sigma = self.context, self.context.mode, self.info.sigma
+        history, axis = cond.state.history, self.context.axes.extrapolation
+        if not mode.forecasts or (mode.corrects and context.profile.solver is None):
+            return hold_prediction(history)
+        gain = context.gain.gain(history[0][1], step_ratio_from(history, sigma, axis), sigma)
+        estimate = extrapolate_prediction(history, sigma, gain, axis)
+        if not mode.corrects:
+            return estimate
+        if cond.sampler_call is not None:
+            cond.state.skipped.append(SkippedStep(cond.sampler_call, sigma, gain))
+        correction = correction_for(context, cond, self.info.step, sigma, None)
+        return estimate if correction is None else estimate + correction.to(estimate.dtype)
+
+    def end(self, prediction: Tensor) -> Tensor:
+        return prediction

@@ -1,0 +1,93 @@
+"""A token step: the selected tokens run through every block, the others follow an estimate of their residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cond_state import TokenState
+from ..context import CondRows
+from ..interface import BlockCall
+from ..report import TOKEN
+from ..selection import Selection, change_score, rms_change, select
+from .base import ModelCall
+
+
+@dataclass(frozen=True)
+class _CondTokens:
+    """One conditioning in a token step. weights: the estimator's, `[rows, N, 1]`, or None."""
+
+    cond: CondRows
+    state: TokenState
+    selection: Selection
+    weights: Tensor | None
+
+
+class TokenCall(ModelCall):
+    """Computes the selected tokens."""
+
+    kind = TOKEN
+    runs_blocks = True
+
+    def begin(self, hidden: Tensor) -> None:
+        parts = [self._select(cond, hidden[cond.rows]) for cond in self.info.conds]
+        self._parts = parts
+        indices = torch.cat([part.selection.indices for part in parts])
+        self._selection = parts[0].selection if len(parts) == 1 else Selection(indices, hidden.shape[1])
+
+    def _select(self, cond: CondRows, hidden: Tensor) -> _CondTokens:
+        """Select one conditioning's tokens and note that they are computed."""
+        state, sigma, estimator = cond.state.tokens, self.info.sigma, self.context.mode.token_estimator
+        if state is None:
+            raise AssertionError("a token step was planned for a conditioning without anything kept")
+        change = rms_change(hidden, state.reference)
+        score = self._random_score(change) if self.context.mode.random else change_score(change, state.ages)
+        selection = Selection(select(score, self.tokens, self.info.layout.video_slice), hidden.shape[1])
+        weights = estimator.weights(sigma, change, selection, state.estimator_state)
+        selection.put(state.reference, selection.gather(hidden))
+        state.ages.add_(1.0).scatter_(1, selection.indices, 0.0)
+        estimator.advance(sigma, selection, state.estimator_state)
+        return _CondTokens(cond, state, selection, weights)
+
+    def _random_score(self, change: Tensor) -> Tensor:
+        # The same tokens for every conditioning, in whatever order calls come: guidance amplifies differences.
+        generator = torch.Generator().manual_seed(self.context.seed_at(self.info.step))
+        return torch.rand((1, change.shape[1]), generator=generator).expand_as(change).to(change.device)
+
+    def forward(self, call: BlockCall, hidden: Tensor) -> Any:
+        reason = self.full_block_reason(call)
+        if reason:
+            return self._run_full_block(call, hidden, reason)
+        fresh, _ = self.runner.forward_tokens(call, self._selection, self.info.attend)
+        output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        for part in self._parts:
+            rows = part.cond.rows
+            torch.add(hidden[rows], self._residuals(part, call.index, fresh[rows]), out=output[rows])
+        return self.runner.pack(output, call)
+
+    def _run_full_block(self, call: BlockCall, hidden: Tensor, reason: str) -> Any:
+        self.blocks_full += 1
+        self.blocks_full_reason = reason
+        before = hidden.clone() if self.runner.in_place else hidden
+        result = call.run()
+        after, slot = self.runner.exit(result), call.index * self.context.mode.slots
+        for part in self._parts:
+            part.state.store.write_difference(slot, after[part.cond.rows], before[part.cond.rows])
+        return result
+
+    def _residuals(self, part: _CondTokens, index: int, fresh: Tensor) -> Tensor:
+        """Return the block's residuals for all tokens `[rows, N, dim]`, and keep the fresh ones.
+
+        Only computed values are kept: each estimate starts from them, so that errors do not add up.
+        """
+        mode, store, selection = self.context.mode, part.state.store, part.selection
+        newest = index * mode.slots
+        kept = [store.read(newest + age) for age in range(mode.slots)]
+        estimate = mode.token_estimator.estimate(kept, selection, fresh, part.weights)
+        for age in range(mode.slots - 1, 0, -1):
+            store.write(newest + age, selection.put(kept[age], selection.gather(kept[age - 1])))
+        store.write(newest, selection.put(kept[0], fresh))
+        return estimate if estimate is kept[0] else selection.put(estimate, fresh)

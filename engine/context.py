@@ -1,0 +1,85 @@
+"""Plain data that a model call is made from: the host's request, its place in the run, and the run's constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .cond_state import CondState
+from .device_timer import Mark
+from .estimators import ExtrapolationGain, TimeAxes
+from .interface import Attend, BlockRunner, RowGroup, TokenLayout
+from .modes import Mode
+from .residual_store import CachePolicy
+from .sampler_profile import SamplerProfile
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a call may know of its run.
+
+    gain: measured over all calls of the run; final_step_gain: see `schedules.Forecast`; seed: of random selections.
+    """
+
+    mode: Mode
+    cache: CachePolicy
+    profile: SamplerProfile
+    axes: TimeAxes
+    gain: ExtrapolationGain
+    final_step_gain: float = 0.0
+    seed: int = 0
+
+    def seed_at(self, step: int) -> int:
+        """Seed of a step's random selection."""
+        return (self.seed * 1_000_003 + step) % 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRequest:
+    """A model call as the host describes it.
+
+    blocks: number of transformer blocks; runner: None for a model whose blocks are not known, which runs as a whole.
+    full_reason: why it runs in full whatever the schedule says, or "".
+    """
+
+    sigma: float
+    groups: tuple[RowGroup, ...]
+    layout: TokenLayout
+    runner: BlockRunner | None
+    attend: Attend
+    blocks: int
+    device: torch.device
+    full_reason: str = ""
+
+    @property
+    def rows(self) -> int:
+        return sum(group.count for group in self.groups)
+
+
+@dataclass(frozen=True)
+class CondRows:
+    """The rows of one conditioning in a call. sampler_call: which of the sampler's calls it is; None where unknown."""
+
+    group: RowGroup
+    state: CondState
+    sampler_call: int | None
+
+    @property
+    def rows(self) -> slice:
+        return self.group.rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallInfo(CallRequest):
+    """A model call when it begins: the request, and its place in the run.
+
+    started: its moment, by the device's timer. reason: why it runs in full though its step was planned otherwise.
+    keeps_prediction: a later skipped step needs its prediction.
+    """
+
+    step: int
+    conds: tuple[CondRows, ...]
+    started: Mark
+    reason: str = ""
+    keeps_prediction: bool = False

@@ -1,0 +1,235 @@
+"""Resolves a plan for one run: with the run's facts it becomes a schedule, a budget per step and forecast settings.
+
+Everything about a run that can be known before its first model call is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..schedules import (
+    OWN_MEAN_TOLERANCE,
+    ExpectedResult,
+    Forecast,
+    Schedule,
+    budgets_for,
+    bundled_schedules,
+    equivalent_steps,
+    every_nth,
+    expected_of,
+    flow_sigmas,
+    forecast_for,
+    guidance_of,
+    pick,
+    target_budget,
+    without_partial_steps,
+)
+from .cost import BlockCost, budget_for_speedup
+from .modes import MODES, Mode, mode_named
+from .plan import Plan
+from .residual_store import NO_CACHE, CachePolicy
+from .sampler_profile import SamplerProfile
+
+FEW_STEPS = 8
+EVEN_STEPS = 30  # of the schedule that spreads full steps evenly
+SAME_GUIDANCE = 0.02  # relative; expected results differ less by it than by the prompt
+ANY_FAMILY = "any"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run when it begins.
+
+    guidance: its scale where the host states it; cost: sizes of one block, for target speed-ups and the ideal figure;
+    has_runner: the model's blocks are known, so that partial steps are possible.
+    """
+
+    profile: SamplerProfile
+    family: str = ""
+    guidance: float | None = None
+    cost: BlockCost | None = None
+    has_runner: bool = True
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A plan resolved for one run.
+
+    budgets: per step; asked_budget: mean that was asked for; is_full: every step is computed in full.
+    choice: why the schedule was chosen, "" where the user named it; expected, expected_note: its expected result for
+    this run, or why there is none; notes: for the report.
+    """
+
+    schedule: Schedule
+    mode: Mode
+    cache: CachePolicy
+    budgets: tuple[float, ...]
+    forecast: Forecast
+    asked_budget: float
+    target_speedup: float | None
+    ideal_speedup: float
+    is_full: bool
+    choice: str
+    expected: ExpectedResult | None
+    expected_note: str
+    notes: tuple[str, ...]
+
+    @property
+    def spends_whole_steps(self) -> bool:
+        """Tell whether a budget is spent on whole steps alone, which rarely come to exactly as much."""
+        return not self.is_full and self.target_speedup is None and set(self.budgets) == {0.0, 1.0}
+
+
+def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
+    """Resolve a plan. Raises ScheduleError where no schedule serves the model's family."""
+    schedule, asked, choice = _choose_schedule(plan, facts)
+    mode, profile = plan.mode or mode_named(schedule.mode), facts.profile
+    budget = target_budget(schedule, asked)
+    full_reason = profile.full_reason or _full_reason(mode, facts)
+    is_full = _is_full(plan, schedule, budget) or bool(full_reason)
+    budgets = [1.0] * profile.steps if is_full else _budgets(plan, schedule, mode, budget, facts)
+    forecast = forecast_for(schedule, profile.levels, budgets, facts.guidance)
+    uses_own_mean = plan.target_speedup is None and (
+        budget is None or abs(budget - schedule.mean_budget) < OWN_MEAN_TOLERANCE
+    )
+    expected, expected_note = None, ""
+    if not is_full and mode.name == schedule.mode:
+        expected, expected_note = _expected(schedule, budgets, facts.guidance, uses_own_mean)
+    mean = schedule.mean_budget if asked is None else asked
+    return RunSettings(
+        schedule=schedule,
+        mode=mode,
+        cache=plan.cache,
+        budgets=tuple(budgets),
+        forecast=forecast,
+        asked_budget=mean if plan.target_speedup is None else _mean(budgets, profile.evaluations),
+        target_speedup=plan.target_speedup,
+        ideal_speedup=facts.cost.speedup(budgets, profile.evaluations) if facts.cost is not None else 1.0,
+        is_full=is_full,
+        choice=choice,
+        expected=expected,
+        expected_note=expected_note,
+        notes=(full_reason, *_notes(schedule, mode, budgets, forecast, facts, is_full)),
+    )
+
+
+def _choose_schedule(plan: Plan, facts: RunFacts) -> tuple[Schedule, float | None, str]:
+    """Return the schedule, the mean budget that is asked for (None: the schedule's own), and why it was chosen."""
+    if plan.schedule is not None:
+        return plan.schedule, plan.budget, ""
+    target = plan.target_speedup
+    wanted = 1.0 / target if target else plan.budget
+    assert wanted is not None
+    library = [schedule for schedule in plan.library or bundled_schedules() if schedule.mode in MODES]
+    usual = pick(wanted, facts.family, library)
+    steps = equivalent_steps(usual, facts.profile.levels)
+    guidance = guidance_of(usual) if facts.guidance is None else facts.guidance
+    schedule = pick(wanted, facts.family, library, steps, guidance)
+    if target:
+        return schedule, None, _explain(schedule, None, f"the target of {target:g}x", steps, facts.guidance)
+    # Asked for its own mean, a schedule is used point for point on its own steps; for another it is placed anew.
+    is_own = abs(usual.mean_budget - wanted) < OWN_MEAN_TOLERANCE
+    asked = max(wanted, usual.mean_budget) if is_own else wanted
+    return schedule, asked, _explain(schedule, asked, "the budget", steps, facts.guidance)
+
+
+def _explain(schedule: Schedule, budget: float | None, wanted: str, steps: int, guidance: float | None) -> str:
+    """Say why `auto` took this schedule, and what it keeps in memory."""
+    run = f"{steps} steps" if guidance is None else f"{steps} steps and guidance {guidance:g}"
+    budget = target_budget(schedule, budget)
+    # Step-skipping schedules miss the budget they were made for by less than a step.
+    tolerance = OWN_MEAN_TOLERANCE if schedule.has_partial_steps else 1.0 / len(schedule.points)
+    brought = ""
+    if budget is not None and abs(schedule.mean_budget - budget) > tolerance:
+        brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
+    keeps = "a tensor per block" if schedule.has_partial_steps else "two latents per conditioning"
+    reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
+    return f"auto: '{schedule.name}' is nearest to {wanted} for {run}{brought}; it keeps {keeps}{reason}"
+
+
+def _full_reason(mode: Mode, facts: RunFacts) -> str:
+    if mode.per_block and not facts.has_runner:
+        return f"mode '{mode.name}' works inside the model's blocks, which are not known: every step is computed"
+    return ""
+
+
+def _is_full(plan: Plan, schedule: Schedule, budget: float | None) -> bool:
+    if plan.target_speedup is not None:
+        return plan.target_speedup <= 1.0
+    return (schedule.mean_budget if budget is None else budget) >= 1.0
+
+
+def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, facts: RunFacts) -> list[float]:
+    """Return the budget of each step."""
+    profile, cost = facts.profile, facts.cost
+    has_partial_steps = plan.cache.name != NO_CACHE and facts.has_runner
+    spreads_evenly = plan.schedule is None and _needs_even_steps(schedule, mode, profile)
+
+    def budgets_at(mean: float | None) -> list[float]:
+        placed = schedule
+        if spreads_evenly:
+            mean = schedule.mean_budget if mean is None else mean
+            placed = every_nth("even", max(2, round(1.0 / mean)), flow_sigmas(EVEN_STEPS))
+        budgets = budgets_for(placed, profile.levels, evaluations=profile.evaluations, mean=mean)
+        return budgets if has_partial_steps else without_partial_steps(budgets, profile.evaluations)
+
+    if plan.target_speedup is not None and cost is not None:
+        return budgets_at(budget_for_speedup(plan.target_speedup, cost, budgets_at, profile.evaluations))
+    return budgets_at(budget)
+
+
+def _needs_even_steps(schedule: Schedule, mode: Mode, profile: SamplerProfile) -> bool:
+    """Tell whether full steps are spread evenly instead of where an automatically chosen schedule places them.
+
+    That placement relies on corrections, and was found on the host's noise levels, not on a sampler's own.
+    """
+    is_known = profile.solver is not None and not profile.own_levels
+    return not schedule.has_partial_steps and mode.corrects and not is_known
+
+
+def _expected(
+    schedule: Schedule, budgets: Sequence[float], guidance: float | None, uses_own_mean: bool
+) -> tuple[ExpectedResult | None, str]:
+    """Return the schedule's expected result for a run of these budgets, or why it has none for such a run.
+
+    It holds for a schedule that is used as it was found. Where another budget was asked for, nothing is said.
+    """
+    expected = expected_of(schedule)
+    if expected is None:
+        return None, ""
+    steps = expected.steps or len(schedule.points)
+    if len(budgets) != steps:
+        note = f"{expected.figures()} for {steps} steps; this run has {len(budgets)}"
+        return None, note if uses_own_mean else ""
+    if tuple(budgets) != schedule.budgets:
+        return None, ""
+    cfg = expected.cfg
+    if cfg is None or guidance is None or math.isclose(cfg, guidance, rel_tol=SAME_GUIDANCE):
+        return expected, ""
+    return None, f"{expected.figures()} for guidance {cfg:g}; this run has {guidance:g}"
+
+
+def _notes(
+    schedule: Schedule, mode: Mode, budgets: Sequence[float], forecast: Forecast, facts: RunFacts, is_full: bool
+) -> list[str]:
+    """Return remarks for the report; empty ones count for nothing."""
+    notes, profile = [], facts.profile
+    if not is_full:
+        if forecast != schedule.forecast:
+            notes.append(
+                f"'{schedule.name}' was found on finer steps or with milder guidance than these: forecasts are made in "
+                "the standard way"
+            )
+        if profile.steps <= FEW_STEPS:
+            notes.append(f"a run of {profile.steps} steps leaves little to reuse: gains are small")
+        if mode.corrects and min(budgets) == 0.0:
+            notes.append(profile.uncorrected_reason)
+    if facts.family and schedule.family not in (facts.family, ANY_FAMILY):
+        notes.append(f"schedule '{schedule.name}' was made for {schedule.family}, this model is {facts.family}")
+    return notes
+
+
+def _mean(budgets: Sequence[float], evaluations: Sequence[int]) -> float:
+    return sum(b * e for b, e in zip(budgets, evaluations, strict=True)) / max(1, sum(evaluations))
