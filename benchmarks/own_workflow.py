@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markdown_table import table
+from lib.markdown import table
 
 Prompt = dict[str, dict[str, Any]]
 SEED_INPUTS = ("seed", "noise_seed")

@@ -1,6 +1,6 @@
 """Draws docs/*.svg from the result files: `python benchmarks/plots.py`. Needs matplotlib; nothing is measured.
 
-Loss against time and against cost for every quality table, what tokens change, the training curves.
+Loss against time and against cost for the main quality tables, changes of tokens, the training curves.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from quality_derived import ahead_of, bundled_rows, families
+from lib.quality.derived import ahead_of, bundled_rows, families
+from lib.results import RESULTS, ROOT
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+DOCS = ROOT / "docs"
 MAIN_HOST = "0.3.64"
-# What is drawn in colour; every other family is a grey dot.
+PLOTTED = ("easy-cfg3", "easy-cfg6", "hard-cfg3", "hard-cfg6")
+# Families in colour; every other one is a grey dot.
 COLOURS = {
     "bundled": "#d62728",
     "EasyCache": "#1f77b4",
@@ -42,13 +43,6 @@ def save(figure: Any, name: str) -> None:
     figure.savefig(DOCS / name, metadata={"Date": None})
     plt.close(figure)
     print(f"docs/{name}")
-
-
-def quality_results() -> dict[str, dict[str, Any]]:
-    """Table name to result, of the host that the figures in docs are from."""
-    paths = sorted(RESULTS.glob(f"quality-*-{MAIN_HOST}.json"))
-    loaded = [json.loads(path.read_text("utf-8")) for path in paths]
-    return {result["settings"]["table"]: result for result in loaded}
 
 
 def pareto(axes: Axes, rows: Sequence[dict[str, Any]], across: str) -> None:
@@ -134,9 +128,8 @@ def draw_curves() -> None:
 
 
 def main() -> None:
-    for name, result in quality_results().items():
-        if result["derived"]:
-            draw_pareto(name, result)
+    for name in PLOTTED:
+        draw_pareto(name, json.loads((RESULTS / f"quality-{name}-{MAIN_HOST}.json").read_text("utf-8")))
     draw_token_change()
     draw_curves()
 
