@@ -18,7 +18,7 @@ from lib.host import process
 from lib.host.environment import environment
 from lib.host.harness import load_tiny
 from lib.results import ROOT
-from lib.search.cases import CALIBRATION, CALIBRATION_SEED, HELD_OUT, HELD_OUT_SEEDS_FROM
+from lib.search.cases import CALIBRATION, CALIBRATION_SEED, HELD_OUT, HELD_OUT_SEED
 from lib.search.contest import Contest
 
 PARTS = ("hand", "programming", "ours", "paper", "easycache")
@@ -44,7 +44,7 @@ def run_parts(contest: Contest) -> None:
                     contest.take(budget, contestants.ours(bench, budget, seed, effort))
     for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
         if "paper" in args.parts:
-            contest.take(budget, contestants.papers(bench, budget, seed, args.paper_efforts, "default", args.memo))
+            contest.take(budget, contestants.papers(bench, budget, seed, args.paper_efforts, args.memo))
     if "easycache" in args.parts:
         contest.put("easycache", list(easycache_rows(contest)))
 
@@ -63,17 +63,13 @@ def main() -> None:
     parser.add_argument("--paper-efforts", type=float, nargs="+", default=list(PAPER_EFFORTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--memo", type=Path, default=ROOT / "output" / "search", help="folder of finished runs")
-    parser.add_argument(
-        "--calibrated-from",
-        type=int,
-        default=CALIBRATION_SEED,
-        help="first seed of the scenes to search on",
-    )
+    parser.add_argument("--calibrated-from", type=int, default=CALIBRATION_SEED, help="first seed to search on")
     parser.add_argument("--held-out-from", type=int, help="first seed of the held-out pairs")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="held-out pairs; fewer for a trial")
     parser.add_argument("--tag", default="", help="part of the result's name")
     args = parser.parse_args()
-    if args.held_out_from is not None:
-        HELD_OUT_SEEDS_FROM[args.testbed] = args.held_out_from
+    if args.held_out_from is None:
+        args.held_out_from = HELD_OUT_SEED[args.testbed]
     host = process.start(args, cpu=True)
     import torch
 
@@ -89,8 +85,8 @@ def main() -> None:
         "scheduler": args.scheduler,
         "calibration_pairs": CALIBRATION,
         "calibration_drawn_from": args.calibrated_from,
-        "held_out_pairs": HELD_OUT[args.testbed],
-        "held_out_seeds_from": HELD_OUT_SEEDS_FROM[args.testbed],
+        "held_out_pairs": args.held_out,
+        "held_out_seeds_from": args.held_out_from,
     }
     made_with = {"environment": environment(host, args, "cpu"), "settings": settings}
     os.nice(5)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..host.harness import sigmas_of
 
-CALIBRATION, HELD_OUT = 64, {"easy": 48, "hard": 48}
-HELD_OUT_SEEDS_FROM, CALIBRATION_SEED = {"easy": 1000, "hard": 20000}, 5000
+CALIBRATION, HELD_OUT = 64, 48
+HELD_OUT_SEED, CALIBRATION_SEED = {"easy": 1000, "hard": 20000}, 5000
 
 
 def bench_for(model: Any, testbed: Any, sampling_config: dict[str, Any], pairs: Sequence[tuple[str, int]]) -> Any:
@@ -48,11 +48,10 @@ def calibration_pairs(testbed: Any, first_seed: int = CALIBRATION_SEED) -> list[
     return [(prompt, first_seed - CALIBRATION_SEED + number) for number, prompt in enumerate(prompts)]
 
 
-def held_out_pairs(testbed: Any, count: int) -> list[tuple[str, int]]:
+def held_out_pairs(testbed: Any, count: int, first_seed: int) -> list[tuple[str, int]]:
     """The testbed's prompts, the second half first, with their own seeds."""
     prompts, half = len(testbed.prompts), len(testbed.prompts) // 2
-    first = HELD_OUT_SEEDS_FROM[testbed.name]
-    return [(testbed.prompts[(half + number) % prompts], first + number) for number in range(count)]
+    return [(testbed.prompts[(half + number) % prompts], first_seed + number) for number in range(count)]
 
 
 def psnr_of(loss: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..results import change_json, read_json
-from .cases import HELD_OUT, HELD_OUT_SEEDS_FROM, bench_for, calibration_pairs, held_out_pairs, psnr_of
+from .cases import bench_for, calibration_pairs, held_out_pairs, psnr_of
 
 FIRST_PAIRS = 3
 ROW_KEY = ("contestant", "budget", "seed")
@@ -28,7 +28,8 @@ class Contest:
         self.sampling_config = {name: getattr(args, name) for name in names}
         calibration = calibration_pairs(testbed, args.calibrated_from)
         self.bench = bench_for(model, testbed, self.sampling_config, calibration)
-        held_out = bench_for(model, testbed, self.sampling_config, held_out_pairs(testbed, HELD_OUT[testbed.name]))
+        self.held_out_pairs = held_out_pairs(testbed, args.held_out, args.held_out_from)
+        held_out = bench_for(model, testbed, self.sampling_config, self.held_out_pairs)
         memo = Memo(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
         self.held_out = Judge(held_out, memo)
 
@@ -70,7 +71,7 @@ class Contest:
         """Runs offers on the held-out pairs, and drops those that are `hopeless` dB behind on the first of them."""
         best: list[float] = []
         for offer in offers:
-            first = self.held_out.verdicts([offer.genome], range(FIRST_PAIRS))[0].score
+            first = self.held_out.verdicts([offer.genome], range(min(FIRST_PAIRS, len(self.held_out_pairs))))[0].score
             if best and first < max(best) - hopeless:
                 print(f"{budget:g}  {offer.contestant:34} is {max(best) - first:.1f} dB behind: dropped", flush=True)
                 self.drop([offer.contestant, budget, offer.seed])
@@ -87,7 +88,7 @@ class Contest:
                 "psnr_calibration": offer.psnr,
                 "psnr": verdict.score,
                 "psnr_all": [round(psnr_of(loss), 3) for loss in verdict.losses],
-                "held_out_seeds_from": HELD_OUT_SEEDS_FROM[self.testbed.name],
+                "held_out_seeds_from": self.args.held_out_from,
                 "budgets": list(offer.genome.budgets),
                 "mode": offer.genome.mode,
                 "forecast": vars(offer.genome.forecast),

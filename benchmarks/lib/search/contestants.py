@@ -104,18 +104,17 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
         yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
-def papers(bench: Any, budget: float, seed: int, efforts: list[float], mode: str, memo_folder: Path) -> Iterator[Offer]:
+def papers(bench: Any, budget: float, seed: int, efforts: list[float], memo_folder: Path) -> Iterator[Offer]:
     """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `memo_folder`."""
     judge = Judge(bench, Memo(memo_folder / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
     cases = range(min(PAPER_CASES, bench.setting.cases))
-    name = "paper's search" if mode == "default" else f"paper's search, mode {mode}"
-    search = PaperSearch(judge, cases, budget, random.Random(seed), mode)
+    search = PaperSearch(judge, cases, budget, random.Random(seed))
     offers: list[Offer] = []
     pending = sorted(efforts)
 
     def note(best: Verdict) -> None:
         while pending and judge.spent >= pending[0]:
-            contestant = f"{name}, effort {pending.pop(0):g}"
+            contestant = f"paper's search, effort {pending.pop(0):g}"
             offers.append(Offer(contestant, seed, judge.spent, best.genome, best.score))
             print(f"  {contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
 

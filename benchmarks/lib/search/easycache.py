@@ -12,7 +12,6 @@ from astraea.search.genome import Genome
 from ..host.harness import Job, accelerated, sample
 from ..quality.candidates import separate_negative
 from ..quality.step_caches import easycache
-from .cases import HELD_OUT, held_out_pairs
 from .contest import Contest
 from .tables import of_contestant
 
@@ -32,7 +31,7 @@ def easycache_rows(contest: Contest) -> Iterator[dict[str, Any]]:
             steps=contest.args.steps,
             cfg=contest.args.cfg,
         )
-        for prompt, seed in held_out_pairs(testbed, min(PAIRS, HELD_OUT[testbed.name]))
+        for prompt, seed in contest.held_out_pairs[:PAIRS]
     ]
     candidates: dict[str, Any] = {f"EasyCache {value:g}": easycache(model, value)[0] for value in THRESHOLDS}
     for budget in contest.args.budgets:
