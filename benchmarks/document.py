@@ -7,37 +7,23 @@ figure there is typed by hand. `--check` changes nothing and fails if a text is 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lib.markdown import table
 from lib.quality.derived import at_cost, bundled_rows, families, of_kind
-from lib.quality.settings import TABLES, Table
-from lib.results import RESULTS, ROOT
+from lib.quality.settings import MAIN_TABLES, TABLES, Table
+from lib.quality.tables import HOST, quality_result
+from lib.results import ROOT
 from lib.search import tables as search_tables
 
 Row = dict[str, Any]
 TEXTS = (ROOT / "README.md", ROOT / "docs" / "quality.md", ROOT / "docs" / "search.md")
 SAME_TOKENS = 0.02  # share of a run's tokens up to which two schedules count as equal
-HOST = "0.3.64"
 BLOCK = re.compile(r"(<!-- figures: ([\w -]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-README_TABLES = ("easy-cfg3", "easy-cfg6", "hard-cfg3", "hard-cfg6")
-
-
-def result_of(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"quality-{name}-{HOST}.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
-
-
-def measured(names: Sequence[str]) -> Iterator[tuple[Table, dict[str, Any]]]:
-    for name in names:
-        result = result_of(name)
-        if result is not None:
-            yield TABLES[name], result
 
 
 def signed(value: float | None) -> str | None:
@@ -57,11 +43,11 @@ def with_spread(value: float | None, pairs: Sequence[float] | None) -> str | Non
 
 
 def bundled(names: Sequence[str], *, linked: str) -> str:
-    """Every bundled schedule of the tables against the step caches and the controls."""
+    """Bundled schedules of the tables against the step caches and the controls."""
     header = ["clips, sampling", "budget", "PSNR", "speed-up", "− EasyCache", "− EasyCache, flicker"]
     header += ["− paper", "− best control", "which is"]
     lines = []
-    for described, result in measured(names):
+    for described, result in ((TABLES[name], quality_result(name)) for name in names):
         by_name = {row["name"]: row for row in result["rows"]}
         for row in result["derived"]:
             lines.append(
@@ -87,10 +73,8 @@ def config(described: Table) -> str:
 
 
 def controls(name: str) -> str:
-    """Every family at every budget, against the bundled schedule over the pairs that both have."""
-    result = result_of(name)
-    if result is None:
-        return ""
+    """PSNR of each control family at each budget, relative to the bundled schedule on the pairs that both have."""
+    result = quality_result(name)
     shipped = {row["budget"]: row for row in of_kind(result["rows"], "default")}
     budgets = sorted(shipped, reverse=True)
     lines = []
@@ -124,7 +108,7 @@ def partial_steps(names: Sequence[str]) -> str:
     """The best step-skipping schedule against the best with partial steps, at each bundled schedule's cost."""
     header = ["clips, sampling", "budget", "best of whole steps", "PSNR", "best with token steps", "behind it"]
     lines = []
-    for described, result in measured(names):
+    for described, result in ((TABLES[name], quality_result(name)) for name in names):
         for row in bundled_rows(result["rows"]):
             best = {whole: _best_at(row, result["rows"], whole) for whole in (True, False)}
             (whole_name, whole), (token_name, token) = best[True], best[False]
@@ -146,7 +130,7 @@ def _best_at(row: Row, rows: Sequence[Row], whole: bool) -> tuple[str | None, fl
 
 WHOLE = [name for name, described in TABLES.items() if described.space == "whole"]
 BLOCKS: dict[str, Callable[[], str]] = {
-    "bundled": lambda: bundled(README_TABLES, linked="benchmarks/results/"),
+    "bundled": lambda: bundled(MAIN_TABLES, linked="benchmarks/results/"),
     "searched for all": search_tables.found_for_all,
     "bundled everywhere": lambda: bundled(list(TABLES), linked="../benchmarks/results/"),
     "token steps": lambda: partial_steps(WHOLE),

@@ -99,8 +99,8 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
     with from_baseline():
         result = Search(bench, memo, budgets=[budget], effort=args.effort, seed=args.seed).run()
     genomes = [genome_of(result.best[0].schedule), genome_of(result.hand_made[0].schedule)]
-    found, drawn = control.verdicts(genomes, range(control.setting.cases))
-    gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, drawn.losses, strict=True)]
+    found, baseline = control.verdicts(genomes, range(control.setting.cases))
+    gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, baseline.losses, strict=True)]
     return {
         "budget": budget,
         "spent": round(result.spent, 2),
@@ -112,10 +112,10 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
         "calibration_psnr": round(result.best[0].psnr, 2),
         "calibration_psnr_drawn": round(result.hand_made[0].psnr, 2),
         "psnr": round(found.score, 2),
-        "psnr_drawn": round(drawn.score, 2),
+        "psnr_drawn": round(baseline.score, 2),
         "gain": spread(gains),
         "psnr_by": means_by_testbed(found.losses, control.bench),
-        "psnr_by_drawn": means_by_testbed(drawn.losses, control.bench),
+        "psnr_by_drawn": means_by_testbed(baseline.losses, control.bench),
     }
 
 

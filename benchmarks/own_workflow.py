@@ -162,7 +162,7 @@ def with_text(prompt: Prompt, text: str) -> Prompt:
 
 
 def _texts(prompt: Prompt, roots: Iterable[str]) -> set[str]:
-    """As `upstream`, but a node that takes both conditionings is only followed along its positive one."""
+    """Like `upstream`, but follows a node with both conditionings only along the positive one."""
     found: set[str] = set()
     waiting = list(roots)
     while waiting:

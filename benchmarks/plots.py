@@ -13,6 +13,8 @@ from typing import Any
 
 import matplotlib
 from lib.quality.derived import ahead_of, bundled_rows, families
+from lib.quality.settings import MAIN_TABLES
+from lib.quality.tables import quality_result
 from lib.results import RESULTS, ROOT
 
 matplotlib.use("svg")
@@ -20,8 +22,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 DOCS = ROOT / "docs"
-MAIN_HOST = "0.3.64"
-PLOTTED = ("easy-cfg3", "easy-cfg6", "hard-cfg3", "hard-cfg6")
 # Families in colour; every other one is a grey dot.
 COLOURS = {
     "bundled": "#d62728",
@@ -48,14 +48,14 @@ def save(figure: Any, name: str) -> None:
 def pareto(axes: Axes, rows: Sequence[dict[str, Any]], across: str) -> None:
     """PSNR over the speed-up that was measured ("time") or that the cost model gives at the size of Wan 2.1 1.3B.
 
-    A control of fewer pairs is drawn as far from the bundled schedule of its budget as it is on the pairs it has.
+    A control of fewer pairs is placed by its distance to the bundled schedule on the pairs it has.
     """
     shipped = {row["budget"]: row for row in bundled_rows(rows)}
 
     def point(row: dict[str, Any]) -> tuple[float, float]:
         speed = row["speedup"]["total"] if across == "time" else 1.0 / row["cost"]["1.3B"]
-        beside = shipped.get(row["budget"])
-        return speed, row["psnr"]["mean"] if beside is None else beside["psnr"]["mean"] + ahead_of(row, beside)
+        bundled = shipped.get(row["budget"])
+        return speed, row["psnr"]["mean"] if bundled is None else bundled["psnr"]["mean"] + ahead_of(row, bundled)
 
     for family, members in families(rows).items():
         x, y = zip(*sorted(point(row) for row in members), strict=True)
@@ -128,8 +128,8 @@ def draw_curves() -> None:
 
 
 def main() -> None:
-    for name in PLOTTED:
-        draw_pareto(name, json.loads((RESULTS / f"quality-{name}-{MAIN_HOST}.json").read_text("utf-8")))
+    for name in MAIN_TABLES:
+        draw_pareto(name, quality_result(name))
     draw_token_change()
     draw_curves()
 

@@ -1,4 +1,4 @@
-"""Every sampler of the host: the default against held steps, at equal calls, in the real ComfyUI.
+"""All samplers of the host: the default against held steps, at equal calls, in the real ComfyUI.
 
 python benchmarks/samplers.py [--comfyui TREE] [--samplers euler,heun] [--seeds 4] [--cfgs 1,3] [--steps 16]
 

@@ -260,14 +260,14 @@ def accuracy(dtype: torch.dtype, head_dim: int, device: torch.device) -> list[di
     rows = []
     for backend in (backend for backend in DISPATCHER.backends if not backend.why_not(problem)):
         found = DISPATCHER.verdict(backend, problem)
-        owed = selftest.OUTPUT_TOLERANCE[dtype] if backend.exact else selftest.FAST_OUTPUT_TOLERANCE
+        tolerance = selftest.OUTPUT_TOLERANCE[dtype] if backend.exact else selftest.FAST_OUTPUT_TOLERANCE
         rows.append(
             {
                 "backend": backend.name,
                 "dtype": dtype_name(dtype),
                 "head_dim": head_dim,
                 "errors": {} if found.output_error is None else {"self-test": found.output_error},
-                "owed": owed,
+                "owed": tolerance,
                 "lse_error": found.lse_error,
                 "reasons": [found.reason] if found.reason else [],
             }

@@ -86,8 +86,8 @@ def derive_cpu_shape(shape: Row) -> None:
         row["gigaflops"] = 1000.0 * teraflops(done, row["ms"])
         whole = find(shape["rows"], row["entrant"], row["need_lse"], 1.0)
         row["linearity"] = None if whole is None else linearity(row, whole)
-        beside = find(shape["rows"], SDPA, False, row["share"])
-        row["to_sdpa"] = None if beside is None else paired_ratio(row, beside)
+        sdpa = find(shape["rows"], SDPA, False, row["share"])
+        row["to_sdpa"] = None if sdpa is None else paired_ratio(row, sdpa)
 
 
 def percent(value: float | None) -> str | None:

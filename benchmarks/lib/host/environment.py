@@ -23,7 +23,7 @@ CODE_FOLDERS = ("engine", "host", "kernels", "models", "schedules")
 
 
 def environment(host: Host, args: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Everything needed to repeat a measurement. Paths below the home folder begin with `~`."""
+    """All conditions needed to repeat a measurement. Paths below the home folder begin with `~`."""
     import torch
 
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None

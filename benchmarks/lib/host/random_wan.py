@@ -36,7 +36,7 @@ SMALL = WanSize(dim=256, feed_forward=1024, layers=4)  # for trials on the CPU
 
 
 def random_state_dict(size: WanSize, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
-    """Every tensor of the model: normal, scaled to keep the hidden state at its size; norms near 1, biases near 0."""
+    """All tensors of the model: normal, scaled to keep the hidden state at its size; norms near 1, biases near 0."""
     import comfy.ops
     import torch
     from comfy.ldm.wan.model import WanModel

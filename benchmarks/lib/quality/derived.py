@@ -53,9 +53,9 @@ def by_tokens(rows: Iterable[Row]) -> list[tuple[float, float]]:
     return [(1.0 / row["computed_share"], row["psnr"]["mean"]) for row in rows]
 
 
-def by_cost(rows: Iterable[Row], size: str, beside: Row) -> list[tuple[float, float]]:
-    """Points by cost. `beside` was measured on every pair; a row with fewer pairs is compared with it on those."""
-    return [(row["cost"][size], beside["psnr"]["mean"] + ahead_of(row, beside)) for row in rows]
+def by_cost(rows: Iterable[Row], size: str, reference: Row) -> list[tuple[float, float]]:
+    """Points by cost. `reference` was measured on every pair; a row with fewer pairs is compared with it on those."""
+    return [(row["cost"][size], reference["psnr"]["mean"] + ahead_of(row, reference)) for row in rows]
 
 
 def ahead_of(row: Row, other: Row) -> float:

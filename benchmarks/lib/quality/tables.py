@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from ..markdown import heading, ratio, table
+from ..results import RESULTS, read_json
+
+HOST = "0.3.64"  # of the figures in README and docs
+
+
+def quality_result(name: str) -> dict[str, Any]:
+    """The result of a table. Raises FileNotFoundError if it was not measured."""
+    result = read_json(RESULTS / f"quality-{name}-{HOST}.json")
+    if result is None:
+        raise FileNotFoundError(f"results/quality-{name}-{HOST}.json")
+    return result
 
 
 def quality_markdown(result: dict[str, Any]) -> str:

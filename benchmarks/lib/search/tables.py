@@ -49,7 +49,7 @@ def over_seeds(values: Sequence[float], signed: bool = False) -> str | None:
 
 
 def contest(result: dict[str, Any]) -> str:
-    """Every contestant at every budget on the held-out pairs."""
+    """All contestants at each budget on the held-out pairs."""
     rows = result["rows"]
     budgets = sorted({row["budget"] for row in rows}, reverse=True)
     lines = [_line("best hand-made", [[best_hand_made(rows, b)] for b in budgets])]
