@@ -2,10 +2,10 @@
 
 python benchmarks/find_schedules.py [--steps 30 20 …] [--guidance 3 6] [--budgets 0.5 …] [--effort 36] [--write]
 
-One search judges candidates on pairs of both testbeds, so that what it finds is not made for one of them. Each schedule
-is then compared with the best that is drawn by hand (`find_shapes.py`) on other pairs; `--write` only writes into the
-pack what is ahead there, else what was drawn. The models are tiny: for any other, what is bundled is transferred, and
-says so. Several processes may add to one result; what it has is not searched again.
+One search evaluates candidates on pairs of both testbeds, so that its result is not specific to one of them. Each
+schedule is then compared with the hand-made one on other pairs; `--write` only writes schedules into the pack: the one
+that was found where it is ahead, else the hand-made one. The models are tiny: for other models, bundled schedules are
+transferred, and say so. Several processes may add to one result; rows it has are not searched again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import host_process
-from environment import change_json, environment, read_json, spread
-from search_pairs import bench_for, psnr_of
+from lib.host import process
+from lib.host.environment import environment
+from lib.host.harness import load_tiny
+from lib.results import ROOT, change_json, read_json, spread
+from lib.search.cases import bench_for, psnr_of
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
 STEPS = (30, 20, 50, 12, 8)
@@ -34,11 +36,11 @@ CONTROL = (
     ("easy", tuple((number % 8, 70 + number) for number in range(10))),
     ("hard", ((4, 70), (5, 71), (6, 72), (7, 73))),
 )
-WORTH_IT = 0.3  # dB over the drawn one on the control pairs; less may be chance
+MIN_GAIN = 0.3  # dB over the hand-made schedule on the control pairs; less may be chance
 
 
 class JointBench:
-    """Several benches of the same noise levels as one: their cases one after another, by turns."""
+    """Several HostBenches with the same noise levels as one, their cases in turns."""
 
     def __init__(self, benches: Sequence[Any]):
         places = [[(bench, case) for case in range(bench.setting.cases)] for bench in benches]
@@ -52,7 +54,7 @@ class JointBench:
         return bench.dense(own)
 
     def smaller(self, pairs: int) -> None:
-        """None: clips of one model would be told apart from the other's by their number alone."""
+        """None: cases of proxy clips would not be attributed to their model."""
 
     def measure(self, jobs: Sequence[Any]) -> Iterator[Any]:
         for job in jobs:
@@ -86,19 +88,19 @@ def means_by_testbed(losses: Sequence[float], bench: JointBench) -> dict[str, fl
 
 
 def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Namespace) -> dict[str, Any]:
-    """A row: what was found, and how it does on the control pairs beside what is drawn by hand."""
-    from search_contest import from_drawn
+    """The row of one search: its schedule and the hand-made one on the control pairs."""
+    from lib.search.contestants import from_baseline
 
     from astraea.search.candidate import genome_of
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog
 
     memo = RunLog(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
-    with from_drawn():
+    with from_baseline():
         result = Search(bench, memo, budgets=[budget], effort=args.effort, seed=args.seed).run()
     genomes = [genome_of(result.best[0].schedule), genome_of(result.baselines[0].schedule)]
-    found, drawn = control.verdicts(genomes, range(control.setting.cases))
-    gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, drawn.losses, strict=True)]
+    found, baseline = control.verdicts(genomes, range(control.setting.cases))
+    gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, baseline.losses, strict=True)]
     return {
         "budget": budget,
         "spent": round(result.spent, 2),
@@ -110,17 +112,17 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
         "calibration_psnr": round(result.best[0].psnr, 2),
         "calibration_psnr_drawn": round(result.baselines[0].psnr, 2),
         "psnr": round(found.score, 2),
-        "psnr_drawn": round(drawn.score, 2),
+        "psnr_drawn": round(baseline.score, 2),
         "gain": spread(gains),
         "psnr_by": means_by_testbed(found.losses, control.bench),
-        "psnr_by_drawn": means_by_testbed(drawn.losses, control.bench),
+        "psnr_by_drawn": means_by_testbed(baseline.losses, control.bench),
     }
 
 
 def search_for(
-    models: dict[str, Any], steps: int, cfg: float, args: argparse.Namespace, path: Path, told: dict[str, Any]
+    models: dict[str, Any], steps: int, cfg: float, args: argparse.Namespace, path: Path, measured_with: dict[str, Any]
 ) -> None:
-    """Rows of all budgets that the result does not have; dense runs are made once."""
+    """Adds the rows of all missing budgets; dense runs are shared."""
     from astraea.search.evaluation.evaluator import Evaluator
     from astraea.search.evaluation.run_log import RunLog
 
@@ -132,31 +134,31 @@ def search_for(
     for budget in missing:
         row = {"steps": steps, "guidance": cfg, **search_one(bench, control, budget, args)}
         row["bundled"] = is_worth_it(row)
-        row["found"] = {name: told[name] for name in ("comfyui", "command", "commit", "date")}
+        row["found"] = {name: measured_with[name] for name in ("comfyui", "command", "commit", "date")}
         print(f"{steps} steps, guidance {cfg:g}, {budget:g}: {row['gain']['mean']:+.2f} dB", flush=True)
 
         def add(result: dict[str, Any], row: dict[str, Any] = row) -> None:
             rows = [*result.get("rows", []), row]
-            result["environment"] = told
+            result["environment"] = measured_with
             result["rows"] = sorted(rows, key=lambda r: (r["steps"], r["guidance"], -r["budget"]))
 
         change_json(path, add)
 
 
 def is_worth_it(row: dict[str, Any]) -> bool:
-    """Whether it is ahead on the control pairs and on neither testbed behind, in whole steps.
+    """True if it is ahead on the control pairs, behind on neither testbed, and has no partial steps.
 
-    Steps in part spend what whole ones leave of a small budget. They keep a tensor per block, and their cost depends on
-    the device.
+    Partial steps need a tensor per block, and their cost depends on the device.
     """
     behind = any(row["psnr_by"][name] < row["psnr_by_drawn"][name] for name in row["psnr_by"])
-    return row["gain"]["mean"] >= WORTH_IT and not behind and set(row["budgets"]) <= {0.0, 1.0}
+    return row["gain"]["mean"] >= MIN_GAIN and not behind and set(row["budgets"]) <= {0.0, 1.0}
 
 
 def write_schedules(result: dict[str, Any]) -> None:
-    """A file for each row: what was found where it is ahead on the control pairs, else what was drawn, on those steps.
+    """Writes a file for each row: the found schedule if it is ahead on the control pairs, else the hand-made one.
 
-    So nothing made for other steps is taken in its place. For runs that the drawn ones are for, they are there already.
+    A hand-made file for these steps keeps schedules for other steps from being taken. For usual steps and guidance the
+    hand-made ones exist already.
     """
     from astraea.schedules import DEFAULT_FORECAST, Forecast, Schedule, bundled_folder, save
     from astraea.schedules.selection import USUAL_GUIDANCE, USUAL_STEPS
@@ -170,7 +172,7 @@ def write_schedules(result: dict[str, Any]) -> None:
         name = f"any-{row['budget']:.2f}-{row['steps']}-steps-cfg-{row['guidance']:g}"
         mode, forecast = (row["mode"], Forecast(**row["forecast"])) if ahead else ("default", DEFAULT_FORECAST)
         made = Schedule(name, points, "any", mode, forecast, provenance_of(row))
-        print(f"{save(made, bundled_folder(), overwrite=True).name}: {'found' if ahead else 'drawn'}")
+        print(f"{save(made, bundled_folder(), overwrite=True).name}: {'found' if ahead else 'hand-made'}")
 
 
 def provenance_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -196,33 +198,32 @@ def provenance_of(row: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    host_process.add_arguments(parser)
+    process.add_arguments(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--guidance", type=float, nargs="+", default=list(GUIDANCE))
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
     parser.add_argument("--effort", type=float, default=36.0)
-    parser.add_argument("--memo", type=Path, default=host_process.ROOT / "output" / "search")
-    parser.add_argument("--write", action="store_true", help="only write the schedules of the result into the pack")
+    parser.add_argument("--memo", type=Path, default=ROOT / "output" / "search")
+    parser.add_argument(
+        "--write", action="store_true", help="write the schedules of the result into the pack; search nothing"
+    )
     args = parser.parse_args()
-    host = host_process.start(args, cpu=True)
-    import faster_cpu
+    host = process.start(args, cpu=True)
     import torch
-    from harness import load_tiny
 
     from astraea.tiny.training.testbeds import TESTBEDS
 
-    faster_cpu.use()
     os.nice(5)
     path = args.out / f"schedules-{host.version}.json"
     if args.write:
         write_schedules(read_json(path) or {"rows": []})
         return
     models = {name: load_tiny(testbed.checkpoint) for name, testbed in TESTBEDS.items()}
-    told = environment(host, args, "cpu")
+    measured_with = environment(host, args, "cpu")
     with torch.inference_mode():
         for steps in args.steps:
             for cfg in args.guidance:
-                search_for(models, steps, cfg, args, path, told)
+                search_for(models, steps, cfg, args, path, measured_with)
 
 
 if __name__ == "__main__":

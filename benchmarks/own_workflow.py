@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markdown_table import table
+from lib.markdown import table
 
 Prompt = dict[str, dict[str, Any]]
 SEED_INPUTS = ("seed", "noise_seed")
@@ -162,7 +162,7 @@ def with_text(prompt: Prompt, text: str) -> Prompt:
 
 
 def _texts(prompt: Prompt, roots: Iterable[str]) -> set[str]:
-    """As `upstream`, but a node that takes both conditionings is only followed along its positive one."""
+    """Like `upstream`, but follows a node with both conditionings only along the positive one."""
     found: set[str] = set()
     waiting = list(roots)
     while waiting:

@@ -1,6 +1,6 @@
 """Draws docs/*.svg from the result files: `python benchmarks/plots.py`. Needs matplotlib; nothing is measured.
 
-Loss against time and against cost for every quality table, what tokens change, the training curves.
+Loss against time and against cost for the main quality tables, changes of tokens, the training curves.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from quality_derived import ahead_of, bundled_rows, families
+from lib.quality.derived import ahead_of, bundled_rows, families
+from lib.quality.settings import MAIN_TABLES
+from lib.quality.tables import quality_result
+from lib.results import RESULTS, ROOT
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
-MAIN_HOST = "0.3.64"
-# What is drawn in colour; every other family is a grey dot.
+DOCS = ROOT / "docs"
+# Families in colour; every other one is a grey dot.
 COLOURS = {
     "bundled": "#d62728",
     "EasyCache": "#1f77b4",
@@ -44,24 +45,17 @@ def save(figure: Any, name: str) -> None:
     print(f"docs/{name}")
 
 
-def quality_results() -> dict[str, dict[str, Any]]:
-    """Table name to result, of the host that the figures in docs are from."""
-    paths = sorted(RESULTS.glob(f"quality-*-{MAIN_HOST}.json"))
-    loaded = [json.loads(path.read_text("utf-8")) for path in paths]
-    return {result["settings"]["table"]: result for result in loaded}
-
-
 def pareto(axes: Axes, rows: Sequence[dict[str, Any]], across: str) -> None:
     """PSNR over the speed-up that was measured ("time") or that the cost model gives at the size of Wan 2.1 1.3B.
 
-    A control of fewer pairs is drawn as far from the bundled schedule of its budget as it is on the pairs it has.
+    A control of fewer pairs is placed by its distance to the bundled schedule on the pairs it has.
     """
     shipped = {row["budget"]: row for row in bundled_rows(rows)}
 
     def point(row: dict[str, Any]) -> tuple[float, float]:
         speed = row["speedup"]["total"] if across == "time" else 1.0 / row["cost"]["1.3B"]
-        beside = shipped.get(row["budget"])
-        return speed, row["psnr"]["mean"] if beside is None else beside["psnr"]["mean"] + ahead_of(row, beside)
+        bundled = shipped.get(row["budget"])
+        return speed, row["psnr"]["mean"] if bundled is None else bundled["psnr"]["mean"] + ahead_of(row, bundled)
 
     for family, members in families(rows).items():
         x, y = zip(*sorted(point(row) for row in members), strict=True)
@@ -134,9 +128,8 @@ def draw_curves() -> None:
 
 
 def main() -> None:
-    for name, result in quality_results().items():
-        if result["derived"]:
-            draw_pareto(name, result)
+    for name in MAIN_TABLES:
+        draw_pareto(name, quality_result(name))
     draw_token_change()
     draw_curves()
 

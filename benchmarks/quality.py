@@ -2,8 +2,7 @@
 
 python benchmarks/quality.py --table easy-cfg3 [more tables, or "all"] [--comfyui TREE] [--quick]
 
-One JSON and one table for each. Partial results are saved after each block of candidates; the same command continues
-where it was stopped.
+One JSON and one table for each. Results are saved after each block of candidates; the same command resumes.
 """
 
 from __future__ import annotations
@@ -15,24 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import host_process
-from environment import digest, environment, read_json, spread, write_json
-from harness import load_tiny, print_table, sample, sigmas_of
-from quality_derived import derive
-from quality_tables import TABLES, Table
-from tables import quality_markdown
+from lib.host import process
+from lib.host.environment import digest, environment
+from lib.host.harness import load_tiny, sample, sigmas_of
+from lib.markdown import table as markdown_table
+from lib.quality.derived import derive
+from lib.quality.settings import TABLES, Table
+from lib.quality.tables import quality_markdown
+from lib.results import read_json, spread, write_json
 
 TIMED_BLOCK, BLOCK = 8, 16  # candidates that share the dense runs of each pair
 QUICK_CANDIDATES = 12
-# After so many pairs, a control that is so many dB below the bundled schedule of its budget is measured no further.
+# Pairs → dB: a control that is further below the bundled schedule after so many pairs is not measured on more.
 HOPELESS = {2: 8.0, 4: 4.0}
-# Controls are compared by cost; the speed stated beside it is from dense runs of the first pairs.
+# Controls are compared by cost; their stated speed is from dense runs of the first pairs.
 PAIRS_FOR_SPEED = 4
 
 
 @dataclass
 class Progress:
-    """The result so far and where it is kept."""
+    """The result so far and its file."""
 
     path: Path
     result: dict[str, Any]
@@ -42,7 +43,7 @@ class Progress:
         return any([row["name"], row["fingerprint"]] == key for row in self.result["rows"])
 
     def keep_only(self, candidates: list[Any]) -> None:
-        """Drop rows of what is no candidate any more, or has become another one under the same name."""
+        """Drops rows of former candidates, and of those that have changed under the same name."""
         known = {(candidate.name, candidate.fingerprint) for candidate in candidates}
         self.result["rows"] = [row for row in self.result["rows"] if (row["name"], row["fingerprint"]) in known]
 
@@ -57,18 +58,18 @@ class Progress:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    host_process.add_arguments(parser)
+    process.add_arguments(parser)
     parser.add_argument("--table", nargs="+", default=["easy-cfg3"], choices=[*TABLES, "all"], metavar="TABLE")
     parser.add_argument("--list", action="store_true", help="name all tables and stop")
     parser.add_argument("--quick", action="store_true", help="two pairs, few candidates")
     parser.add_argument("--pairs", type=int, help="prompt–seed pairs (by default as many as the table names)")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each pair that is timed, the fastest counts")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose names begin so, and what they go by")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each timed pair; the fastest counts")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only rows whose names begin so, and bundled ones")
     parser.add_argument(
         "--again",
         nargs="+",
         metavar="NAME",
-        help="measure rows whose names begin so anew, keep all others even if other code has measured them",
+        help="measure rows whose names begin so again; keep all others, even if measured by other code",
     )
     parser.add_argument("--restart", action="store_true", help="forget saved partial results")
     args = parser.parse_args()
@@ -80,7 +81,7 @@ def arguments() -> argparse.Namespace:
 
 
 def open_progress(args: argparse.Namespace, host: Any, table: Table, testbed: Any) -> Progress:
-    """Continues a result of the same code, model and settings; else begins anew."""
+    """Resumes a result of the same code, model and settings, or starts a new one."""
     path = args.out / f"quality-{table.name}-{host.version}{'-quick' if args.quick else ''}.json"
     settings = {
         "table": table.name,
@@ -114,17 +115,17 @@ def _same(saved: dict[str, Any], fresh: dict[str, Any], *, whatever_code: bool) 
 def speedup(dense: list[float], own: list[float]) -> dict[str, Any]:
     """Paired ratios of seconds and, as `total`, the ratio of all those pairs' seconds together.
 
-    dense: of all pairs, or of the first ones. PSNR is a mean over the pairs; the total is the speed that goes with it
-    where runs differ in what they compute.
+    dense: of all pairs, or of the first ones. PSNR is a mean over the pairs; the total is the matching speed if runs
+    differ in the steps they compute.
     """
     pairs = list(zip(dense, own, strict=False))
     return {"total": sum(dense) / sum(o for _, o in pairs), **spread([d / o for d, o in pairs])}
 
 
 def in_turn(runs: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[float]]:
-    """Every run's latents and the least of its seconds, the runs taking turns. A run: the model, and a variant.
+    """Latents and minimum seconds of each `(model, variant)`, over several rounds in which all take turns.
 
-    What else a machine does can only make a run slower, so the fastest says most of what it costs.
+    Other load only makes a run slower, so the minimum is the best estimate of its cost.
     """
     rounds = []
     for _ in range(repeats):
@@ -137,7 +138,7 @@ def in_turn(runs: list[Any], job: Any, repeats: int) -> tuple[list[Any], list[fl
 
 
 def hopeless(candidate: Any, figures: dict[str, list[float]], bars: dict[float, list[float]]) -> bool:
-    """Whether a control is so far below the bundled schedule on the pairs so far that more would say nothing new."""
+    """True if a control is so far below the bundled schedule that more pairs would not change the conclusion."""
     own, bar = figures["psnr"], bars.get(candidate.budget)
     if candidate.kind != "control" or not bar or len(own) not in HOPELESS:
         return False
@@ -145,12 +146,12 @@ def hopeless(candidate: Any, figures: dict[str, list[float]], bars: dict[float, 
 
 
 def bars_of(rows: list[dict[str, Any]]) -> dict[float, list[float]]:
-    """Budget to PSNR of every pair under its bundled schedule."""
+    """Budget → PSNR of every pair with the bundled schedule."""
     return {row["budget"]: row["psnr"]["all"] for row in rows if row["kind"] == "default"}
 
 
 class References:
-    """The dense run of every pair: made once, and held to the same bits whenever it is made again."""
+    """The dense run of every pair: run once, and compared bit by bit if it is run again."""
 
     def __init__(self, model: Any, jobs: list[Any]):
         self.model, self.jobs = model, jobs
@@ -169,9 +170,9 @@ class References:
 def measure_block(
     references: References, block: list[Any], repeats: int, bars: dict[float, list[float]]
 ) -> list[dict[str, Any]]:
-    """Every pair: dense, then the block's candidates; rows with one figure per pair, fewer where it is hopeless."""
-    from quality_metrics import METRICS, SIZES, compare, costs
-    from quality_variants import AS_SHIPPED
+    """Runs each pair dense and with the block's candidates. Rows have one figure per pair, fewer if hopeless."""
+    from lib.quality.metrics import METRICS, SIZES, compare, costs
+    from lib.quality.variants import AS_SHIPPED
 
     model = references.model
     built = [candidate.build(model) for candidate in block]
@@ -230,16 +231,18 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def blocks_of(listed: list[Any]) -> list[list[Any]]:
-    """Timed candidates among themselves, so that the others need not be repeated."""
+    """Blocks of timed and of other candidates, so that the others need not be repeated."""
     timed, others = [c for c in listed if c.timed], [c for c in listed if not c.timed]
     blocks = [timed[start : start + TIMED_BLOCK] for start in range(0, len(timed), TIMED_BLOCK)]
     return blocks + [others[start : start + BLOCK] for start in range(0, len(others), BLOCK)]
 
 
 def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress:
-    from quality_candidates import candidates, jobs, testbed_of
+    from lib.quality.candidates import candidates, jobs
 
-    testbed = testbed_of(table)
+    from astraea.tiny.training.testbeds import TESTBEDS
+
+    testbed = TESTBEDS[table.testbed]
     progress = open_progress(args, host, table, testbed)
     model = load_tiny(testbed.checkpoint)
     listed = candidates(table, sigmas_of(model, table.steps, table.scheduler)[:-1])
@@ -247,12 +250,12 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
         listed = listed[:: max(1, len(listed) // QUICK_CANDIDATES)]
     progress.keep_only(listed)
     if args.only:
-        listed = [c for c in listed if c.kind == "default" or c.name.startswith(("as shipped", *args.only))]
+        listed = [c for c in listed if c.kind == "default" or c.name.startswith(tuple(args.only))]
     listed = [candidate for candidate in listed if not progress.done(candidate)]
     if not listed:
         return progress
     references = References(model, jobs(testbed, table, args.pairs or table.pairs, args.seed))
-    sample(model, references.jobs[0])  # warms up; what is compared comes after
+    sample(model, references.jobs[0])  # warms up
     left = len(listed)
     for block in blocks_of(listed):
         began = time.perf_counter()
@@ -265,17 +268,16 @@ def measure_table(args: argparse.Namespace, host: Any, table: Table) -> Progress
 
 
 def show_derived(progress: Progress) -> None:
-    header = ["", "dB", "speed-up", "- EasyCache", "- paper", "- best control", "that control"]
-    keys = ("psnr", "speedup", "minus_easycache", "minus_paper 1.3B", "minus_best_control 1.3B", "best_control 1.3B")
-    lines = [[r["name"], *("" if r[key] is None else r[key] for key in keys)] for r in progress.result["derived"]]
-    print()
-    print_table(header, lines)
-    print(f"\nwritten: {progress.path} and .md\n", flush=True)
+    header = ["", "dB", "speed-up", "− EasyCache", "− paper", "− best control", "that control"]
+    keys = ("name", "psnr", "speedup", "minus_easycache", "minus_paper 1.3B")
+    keys += ("minus_best_control 1.3B", "best_control 1.3B")
+    print("\n" + markdown_table(header, [[row[key] for key in keys] for row in progress.result["derived"]]))
+    print(f"written: {progress.path} and .md\n", flush=True)
 
 
 def main() -> None:
     args = arguments()
-    host = host_process.start(args, cpu=True)
+    host = process.start(args, cpu=True)
     names = list(TABLES) if "all" in args.table else args.table
     for name in names:
         show_derived(measure_table(args, host, TABLES[name]))

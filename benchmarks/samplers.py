@@ -1,10 +1,10 @@
-"""Every sampler of the host: the default against whole steps held, at equal calls, in the real ComfyUI.
+"""All samplers of the host: the default against held steps, at equal calls, in the real ComfyUI.
 
 python benchmarks/samplers.py [--comfyui TREE] [--samplers euler,heun] [--seeds 4] [--cfgs 1,3] [--steps 16]
 
-The embedded model at the size it was trained at, scheduler simple. PSNR on latents against the dense run of the same
-seed; each seed has a prompt of its own. Saved after each sampler; the same command goes on where it was stopped, and
-one with more seeds adds them. Samplers that add noise need many: single seeds differ by 10 dB there.
+The embedded model at its training size, scheduler simple. PSNR on latents against the dense run of the same seed; each
+seed has its own prompt. Results are saved after each sampler; the same command resumes, and one with more seeds adds
+them. Samplers that add noise need many: there, single seeds differ by 10 dB.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import statistics
 import time
 from typing import Any
 
-import host_process
-from environment import environment, read_json, write_json
-from harness import Job, load_tiny, print_table, sample
-from tables import samplers_markdown
+from lib.host import process
+from lib.host.environment import environment
+from lib.host.harness import Job, load_tiny, sample
+from lib.host.tables import samplers_markdown
+from lib.results import read_json, write_json
 
-IDENTICAL = 200.0  # dB; more is not told apart
+MAX_PSNR = 200.0  # dB, for equal latents
 MODES = {"default": "schedule's own", "hold": "whole-step hold"}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    host_process.add_arguments(parser)
+    process.add_arguments(parser)
     parser.add_argument(
         "--samplers",
         default="all",
@@ -38,8 +39,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
-    """The MODEL behind the node with these widgets, and the handle that its reports go to."""
+def accelerated_by_node(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
+    """The MODEL that the node gives with these inputs, and the handle of its reports."""
     from astraea.engine.report import ReportHandle
     from astraea.host.sampling.patch_model import accelerate
     from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
@@ -49,7 +50,7 @@ def accelerated(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
 
 
 def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """PSNR by mode and seed, the share computed and what the report notes. known: the row of fewer seeds, or {}."""
+    """PSNR by mode and seed, the computed share and the report's notes. known: the row of fewer seeds, or {}."""
     from astraea.engine.metrics import psnr, value_range
     from astraea.tiny.training.testbeds import EASY
 
@@ -60,16 +61,16 @@ def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: a
         job = Job(EASY.latent_shape, positive, negative, args.seed + number, args.steps, cfg, sampler)
         dense, _ = sample(model, job)
         for mode, widget in MODES.items():
-            fast, handle = accelerated(model, args.budget, widget)
+            fast, handle = accelerated_by_node(model, args.budget, widget)
             output, _ = sample(fast, job)
-            found[mode]["psnr"].append(round(min(IDENTICAL, psnr(output, dense, value_range(dense))), 2))
+            found[mode]["psnr"].append(round(min(MAX_PSNR, psnr(output, dense, value_range(dense))), 2))
             found[mode] |= {"computed": round(handle.last.computed_share, 4), "notes": list(handle.last.notes)}
     ahead = [ours - held for ours, held in zip(found["default"]["psnr"], found["hold"]["psnr"], strict=True)]
     return {"sampler": sampler, "cfg": cfg, "ahead": round(statistics.fmean(ahead), 2), **found}
 
 
-def started(known: dict[str, Any] | None, settings: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    """The result to go on with: the known one where its code and settings are the same, with this command added."""
+def resumed(known: dict[str, Any] | None, settings: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """The known result if code and settings are the same, with this command added; else an empty one."""
     code = known["environment"].get("pack_code") if known else None
     if known is None or known["settings"] != settings or code != described["pack_code"]:
         return {"benchmark": "samplers", "environment": described, "settings": settings, "rows": []}
@@ -80,14 +81,14 @@ def started(known: dict[str, Any] | None, settings: dict[str, Any], described: d
 
 def main() -> None:
     args = arguments()
-    host = host_process.start(args, cpu=True)
+    host = process.start(args, cpu=True)
     import comfy.samplers
 
     listed = [name for name in comfy.samplers.KSampler.SAMPLERS if not name.endswith("_gpu")]
     names = listed if args.samplers == "all" else args.samplers.split(",")
     settings = {"steps": args.steps, "budget": args.budget, "scheduler": "simple"}
     path = args.out / f"samplers-{host.version}.json"
-    result = started(read_json(path), settings, environment(host, args, "cpu"))
+    result = resumed(read_json(path), settings, environment(host, args, "cpu"))
     rows = {(row["sampler"], row["cfg"]): row for row in result["rows"]}
     model = load_tiny()
     for name in names:
@@ -97,11 +98,8 @@ def main() -> None:
                 continue
             began = time.perf_counter()
             row = rows[name, cfg] = measure(model, name, cfg, known, args)
-            print_table(
-                ["sampler", "cfg", "default", "hold", "ahead", "s"],
-                [[name, cfg, *(statistics.fmean(row[mode]["psnr"]) for mode in MODES), row["ahead"],
-                  time.perf_counter() - began]],
-            )  # fmt: skip
+            means = ", ".join(f"{mode} {statistics.fmean(row[mode]['psnr']):.2f} dB" for mode in MODES)
+            print(f"{name}, cfg {cfg:g}: {means} ({time.perf_counter() - began:.0f} s)", flush=True)
         write_json(path, result | {"rows": list(rows.values())})
         path.with_suffix(".md").write_text(samplers_markdown(result | {"rows": list(rows.values())}), "utf-8")
     print(f"\nwritten: {path} and .md")

@@ -3,8 +3,8 @@
 python benchmarks/search_gpu.py [--comfyui TREE] [--frames 33] [--steps 20] [--effort 10] [--budgets 0.5 0.4 0.3]
 python benchmarks/search_gpu.py --small        a trial on the CPU, about a minute
 
-Random weights tell time and memory, not quality: whether a search takes the time that its effort says, what it needs
-beside a run, and whether the schedules keep the seconds that it promises for them.
+Random weights show time and memory, not quality: whether a search takes the time its effort says, its memory on top of
+a run's, and whether the schedules take the seconds that the search expects.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import host_process
-from environment import environment, write_json
-from harness import Job, accelerated, sample, sigmas_of
-from speed_gpu import CONTEXT, SMALL, start, watched
+from lib.host import process
+from lib.host.environment import environment
+from lib.host.harness import Job, accelerated, sample, sigmas_of
+from lib.host.random_wan import job_480p, load_wan_480p, with_peak_memory
+from lib.results import write_json
 
-RUNS = 3  # of what was found, each with another seed
+RUNS = 3  # of each schedule that was found, with different seeds
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    host_process.add_arguments(parser)
+    process.add_arguments(parser)
     parser.add_argument("--small", action="store_true", help="a small model and clip on the CPU, float32")
     parser.add_argument("--frames", type=int, default=33, help="video frames")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=5.0)
-    parser.add_argument("--effort", type=float, default=10.0, help="dense runs' worth of time")
-    parser.add_argument("--cases", type=int, default=2, help="clips that candidates are judged on, at most")
+    parser.add_argument("--effort", type=float, default=10.0, help="cost of the search, in dense runs")
+    parser.add_argument("--cases", type=int, default=2, help="most cases that candidates are run on")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.4, 0.3])
     args = parser.parse_args()
     if args.small:
@@ -41,7 +43,7 @@ def arguments() -> argparse.Namespace:
 
 
 def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
-    """The search that is over, made as the node makes it, and its seconds."""
+    """A finished search, run as the node runs it, and its seconds."""
     import comfy.samplers
     import torch
 
@@ -69,12 +71,12 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
     return search, time.perf_counter() - began
 
 
-def kept_promise(model: Any, job: Job, found: Any) -> dict[str, Any]:
-    """Seconds in the model that the search promised for a schedule, and those of runs with other seeds."""
+def expected_and_measured(model: Any, job: Job, found: Any) -> dict[str, Any]:
+    """Seconds in the model that the search expects of a schedule, and those of runs with other seeds."""
     fast, handle = accelerated(model, found.schedule)
     measured = []
     for seed in range(RUNS):
-        sample(fast, Job(job.shape, job.positive, job.negative, 100 + seed, job.steps, job.cfg))
+        sample(fast, replace(job, seed=100 + seed))
         measured.append(handle.last.model_seconds)
     return {
         "budget": found.budget,
@@ -87,22 +89,18 @@ def kept_promise(model: Any, job: Job, found: Any) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, result: dict[str, Any], save: Callable[[], None]) -> None:
-    """Dense, the search, what it found, dense again; all is saved as soon as it is there."""
+    """Runs dense, the search, its schedules, and dense again; saves each result at once."""
     import torch
-    from random_wan import WanSize, load_random_wan, random_context
 
-    size, dtype = (SMALL, torch.float32) if args.small else (WanSize(), torch.bfloat16)
     device = torch.device("cpu" if args.small else "cuda")
-    model = load_random_wan(size, dtype, device.type, args.seed)
-    positive, negative = (random_context(CONTEXT, args.seed + number) for number in range(2))
-    height, width = (32, 32) if args.small else (60, 104)
-    job = Job((1, 16, (args.frames - 1) // 4 + 1, height, width), positive, negative, args.seed, args.steps, args.cfg)
-    sample(model, Job(job.shape, positive, negative, args.seed, 3, args.cfg))  # loads it, warms up
-    (_, dense), peak = watched(device, lambda: sample(model, job))
-    (search, seconds), search_peak = watched(device, lambda: searched(model, job, args))
+    model, description = load_wan_480p(small=args.small, seed=args.seed)
+    job = job_480p(args.frames, args.steps, args.cfg, small=args.small, seed=args.seed)
+    sample(model, replace(job, steps=3))  # loads the model, warms up
+    (_, dense), peak = with_peak_memory(device, lambda: sample(model, job))
+    (search, seconds), search_peak = with_peak_memory(device, lambda: searched(model, job, args))
     found = search.result()
     result |= {
-        "model": f"Wan 2.1 format, random weights, {size.label()}",
+        "model": description,
         "latents": "x".join(map(str, job.shape[2:])),
         "steps": job.steps,
         "dense": {"run_seconds": dense, "peak_gib": peak},
@@ -120,17 +118,17 @@ def measure(args: argparse.Namespace, result: dict[str, Any], save: Callable[[],
     print(f"dense run {result['dense']}\nsearch {result['search']}", flush=True)
     save()
     for best in found.best:
-        result["schedules"].append(kept_promise(model, job, best))
+        result["schedules"].append(expected_and_measured(model, job, best))
         print(result["schedules"][-1], flush=True)
         save()
-    (_, again), _ = watched(device, lambda: sample(model, job))
+    (_, again), _ = with_peak_memory(device, lambda: sample(model, job))
     result["dense"]["run_seconds_after"] = again
     save()
 
 
 def main() -> None:
     args = arguments()
-    host = start(args)
+    host = process.start_gpu(args)
     path: Path = args.out / f"search_gpu-{host.version}{'-small' if args.small else ''}.json"
     result = {"benchmark": "search_gpu", "environment": environment(host, args, "cpu" if args.small else "cuda")}
     measure(args, result, lambda: write_json(path, result))

@@ -1,9 +1,9 @@
-"""Speed on the CPU in the real ComfyUI: what a token step costs, against a dense step and against the ideal.
+"""Speed on the CPU in the real ComfyUI: the cost of a token step against a dense step and against the ideal.
 
 python benchmarks/speed_cpu.py [--comfyui TREE] [--pairs 5] [--quick]
 
-Two Wan-format models at 2,304 tokens, cond and uncond computed in one call. Token steps: each call is computed densely
-as well, right before or after. Rhythms: dense and accelerated runs alternate.
+Two Wan-format models at 2,304 tokens, cond and uncond in one call. Token steps: each call is computed densely as well,
+right before or after. Step-skipping rhythms: dense and accelerated runs alternate.
 """
 
 from __future__ import annotations
@@ -14,21 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import host_process
-from environment import environment, spread, write_json
-from harness import (
-    Job,
-    accelerated,
-    load_tiny,
-    paired,
-    print_table,
-    sample,
-    sigmas_of,
-    with_dense_beside,
-)
-from phases import PhaseTimer, shares
-from random_wan import WanSize, load_random_wan, random_context
-from tables import speed_cpu_markdown
+from lib.host import process
+from lib.host.environment import environment
+from lib.host.harness import Job, accelerated, load_tiny, paired, sample, sigmas_of, with_dense_beside
+from lib.host.phases import profile
+from lib.host.random_wan import WanSize, load_random_wan, random_context
+from lib.host.tables import profile_table, speed_cpu_markdown
+from lib.results import spread, write_json
 
 SHAPE = (1, 16, 9, 32, 32)
 BIG = WanSize(dim=512, feed_forward=2048, layers=6)
@@ -38,7 +30,7 @@ RHYTHMS = ((0.0, 1.0), (0.0, 0.0, 1.0))
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to measure: label, MODEL, and what its context is made from."""
+    """A model to measure, and the length of its context."""
 
     label: str
     model: Any
@@ -49,7 +41,7 @@ class Subject:
         return Job(SHAPE, positive, negative, args.seed, args.steps, cfg=3.0)
 
     def cost(self) -> Any:
-        """The cost model of one block with the context that is really there."""
+        """The cost model of one block at this context length."""
         from astraea.engine.cost import BlockCost
 
         inner = self.model.get_model_object("diffusion_model")
@@ -59,7 +51,7 @@ class Subject:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    host_process.add_arguments(parser)
+    process.add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=5, help="dense and accelerated runs of each kind (default 5)")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="one pair, the embedded model only")
@@ -78,7 +70,7 @@ def subjects(quick: bool) -> list[Subject]:
 
 
 def constant(budget: float, sigmas: Sequence[float]) -> Any:
-    """A full first step, all others exactly at the budget: on its own grid a schedule is taken as it is."""
+    """A full first step, all others exactly at the budget: on its own grid a schedule is not changed."""
     from astraea.schedules import Schedule
 
     budgets = [1.0] + [budget] * (len(sigmas) - 2)
@@ -86,7 +78,7 @@ def constant(budget: float, sigmas: Sequence[float]) -> Any:
 
 
 def repeating(pattern: Sequence[float], sigmas: Sequence[float]) -> Any:
-    """Two full steps, then the pattern over and over, whatever the last step comes out as."""
+    """Two full steps, then the repeated pattern, whatever the last step becomes."""
     from astraea.schedules import Schedule
 
     budgets = [1.0, 1.0] + [pattern[i % len(pattern)] for i in range(len(sigmas) - 3)]
@@ -95,7 +87,7 @@ def repeating(pattern: Sequence[float], sigmas: Sequence[float]) -> Any:
 
 
 def measure_tokens(subject: Subject, args: argparse.Namespace, budget: float) -> dict[str, Any]:
-    """Dense step time over token step time, one ratio per step, and the ideal for the tokens really computed."""
+    """Dense step time over token step time, one ratio per step, and the ideal for the number of tokens computed."""
     base, times = with_dense_beside(subject.model)
     model, handle = accelerated(base, constant(budget, sigmas_of(base, args.steps)))
     pairs, calls = [], []
@@ -113,7 +105,7 @@ def measure_tokens(subject: Subject, args: argparse.Namespace, budget: float) ->
 
 
 def measure_rhythm(subject: Subject, args: argparse.Namespace, pattern: Sequence[float]) -> dict[str, Any]:
-    """Run against run; the ideal is steps over computed steps."""
+    """Dense run time over accelerated run time; the ideal is steps over computed steps."""
     job = subject.job(args)
     schedule = repeating(pattern, sigmas_of(subject.model, args.steps))
     model, handle = accelerated(subject.model, schedule)
@@ -132,35 +124,11 @@ def _row(name: str, ratios: list[float], ideal: float, report: Any) -> dict[str,
     }
 
 
-def profile(subject: Subject, args: argparse.Namespace) -> dict[str, Any]:
-    """Shares of a dense step by phase, for dense, recording and token steps."""
-    import torch
-
-    timer = PhaseTimer(torch.device("cpu"))
-    base = timer.attached(subject.model)
-    job = subject.job(args)
-    model, handle = accelerated(base, constant(BUDGETS[0], sigmas_of(base, args.steps)))
-    sample(base, job)
-    timer.calls()
-    sample(base, job)
-    dense = timer.calls()[1:]
-    with timer.engine_watched():
-        sample(model, job)
-    calls = timer.calls()
-    step = statistics.median(call["total"] for call in dense)
-    kinds = [call.kind for call in handle.last.calls]
-    token = [call for call, kind in zip(calls, kinds, strict=True) if kind == "token"]
-    return {
-        "dense_step_seconds": step,
-        "dense step": shares(dense, step),
-        "full step that records": shares(calls[:1], step),
-        f"token step at {BUDGETS[0]}": shares(token, step),
-    }
-
-
 def main() -> None:
     args = arguments()
-    host = host_process.start(args, cpu=True)
+    host = process.start(args, cpu=True)
+    import torch
+
     result = {
         "benchmark": "speed_cpu",
         "environment": environment(host, args, "cpu"),
@@ -182,20 +150,12 @@ def main() -> None:
                 f"ideal {row['ideal']:.2f}, reached {row['share_of_ideal']:.1%}",
                 flush=True,
             )
-        entry["profile"] = profile(subject, args)
-        show_profile(entry["profile"])
+        schedule = constant(BUDGETS[0], sigmas_of(subject.model, args.steps))
+        entry["profile"] = profile(subject.model, torch.device("cpu"), subject.job(args), schedule, BUDGETS[0])
+        print(profile_table(entry["profile"]), flush=True)
         write_json(path, result)
         path.with_suffix(".md").write_text(speed_cpu_markdown(result), "utf-8")
     print(f"\nwritten: {path} and .md")
-
-
-def show_profile(found: dict[str, Any]) -> None:
-    kinds = [kind for kind in found if isinstance(found[kind], dict)]
-    phases = sorted({phase for kind in kinds for phase in found[kind]})
-    rows = [
-        [phase, *(f"{found[kind][phase]:.2%}" if phase in found[kind] else "" for kind in kinds)] for phase in phases
-    ]
-    print_table(["share of a dense step", *kinds], rows)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,28 @@
-"""How unevenly tokens change from step to step on each testbed: `python benchmarks/token_change.py`, torch alone.
+"""Unevenness of token changes from step to step on each testbed: `python benchmarks/token_change.py`, torch alone.
 
 Along dense runs (guidance 3, 30 Euler steps, one seed a prompt) the first block's input and the model's prediction are
-compared with the step before, token by token. Token schedules pay where a small share of the tokens holds most of
-the change and stays the same from step to step; whole steps pay where all move alike. Writes results/token_change.json.
+compared with the step before, token by token. Partial steps pay off if a small share of the tokens holds most of the
+change and stays the same from step to step; skipped steps if all change alike. Writes results/token_change.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tiny"))
-
-import torch  # noqa: E402
-from demo import CFG, SHIFT, load_pack, part  # noqa: E402
-from environment import commit, cpu_name, write_json  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from lib.host.environment import commit, cpu_name
+from lib.host.process import load_pack
+from lib.results import RESULTS, write_json
+from torch import Tensor
 
 TOP_SHARES = (0.1, 0.3, 0.5)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-STEPS = 30
-KEPT_SHARE = 0.3  # the tokens whose constancy from step to step is looked at
+STEPS, CFG, SHIFT = 30, 3.0, 8.0
+KEPT_SHARE = 0.3  # the most changed tokens, whose overlap from step to step is measured
 
 
 def rms(difference: Tensor) -> Tensor:
@@ -65,7 +62,9 @@ def run(model: Any, testbed: Any, prompt: str, seed: int) -> dict[str, list[dict
     """Figures by step for the first block's input and for the guided denoised latents."""
     inputs: list[Tensor] = []
     handle = model.blocks[0].register_forward_pre_hook(lambda _, args, kwargs: inputs.append(args[0]), with_kwargs=True)
-    sigmas = [*part("schedules").flow_sigmas(STEPS, SHIFT), 0.0]
+    from astraea.schedules import flow_sigmas
+
+    sigmas = [*flow_sigmas(STEPS, SHIFT), 0.0]
     context = torch.stack([testbed.context(prompt), testbed.context("")])
     x = testbed.noise(seed)
     predictions = []
@@ -101,11 +100,13 @@ def average(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     load_pack()
-    standalone = part("tiny.standalone")
+    from astraea.tiny.standalone import load_tiny
+    from astraea.tiny.training.testbeds import TESTBEDS
+
     result: dict[str, Any] = {
         "benchmark": "token_change",
         "command": "python benchmarks/token_change.py",
@@ -117,8 +118,8 @@ def main() -> None:
         "quantiles": QUANTILES,
         "testbeds": {},
     }
-    for name, testbed in part("tiny.training.testbeds").TESTBEDS.items():
-        model = standalone.load_tiny(testbed.checkpoint)
+    for name, testbed in TESTBEDS.items():
+        model = load_tiny(testbed.checkpoint)
         runs = [run(model, testbed, prompt, seed) for seed, prompt in enumerate(testbed.prompts)]
         figures = {what: average([one[what] for one in runs]) for what in runs[0]}
         result["testbeds"][name] = {"tokens": testbed.tokens, "runs": len(runs), **figures}

@@ -1,7 +1,7 @@
 """The arithmetic between benchmark rows and the figures that the documentation states."""
 
+import ast
 import importlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +15,17 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def imported(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """A benchmark script as a module; it and its neighbours are forgotten afterwards."""
+    """A benchmark script or a module of `lib`; both are forgotten afterwards."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module(name)
-    for path in BENCHMARKS.glob("*.py"):
-        sys.modules.pop(path.stem, None)
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
+    for module in [module for module in sys.modules if module.partition(".")[0] in {"lib", *scripts}]:
+        del sys.modules[module]
 
 
 @pytest.fixture
 def derived(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    yield from imported("quality_derived", monkeypatch)
+    yield from imported("lib.quality.derived", monkeypatch)
 
 
 @pytest.fixture
@@ -35,11 +36,6 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 @pytest.fixture
 def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     yield from imported("document", monkeypatch)
-
-
-@pytest.fixture
-def contest(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    yield from imported("search_contest", monkeypatch)
 
 
 def row(family: str, kind: str, setting: float, psnr: float, speed: float, cost: float) -> dict[str, Any]:
@@ -147,22 +143,6 @@ def test_documents_state_what_the_results_say(document: ModuleType) -> None:
     assert not outdated, "run python benchmarks/document.py"
 
 
-def test_a_rerun_is_held_against_the_first_run_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    rerun = next(imported("rerun", monkeypatch))
-    conditions = dict.fromkeys(rerun.CONDITIONS, "same")
-    first = {
-        "settings": {"table": "t"},
-        "environment": conditions,
-        "rows": [row("bundled", "default", 0.5, 40, 2, 0.5)],
-    }
-    second = {**first, "rows": [row("bundled", "default", 0.5, 40.5, 2.2, 0.5)]}
-    found = rerun.agreement(first, second)
-    assert found["most_apart"] == pytest.approx(0.5)
-    assert found["speedup_ratios"]["median"] == pytest.approx(1.1)
-    with pytest.raises(SystemExit):
-        rerun.agreement(first, {**second, "settings": {"table": "another"}})
-
-
 @pytest.mark.parametrize(
     ("gain", "hard", "budgets", "worth"),
     [
@@ -180,21 +160,25 @@ def test_what_is_bundled_is_ahead_in_whole_steps_and_nowhere_behind(
     assert finder.is_worth_it({"gain": {"mean": gain}, "budgets": budgets, **by}) is worth
 
 
-@pytest.mark.parametrize(
-    ("spans", "spent", "told"),
-    [
-        ({}, 1000.2, "a GPU; of equivalents 700 to 1000 bfloat16"),
-        ({}, 300.1, "a GPU"),
-        ({"made_here": [[0.0, 596.2], [766.0, 1000.7]]}, 1000.7, "a GPU; of equivalents 596 to 766 bfloat16"),
-        ({"made_here": [[0.0, 596.2], [766.0, 1000.7]]}, 700.0, "a GPU; of equivalents 596 to 700 bfloat16"),
-        ({"made_here": [[0.0, 596.2], [766.0, 1000.7]]}, 300.1, "a GPU"),
-        ({"made_here": [[0.0, 596.2], [596.2, 1000.7]]}, 1000.7, "a GPU"),
-    ],
-)
-def test_a_row_tells_which_of_its_runs_a_gpu_made(contest, tmp_path, spans, spent, told) -> None:
-    memo = contest.RunLog(tmp_path / "memo.jsonl", "setting")
-    assert contest.where_made(memo, "gpu", spent) == "bfloat16"
-    found = {"environment": {"gpu": "a GPU", "cpu": "a CPU"}, "equivalents": 700.2, **spans}
-    memo.path.with_suffix(".json").write_text(json.dumps(found))
-    assert contest.where_made(memo, "gpu", spent) == told
-    assert contest.where_made(memo, "fp32", spent) == "fp32"
+def test_nothing_in_lib_imports_a_command_and_no_import_goes_in_circles() -> None:
+    files = {path.relative_to(BENCHMARKS).with_suffix("").parts: path for path in BENCHMARKS.rglob("*.py")}
+    commands = {parts[0] for parts in files if len(parts) == 1}
+    arrows = {parts: imports_of(path, parts) for parts, path in files.items()}
+    assert not [parts for parts, found in arrows.items() if any(len(target) == 1 for target in found & set(files))]
+    assert commands, "no command was found"
+    done: set[tuple[str, ...]] = set()
+    while ready := {parts for parts, found in arrows.items() if parts not in done and not (found & set(files)) - done}:
+        done |= ready
+    assert not set(files) - done, "these import one another"
+
+
+def imports_of(path: Path, parts: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Modules and names that a file imports, as paths below benchmarks/."""
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = (*(parts[: -node.level] if node.level else ()), *(node.module.split(".") if node.module else ()))
+            found |= {base, *((*base, alias.name) for alias in node.names)}
+    return found

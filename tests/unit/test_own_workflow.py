@@ -15,7 +15,8 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import own_workflow
 
     yield own_workflow
-    sys.modules.pop("own_workflow")
+    for name in ("own_workflow", "lib", "lib.markdown"):
+        sys.modules.pop(name)
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

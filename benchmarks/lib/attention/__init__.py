@@ -1,0 +1,1 @@
+"""Entrants, timing and tables of the attention benchmark."""

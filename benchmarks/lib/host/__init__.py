@@ -1,0 +1,1 @@
+"""The host that benchmarks run in, its models, and the measuring of runs."""

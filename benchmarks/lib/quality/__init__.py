@@ -1,0 +1,1 @@
+"""Candidates and figures of the quality tables."""

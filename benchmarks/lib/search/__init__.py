@@ -1,0 +1,1 @@
+"""Contestants, cases and tables of the search benchmarks."""

@@ -1,0 +1,132 @@
+"""Contestants of `search.py`: methods to find a schedule for a budget. Import after the host was started.
+
+Each yields its schedules and their cost in dense-run equivalents; `search.py` runs these on prompts and seeds that no
+contestant has seen.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+import unittest.mock
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from astraea.schedules import bundled_folder, load
+from astraea.search import evolution
+from astraea.search.candidate import Genome, genome_of
+from astraea.search.driver import Search
+from astraea.search.evaluation.evaluator import Evaluation, Evaluator
+from astraea.search.evaluation.replay import Replay
+from astraea.search.evaluation.run_log import RunLog
+from astraea.search.paper_search import PaperSearch
+from astraea.search.proposals.dynamic_programming import cheapest
+from astraea.search.proposals.initial import (
+    TOKEN_PATTERN,
+    bundled_candidate,
+    step_skipping_candidates,
+    token_candidate,
+    uniform_candidate,
+)
+from astraea.search.proposals.sensitivity import allotted, probe
+
+TOKEN_PATTERNS = (TOKEN_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
+PAPER_CASES = 4  # prompts of the paper's fitness
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A schedule found with so much work (`spent`), and its mean PSNR in dB on the calibration cases.
+
+    clock: the duration of the work, in dense runs.
+    """
+
+    contestant: str
+    seed: int
+    spent: float
+    genome: Genome
+    psnr: float | None
+    seconds: float | None = None
+    speedup: float | None = None
+    clock: float | None = None
+
+
+def baseline(setting: Any, budget: float) -> Genome:
+    """The hand-made bundled schedule."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in bundled_folder().glob("*.json"):
+            if str(load(path).provenance.get("found", "")).startswith("by hand"):
+                shutil.copy(path, name)
+        return bundled_candidate(setting, budget, [Path(name)])
+
+
+def from_baseline() -> Any:
+    """Makes searches start from hand-made schedules: the other bundled ones were searched on these same models."""
+    return unittest.mock.patch.object(evolution, "bundled_candidate", baseline)
+
+
+def baselines(setting: Any, budget: float) -> dict[str, Genome]:
+    """The bundled schedule and all hand-made ones at a budget, by name; step-skipping ones also with held steps."""
+    found = {"bundled": bundled_candidate(setting, budget), "uniform": uniform_candidate(setting, budget)}
+    for number, genome in enumerate(
+        dict.fromkeys([*step_skipping_candidates(setting, budget), baseline(setting, budget)])
+    ):
+        found[f"whole steps {number + 1}"] = genome
+        found[f"whole steps {number + 1}, held"] = replace(genome, mode="hold")
+    rhythms = dict.fromkeys(token_candidate(setting, budget, pattern) for pattern in TOKEN_PATTERNS)
+    for number, genome in enumerate(genome for genome in rhythms if not genome.whole):
+        found[f"token rhythm {number + 1}"] = genome
+    return found
+
+
+def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
+    """Dynamic programming and the sensitivity probe alone, from two dense runs."""
+    judge = Evaluator(bench, RunLog())
+    replay = Replay(bench.setting, [judge.dense(case) for case in (0, 1)])
+    start = baseline(bench.setting, budget)
+    judge.verdicts([start], [0])
+    replay.learn(list(judge.outcomes.values()))
+    programmed = cheapest(lambda genome: fmean(replay.losses(genome)), start)
+    if programmed is not None:
+        yield Offer("gaps by dynamic programming", 0, judge.spent, programmed, None)
+    found = probe(judge, 0, replay)
+    if found is not None:
+        yield Offer("budgets by sensitivity", 0, judge.spent, allotted(found, bench.setting, budget), None)
+
+
+def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]:
+    """The node's search, from hand-made schedules."""
+    began = time.monotonic()
+    with from_baseline():
+        search = Search(bench, RunLog(), budgets=[budget], effort=effort, seed=seed)
+        result = search.run()
+    if result.best:
+        best = result.best[0]
+        name = f"ours, effort {effort:g}"
+        clock = (time.monotonic() - began) / result.dense_seconds
+        yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
+
+
+def papers(bench: Any, budget: float, seed: int, efforts: list[float], memo_folder: Path) -> Iterator[Offer]:
+    """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `memo_folder`."""
+    judge = Evaluator(bench, RunLog(memo_folder / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
+    cases = range(min(PAPER_CASES, bench.setting.cases))
+    search = PaperSearch(judge, cases, budget, random.Random(seed))
+    offers: list[Offer] = []
+    pending = sorted(efforts)
+
+    def note(best: Evaluation) -> None:
+        while pending and judge.spent >= pending[0]:
+            contestant = f"paper's search, effort {pending.pop(0):g}"
+            offers.append(Offer(contestant, seed, judge.spent, best.genome, best.score))
+            print(f"  {contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
+
+    for case in cases:
+        judge.dense(case)
+    search.run(max(efforts) + 1e-6, note)
+    yield from offers
