@@ -87,7 +87,8 @@ def digests(folder: Path, host: Host, only: str) -> dict[str, Any]:
 
 def make_digests(args: argparse.Namespace) -> None:
     """Make the runs in this process, which is one of the host's Python, and write what comes out."""
-    from same_results_sampling import Maker, facts, load_pack, nodes_of, repeatable, start_comfyui
+    from same_results_facts import facts
+    from same_results_sampling import Maker, load_pack, nodes_of, repeatable, start_comfyui
 
     start_comfyui(args.comfyui)
     with repeatable():

@@ -66,20 +66,6 @@ def nodes_of(pack: ModuleType) -> dict[str, Any]:
     return {node.define_schema().node_id: node for node in asyncio.run(listed())}
 
 
-def facts() -> dict[str, Any]:
-    """Versions and processor that the bits of a result depend on."""
-    import torch
-    from comfyui_version import __version__
-    from environment import cpu_name
-
-    return {
-        "comfyui": __version__,
-        "torch": torch.__version__,
-        "cpu": cpu_name(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
 class Maker:
     """Makes runs with the nodes of one pack. Models are loaded once; folder: the pack's, which holds the hard model."""
 
@@ -237,6 +223,7 @@ def repeatable() -> Iterator[None]:
     import torch
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     clocks = time.perf_counter, time.perf_counter_ns
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -245,7 +232,7 @@ def repeatable() -> Iterator[None]:
         yield
     finally:
         time.perf_counter, time.perf_counter_ns = clocks  # type: ignore[assignment]
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
         torch.set_num_threads(threads)
 
 

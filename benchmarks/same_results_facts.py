@@ -1,0 +1,34 @@
+"""What the bits of a result depend on besides code and inputs: versions and processor."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from environment import cpu_name
+
+CPU_INFORMATION = Path("/proc/cpuinfo")
+
+
+def facts() -> dict[str, Any]:
+    """Plain values; equal ones promise equal bits. ComfyUI has been brought into the process."""
+    import torch
+    from comfyui_version import __version__
+
+    return {
+        "comfyui": __version__,
+        "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_flags": cpu_flags(),
+    }
+
+
+def cpu_flags() -> str:
+    """Twelve digits over the instructions that the processor has: virtual machines hide its model. "" if unknown."""
+    if not CPU_INFORMATION.exists():
+        return ""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", CPU_INFORMATION.read_text(), re.MULTILINE)
+    return hashlib.sha256(" ".join(sorted(found.group(1).split())).encode()).hexdigest()[:12] if found else ""
