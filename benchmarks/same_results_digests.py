@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+COMPARED = {"latents": "latents", "steps": "computed steps", "schedules": "found schedules"}
 SAVED_DECISIONS = ("points", "forecast", "mode", "family")  # of a schedule file; figures and dates stay out
 MAX_DEPTH = 6  # of objects within the report output
 
@@ -34,6 +35,20 @@ class Digests:
     def as_dict(self) -> dict[str, Any]:
         """The fields that hold something."""
         return {name: value for name, value in asdict(self).items() if value not in ("", None)}
+
+
+def verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What two `Digests.as_dict` of a run say: "same", or what differs.
+
+    Latents must be there. Other facts that only one side has are not compared: a class or attribute was renamed.
+    """
+    if failure := before.get("failure") or after.get("failure"):
+        return f"FAILS ({failure})"
+    if not (before.get("latents") and after.get("latents")):
+        return "MISSING"
+    both = [key for key in COMPARED if before.get(key) and after.get(key)]
+    differing = [COMPARED[key] for key in both if before[key] != after[key]]
+    return f"DIFFERS: {', '.join(differing)}" if differing else "same"
 
 
 def sha256(content: bytes | str) -> str:
