@@ -1,4 +1,4 @@
-"""Are the results of two commits the same to the bit? For changes that must not change any result.
+"""Compares the results of two commits to the bit, for changes that must not change any result.
 
 python benchmarks/same_results.py --comfyui TREE BEFORE [AFTER]    each a commit or a folder; AFTER: this working tree
 python benchmarks/same_results.py --comfyui TREE --record FILE     writes the digests of this working tree, or of BEFORE
@@ -116,7 +116,7 @@ def table(before: Results, after: Results) -> list[tuple[str, ...]]:
 
 
 def steps_are_compared(before: Results, after: Results, name: str) -> bool:
-    """Whether both sides of a run have step facts, or neither: a model without acceleration has no report."""
+    """Tell whether both sides of a run have step facts, or neither: a model without acceleration has no report."""
     return bool(before.get(name, {}).get("steps")) == bool(after.get(name, {}).get("steps"))
 
 

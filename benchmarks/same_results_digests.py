@@ -1,6 +1,6 @@
-"""Digests of what a run of `same_results_sampling.py` leaves: latents, report, saved schedules, records of a search.
+"""Digests of a run of `same_results_sampling.py`: its latents, report, saved schedules and record of a search.
 
-Facts are looked for by what saved files and reports say of themselves, not by the classes that hold them.
+Facts are found by entries of saved files and attributes of reports, not by the classes that hold them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Digests:
 
 
 def verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What two `Digests.as_dict` of a run say: "same", or what differs.
+    """Compare two `Digests.as_dict` of a run: "same", or what differs.
 
     Latents must be there. Other facts that only one side has are not compared: a class or attribute was renamed.
     """
@@ -57,7 +57,7 @@ def sha256(content: bytes | str) -> str:
 
 
 def digests_of(latents: Any, reports: list[Any]) -> Digests:
-    """Of final latents `[B, C, T, H, W]` and of the report outputs."""
+    """Digests of final latents `[B, C, T, H, W]` and of the report outputs."""
     import torch
 
     plain = latents.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""What the bits of a result depend on besides code and inputs: versions and processor."""
+"""Versions and processor: the bits of a result depend on them besides code and inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU_INFORMATION = Path("/proc/cpuinfo")
 
 
 def facts() -> dict[str, Any]:
-    """Plain values; equal ones promise equal bits. ComfyUI has been brought into the process."""
+    """Plain values that must be equal for equal bits. ComfyUI is already in the process."""
     import torch
     from comfyui_version import __version__
 

@@ -1,7 +1,7 @@
-"""Makes the runs of `same_results_runs.py` in a real ComfyUI and takes digests of what comes out.
+"""Makes the runs of `same_results_runs.py` in a real ComfyUI and takes digests of the results.
 
-The pack is reached through its door alone: node ids and inputs that saved workflows also use. So a commit whose modules
-and classes have other names runs the same way. Whoever calls has brought ComfyUI into the process.
+Only the entry point of the pack is used, with the node ids and inputs of saved workflows, so commits whose modules and
+classes have other names run the same way. The caller has already brought ComfyUI into the process.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Maker:
         return self.call("AstraeaDemoPrompt", text=text)[0]
 
     def _accelerated(self, model: Any, accelerate: Mapping[str, Any], inline: str) -> tuple[Any, Any]:
-        """MODEL and report. The attention is ComfyUI's where a run names none: which one is fastest is no fact."""
+        """MODEL and report. Attention is ComfyUI's unless the run names one, as the fastest differs between tries."""
         inputs = {"attention": "host", **accelerate}
         if inline:
             inputs["astraea_schedule"] = self.call("AstraeaScheduleInline", schedule_json=inline)[0]
@@ -153,7 +153,7 @@ class Maker:
         )
 
     def _experts(self, run: Experts) -> Digests:
-        """As two SamplerCustom nodes do it, the second without noise of its own."""
+        """Samples as two SamplerCustom nodes do, the second without noise of its own."""
         import comfy.sample
         import comfy.samplers
         import torch
@@ -176,7 +176,7 @@ class Maker:
         return digests_of(latents, reports)
 
     def _searched(self, run: Searched) -> Digests:
-        """The search has a user folder of its own, and ComfyUI's attention: which one is fastest is no fact."""
+        """The search gets a user folder of its own, and ComfyUI's attention, as the fastest differs between tries."""
         import torch
 
         model, positive, negative = self._model("easy"), self._prompt(PROMPT), self._prompt("")
@@ -219,7 +219,7 @@ def _shifted(model: Any, shift: float | None) -> Any:
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
-    """One thread, deterministic kernels, and a clock that stands still: no decision can hang on what something took."""
+    """One thread, deterministic kernels and a stopped clock, so that no decision depends on measured time."""
     import torch
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

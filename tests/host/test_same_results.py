@@ -1,4 +1,4 @@
-"""Results are those of a recorded commit to the bit: a part of benchmarks/same_results.py, in this process.
+"""Results equal those of a recorded commit to the bit: a part of benchmarks/same_results.py, in this process.
 
 A record holds for one machine, as processors round differently. After a change that is meant to change results, write
 it anew: `python benchmarks/same_results.py --comfyui TREE --record benchmarks/results/same_results-<version>.json`.
@@ -32,8 +32,8 @@ def recorded() -> dict[str, Any]:
     own = benchmark("same_results_facts").facts()
     other = {name: (value, own.get(name)) for name, value in record["facts"].items() if own.get(name) != value}
     if other:
-        told = "; ".join(f"{name}: {there}, here {here}" for name, (there, here) in other.items())
-        pytest.skip(f"results are recorded on another machine ({told})")
+        differing = "; ".join(f"{name}: {there}, here {here}" for name, (there, here) in other.items())
+        pytest.skip(f"results are recorded on another machine ({differing})")
     return record["runs"]
 
 

@@ -1,4 +1,4 @@
-"""Files that users have from before still serve: schedules, records of searches, workflows.
+"""Files saved by an earlier version still load: schedules, records of searches, workflows.
 
 The files in tests/saved_by_f407c59 were written by that commit in ComfyUI 0.33.0. "tiny search" and the shorter record:
 Astraea Search on the embedded model, latents (1, 16, 3, 8, 8), 8 steps, cfg 3, euler, seed 1, budgets 0.5 and 0.35, 2
@@ -33,7 +33,7 @@ NODE_IDS = {"AstraeaAccelerate", "AstraeaSearch", "AstraeaReport", "AstraeaCompa
 
 
 def content_of(path: Path) -> dict[str, Any]:
-    """What a loaded schedule holds, under the names that its file has. The one place that knows its attributes."""
+    """Content of a loaded schedule under the names in its file. Only this function knows the attributes."""
     schedule = load(path)
     forecast = schedule.forecast
     return {
@@ -53,7 +53,7 @@ def content_of(path: Path) -> dict[str, Any]:
 
 
 def outcomes_of(path: Path) -> tuple[int, int]:
-    """How many outcomes of a search's record are known, and how many of its lines are passed over."""
+    """Number of outcomes read from the record of a search, and of lines that were passed over."""
     record = Memo(path, path.stem)
     return len(record), record.skipped
 
@@ -134,7 +134,7 @@ def own_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def refusal(widget: Any, value: Any) -> str:
-    """Why a widget cannot hold a value, "" where it can."""
+    """Reason why a widget cannot hold a value, "" if it can."""
     kind = widget.io_type
     if kind in ("INT", "FLOAT"):
         number = isinstance(value, int if kind == "INT" else (int, float)) and not isinstance(value, bool)
@@ -156,8 +156,8 @@ def test_the_nodes_of_a_saved_workflow_take_their_values_and_links(path: Path) -
         widgets = [each for each in schema.inputs if each.io_type in ("INT", "FLOAT", "COMBO", "STRING", "BOOLEAN")]
         sockets = {each.id: each.io_type for each in schema.inputs if each not in widgets}
         values = node.get("widgets_values") or []
-        told = {widget.id: refusal(widget, value) for widget, value in zip(widgets, values, strict=False)}
-        assert {name: reason for name, reason in told.items() if reason} == {}, node["type"]
+        refused = {widget.id: refusal(widget, value) for widget, value in zip(widgets, values, strict=False)}
+        assert {name: reason for name, reason in refused.items() if reason} == {}, node["type"]
         assert len(values) <= len(widgets), node["type"]
         assert {each["name"]: each["type"] for each in node["inputs"]}.items() <= sockets.items(), node["type"]
         assert [each["type"] for each in node["outputs"]] == [each.io_type for each in schema.outputs], node["type"]
