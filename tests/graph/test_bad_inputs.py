@@ -48,17 +48,17 @@ INLINE = {
 }
 # What is refused, and words of the one error that tells so. The host's own words name the input and give its range.
 ACCELERATE = {
-    "budget too low": ({"budget": 0.05}, "smaller than min of 0.2.*budget"),
+    "budget too low": ({"budget": 0.05}, "smaller than min of 0.1.*budget"),
     "budget too high": ({"budget": 1.5}, "bigger than max of 1.0.*budget"),
     "budget as text": ({"budget": "abc"}, "Failed to convert an input value to a FLOAT value.*budget, abc"),
     "no budget": ({"budget": None}, "Failed to convert an input value to a FLOAT value.*budget"),
-    "budget not a number": ({"budget": math.nan}, "The input 'budget' takes a number from 0.2 to 1, not nan. It is"),
-    "target too high": ({"target_speedup": 20.0}, "bigger than max of 8.0.*target_speedup"),
-    "target below one": ({"target_speedup": 0.5}, "The input 'target_speedup' takes 0, or 1 to 8, not 0.5. 2 means"),
+    "budget not a number": ({"budget": math.nan}, "The input 'budget' takes a number from 0.1 to 1, not nan. It is"),
+    "target too high": ({"target_speedup": 20.0}, "bigger than max of 10.0.*target_speedup"),
+    "target below one": ({"target_speedup": 0.5}, "The input 'target_speedup' takes 0, or 1 to 10, not 0.5. 2 means"),
     "target negative": ({"target_speedup": -1.0}, "smaller than min of 0.0.*target_speedup"),
-    "target infinite": ({"target_speedup": math.inf}, "bigger than max of 8.0.*target_speedup"),
+    "target infinite": ({"target_speedup": math.inf}, "bigger than max of 10.0.*target_speedup"),
     "target as text": ({"target_speedup": "fast"}, "target_speedup, fast"),
-    "target not a number": ({"target_speedup": "nan"}, "'target_speedup' takes a number from 0 to 8, not nan"),
+    "target not a number": ({"target_speedup": "nan"}, "'target_speedup' takes a number from 0 to 10, not nan"),
     "unknown schedule": ({"schedule": "from another machine"}, "There is no schedule named 'from another machine'"),
     "no name": ({"schedule": 5}, "5 is not a usable schedule name"),
     "path as schedule": ({"schedule": "../../../etc/passwd"}, "not a usable schedule name"),

@@ -46,13 +46,13 @@ def split(load_tiny, monkeypatch):
 def threads(monkeypatch):
     """The names of the threads that called the model."""
     seen = set()
-    run = apply_model.__globals__["_site"]
+    run = apply_model.__globals__["_request"]
 
     def noticing(*args):
         seen.add(threading.current_thread().name)
         return run(*args)
 
-    monkeypatch.setitem(apply_model.__globals__, "_site", noticing)
+    monkeypatch.setitem(apply_model.__globals__, "_request", noticing)
     return seen
 
 

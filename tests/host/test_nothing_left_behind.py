@@ -144,13 +144,13 @@ def test_second_node_replaces_the_first(load_tiny):
 
 # Where a run may go wrong: what is replaced, by its module and name. All of it is called in every run or most.
 STAGES = {
-    "a block": "astraea.models.wan:WanRunner.run_rows",
+    "a block": "astraea.models.wan:WanRunner.forward_tokens",
     "the store": "astraea.engine.residual_store:ResidualStore.write",
-    "the estimate of a reuse step": "astraea.engine.calls.base:ReuseCall.estimate",
-    "the correction": "astraea.engine.calls.base:Call._correct",
+    "the estimate of a reuse step": "astraea.engine.calls.reuse:ReuseCall.estimate",
+    "the correction": "astraea.engine.correction:correct",
     "the probe": "astraea.host.sampling.sampler_probe:_run",
-    "the layout of a call": "astraea.host.sampling.wrappers:row_groups",
-    "the end of a call": "astraea.engine.run:Run.close_call",
+    "the layout of a call": "astraea.host.sampling.wrappers:cond_groups",
+    "the end of a call": "astraea.engine.run:Run.end_call",
 }
 
 

@@ -25,7 +25,8 @@ from astraea.host.search import session
 from astraea.host.search.cli import main as command
 from astraea.host.search.cli.main import main
 from astraea.host.search.cli.options import parse
-from astraea.schedules import MAX_NAME_LENGTH, Schedule, load, save
+from astraea.limits import MAX_NAME_LENGTH
+from astraea.schedules import Schedule, load, save
 from astraea.search.budgets import SO_FAR, check_search_name, name_for
 from hosts import current_host
 
