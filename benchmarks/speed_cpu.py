@@ -97,7 +97,7 @@ def measure_tokens(subject: Subject, args: argparse.Namespace, budget: float) ->
         made = list(zip(times, handle.last.calls, strict=True))
         pairs += [seconds for seconds, call in made if call.kind == "token"]
         calls += [call for _, call in made if call.kind == "token"]
-    ideal = 1.0 / statistics.fmean(subject.cost().share(call.computed / call.tokens) for call in calls)
+    ideal = 1.0 / statistics.fmean(subject.cost().relative_cost(call.computed / call.tokens) for call in calls)
     return _row(f"token step at {budget}", [d / t for d, t in pairs], ideal, handle.last) | {
         "dense_step_seconds": spread([d for d, _ in pairs]),
         "token_step_seconds": spread([t for _, t in pairs]),

@@ -42,7 +42,7 @@ class BlockState:
 
 
 class CondState:
-    """What is kept for one conditioning's rows: for token steps, for forecasts, and for corrections.
+    """State of one conditioning's rows: for token steps, for forecasts, and for corrections.
 
     history: the newest computed predictions `(sigma, prediction)`, newest first, at most two.
     skipped: steps skipped since the newest of them.

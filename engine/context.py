@@ -17,7 +17,7 @@ from .sampler_profile import SamplerProfile
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a call may know of its run.
+    """The part of a run that its calls may know.
 
     gain: measured over all calls of the run; final_step_gain: see `schedules.Forecast`; seed: of random selections.
     """

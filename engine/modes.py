@@ -11,7 +11,7 @@ from .estimators import ESTIMATORS, TokenEstimator, estimator_named
 
 @dataclass(frozen=True)
 class Mode:
-    """How a run selects tokens and estimates what it does not compute.
+    """One way to select tokens and to estimate what is not computed.
 
     token_estimator: for the stale tokens of a token step.
     per_block: every block selects its own tokens and keeps its output instead of its residual, as the paper does.

@@ -28,7 +28,7 @@ VALUES_AT_ONCE = 2**22  # fp8 is converted through fp32: in parts of 16 MiB
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Where and how residuals are kept. When memory is short, a policy steps down in this order:
+    """Place and format of kept residuals. When memory is short, a policy steps down in this order:
 
     full (the model's dtype on the device) → fp8 (8 bit, a scale per token) → fp8-host (8 bit in host memory) →
     none (no per-block store: partial steps become whole ones). "auto" starts at full.

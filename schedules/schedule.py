@@ -23,7 +23,7 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "
 
 
 def check_name(name: str) -> str:
-    """Return the name if it is a plain one; it may become a file name, so no separators and no leading dot.
+    """Return the name if it is a plain one. It may become a file name: no separators, no leading dot.
 
     Raises ScheduleError otherwise.
     """

@@ -65,12 +65,12 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _argument(args: tuple, kwargs: dict, place: int, name: str) -> Any:
-    """Hosts pass some arguments by position, others by name."""
+    """Return an argument that hosts pass by position or by name."""
     return kwargs[name] if name in kwargs else args[place] if len(args) > place else None
 
 
 def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict]:
-    """The arguments with a callback that tells the run, too, when the sampler is done with a step."""
+    """Return the arguments with a callback that also reports the sampler's steps to the run."""
     callback = _argument(args, kwargs, CALLBACK, "callback")
 
     def on_step(step: int, denoised: Any, x: Any, total: int) -> Any:
@@ -141,7 +141,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
-    active.options.see(_sigma(options) or 0.0, options)
+    active.options.add(_sigma(options) or 0.0, options)
     request = _request(args[0], options, kwargs, architecture, active.attention)
     call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):

@@ -162,10 +162,10 @@ def test_cost_shares_match_the_paper_models():
     """Wan 1.3B and 14B at 480p, 81 frames, by counting: K and V for all tokens are the floor."""
     small = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
     large = BlockCost(tokens=32760, dim=5120, feed_forward=13824)
-    assert 1 / small.share(0.5) == pytest.approx(1.94, abs=0.03)
-    assert 1 / large.share(0.5) == pytest.approx(1.85, abs=0.03)
-    assert small.share(0.0) == 0.0
-    assert small.share(1.0) == 1.0
+    assert 1 / small.relative_cost(0.5) == pytest.approx(1.94, abs=0.03)
+    assert 1 / large.relative_cost(0.5) == pytest.approx(1.85, abs=0.03)
+    assert small.relative_cost(0.0) == 0.0
+    assert small.relative_cost(1.0) == 1.0
 
 
 def test_budget_for_a_speedup_reaches_it():

@@ -11,6 +11,7 @@ import pytest
 
 from astraea.errors import ScheduleError
 from astraea.schedules import (
+    FORMER_NAMES,
     Forecast,
     Schedule,
     budgets_for,
@@ -320,12 +321,21 @@ def test_bundled_schedules_are_valid_and_say_how_they_were_found(path):
         assert schedule.provenance.get(key), f"{path.name} does not say {key}"
 
 
-@pytest.mark.parametrize(("budget", "family"), [(0.7, "any"), (0.5, "wan"), (0.4, "wan"), (0.25, "any")])
-def test_auto_picks_what_was_found_for_such_runs_else_the_family_s_at_the_nearest_budget(budget, family):
-    picked = pick(budget, "wan")
-    assert picked.family == family
-    assert math.isclose(picked.mean_budget, budget, abs_tol=0.02)
-    assert pick(budget, "some-other-family").family == "any"
+@pytest.mark.parametrize("budget", [0.7, 0.5, 0.4, 0.25])
+@pytest.mark.parametrize("family", ["wan", "some-other-family"])
+def test_a_bundled_schedule_is_picked_for_every_family_at_the_nearest_budget(budget, family):
+    assert math.isclose(pick(budget, family).mean_budget, budget, abs_tol=0.02)
+
+
+def test_former_names_of_bundled_schedules_lead_to_bundled_ones():
+    names = set(list_schedules(bundled_folder()))
+    assert set(FORMER_NAMES.values()) <= names
+    assert not set(FORMER_NAMES) & names
+
+
+def test_no_two_bundled_schedules_are_the_same():
+    contents = [(each.points, each.mode, each.forecast) for each in load_schedules([bundled_folder()])]
+    assert len(set(contents)) == len(contents) == 29
 
 
 def test_auto_passes_over_broken_files(tmp_path):

@@ -128,7 +128,8 @@ def measure_block(
     found["failures"] = failures
     cost = BlockCost(size.tokens, size.dim, size.feed_forward, size.context)
     found["rows"] = [
-        row | {"ms": row["ms"] / CALLS, "cost": cost.share(row["queries"] / size.tokens)} for row in rows_of(times)
+        row | {"ms": row["ms"] / CALLS, "cost": cost.relative_cost(row["queries"] / size.tokens)}
+        for row in rows_of(times)
     ]
     return found
 

@@ -49,4 +49,4 @@ def costs(report: Any) -> dict[str, float]:
     if not report.calls:  # a step cache: whole calls
         return dict.fromkeys(SIZES, report.computed_share)
     shares = [call.computed / call.tokens for call in report.calls]
-    return {name: statistics.fmean(size.share(share) for share in shares) for name, size in SIZES.items()}
+    return {name: statistics.fmean(size.relative_cost(share) for share in shares) for name, size in SIZES.items()}
