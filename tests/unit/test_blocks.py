@@ -14,6 +14,7 @@ from astraea.engine.block_hooks import patched_forwards
 from astraea.engine.calls import ReuseCall
 from astraea.engine.context import CallRequest
 from astraea.engine.interface import Attend, BlockCall, RowGroup, TokenLayout
+from astraea.engine.modes import MODES
 from astraea.engine.plan import make_plan
 from astraea.engine.run import Run
 from astraea.engine.selection import Selection
@@ -122,7 +123,7 @@ def sample(kind: str, mode: str, cache: str) -> tuple[Tensor, list[str]]:
 
 
 @pytest.mark.parametrize("cache", ["full", "fp8"])
-@pytest.mark.parametrize("mode", ["default", "refit", "hold", "forecast", "paper"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["in place", "two streams in place"])
 def test_blocks_of_every_kind_give_what_plain_ones_give(kind: str, mode: str, cache: str) -> None:
     expected, kinds = sample("one stream", mode, cache)
