@@ -42,7 +42,7 @@ class Subject:
 
     def cost(self) -> Any:
         """The cost model of one block at this context length."""
-        from astraea.engine.cost import BlockCost
+        from astraea.engine.planning.cost import BlockCost
 
         inner = self.model.get_model_object("diffusion_model")
         tokens = SHAPE[2] * SHAPE[3] * SHAPE[4] // 4

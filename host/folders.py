@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..engine.modes import check_mode
+from ..engine.planning.modes import check_mode
 from ..errors import ScheduleError, SearchError
 from ..schedules import FORMER_NAMES, Schedule, bundled_folder, check_name, list_schedules, load
 

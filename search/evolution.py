@@ -15,7 +15,7 @@ from functools import cache, partial
 from itertools import zip_longest
 from statistics import fmean
 
-from ..engine.modes import HOLD
+from ..engine.planning.modes import HOLD
 from ..schedules import DEFAULT_MODE
 from .candidate import FORECASTS, Genome, most_steps, moved, other_forecast, uniform_crossover
 from .evaluation.evaluator import Evaluation, Evaluator, mean_psnr

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..context import CallInfo, RunContext
-from ..correction import correction_for
-from ..interface import BlockCall, BlockRunner
+from ..blocks.interface import BlockCall, BlockRunner
 from ..report import FULL, SKIPPED, CallRecord
+from .context import CallInfo, RunContext
+from .correction import correction_for
 
 EXTERNALLY_PATCHED = "another node has replaced its forward"
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cond_state import CondState, TokenState
-from ..interface import BlockCall
-from ..residual_store import ResidualStore, StoreSize
+from ..blocks.interface import BlockCall
+from ..state.cond_state import CondState, TokenState
+from ..state.residual_store import ResidualStore, StoreSize
 from .base import ModelCall
 
 

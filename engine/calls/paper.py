@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cond_state import BlockState
-from ..context import CallInfo, RunContext
-from ..interface import BlockCall
+from ..blocks.interface import BlockCall
+from ..blocks.selection import Selection, paper_score, rms_change, select
 from ..report import REUSE, TOKEN
-from ..residual_store import StoreSize
-from ..selection import Selection, paper_score, rms_change, select
+from ..state.cond_state import BlockState
+from ..state.residual_store import StoreSize
 from .base import ModelCall
+from .context import CallInfo, RunContext
 
 
 def _output_slot(index: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..context import CallInfo, CondRows, RunContext
-from ..correction import correction_for
 from ..estimators import SkippedStep, extrapolate_prediction, hold_prediction, step_ratio_from
 from ..report import REUSE
 from .base import ModelCall
+from .context import CallInfo, CondRows, RunContext
+from .correction import correction_for
 
 
 class ReuseCall(ModelCall):

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...engine.interface import RowGroup
-from ...engine.plan import Plan
+from ...engine.blocks.interface import RowGroup
+from ...engine.planning.plan import Plan
 from ...engine.report import ReportHandle
 from ...engine.run import Run
 from ...models import Architecture

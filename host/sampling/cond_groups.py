@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...engine.interface import RowGroup
+from ...engine.blocks.interface import RowGroup
 
 # Options that are no part of the question: the call's place, or notes that models make on their way.
 IGNORED = {

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from comfy.samplers import KSAMPLER
 
-from ...engine.sampler_profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
-from ...engine.solver import Solver
+from ...engine.sampler.profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
+from ...engine.sampler.solver import Solver
 
 NOT_PROBED = (
     "this sampler is not among those that ComfyUI lists, or has a function among its options: reuse steps keep the "

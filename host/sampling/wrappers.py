@@ -11,13 +11,13 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...engine.block_hooks import patched_forwards
+from ...engine.blocks.interface import RowGroup
 from ...engine.calls import ReuseCall
-from ...engine.context import CallRequest
-from ...engine.interface import RowGroup
-from ...engine.plan import Plan
+from ...engine.calls.block_hooks import patched_forwards
+from ...engine.calls.context import CallRequest
+from ...engine.planning.plan import Plan
 from ...engine.run import Run
-from ...engine.sampler_profile import SamplerProfile
+from ...engine.sampler.profile import SamplerProfile
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
 from .attachment import KEY, RUN_KEY, ActiveRun, OnModelCall

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sampling import accelerated, last, sample
 
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 from astraea.models import describe_box

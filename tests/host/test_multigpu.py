@@ -10,7 +10,7 @@ import pytest
 import torch
 from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, sample
 
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.sampling.wrappers import apply_model

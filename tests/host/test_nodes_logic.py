@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from astraea.engine.plan import Plan
+from astraea.engine.planning.plan import Plan
+from astraea.engine.planning.resolve import RunFacts, RunSettings, resolve
 from astraea.engine.report import CallRecord, Report
-from astraea.engine.resolve import RunFacts, RunSettings, resolve
-from astraea.engine.sampler_profile import SamplerProfile
+from astraea.engine.sampler.profile import SamplerProfile
 from astraea.errors import AstraeaError
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate

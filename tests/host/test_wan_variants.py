@@ -9,10 +9,10 @@ import pytest
 import torch
 from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, keeps, last, psnr, random_wan, sample
 
-from astraea.engine.interface import BlockCall
-from astraea.engine.plan import make_plan
+from astraea.engine.blocks.interface import BlockCall
+from astraea.engine.blocks.selection import Selection
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.run import Run
-from astraea.engine.selection import Selection
 from astraea.errors import UnsupportedModel
 from astraea.host.sampling.attention import RunAttention
 from astraea.host.sampling.casting import cast_like

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from toy_transformer import DIM, ToyBlock, ToyRunner, toy_attend
 
-from astraea.engine.block_hooks import patched_forwards
+from astraea.engine.blocks.interface import Attend, BlockCall, RowGroup, TokenLayout
+from astraea.engine.blocks.selection import Selection
 from astraea.engine.calls import ReuseCall
-from astraea.engine.context import CallRequest
-from astraea.engine.interface import Attend, BlockCall, RowGroup, TokenLayout
-from astraea.engine.modes import MODES
-from astraea.engine.plan import make_plan
+from astraea.engine.calls.block_hooks import patched_forwards
+from astraea.engine.calls.context import CallRequest
+from astraea.engine.planning.modes import MODES
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.run import Run
-from astraea.engine.selection import Selection
 from astraea.models import describe_box
 from astraea.schedules import flow_sigmas, periodic
 

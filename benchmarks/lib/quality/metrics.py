@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from astraea.engine.cost import BlockCost
 from astraea.engine.metrics import psnr, ssim, value_range
+from astraea.engine.planning.cost import BlockCost
 from astraea.tiny.codec import decode
 
 # Wan 2.1 at 480p, 81 frames

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..limits import MIN_BUDGET
+from ...limits import MIN_BUDGET
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import BudgetError, ScheduleError
-from ..schedules import DEFAULT_MODE, Schedule
-from .estimators import ESTIMATORS, TokenEstimator, estimator_named
+from ...errors import BudgetError, ScheduleError
+from ...schedules import DEFAULT_MODE, Schedule
+from ..estimators import ESTIMATORS, TokenEstimator, estimator_named
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import BudgetError
+from ...errors import BudgetError
 
 AUTO_CACHE, FULL_CACHE, FP8_CACHE, FP8_HOST_CACHE, NO_CACHE = CACHE_POLICIES = (
     "auto",

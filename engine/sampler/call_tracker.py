@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from .sampler_profile import SamplerProfile, is_same
+from .profile import SamplerProfile, is_same
 
 
 @dataclass(frozen=True)

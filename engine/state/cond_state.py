@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .estimators import SkippedStep
+from ..estimators import SkippedStep
 from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 
 

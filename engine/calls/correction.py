@@ -1,8 +1,8 @@
 """Corrections: a computed call returns its prediction plus the errors of the skipped calls before it.
 
-With the weights of predictions in the latents (`engine.solver`) the latents return to where computing every step leads,
-as far as the skipped predictions are known by then. Multistep solvers reuse old predictions, and with them the
-correction: later calls subtract it again.
+With the weights of predictions in the latents (`engine.sampler.solver`) the latents return to where computing every
+step leads, as far as the skipped predictions are known by then. Multistep solvers reuse old predictions, and with them
+the correction: later calls subtract it again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .cond_state import CondState
+from ..estimators import SkippedStep, prediction_error
+from ..sampler.solver import Solver
+from ..state.cond_state import CondState
 from .context import CondRows, RunContext
-from .estimators import SkippedStep, prediction_error
-from .solver import Solver
 
 Errors = Callable[[Sequence[SkippedStep], Sequence[float]], "Tensor | None"]
 """errors(skipped, weights): weighted sum of skipped predictions' errors; None where it is nothing."""

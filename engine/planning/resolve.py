@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..schedules import (
+from ...schedules import (
     OWN_MEAN_TOLERANCE,
     ExpectedResult,
     Forecast,
@@ -26,11 +26,11 @@ from ..schedules import (
     target_budget,
     without_partial_steps,
 )
+from ..sampler.profile import SamplerProfile
+from ..state.residual_store import NO_CACHE, CachePolicy
 from .cost import BlockCost, budget_for_speedup
 from .modes import MODES, Mode, mode_named
 from .plan import Plan
-from .residual_store import NO_CACHE, CachePolicy
-from .sampler_profile import SamplerProfile
 
 FEW_STEPS = 8
 EVEN_STEPS = 30  # of the schedule that spreads full steps evenly
