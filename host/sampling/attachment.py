@@ -1,4 +1,4 @@
-"""What travels in the host's options: the plan with the MODEL, the run for the length of one sampler call."""
+"""Data in the host's options: the plan on a MODEL, and the active run for the length of one sampler call."""
 
 from __future__ import annotations
 
