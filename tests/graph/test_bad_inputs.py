@@ -84,7 +84,7 @@ SEARCH = {
     "no budget": ({"budgets": " "}, "There is no budget to search for"),
     "words for budgets": ({"budgets": "abc"}, "'abc' is not a budget"),
     "decimal comma": ({"budgets": "0,5"}, "Decimals are written with a point"),
-    "budget too low": ({"budgets": "0.5, 0.1"}, "The budget 0.1 is outside 0.2...0.95"),
+    "budget too low": ({"budgets": "0.5, 0.05"}, "The budget 0.05 is outside 0.1...0.95"),
     "budget twice": ({"budgets": "0.5, 0.50"}, "The budget 0.50 is listed twice"),
     "path as name": ({"name": "../evil"}, "not a usable schedule name"),
     "slash in name": ({"name": "a/b"}, "not a usable schedule name"),
