@@ -43,7 +43,7 @@ class PaperFullCall(ModelCall):
                 self.store_failure = reason
                 continue
             self.notes.append(reason)
-            cond.state.blocks = BlockState(store)
+            cond.state.keep(BlockState(store))
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         conds, index = self.info.conds, call.index

@@ -147,7 +147,7 @@ STAGES = {
     "a block": "astraea.models.wan:WanRunner.forward_tokens",
     "the store": "astraea.engine.state.residual_store:ResidualStore.write",
     "the estimate of a reuse step": "astraea.engine.calls.reuse:ReuseCall.estimate",
-    "the correction": "astraea.engine.calls.correction:correct",
+    "the correction": "astraea.engine.correction:Corrections.after_computed",
     "the probe": "astraea.host.sampling.sampler_probe:_run",
     "the layout of a call": "astraea.host.sampling.wrappers:cond_groups",
     "the end of a call": "astraea.engine.run:Run.end_call",

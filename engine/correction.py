@@ -1,0 +1,114 @@
+"""Corrections: a computed call returns its prediction plus the errors of the skipped calls before it.
+
+With the weights of predictions in the latents (`engine.sampler.solver`) the latents return to where computing every
+step leads, as far as the skipped predictions are known by then. Multistep solvers reuse old predictions, and with them
+the correction: later calls subtract it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from .estimators import SkippedStep
+from .sampler.solver import Solver
+
+Errors = Callable[[Sequence[SkippedStep], Sequence[float]], "Tensor | None"]
+"""errors(skipped, weights): weighted sum of skipped predictions' errors; None where it is nothing."""
+
+
+class Corrections:
+    """Errors of one conditioning that are not corrected yet."""
+
+    def __init__(self) -> None:
+        self._skipped: list[SkippedStep] = []  # since the newest computed call
+        # By sampler call, corrections that the solver will use again and that later calls subtract.
+        self._pending: dict[int, Tensor] = {}
+        self._latent_error: Tensor | None = None  # what the latents lack, where the newest call could not correct it
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from self._pending.values()
+        if self._latent_error is not None:
+            yield self._latent_error
+
+    def reset(self) -> None:
+        """Start anew, as after a call whose weight in the latents is unknown."""
+        self._skipped, self._pending, self._latent_error = [], {}, None
+
+    def add_skipped(self, step: SkippedStep) -> None:
+        """Note a skipped call, whose error the next computed one shows."""
+        self._skipped.append(step)
+
+    def after_skipped(self, solver: Solver, call: int) -> Tensor | None:
+        """Return the tensor to add to the forecast of a skipped call; None where nothing is added."""
+        return self._correct(solver, call, [], None)
+
+    def after_computed(self, solver: Solver, call: int, errors: Errors, final_step_gain: float) -> Tensor | None:
+        """Return the tensor to add to the prediction of a computed call; None where nothing is added.
+
+        The latents after it are then as if all predictions before had been right.
+        final_step_gain: response of its prediction to the latents' error; above 0 at a run's last call only, as no
+        later one corrects that.
+        """
+        skipped, self._skipped = self._skipped, []
+        own = solver.cumulative_weight(call, call)
+        lacking = errors(skipped, _error_weights(skipped, solver, call, final_step_gain * own))
+        return self._correct(solver, call, [(step, errors) for step in skipped], lacking)
+
+    def _correct(
+        self, solver: Solver, call: int, skipped: Sequence[tuple[SkippedStep, Errors]], lacking: Tensor | None
+    ) -> Tensor | None:
+        """Return the correction of a call. lacking: what the latents lack after it by the skipped calls before it."""
+        for older, pending in self._pending.items():
+            lacking = _add(lacking, pending, -solver.memory_weight(older, call))
+        if self._latent_error is not None:
+            lacking = _add(lacking, self._latent_error, solver.latent_weight(call))
+        correction = None
+        if lacking is not None and solver.can_correct(call):
+            correction, lacking = lacking / solver.cumulative_weight(call, call), None
+        self._latent_error = lacking
+        if solver.memory:
+            self._keep_pending(solver, call, correction, skipped)
+        return correction
+
+    def _keep_pending(
+        self, solver: Solver, call: int, correction: Tensor | None, skipped: Sequence[tuple[SkippedStep, Errors]]
+    ) -> None:
+        """Keep what the solver will use again: corrections, and errors of skipped predictions."""
+        pending = dict(self._pending)
+        if correction is not None:
+            pending[call] = correction
+        for step, errors in skipped:
+            recent = step.call > call - solver.memory
+            affected = [(step.call, 1.0)] if recent else solver.equivalent_errors(step.call, call)
+            error = errors([step], [1.0]) if affected else None
+            if error is not None:
+                for newer, factor in affected:
+                    pending[newer] = _sum(pending.get(newer), error, -factor)
+        for older in [older for older in pending if older <= call - solver.memory]:
+            outdated = pending.pop(older)
+            for newer, factor in solver.equivalent_errors(older, call):
+                pending[newer] = _sum(pending.get(newer), outdated, factor)
+        self._pending = pending
+
+
+def _error_weights(skipped: Sequence[SkippedStep], solver: Solver, call: int, response: float) -> list[float]:
+    """Return the weight of each skipped prediction's error in the latents after `call`."""
+    weights = [solver.cumulative_weight(step.call, call) for step in skipped]
+    if response:
+        inputs = (solver.input_weight(step.call, call) for step in skipped)
+        weights = [weight + response * entering for weight, entering in zip(weights, inputs, strict=True)]
+    return weights
+
+
+def _add(total: Tensor | None, term: Tensor, factor: float) -> Tensor | None:
+    """Return total + factor · term, changing the total in place; None while nothing has been added."""
+    if not factor:
+        return total
+    return term * factor if total is None else total.add_(term, alpha=factor)
+
+
+def _sum(total: Tensor | None, term: Tensor, factor: float) -> Tensor:
+    """Return total + factor · term in a new tensor: the total may be in use elsewhere."""
+    return term * factor if total is None else total + term * factor
