@@ -58,6 +58,36 @@ def quantise_rows(
     tl.store(scales + head_idx * count + rows, scale * factor, mask=present)
 
 
+@triton.jit
+def attend_block_int8(q_tile, q_scale, k_rows, k_scales, v_rows, first, keys, acc, top, total):
+    """One block of keys, from key `first` on: acc, top and total (see `softmax_step`) after it.
+
+    k_rows, v_rows: as in `forward.attend_block`; k_scales: pointer to the scales of a head; keys: how many there are,
+    None where the block does not reach beyond them.
+    """
+    start = tl.cast(first, tl.int64)
+    k_head, k_stride, k_offsets = k_rows
+    v_head, v_stride, v_offsets = v_rows
+    columns = tl.arange(0, k_offsets.shape[1])
+    if keys is None:
+        k_tile = tl.load(k_head + start * k_stride + k_offsets)
+        k_scale = tl.load(k_scales + first + columns)
+    else:
+        present = first + columns < keys
+        k_tile = tl.load(k_head + start * k_stride + k_offsets, mask=present[None, :], other=0)
+        k_scale = tl.load(k_scales + first + columns, mask=present, other=0.0)
+    scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
+    if keys is not None:
+        scores = tl.where(present[None, :], scores, float("-inf"))
+    weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
+    if keys is None:
+        v_tile = tl.load(v_head + start * v_stride + v_offsets)
+    else:
+        v_tile = tl.load(v_head + start * v_stride + v_offsets, mask=present[:, None], other=0.0)
+    acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+    return acc, top, total
+
+
 @triton.jit(do_not_specialize=["queries", "keys", "heads"])
 def attend_forward_int8(
     q_codes,
@@ -100,31 +130,17 @@ def attend_forward_int8(
     k_head = k_codes + (batch * keys * heads + head) * HEAD_DIM
     v_head = v + batch * v_stride_batch + head * v_stride_head
     k_scale_head = k_scales + head_idx * keys
-    k_tile_offsets = (columns.to(tl.int64) * row_stride)[None, :] + dims[:, None]
-    v_tile_offsets = (columns.to(tl.int64) * v_stride_row)[:, None] + dims[None, :]
+    k_rows = (k_head, row_stride, (columns.to(tl.int64) * row_stride)[None, :] + dims[:, None])
+    v_rows = (v_head, v_stride_row, (columns.to(tl.int64) * v_stride_row)[:, None] + dims[None, :])
 
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     whole = keys // BLOCK_N * BLOCK_N
     if whole < keys:
-        start = tl.cast(whole, tl.int64)
-        present = whole + columns < keys
-        k_tile = tl.load(k_head + start * row_stride + k_tile_offsets, mask=present[None, :], other=0)
-        k_scale = tl.load(k_scale_head + whole + columns, mask=present, other=0.0)
-        scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
-        scores = tl.where(present[None, :], scores, float("-inf"))
-        weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
-        v_tile = tl.load(v_head + start * v_stride_row + v_tile_offsets, mask=present[:, None], other=0.0)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+        acc, top, total = attend_block_int8(q_tile, q_scale, k_rows, k_scale_head, v_rows, whole, keys, acc, top, total)
     for first in range(0, whole, BLOCK_N):
-        start = tl.cast(first, tl.int64)
-        k_tile = tl.load(k_head + start * row_stride + k_tile_offsets)
-        k_scale = tl.load(k_scale_head + first + columns)
-        scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
-        weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
-        v_tile = tl.load(v_head + start * v_stride_row + v_tile_offsets)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+        acc, top, total = attend_block_int8(q_tile, q_scale, k_rows, k_scale_head, v_rows, first, None, acc, top, total)
 
     acc = acc * tl.load(v_scales + head_idx * HEAD_DIM + dims)[None, :]
     row_shift = 0.0
