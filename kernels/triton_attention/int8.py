@@ -1,8 +1,8 @@
-"""Attention forward with int8 scores and fp16 sums of values, for GeForce cards, where these run four times and twice
-as fast as products with fp32 sums.
+"""Attention forward for GeForce cards: int8 scores and fp16 sums of values, four times and twice as fast there as
+products with fp32 sums.
 
-The method of SageAttention (Zhang et al., ICLR 2025), with finer scales: K minus its mean over tokens, one scale per
-row of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
+The method of SageAttention (Zhang et al., ICLR 2025), with finer scales: K minus its mean over tokens, a scale per row
+of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def quantise_rows(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """codes, int8 `[B, T, H, D]`, and scales, fp32 `[B, H, T]`: (x − offset) · factor ≈ codes · scales.
+    """Write codes, int8 `[B, T, H, D]`, and scales, fp32 `[B, H, T]`: (x − offset) · factor ≈ codes · scales.
 
     x `[B, T, H, D]`, last stride 1; offset fp32 `[B, H, D]` or None. With direction, fp32 `[B, H, D]`, also
     projection, fp32 `[B, H, T]`: the product of each row and the direction · factor.
@@ -48,10 +48,10 @@ def quantise_rows(
     if direction is not None:
         product = tl.sum(values * tl.load(direction + head_idx * HEAD_DIM + dims)[None, :], 1)
         tl.store(projection + head_idx * count + rows, product * factor, mask=present)
-    # A row of zeros gets any scale but zero.
+    # A row of zeros needs a scale that is not zero.
     scale = tl.maximum(tl.max(tl.abs(values), 1), 1e-20) / 127.0
     scaled = values / scale[:, None]
-    # Conversion truncates: half away from zero first. |scaled| ≤ 127, so nothing overflows.
+    # Conversion truncates, so half is added away from zero. |scaled| ≤ 127: nothing overflows.
     rounded = (scaled + tl.where(scaled < 0.0, -0.5, 0.5)).to(tl.int8)
     codes_at = codes + (((batch * count + rows) * heads + head) * HEAD_DIM)[:, None] + dims[None, :]
     tl.store(codes_at, rounded, mask=present[:, None])
@@ -109,10 +109,10 @@ def attend_forward_int8(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """As `attend_forward`, from what `quantise_rows` made of q (scale · log2(e) in its scales) and of k.
+    """As `attend_forward`, from the codes and scales of q (its scales times scale · log2(e)) and of k.
 
-    v is fp16, v_scales fp32 `[B, H, D]` are multiplied into the output, and shift fp32 `[B, H, M]` (may be None) is
-    added to the log-sum-exp, in base 2: what subtracting the mean of K took from the scores.
+    v is fp16; the output is multiplied by v_scales, fp32 `[B, H, D]`. shift, fp32 `[B, H, M]` or None, is added to the
+    log-sum-exp in base 2: it undoes the subtraction of K's mean.
     """
     row_tile = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)

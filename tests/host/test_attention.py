@@ -42,12 +42,12 @@ def timed(monkeypatch):
     def install(own, host=1.0, others=2.0):
         races = []
 
-        def milliseconds(backends, *tensors, **options):
+        def time_backends(backends, *tensors, **options):
             names = [backend.name for backend in backends]
             races.append(names)
             return {name: {OWN: own, HOST_NAME: host}.get(name, others) for name in names}
 
-        monkeypatch.setattr(autotune, "milliseconds", milliseconds)
+        monkeypatch.setattr(autotune, "time_backends", time_backends)
         return races
 
     return install
@@ -106,7 +106,7 @@ def test_what_timing_took_is_told_and_counts_once(load_tiny):
     assert "; 0.25 s of it timed this device's attention kernels, once" in report_text(first)
 
 
-@pytest.mark.parametrize("wish", ["auto", "fast", OWN])
+@pytest.mark.parametrize("preference", ["auto", "fast", OWN])
 def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, preference):
     races = timed(own=0.1)
     calls = []
