@@ -20,7 +20,7 @@ from astraea.nodes.accelerate import TIPS, AstraeaAccelerate
 from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
 from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text
-from astraea.nodes.schedule_tooltips import MOST_LINES, schedule_tooltips
+from astraea.nodes.schedule_tooltips import MAX_LINES, schedule_tooltips
 from astraea.schedules import Forecast, Schedule, flow_sigmas, periodic, save
 
 STEPS = 12
@@ -131,15 +131,15 @@ def test_the_list_of_schedules_tells_what_saved_ones_promise() -> None:
 
 def test_the_newest_promises_come_first_and_follow_their_files(tmp_path) -> None:
     assert schedule_tooltips(tmp_path / "missing") == []
-    for number in range(MOST_LINES + 3):
+    for number in range(MAX_LINES + 3):
         save_at(tmp_path, initial_forecasts(f"s{number}"), 1000.0 + number)
     save_at(tmp_path, replace(initial_forecasts("silent"), provenance={}), 5000.0)
     names = [line.split()[0] for line in schedule_tooltips(tmp_path)]
-    assert names == [f"'s{MOST_LINES + 2 - number}'" for number in range(MOST_LINES)]
+    assert names == [f"'s{MAX_LINES + 2 - number}'" for number in range(MAX_LINES)]
     save_at(tmp_path, initial_forecasts("s0", speedup=3.0), 6000.0)
     assert schedule_tooltips(tmp_path)[0].startswith("'s0' promises 3.0x")
     (tmp_path / "s0.json").unlink()
-    assert schedule_tooltips(tmp_path)[0] == f"'s{MOST_LINES + 2}' {TOLD}"
+    assert schedule_tooltips(tmp_path)[0] == f"'s{MAX_LINES + 2}' {TOLD}"
 
 
 @pytest.mark.parametrize(
