@@ -1,4 +1,4 @@
-"""What cannot work is refused with one error, in words a user can act on; where possible before anything runs."""
+"""Values that cannot work are refused with one error that a user can act on, if possible before anything runs."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ INLINE = {
     "unknown mode": (changed(mode="evil"), "mode 'evil'"),
     "unknown entry": (changed(code="print(1)"), "unknown entries 'code'"),
 }
-# What is refused, and words of the one error that tells so. The host's own words name the input and give its range.
+# Refused values, and words of the error. The host's own messages name the input and its range.
 ACCELERATE = {
-    "budget too low": ({"budget": 0.05}, "smaller than min of 0.2.*budget"),
+    "budget too low": ({"budget": 0.05}, "smaller than min of 0.1.*budget"),
     "budget too high": ({"budget": 1.5}, "bigger than max of 1.0.*budget"),
     "budget as text": ({"budget": "abc"}, "Failed to convert an input value to a FLOAT value.*budget, abc"),
     "no budget": ({"budget": None}, "Failed to convert an input value to a FLOAT value.*budget"),
-    "budget not a number": ({"budget": math.nan}, "The input 'budget' takes a number from 0.2 to 1, not nan. It is"),
-    "target too high": ({"target_speedup": 20.0}, "bigger than max of 8.0.*target_speedup"),
-    "target below one": ({"target_speedup": 0.5}, "The input 'target_speedup' takes 0, or 1 to 8, not 0.5. 2 means"),
+    "budget not a number": ({"budget": math.nan}, "The input 'budget' takes a number from 0.1 to 1, not nan. It is"),
+    "target too high": ({"target_speedup": 20.0}, "bigger than max of 10.0.*target_speedup"),
+    "target below one": ({"target_speedup": 0.5}, "The input 'target_speedup' takes 0, or 1 to 10, not 0.5. 2 means"),
     "target negative": ({"target_speedup": -1.0}, "smaller than min of 0.0.*target_speedup"),
-    "target infinite": ({"target_speedup": math.inf}, "bigger than max of 8.0.*target_speedup"),
+    "target infinite": ({"target_speedup": math.inf}, "bigger than max of 10.0.*target_speedup"),
     "target as text": ({"target_speedup": "fast"}, "target_speedup, fast"),
-    "target not a number": ({"target_speedup": "nan"}, "'target_speedup' takes a number from 0 to 8, not nan"),
+    "target not a number": ({"target_speedup": "nan"}, "'target_speedup' takes a number from 0 to 10, not nan"),
     "unknown schedule": ({"schedule": "from another machine"}, "There is no schedule named 'from another machine'"),
     "no name": ({"schedule": 5}, "5 is not a usable schedule name"),
     "path as schedule": ({"schedule": "../../../etc/passwd"}, "not a usable schedule name"),
@@ -84,7 +84,7 @@ SEARCH = {
     "no budget": ({"budgets": " "}, "There is no budget to search for"),
     "words for budgets": ({"budgets": "abc"}, "'abc' is not a budget"),
     "decimal comma": ({"budgets": "0,5"}, "Decimals are written with a point"),
-    "budget too low": ({"budgets": "0.5, 0.1"}, "The budget 0.1 is outside 0.2...0.95"),
+    "budget too low": ({"budgets": "0.5, 0.05"}, "The budget 0.05 is outside 0.1...0.95"),
     "budget twice": ({"budgets": "0.5, 0.50"}, "The budget 0.50 is listed twice"),
     "path as name": ({"name": "../evil"}, "not a usable schedule name"),
     "slash in name": ({"name": "a/b"}, "not a usable schedule name"),
@@ -102,9 +102,9 @@ SCALES = {
 
 @pytest.fixture
 def the_error(server: ComfyServer) -> Callable[[dict[str, Any], str], str]:
-    """Queues a prompt in which one value of one node cannot work, and returns what the user reads: one error."""
+    """Queue a prompt in which one value of a node cannot work, and return the only error that the user reads."""
 
-    def told(prompt: dict[str, Any], node_id: str) -> str:
+    def queue(prompt: dict[str, Any], node_id: str) -> str:
         try:
             server.wait(server.submit(prompt))
         except PromptFailed as error:
@@ -118,12 +118,12 @@ def the_error(server: ComfyServer) -> Callable[[dict[str, Any], str], str]:
             return f"{only['message']} {only['details']}"
         raise AssertionError("nothing was refused")
 
-    return told
+    return queue
 
 
 @pytest.fixture
 def refusal(server: ComfyServer) -> Callable[[dict[str, Any]], str]:
-    """Queues a prompt that must be refused before anything runs, and returns the one error of the one bad node."""
+    """Queue a prompt that must be refused before anything runs, and return the only error of the bad node."""
 
     def submit(prompt: dict[str, Any]) -> str:
         before = server.log.count("got prompt")
@@ -168,7 +168,7 @@ def test_a_bad_scale_of_the_view_is_one_error(scale: Any, message: str, the_erro
     assert re.search(message, the_error(prompt, "view"))
 
 
-def test_an_unknown_schedule_names_those_like_it_and_the_user_s_own(server: ComfyServer, refusal: Callable) -> None:
+def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: ComfyServer, refusal: Callable) -> None:
     assert refusal(accelerated(schedule="nowhere")).endswith("You have saved none yet.")
     folder = server.base / "user" / "astraea" / "schedules"
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,17 +176,17 @@ def test_an_unknown_schedule_names_those_like_it_and_the_user_s_own(server: Comf
     for path in own:
         path.write_text(json.dumps(GOOD), "utf-8")
     try:
-        told = refusal(accelerated(schedule="wan-0.45"))
+        message = refusal(accelerated(schedule="wan-0.45"))
     finally:
         for path in own:
             path.unlink()
-    assert re.search(r"Did you mean 'wan-0\.\d+' or 'wan-0\.\d+' or 'wan-0\.\d+'\?", told)
-    assert told.endswith("Your saved ones: 'for my model', 'mine'.")
-    assert "any-0" not in told
+    assert re.search(r"Did you mean 'wan-0\.\d+' or 'wan-0\.\d+' or 'wan-0\.\d+'\?", message)
+    assert message.endswith("Your saved ones: 'for my model', 'mine'.")
+    assert "any-0" not in message
 
 
 def test_a_schedule_that_is_not_used_is_no_error(server: ComfyServer) -> None:
-    """A workflow may carry its schedule, and the list name one of another machine."""
+    """A workflow may carry its schedule, and its list name a schedule of another machine."""
     prompt = accelerated(schedule="from another machine", astraea_schedule=["inline", 0])
     prompt["inline"] = node("AstraeaScheduleInline", schedule_json=json.dumps(GOOD))
     assert "good" in server.queue(prompt)["outputs"]["report"]["text"][0]
@@ -217,12 +217,12 @@ def test_a_name_with_folders_is_not_saved(server: ComfyServer, refusal: Callable
     assert "another name" in refusal(prompt)
 
 
-def test_a_list_that_no_longer_has_the_name_says_so(refusal: Callable) -> None:
+def test_loading_a_schedule_that_is_gone_says_so(refusal: Callable) -> None:
     assert "There is no schedule named 'gone'" in refusal(loaded("gone"))
 
 
 @pytest.mark.parametrize("links", [["latents_a"], ["images_a", "images_b", "latents_a"], []])
-def test_compare_wants_one_pair(links: list[str], the_error: Callable) -> None:
+def test_compare_needs_one_pair(links: list[str], the_error: Callable) -> None:
     prompt = accelerated()
     del prompt["report"]
     sources = {"images_a": ["view", 0], "images_b": ["view", 0], "latents_a": ["size", 0]}
