@@ -25,7 +25,7 @@ from .problem import Problem
 
 FOLDER_VARIABLE = "ASTRAEA_CACHE_DIR"
 FORMAT = 1
-CHOICES, ATTEMPTS = SECTIONS = ("choices", "trials")  # their words in the file
+CHOICES, ATTEMPTS = SECTIONS = ("choices", "trials")  # keys in the file
 MAX_BYTES = 1 << 20
 MAX_ENTRIES = 500
 MAX_DIGITS = 30  # of an integer; times need fewer

@@ -22,7 +22,7 @@ RUNNING_SECONDS = 30.0  # a younger attempt may still run in another process
 NEVER_RETURNED = (
     "it never returned when it was last tried on this device; to try it again, run `python kernels --fresh`"
 )
-RETURNED = "came back"  # the word in the file
+RETURNED = "came back"  # key in the file
 DEVICE_LOST = "a kernel failed and left the device unusable: restart ComfyUI, that kernel will not be tried again"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..backend import FLOATS, AttentionOutput, Backend, Constraints
 from ..key_tiles import QUERY_TILE, KeyTiles
 
-RANK = 90  # last: it serves where no other backend can
+RANK = 90  # last: used where no other backend can be
 CHUNK_SCORES = 1 << 26  # scores held at once
 
 

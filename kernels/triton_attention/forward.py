@@ -13,8 +13,8 @@ from .online_softmax import softmax_step, store_rows
 
 @triton.jit
 def find_listed_tiles(counts, tiles, list_length, list_idx, keys, KEY_TILE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Pointer to the tile numbers of one list of `KeyTiles`, the number of whole key blocks in its tiles, and whether
-    its last tile reaches beyond the keys.
+    """Return the pointer to the tile numbers of a list of `KeyTiles`, the number of whole key blocks in its tiles, and
+    whether its last tile reaches beyond the keys.
     """
     PARTS: tl.constexpr = KEY_TILE // BLOCK_N
     count = tl.minimum(tl.load(counts + list_idx), list_length)
@@ -28,7 +28,7 @@ def find_listed_tiles(counts, tiles, list_length, list_idx, keys, KEY_TILE: tl.c
 
 @triton.jit
 def attend_block(q_tile, k_rows, v_rows, start, present, acc, top, total, factor):
-    """One block of keys, from row `start` on: acc, top and total (see `softmax_step`) after it.
+    """Attend to the block of keys from row `start` on: returns acc, top and total (see `softmax_step`) after it.
 
     k_rows, v_rows: pointer to a head, stride of its rows, offsets of a block `[D, BLOCK_N]`, `[BLOCK_N, D]`. present:
     which rows exist, bool `[BLOCK_N]`; None: all.
@@ -56,7 +56,7 @@ def attend_block(q_tile, k_rows, v_rows, start, present, acc, top, total, factor
 def attend_keys(
     q_tile, k_rows, v_rows, factor, keys, listed, whole, ragged, KEY_TILE: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    """All keys of a tile of queries, or those in listed tiles: acc `[BLOCK_M, D]`, top and total `[BLOCK_M]` in fp32.
+    """Attend to all keys or to listed tiles: returns acc `[BLOCK_M, D]`, top and total `[BLOCK_M]`, fp32.
 
     k_rows, v_rows: as in `attend_block`; listed: pointer to tile numbers, None: all keys. whole: blocks of BLOCK_N keys
     to attend to; ragged: whether the block that reaches beyond the keys is one more.
@@ -112,7 +112,7 @@ def attend_forward(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1; lse, and counts with tiles, may be None.
+    """Attend; q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1; lse, and counts with tiles, may be None.
 
     counts and tiles are those of `KeyTiles`; BLOCK_M divides QUERY_TILE and BLOCK_N divides KEY_TILE.
     """

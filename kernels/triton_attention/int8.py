@@ -60,7 +60,7 @@ def quantise_rows(
 
 @triton.jit
 def attend_block_int8(q_tile, q_scale, k_rows, k_scales, v_rows, first, keys, acc, top, total):
-    """One block of keys, from key `first` on: acc, top and total (see `softmax_step`) after it.
+    """Attend to the block of keys from key `first` on: returns acc, top and total (see `softmax_step`) after it.
 
     k_rows, v_rows: as in `forward.attend_block`; k_scales: pointer to the scales of a head; keys: how many there are,
     None where the block does not reach beyond them.
