@@ -1,6 +1,6 @@
-"""Attention on selected rows behind one signature: a reference that defines it, and backends that earn their place.
+"""Attention on selected rows behind one signature: a reference that defines it, and faster backends.
 
-`python kernels` in the pack's folder prints every backend: whether it can be used here, why not, its error, its time.
+`python kernels` in the pack's folder prints every backend: its error and its time, or why it cannot be used here.
 """
 
 from .backend import Backend, Constraints

@@ -1,4 +1,4 @@
-"""Short timings of backends on the tensors of a real call, in turn with each other."""
+"""Times backends on the tensors of a real call, in turn."""
 
 from __future__ import annotations
 
@@ -13,60 +13,61 @@ from . import crash_guard
 from .backend import Backend
 from .problem import MANY_QUERIES, Problem
 
-MOST_OPERATIONS = {"cuda": 1e13}  # a tenth of a second on a card of 100 TFLOP/s
-MOST_OPERATIONS_ELSEWHERE = 2e10
-LEAST_HEADS = 2
-LEAST_ROUNDS, MOST_ROUNDS = 4, 20
-ENOUGH_MILLISECONDS = 40.0  # of a backend's own time: short works need more rounds against a busy machine
-HOPELESS = 1.5  # times the best: not run again
+MAX_OPERATIONS = {"cuda": 1e13}  # of one timed call: 0.1 s on a card of 100 TFLOP/s
+MAX_OPERATIONS_ELSEWHERE = 2e10
+MIN_HEADS = 2
+MIN_ROUNDS, MAX_ROUNDS = 4, 20
+ENOUGH_MILLISECONDS = 40.0  # of a backend's own time: short calls need more rounds on a busy machine
+MAX_RATIO_TO_BEST = 1.5  # slower backends are not run again
 
 
-def sample(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of a call that is timed: one batch row, at most 4096 queries, fewer heads where that is still long."""
+def take_sample(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the part of a call that is timed: one batch row, at most 4096 queries, fewer heads if that takes long."""
     q, k, v = q[:1, :MANY_QUERIES], k[:1], v[:1]
-    most = MOST_OPERATIONS.get(q.device.type, MOST_OPERATIONS_ELSEWHERE)
-    heads = max(LEAST_HEADS, int(q.shape[2] * most / Problem.of(q, k, v).operations))
+    most = MAX_OPERATIONS.get(q.device.type, MAX_OPERATIONS_ELSEWHERE)
+    heads = max(MIN_HEADS, int(q.shape[2] * most / Problem.of(q, k, v).operations))
     return q[:, :, :heads], k[:, :, :heads], v[:, :, :heads]
 
 
 @torch.inference_mode()
-def milliseconds(
+def time_backends(
     backends: Sequence[Backend], q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key: str = ""
 ) -> dict[str, float | str]:
-    """The shortest time of each backend by name; a backend that fails has its reason instead.
+    """Return the shortest time of each backend in milliseconds, by name; for a backend that fails, the reason.
 
-    The backends take turns, so that a clock or a machine that wanders moves all alike. key: under which first attempts
-    at this size are written down. Raises RuntimeError where a backend leaves the device unusable.
+    Shapes as in `kernels.attend`. The backends take turns, so that changes of clock or load affect all alike. key:
+    where first attempts at this size are recorded, see `crash_guard`. Raises RuntimeError where a backend leaves the
+    device unusable.
     """
-    q, k, v = sample(q, k, v)
-    stopwatch = _cuda_milliseconds if q.device.type == "cuda" else _wall_milliseconds
+    q, k, v = take_sample(q, k, v)
+    stopwatch = _time_by_events if q.device.type == "cuda" else _time_by_clock
     times: dict[str, list[float]] = {}
     keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.skip_selftest}
-    failures = {name: why for name, key in keys.items() if (why := crash_guard.unsupported_reason(key, q.device))}
-    for round_ in range(MOST_ROUNDS + 1):
+    failures = {name: why for name, key in keys.items() if (why := crash_guard.refusal(key, q.device))}
+    for round_ in range(MAX_ROUNDS + 1):
         shortest = {name: min(spent) for name, spent in times.items()}
         racing = [backend for backend in backends if backend.name not in failures]
         if round_ > 2:
-            racing = [b for b in racing if shortest[b.name] <= HOPELESS * min(shortest.values())]
-        if round_ > LEAST_ROUNDS:
+            racing = [b for b in racing if shortest[b.name] <= MAX_RATIO_TO_BEST * min(shortest.values())]
+        if round_ > MIN_ROUNDS:
             racing = [b for b in racing if sum(times[b.name]) < ENOUGH_MILLISECONDS]
         for backend in racing:
             work = partial(stopwatch, partial(backend, q, k, v, scale=scale, need_lse=need_lse), q.device)
             try:
                 first_try = round_ == 0 and backend.name in keys
                 spent = crash_guard.attempt(keys[backend.name], q.device, work) if first_try else work()
-            except Exception as error:  # out of memory, most likely: this one only
-                if crash_guard.is_lost(q.device):
+            except Exception as error:  # most likely out of memory: only this backend is left out
+                if crash_guard.is_device_lost(q.device):
                     raise RuntimeError(f"attention '{backend.name}': {crash_guard.DEVICE_LOST}") from error
                 failures[backend.name] = f"failed when it was timed: {type(error).__name__}"
                 times.pop(backend.name, None)
                 continue
-            if round_ > 0:  # the first warms up: memory, compilation
+            if round_ > 0:  # round 0 warms up: memory, compilation
                 times.setdefault(backend.name, []).append(spent)
     return {name: min(spent) for name, spent in times.items()} | failures
 
 
-def _cuda_milliseconds(work: Callable[[], object], device: torch.device) -> float:
+def _time_by_events(work: Callable[[], object], device: torch.device) -> float:
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -76,10 +77,10 @@ def _cuda_milliseconds(work: Callable[[], object], device: torch.device) -> floa
         return start.elapsed_time(end)
 
 
-def _wall_milliseconds(work: Callable[[], object], device: torch.device) -> float:
+def _time_by_clock(work: Callable[[], object], device: torch.device) -> float:
     synchronise = getattr(getattr(torch, device.type, None), "synchronize", None)
     if device.type == "cpu" or synchronise is None:
-        synchronise = _nothing
+        synchronise = _no_operation
     synchronise()
     start = time.perf_counter()
     work()
@@ -87,5 +88,5 @@ def _wall_milliseconds(work: Callable[[], object], device: torch.device) -> floa
     return (time.perf_counter() - start) * 1000.0
 
 
-def _nothing() -> None:
+def _no_operation() -> None:
     pass

@@ -1,7 +1,6 @@
-"""What is kept on disk, so that a machine times its backends once: a small JSON file in the user's cache folder.
+"""Choices of backends kept on disk, so that a machine times them once: a small JSON file in the user's cache folder.
 
-Beside choices it holds trials: which backends came back from their first self-test. Losing the file costs a second of
-timing; nothing here raises because of it.
+It also records first attempts, see `crash_guard`. Nothing here raises: a lost file costs a second of timing.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import math
 import os
 import platform
-import stat
 import sys
 import tempfile
 from functools import cache
@@ -20,20 +18,21 @@ from typing import Any
 
 import torch
 
+from ..files import read_regular
+from .backends import BACKENDS
 from .backends.packages import package_version
 from .problem import Problem
 
 FOLDER_VARIABLE = "ASTRAEA_CACHE_DIR"
 FORMAT = 1
-CHOICES, TRIALS = SECTIONS = ("choices", "trials")
-MOST_BYTES = 1 << 20
+CHOICES, ATTEMPTS = SECTIONS = ("choices", "trials")  # keys in the file
+MAX_BYTES = 1 << 20
 MAX_ENTRIES = 500
-MAX_DIGITS = 30  # of an integer; longer ones are beyond what floats can hold
-PACKAGES = ("triton", "triton-windows", "flash_attn", "flash_attn_3", "sageattention")
+MAX_DIGITS = 30  # of an integer; times need fewer
 
 
 def folder() -> Path:
-    """Where the system's users keep caches; ASTRAEA_CACHE_DIR names another place."""
+    """Return the folder of the cache: the user's cache folder of this system, or ASTRAEA_CACHE_DIR."""
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named).expanduser()
     if sys.platform == "win32":
@@ -50,19 +49,21 @@ def path() -> Path:
 
 @cache
 def versions() -> str:
-    """What a timing depends on besides the device: torch with what it was built for, and the packages."""
+    """Return the versions that a timing depends on: torch with its platform, and the backends' packages."""
     found = [f"torch {torch.__version__}"]
     built = getattr(torch.version, "hip", None) or torch.version.cuda
     if built:
         found.append(f"for {built}")
     if torch.cuda.is_available() and torch.backends.cudnn.is_available():
         found.append(f"cudnn {torch.backends.cudnn.version()}")
-    found += [f"{name} {version}" for name in PACKAGES if (version := package_version(name))]
+    packages = {name for backend in BACKENDS for name in backend.packages}
+    ordered = sorted(packages, key=lambda name: (not name.startswith("triton"), name))  # as in keys saved so far
+    found += [f"{name} {version}" for name in ordered if (version := package_version(name))]
     return ", ".join(found)
 
 
 def device_name(device: torch.device) -> str:
-    """The device as its maker calls it; CPUs with the threads that torch uses, for they decide what is fastest."""
+    """Return the device's product name; for a CPU also the number of threads, on which the fastest backend depends."""
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
@@ -80,7 +81,7 @@ def _cpu_name() -> str:
 
 
 def key(problem: Problem, candidates: str) -> str:
-    """Under what a choice is kept; candidates: what else it was made among."""
+    """Return the key of a choice; candidates: names the set of backends that it was made from."""
     kind = problem.kind
     dtype = str(kind.dtype).removeprefix("torch.")
     parts = [
@@ -96,64 +97,57 @@ def key(problem: Problem, candidates: str) -> str:
     return " | ".join(parts)
 
 
-def trial_key(problem: Problem, backend: str) -> str:
-    """Under what the first self-test of a backend on a device is kept."""
+def attempt_key(problem: Problem, backend: str) -> str:
+    """Return the key of a backend's first attempt on a device."""
     dtype = str(problem.dtype).removeprefix("torch.")
     return " | ".join([device_name(problem.device), versions(), dtype, f"heads of {problem.head_dim}", backend])
 
 
 def read(section: str = CHOICES) -> dict[str, dict[str, Any]]:
-    """All entries of a section. A missing, damaged or foreign file has none."""
+    """Return all entries of a section; none from a file that is missing, damaged or of another format."""
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        content = json.loads(_text(), parse_float=_finite, parse_int=_bounded, parse_constant=_finite)
+        content = json.loads(_read_text(), parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_float)
         if content.get("format") == FORMAT and isinstance(content.get(section), dict):
             return {name: entry for name, entry in content[section].items() if isinstance(entry, dict)}
     return {}
 
 
-def _text() -> str:
-    """The file's text. Raises OSError or ValueError, also where it is too large or no regular file; never waits.
-
-    Not by `..files`: this folder is run by itself, too.
-    """
-    # Opening a FIFO waits for its other end unless it is told not to.
-    descriptor = os.open(path(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    facts = os.fstat(descriptor)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > MOST_BYTES:
-        os.close(descriptor)
-        raise ValueError("no record, or too large")
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(MOST_BYTES).decode("utf-8")
+def _read_text() -> str:
+    """Return the file's text. Raises OSError or ValueError."""
+    content = read_regular(path(), MAX_BYTES)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    return content.decode("utf-8")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is not finite")
     return number
 
 
-def _bounded(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
 
 
 def write(name: str, entry: dict[str, Any], section: str = CHOICES) -> None:
-    """Adds an entry; the file is replaced as a whole, so that no reader sees half of it."""
+    """Add an entry. The file is replaced as a whole, so that no reader sees a part of it."""
     content = {each: read(each) for each in SECTIONS}
     content[section].pop(name, None)
     content[section][name] = entry
     content = {each: dict(list(entries.items())[-MAX_ENTRIES:]) for each, entries in content.items()}
     text = json.dumps({"format": FORMAT, **content}, indent=1, allow_nan=False) + "\n"
-    beside = ""
+    new = ""
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=folder(), suffix=".part")
+        descriptor, new = tempfile.mkstemp(dir=folder(), suffix=".part")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-        os.replace(beside, path())
+        os.replace(new, path())
     except OSError:
-        if beside:
+        if new:
             with contextlib.suppress(OSError):
-                os.unlink(beside)
+                os.unlink(new)

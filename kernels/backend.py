@@ -1,4 +1,4 @@
-"""One way to compute attention: what it can do, why it is not there, and the function that does it."""
+"""Backends of attention: the function that computes it, the calls it supports, and why it is unavailable, if it is."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from torch import Tensor
 from .key_tiles import KeyTiles
 from .problem import Problem, is_hip
 
-Attended = tuple[Tensor, "Tensor | None"]
+AttentionOutput = tuple[Tensor, "Tensor | None"]  # out `[B, M, H, D]`, log-sum-exp `[B, H, M]` or None
 HALF = frozenset({torch.float16, torch.bfloat16})
 FLOATS = HALF | {torch.float32}
 
 
-def nothing_missing() -> str:
+def always_available() -> str:
     return ""
 
 
-def nothing_further(problem: Problem) -> str:
+def no_extra_check(problem: Problem) -> str:
     return ""
+
+
+def missing_operator(name: str) -> str:
+    """Return why torch's private operator of that name cannot be called; "" if it can."""
+    return "" if hasattr(torch.ops.aten, name) else f"this torch has no {name}"
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a backend can be asked for; None means anything.
+    """Calls that a backend supports; None: any.
 
-    devices: torch device types; capability: the least compute capability on NVIDIA devices; most_head_dim and
-    head_dim_multiple: sizes of D; amd: whether it runs where torch's `cuda` is AMD's; lse: whether it returns the
-    log-sum-exp; key_tiles: whether it takes lists of key tiles.
+    devices: torch device types; capability: minimum compute capability of NVIDIA devices; head_dims, max_head_dim,
+    head_dim_multiple: sizes of D; amd: runs on AMD devices, which torch calls `cuda` too; lse: returns the log-sum-exp;
+    key_tiles: takes lists of key tiles.
     """
 
     devices: frozenset[str] | None = None
@@ -44,7 +49,7 @@ class Constraints:
     key_tiles: bool = False
 
     def unsupported_reason(self, problem: Problem) -> str:
-        """Why a call is beyond these limits; "" if it is not."""
+        """Return why a call is not supported; "" if it is."""
         device, dim = problem.device, problem.head_dim
         if self.devices is not None and device.type not in self.devices:
             return f"runs on {' and '.join(sorted(self.devices))}, not on {device.type}"
@@ -76,33 +81,33 @@ def _short(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute attention.
+    """An implementation of attention.
 
-    run: `run(q, k, v, *, scale, need_lse)` (and `key_tiles` where the constraints allow it) → out, lse or None.
-    unavailable_reason: why it cannot be used in this process, "" if it can; asked once, never raises.
-    extra_check: why it cannot do a certain call, beyond its constraints.
-    exact: whether it keeps to the accuracy of the call's dtype; those that do not are used only where speed is asked
-    for before accuracy. last_resort: always right, and taken only where nothing else is. skip_selftest: runs here
-    anyway, so that nothing is risked by trying it.
+    what: a description for users. run: `run(q, k, v, *, scale, need_lse)`, with `key_tiles` where the constraints allow
+    it; see `kernels.attend` for shapes. unavailable_reason: returns why it cannot be used in this process, "" if it
+    can; never raises. extra_check: returns why it cannot compute a call that the constraints allow. exact: as accurate
+    as the call's dtype; other backends are used only under `fast`. last_resort: used only where no other can be.
+    skip_selftest: trusted, as the host runs it anyway. packages: distributions whose version changes its speed.
     """
 
     name: str
     what: str
-    run: Callable[..., Attended]
+    run: Callable[..., AttentionOutput]
     constraints: Constraints
-    unavailable_reason: Callable[[], str] = nothing_missing
-    extra_check: Callable[[Problem], str] = nothing_further
+    unavailable_reason: Callable[[], str] = always_available
+    extra_check: Callable[[Problem], str] = no_extra_check
     exact: bool = True
     last_resort: bool = False
     skip_selftest: bool = False
+    packages: tuple[str, ...] = ()
 
     def unsupported_reason(self, problem: Problem) -> str:
-        """Why it cannot compute this call; "" if it can."""
+        """Return why it cannot compute this call; "" if it can."""
         return self.constraints.unsupported_reason(problem) or self.unavailable_reason() or self.extra_check(problem)
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         if key_tiles is None:
             return self.run(q, k, v, scale=scale, need_lse=need_lse)
         return self.run(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)

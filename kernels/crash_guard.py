@@ -1,7 +1,7 @@
-"""The first time that a backend runs on a device, which may take the process with it.
+"""Crash guard: an attempt is recorded before it runs; a backend that never returned is not tried again.
 
-A kernel that does not fit its driver can leave the device unusable until the process ends, or never return, and no
-exception tells. So an attempt is written down before it is made: what did not come back is not tried again.
+A kernel that does not fit its driver can hang, kill the process, or leave the device unusable until the process ends,
+and no exception reports that.
 """
 
 from __future__ import annotations
@@ -15,58 +15,59 @@ import torch
 from . import autotune_cache, selftest
 from .backend import Backend
 from .problem import Problem
-from .selftest import Evaluation
+from .selftest import SelfTestResult
 
 Result = TypeVar("Result")
-UNDER_WAY_SECONDS = 30.0  # younger attempts may be another process's that is still at it
-DID_NOT_COME_BACK = (
-    "it did not come back when it was last tried on this device; `python kernels --fresh` forgets that and tries again"
+RUNNING_SECONDS = 30.0  # a younger attempt may still run in another process
+NEVER_RETURNED = (
+    "it never returned when it was last tried on this device; to try it again, run `python kernels --fresh`"
 )
-DEVICE_LOST = "the device is unusable since a kernel failed on it: restart ComfyUI, that kernel will not be tried again"
+RETURNED = "came back"  # key in the file
+DEVICE_LOST = "a kernel failed and left the device unusable: restart ComfyUI, that kernel will not be tried again"
 
 
-def check(backend: Backend, problem: Problem) -> Evaluation:
-    """The self-test's verdict; a reason instead where an earlier one did not come back. Never raises."""
-    key = autotune_cache.trial_key(problem, backend.name)
-    if reason := unsupported_reason(key, problem.device):
-        return Evaluation(reason=reason)
-    verdict = attempt(key, problem.device, lambda: selftest.check(backend, problem))
-    return Evaluation(reason=DEVICE_LOST) if is_lost(problem.device) else verdict
+def check(backend: Backend, problem: Problem) -> SelfTestResult:
+    """Run the self-test of a backend, unless an earlier one never returned. Never raises."""
+    key = autotune_cache.attempt_key(problem, backend.name)
+    if reason := refusal(key, problem.device):
+        return SelfTestResult(reason=reason)
+    result = attempt(key, problem.device, lambda: selftest.check(backend, problem))
+    return SelfTestResult(reason=DEVICE_LOST) if is_device_lost(problem.device) else result
 
 
-def unsupported_reason(key: str, device: torch.device) -> str:
-    """Why something is not to be tried: it did not come back, or the device is lost already; "" if it may."""
+def refusal(key: str, device: torch.device) -> str:
+    """Return why an attempt must not run: it never returned, or the device is unusable already; "" if it may."""
     if not _can_be_lost(device):
         return ""
-    earlier = autotune_cache.read(autotune_cache.TRIALS).get(key, {})
+    earlier = autotune_cache.read(autotune_cache.ATTEMPTS).get(key, {})
     began = earlier.get("began")
-    if isinstance(began, int | float) and time.time() - began > UNDER_WAY_SECONDS:
-        return DID_NOT_COME_BACK
-    # Else what comes after the culprit would be blamed, too.
-    return DEVICE_LOST if is_lost(device) else ""
+    if isinstance(began, int | float) and time.time() - began > RUNNING_SECONDS:
+        return NEVER_RETURNED
+    # Recording an attempt on an unusable device would accuse the wrong backend.
+    return DEVICE_LOST if is_device_lost(device) else ""
 
 
 def attempt(key: str, device: torch.device, work: Callable[[], Result]) -> Result:
-    """Does the work, and writes down before and after, unless it came back once. Its exceptions pass through."""
-    if not _can_be_lost(device) or autotune_cache.read(autotune_cache.TRIALS).get(key, {}).get("came back"):
+    """Do the work, recorded before and after unless it has returned once. Its exceptions pass through."""
+    if not _can_be_lost(device) or autotune_cache.read(autotune_cache.ATTEMPTS).get(key, {}).get(RETURNED):
         return work()
-    autotune_cache.write(key, {"began": time.time()}, autotune_cache.TRIALS)
+    autotune_cache.write(key, {"began": time.time()}, autotune_cache.ATTEMPTS)
     try:
         result = work()
-    except Exception:  # not an interrupt by the user, who may have waited in vain
-        _note_return(key, device)
+    except Exception:  # not an interrupt: the user may have waited in vain
+        _record_return(key, device)
         raise
-    _note_return(key, device)
+    _record_return(key, device)
     return result
 
 
-def _note_return(key: str, device: torch.device) -> None:
-    if not is_lost(device):
-        autotune_cache.write(key, {"came back": True}, autotune_cache.TRIALS)
+def _record_return(key: str, device: torch.device) -> None:
+    if not is_device_lost(device):
+        autotune_cache.write(key, {RETURNED: True}, autotune_cache.ATTEMPTS)
 
 
-def is_lost(device: torch.device) -> bool:
-    """Whether the device can do nothing any more."""
+def is_device_lost(device: torch.device) -> bool:
+    """Tell whether the device can compute nothing any more."""
     return _can_be_lost(device) and not _still_works(device)
 
 

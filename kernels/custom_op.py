@@ -1,6 +1,6 @@
-"""Attention as one operator of torch, so that torch.compile sees neither the dispatch nor a foreign kernel.
+"""Attention as one operator of torch, so that torch.compile traces neither the dispatcher nor the kernels.
 
-Only compiled code goes through it: outside, a plain call is cheaper.
+Only compiled code calls the operator: elsewhere a plain call costs less.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     key_tiles = KeyTiles(counts, tiles) if counts is not None and tiles is not None else None
     out, lse = DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
-    # As the compiler was told: contiguous, and never what came in.
+    # As `_fake` promises the compiler: contiguous, and never an input.
     return out.contiguous(), q.new_empty(0, dtype=torch.float32) if lse is None else lse.contiguous()
 
 
@@ -47,8 +47,8 @@ def _fake(
 
 
 SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, float scale, bool need_lse, str wish, Tensor? counts=None, Tensor? tiles=None)"
-    " -> (Tensor, Tensor)"
+    "(Tensor q, Tensor k, Tensor v, float scale, bool need_lse, str preference, Tensor? counts=None, "
+    "Tensor? tiles=None) -> (Tensor, Tensor)"
 )
 _custom_op = getattr(torch.library, "custom_op", None)  # torch 2.4
 if _custom_op is not None:
@@ -58,7 +58,7 @@ else:
     _operator = _attend
 
 
-def _compiling() -> bool:
+def _is_compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
@@ -72,15 +72,15 @@ def attend(
     key_tiles: KeyTiles | None = None,
     preference: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of M selected queries over all N keys.
+    """Compute attention of M selected queries over all N keys.
 
     q `[B, M, H, D]`, k and v `[B, N, H, D]` in fp16, bf16 or fp32, M ≤ N in this pack; any strides. scale: 1 / √D by
     default. key_tiles: attend only to the listed tiles of keys. preference: `auto` (the fastest exact backend, timed
-    once), `fast` (less accurate ones take part), or a backend's name, which gives way where it cannot serve.
-    Returns out `[B, M, H, D]` and, if asked, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`.
-    Raises ValueError where the tensors do not fit together, or for a scale that is not positive.
+    once), `fast` (less accurate backends too), or a backend's name; where that cannot be used, as `auto`.
+    Returns out `[B, M, H, D]` and, with need_lse, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`.
+    Raises ValueError where shapes, dtypes or devices differ, or for a scale that is not positive and finite.
     """
-    if not _compiling():
+    if not _is_compiling():
         return DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     counts, tiles = (None, None) if key_tiles is None else (key_tiles.counts, key_tiles.tiles)

@@ -1,4 +1,4 @@
-"""What an attention call asks for, as plain data that constraints are checked against and choices are kept by."""
+"""Description of an attention call: plain data that constraints are checked against and choices are kept by."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# From so many queries on time is proportional to them: a choice made on so many holds for more. Fewer do not fill a
-# large device, and another backend may do better.
+# From this number on time is proportional to the queries, and a choice holds for any more. Fewer queries do not fill a
+# large device, and another backend may be faster.
 MANY_QUERIES = 4096
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call: q `[B, M, H, D]` against k and v `[B, N, H, D]`.
+    """A call with q `[B, M, H, D]`, k and v `[B, N, H, D]`.
 
-    need_lse: the log-sum-exp is wanted, too; key_tiles: only listed tiles of keys are attended to.
+    need_lse: returns the log-sum-exp too; key_tiles: attends only to listed tiles of keys.
     """
 
     device: torch.device
@@ -31,7 +31,7 @@ class Problem:
 
     @staticmethod
     def of(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, key_tiles: bool = False) -> Problem:
-        """From the tensors. Raises ValueError where they do not fit together."""
+        """Describe a call with these tensors. Raises ValueError where their shapes, dtypes or devices differ."""
         if q.ndim != 4 or k.ndim != 4:
             raise ValueError(f"attention takes q [B, M, H, D] and k, v [B, N, H, D]; q has {q.ndim} dimensions")
         if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
@@ -48,7 +48,7 @@ class Problem:
 
     @property
     def kind(self) -> Problem:
-        """What a choice is kept by: few queries or many, and the next power of two of the keys."""
+        """Kind of call that a choice holds for: few queries or many, keys up to the next power of two."""
         queries = MANY_QUERIES if self.has_many_queries else 0
         return replace(self, batch=1, queries=queries, keys=1 << max(0, self.keys - 1).bit_length())
 
@@ -63,5 +63,5 @@ class Problem:
 
 
 def is_hip() -> bool:
-    """Whether torch's `cuda` devices are AMD's."""
+    """Tell whether torch's `cuda` devices are AMD's."""
     return getattr(torch.version, "hip", None) is not None

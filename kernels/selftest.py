@@ -1,7 +1,7 @@
-"""A one-time check of each backend on each device: output and log-sum-exp against double precision.
+"""Self-test of a backend on a device: output and log-sum-exp against double precision.
 
-Private operators and packages change their meaning between versions; what is off here is not used. Also catches kernels
-that do not compile, or that need a driver which is not there.
+Private operators and packages change between versions, and kernels may not compile or need a newer driver: a backend
+that fails here is not used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .problem import Problem
 BATCH, QUERIES, KEYS, HEADS = 2, 161, 331, 3  # ragged on purpose
 OUTPUT_TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
 LSE_TOLERANCE = 2e-3
-# Backends that are not exact: 8-bit scores are off by 1 % of the largest, which shows in peaked rows.
+# For backends that are not exact: 8-bit scores err by 1 % of the largest, which shows in peaked rows.
 FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE = 5e-2, 0.25
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """output_error: relative, in the Euclidean norm; lse_error: greatest absolute one, None where there is none.
+class SelfTestResult:
+    """Errors of a backend. output_error: relative, in the Euclidean norm; lse_error: greatest absolute error.
 
-    reason: why the backend is not to be used; "" if it passed.
+    reason: why the backend must not be used, "" if it passed.
     """
 
     output_error: float | None = None
@@ -33,10 +33,10 @@ class Evaluation:
     reason: str = ""
 
 
-def inputs(problem: Problem, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Small random q, k, v of a problem's device, dtype and head size, with a constant added to the keys.
+def make_inputs(problem: Problem, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Make small random q, k, v of a problem's device, dtype and head size, with a constant added to the keys.
 
-    The constant moves every score: a log-sum-exp that some smoothing leaves uncorrected shows.
+    The constant shifts all scores, so that a log-sum-exp that is not corrected for smoothed keys is found.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = (QUERIES, KEYS, KEYS)
@@ -45,15 +45,15 @@ def inputs(problem: Problem, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(t.to(problem.dtype).to(problem.device) for t in (q, k + 1.0, v))  # type: ignore[return-value]
 
 
-def exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Output `[B, M, H, D]` and log-sum-exp `[B, H, M]` in double precision, on the CPU."""
+def attend_in_float64(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Compute output `[B, M, H, D]` and log-sum-exp `[B, H, M]` in double precision, on the CPU."""
     queries, keys, values = (t.cpu().double().transpose(1, 2) for t in (q, k, v))
     scores = (queries * scale) @ keys.transpose(-1, -2)
     return (scores.softmax(-1) @ values).transpose(1, 2), scores.logsumexp(-1)
 
 
-def errors(found: tuple[Tensor, Tensor | None], expected: tuple[Tensor, Tensor]) -> tuple[float, float | None]:
-    """Relative error of the output, absolute error of the log-sum-exp. NaN counts as infinite."""
+def measure_errors(found: tuple[Tensor, Tensor | None], expected: tuple[Tensor, Tensor]) -> tuple[float, float | None]:
+    """Return the relative error of the output and the greatest error of the log-sum-exp. NaN counts as infinite."""
     out, lse = found
     output = ((out.cpu().double() - expected[0]).norm() / expected[0].norm()).nan_to_num(torch.inf).item()
     if lse is None:
@@ -62,30 +62,31 @@ def errors(found: tuple[Tensor, Tensor | None], expected: tuple[Tensor, Tensor])
 
 
 @torch.inference_mode()
-def check(backend: Backend, problem: Problem) -> Evaluation:
-    """Runs a backend on a small problem of the same kind. Never raises."""
+def check(backend: Backend, problem: Problem) -> SelfTestResult:
+    """Run a backend on a small problem of the same kind. Never raises."""
     needs_lse = backend.constraints.lse
     scale = problem.head_dim**-0.5
     try:
-        q, k, v = inputs(problem)
+        q, k, v = make_inputs(problem)
         found = backend(q, k, v, scale=scale, need_lse=needs_lse)
         again = backend(q, k, v, scale=scale, need_lse=needs_lse)
         repeatable = torch.equal(found[0], again[0])
-        output, lse = errors(found, exact(q, k, v, scale))
-    except Exception as error:  # whatever a foreign kernel or its compiler raises is a reason, not our failure
-        return Evaluation(reason=f"failed: {type(error).__name__}: {_first_line(error)}")
+        output, lse = measure_errors(found, attend_in_float64(q, k, v, scale))
+    except Exception as error:  # anything that a kernel or its compiler raises is a reason not to use it
+        return SelfTestResult(reason=f"failed: {type(error).__name__}: {first_line(error)}")
     if needs_lse and lse is None:
-        return Evaluation(output, reason="returned no log-sum-exp")
-    most_output = OUTPUT_TOLERANCE[problem.dtype] if backend.exact else FAST_OUTPUT_TOLERANCE
-    most_lse = LSE_TOLERANCE if backend.exact else FAST_LSE_TOLERANCE
-    if output > most_output:
-        return Evaluation(output, lse, f"its output is off by {output:.1e}, more than {most_output:.0e}")
-    if lse is not None and lse > most_lse:
-        return Evaluation(output, lse, f"its log-sum-exp is off by {lse:.1e}, more than {most_lse:.0e}")
+        return SelfTestResult(output, reason="returned no log-sum-exp")
+    max_output = OUTPUT_TOLERANCE[problem.dtype] if backend.exact else FAST_OUTPUT_TOLERANCE
+    max_lse = LSE_TOLERANCE if backend.exact else FAST_LSE_TOLERANCE
+    if output > max_output:
+        return SelfTestResult(output, lse, f"its output is off by {output:.1e}, more than {max_output:.0e}")
+    if lse is not None and lse > max_lse:
+        return SelfTestResult(output, lse, f"its log-sum-exp is off by {lse:.1e}, more than {max_lse:.0e}")
     if not repeatable:
-        return Evaluation(output, lse, "it gives different bits for the same input")
-    return Evaluation(output, lse)
+        return SelfTestResult(output, lse, "it gives different bits for the same input")
+    return SelfTestResult(output, lse)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 200 characters."""
     return (str(error).strip().splitlines() or ["no message"])[0][:200]

@@ -1,4 +1,4 @@
-"""What a user sees in the graph: V3 nodes with their schema, tooltips and validation, then one call down."""
+"""The nodes of the pack: V3 nodes with schema, tooltips and validation; the work is done in the rooms below."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,8 +13,7 @@ from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from ..host.sampling.patch_model import accelerate, family_of
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from .accelerate_inputs import AUTO, MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan
-from .accelerate_inputs import schedule_stamp as stamp_of
+from .accelerate_inputs import AUTO, MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan, schedule_stamp
 from .checks import schedule_of
 from .schedule_tooltips import schedule_tooltips
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
@@ -23,98 +22,68 @@ TIPS = {
     "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Wan 2.1 and 2.2 are "
     "accelerated; any other model passes through unchanged, and the log says why.",
     "schedule": "Which sampling steps are computed; the others are forecast. 'auto' picks the schedule for your model "
-    "that is nearest to the budget below and, when the run begins, to its cfg and steps. All bundled ones compute "
-    "whole steps. Saved schedules are listed by name, and 'auto' picks from them, too.",
+    "with the nearest budget and, when the run begins, the nearest cfg and number of steps. All bundled schedules "
+    "compute whole steps. Your saved schedules are listed by name, and 'auto' picks from them, too.",
     "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
-    "steps are computed as fit. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A schedule chosen by "
-    "name keeps its own mean budget.",
-    "target_speedup": "2 means: twice as fast. The budget is then worked out from the size of your model and video, "
+    "steps are computed as fit, at least two. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A "
+    "schedule that is chosen by name or linked keeps its own mean budget.",
+    "target_speedup": "2 means: twice as fast. The budget is then computed from the size of your model and video, "
     "for any schedule. 0: use the budget instead.",
-    "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It takes the place of the one "
-    "chosen in the list above.",
-    "mode": "How what is not computed is estimated. Leave it at the schedule's own; the others are for comparison. "
-    "'uniform' computes the same share of the video's tokens at every step, 'paper' is the published method, 'random' "
-    "picks tokens by chance, 'whole-step ...' repeats or forecasts whole steps.",
-    "cache": "Where the results of every block are kept for steps that compute a part of the video's tokens. Only the "
-    "modes 'uniform', 'paper' and 'random' and some schedules have such steps; whole steps keep two latents per "
-    "conditioning. 'auto' starts with the fastest and steps down when memory is short: full, fp8 (half the memory), "
-    "fp8-host (in main memory), none (whole steps only; in mode 'paper', every step in full).",
-    "attention": "What computes the attention of steps that compute a part of the video's tokens. 'auto' keeps "
-    "ComfyUI's own unless another one was timed clearly faster on your card and is as accurate; 'host' always keeps "
-    "ComfyUI's; 'fast' also allows 8-bit ones, which change details. A named one gives way where it cannot run; the "
-    "report tells what served. Attention that another node has put on the model (SageAttention and the like) is always "
-    "kept.",
+    "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It replaces the schedule chosen in "
+    "the list above.",
+    "mode": "How skipped steps and tokens are estimated. Keep the schedule's own; the others are for comparison. "
+    "'uniform' computes the same share of the video's tokens at every step but the first and the last, 'paper' is the "
+    "published method, 'random' picks the tokens of token steps at random (bundled schedules have no token steps), "
+    "'whole-step ...' skips steps evenly and repeats or forecasts their prediction.",
+    "cache": "Where the results of every block are kept: for mode 'uniform', for mode 'paper', and for schedules with "
+    "steps that compute a part of the video's tokens. All others keep two latents per conditioning. 'auto' starts "
+    "with the fastest and steps down when memory is short: full, fp8 (half the memory), fp8-host (in main memory), "
+    "none (whole steps only; in mode 'paper', every step in full).",
+    "attention": "Which kernel computes attention at steps that compute a part of the video's tokens. 'auto' keeps "
+    "ComfyUI's own unless another was timed clearly faster on your card and is as accurate; 'host' always keeps "
+    "ComfyUI's; 'fast' also allows 8-bit kernels, which change details. Where a named kernel cannot run, the choice is "
+    "that of 'auto'; the report says which ran. Attention that another node has put on the model (SageAttention and "
+    "the like) is always kept. Mode 'paper' needs more than ComfyUI's attention returns: it uses another kernel.",
 }
 
 
+def _inputs() -> list[Any]:
+    """Return the inputs of the node. Saved workflows know them by name and place: only append."""
+    schedule_tip = "\n".join([TIPS["schedule"], *schedule_tooltips(user_schedule_folder())])
+    budget = {"default": 0.4, "min": MIN_BUDGET, "max": 1.0, "step": 0.05}
+    target = {"default": 0.0, "min": 0.0, "max": MAX_TARGET_SPEEDUP, "step": 0.1}
+    return [
+        field(io.Model, "model", tooltip=TIPS["model"]),
+        field(io.Combo, "schedule", options=[AUTO, *schedule_names()], default=AUTO, tooltip=schedule_tip),
+        field(io.Float, "budget", **budget, tooltip=TIPS["budget"]),
+        field(io.Float, "target_speedup", **target, tooltip=TIPS["target_speedup"]),
+        field(ScheduleType, "astraea_schedule", optional=True, tooltip=TIPS["astraea_schedule"]),
+        _advanced("mode", MODE_CHOICES, OWN_MODE),
+        _advanced("cache", CACHE_POLICIES, "auto"),
+        _advanced("attention", BACKEND_CHOICES, "auto"),
+    ]
+
+
+def _advanced(name: str, choices: Sequence[str], default: str) -> Any:
+    """Return a list of choices among the advanced inputs."""
+    return field(
+        io.Combo, name, options=list(choices), default=default, optional=True, advanced=True, tooltip=TIPS[name]
+    )
+
+
 class AstraeaAccelerate(io.ComfyNode):
-    """Puts a plan onto a MODEL."""
+    """Puts a plan on a MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaAccelerate",
             display_name="Astraea Accelerate",
-            description="The same video sooner: computes some of the sampling steps and forecasts the others; what a "
-            "forecast missed is corrected once the next step is computed. Place it between the model loader and the "
-            "sampler; torch.compile nodes go after it.",
+            description="The same video sooner: computes some of the sampling steps and forecasts the others; the "
+            "error of a forecast is corrected once the next step is computed. Place it between the model loader and "
+            "the sampler; torch.compile nodes go after it.",
             search_aliases=["speed up", "faster", "cache", "teacache", "easycache", "token"],
-            inputs=[
-                field(io.Model, "model", tooltip=TIPS["model"]),
-                field(
-                    io.Combo,
-                    "schedule",
-                    options=[AUTO, *schedule_names()],
-                    default=AUTO,
-                    tooltip="\n".join([TIPS["schedule"], *schedule_tooltips(user_schedule_folder())]),
-                ),
-                field(
-                    io.Float,
-                    "budget",
-                    default=0.4,
-                    min=MIN_BUDGET,
-                    max=1.0,
-                    step=0.05,
-                    tooltip=TIPS["budget"],
-                ),
-                field(
-                    io.Float,
-                    "target_speedup",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_TARGET_SPEEDUP,
-                    step=0.1,
-                    tooltip=TIPS["target_speedup"],
-                ),
-                field(ScheduleType, "astraea_schedule", optional=True, tooltip=TIPS["astraea_schedule"]),
-                field(
-                    io.Combo,
-                    "mode",
-                    options=list(MODE_CHOICES),
-                    default=OWN_MODE,
-                    optional=True,
-                    advanced=True,
-                    tooltip=TIPS["mode"],
-                ),
-                field(
-                    io.Combo,
-                    "cache",
-                    options=list(CACHE_POLICIES),
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip=TIPS["cache"],
-                ),
-                field(
-                    io.Combo,
-                    "attention",
-                    options=list(BACKEND_CHOICES),
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip=TIPS["attention"],
-                ),
-            ],
+            inputs=_inputs(),
             outputs=[
                 io.Model.Output("accelerated", display_name="model", tooltip="The accelerated model; to the sampler."),
                 ReportType.Output(
@@ -125,16 +94,16 @@ class AstraeaAccelerate(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
-        # The host shows what is returned once for every input that is named here and given. So only the schedule is
-        # checked, and only where no other takes its place; the host checks ranges, `execute` what is linked.
+        # The host repeats the message for every input that is named here and given. So only the schedule is checked,
+        # and only where no linked schedule replaces it; the host checks ranges, `execute` checks linked values.
         if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
             return True
         return refusal(lambda: find_schedule(schedule))
 
     @classmethod
     def fingerprint_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, **_: Any) -> Hashable:
-        # A linked schedule wins: files that come and go must not make the sampler run again.
-        return stamp_of(schedule or AUTO) if astraea_schedule is NOT_LINKED else "linked"
+        # With a linked schedule, changes of files must not make the sampler run again.
+        return schedule_stamp(schedule or AUTO) if astraea_schedule is NOT_LINKED else "linked"
 
     @classmethod
     def execute(

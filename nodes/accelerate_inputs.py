@@ -1,4 +1,4 @@
-"""From the widgets of `Astraea Accelerate` to a plan: which schedule, at what budget, with which controls."""
+"""Makes a plan from the widgets of `Astraea Accelerate`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ UNIFORM = "uniform"
 WHOLE_HOLD = "whole-step hold"
 WHOLE_FORECAST = "whole-step forecast"
 MODE_CHOICES = (OWN_MODE, DEFAULT.name, PAPER.name, RANDOM.name, UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
-# Controls have a schedule of their own shape; the other choices are modes by name.
+# Controls have a schedule of their own; the other choices are modes by name.
 MODE_OF_CONTROL = {UNIFORM: DEFAULT.name, WHOLE_HOLD: HOLD.name, WHOLE_FORECAST: FORECAST.name}
-BUDGET_HINT = "It is the share of the model's work that is done: with 0.4, 40 % of it; 1 changes nothing."
-TARGET_HINT = "2 means twice as fast, 0 that the budget is used."
+BUDGET_HINT = "It is the share of the model's work that is done: 0.4 is 40 % of it, 1 changes nothing."
+TARGET_HINT = "2 means twice as fast; 0 means that the budget is used."
 
 
 @dataclass(frozen=True)
 class AccelerateInputs:
-    """The widgets' values. schedule: a name, `auto`, or a linked schedule; target_speedup 0: use the budget."""
+    """Values of the widgets. schedule: a name, `auto`, or a linked schedule; target_speedup: 0 to use the budget."""
 
     schedule: str | Schedule
     budget: float
@@ -39,8 +39,8 @@ class AccelerateInputs:
     attention: str = "auto"
 
 
-def checked(inputs: AccelerateInputs) -> AccelerateInputs:
-    """The same wish, if all of its values can work. Raises InputError with the one that cannot."""
+def validate(inputs: AccelerateInputs) -> AccelerateInputs:
+    """Return the inputs with values of the right types. Raises InputError for a value that cannot work."""
     schedule = inputs.schedule if isinstance(inputs.schedule, Schedule) else text("schedule", inputs.schedule)
     target = number("target_speedup", inputs.target_speedup, 0.0, MAX_TARGET_SPEEDUP, TARGET_HINT)
     if 0.0 < target < 1.0:
@@ -59,7 +59,7 @@ def checked(inputs: AccelerateInputs) -> AccelerateInputs:
 
 def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
     """Make the plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
-    inputs = checked(inputs)
+    inputs = validate(inputs)
     target = inputs.target_speedup or None
     if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == UNKNOWN_FAMILY):
         library = load_schedules(schedule_folders())
@@ -76,7 +76,7 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
         budget = schedule.mean_budget if budget is None else budget
         schedule = _control(inputs.mode, schedule, budget)
     mode = None if inputs.mode == OWN_MODE else MODE_OF_CONTROL.get(inputs.mode, inputs.mode)
-    # Without a store the engine keeps to whole steps on every grid, which is what these controls mean.
+    # Without a cache the engine computes whole steps only, as these controls require.
     cache = NO_CACHE if inputs.mode in (WHOLE_HOLD, WHOLE_FORECAST) else inputs.cache
     return make_plan(
         schedule,
@@ -89,12 +89,12 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
 
 
 def _schedule_and_budget(inputs: AccelerateInputs, family: str) -> tuple[Schedule, float | None]:
-    """Return the schedule, and the mean budget it is to be brought to (None: its own)."""
+    """Return the schedule and the mean budget to use it at; None: its own."""
     if isinstance(inputs.schedule, Schedule):
         return inputs.schedule, None
     if inputs.schedule != AUTO:
         return find_schedule(inputs.schedule), None
-    # Another mode is compared with the schedule of this budget, whatever the run's steps.
+    # Other modes are compared on one schedule for this budget, whatever the run's steps.
     budget = 1.0 / inputs.target_speedup if inputs.target_speedup else inputs.budget
     schedule = pick(budget, family, load_schedules(schedule_folders()))
     is_own = abs(schedule.mean_budget - budget) < OWN_MEAN_TOLERANCE
@@ -102,14 +102,14 @@ def _schedule_and_budget(inputs: AccelerateInputs, family: str) -> tuple[Schedul
 
 
 def _control(mode: str, schedule: Schedule, budget: float) -> Schedule:
-    """The control's own shape, on the noise levels of the schedule it is compared with."""
+    """Return the control's schedule, on the noise levels of the schedule that it is compared with."""
     if mode == UNIFORM:
         return uniform("uniform", budget, schedule.sigmas)
     return every_nth(mode, max(2, round(1.0 / budget)), schedule.sigmas)
 
 
 def schedule_stamp(name: str) -> Hashable:
-    """Changes when the file behind a name changes; for `auto`, when any schedule does."""
+    """Return a value that changes with the schedule's file; for `auto`, with any schedule's file."""
     files = [path for folder in schedule_folders() for path in list_schedules(folder).values()]
     if name != AUTO:
         files = [path for path in files if path.stem == name]

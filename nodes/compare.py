@@ -19,15 +19,15 @@ MIN_VIEW_HEIGHT = 256  # pixels; latents are enlarged to about this height
 
 
 class AstraeaCompare(io.ComfyNode):
-    """Measures how close two results are."""
+    """Measures the difference of two results."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaCompare",
             display_name="Astraea Compare",
-            description="How close an accelerated result is to the original: PSNR, SSIM and a side-by-side view of two "
-            "image batches or two latents.",
+            description="Measures how close an accelerated result is to the original, by PSNR, SSIM and side by side: "
+            "two image batches or two latents.",
             is_output_node=True,
             search_aliases=["psnr", "ssim", "difference", "quality"],
             inputs=[
@@ -66,19 +66,19 @@ class AstraeaCompare(io.ComfyNode):
 
 
 def _rgb(images: Tensor) -> Tensor:
-    """Images `[B, H, W, 3]` of an IMAGE, which may have an alpha channel, or one of grey. Raises AstraeaError."""
+    """Return images `[B, H, W, 3]` of an IMAGE with or without alpha, or of grey. Raises AstraeaError."""
     _check_tensor(images, "images", 4, 4)
     return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(*images.shape[:3], 3)
 
 
 def _video(latent: dict) -> Tensor:
-    """Samples `[B, C, (T,) H, W]` of a LATENT. Raises AstraeaError."""
+    """Return the samples `[B, C, (T,) H, W]` of a LATENT. Raises AstraeaError."""
     _check_tensor(latent["samples"], "latents", 4, 5)
     return latent["samples"]
 
 
-def _check_tensor(values: Any, what: str, fewest: int, most: int) -> None:
-    if not isinstance(values, Tensor) or values.is_nested or not fewest <= values.ndim <= most:
+def _check_tensor(values: Any, what: str, min_dims: int, max_dims: int) -> None:
+    if not isinstance(values, Tensor) or values.is_nested or not min_dims <= values.ndim <= max_dims:
         shape = " x ".join(map(str, values.shape)) if isinstance(values, Tensor) and not values.is_nested else "nested"
         raise AstraeaError(
             f"Astraea Compare compares pictures and videos; these {what} are neither (their shape is {shape}). Sound "
@@ -108,14 +108,14 @@ def _compare_images(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
     b = b.to(a)
     text = _not_finite(a, b, "image batch")
     if not text:
-        likeness = ssim(b.movedim(-1, 1), a.movedim(-1, 1), 1.0)
-        text = _text(psnr(b, a, 1.0), likeness, f"{len(a)} frames, peak 1")
-    return text, side_by_side(_shown(a), _shown(b))
+        similarity = ssim(b.movedim(-1, 1), a.movedim(-1, 1), 1.0)
+        text = _text(psnr(b, a, 1.0), similarity, f"{len(a)} frames, peak 1")
+    return text, side_by_side(_as_picture(a), _as_picture(b))
 
 
 def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
     _check_sizes(a, b, "latents")
-    a = a.float()  # in fp16 the range of large values is beyond what it can hold
+    a = a.float()  # fp16 cannot hold the range of large values
     b = b.to(a)
     text = _not_finite(a, b, "latents")
     if not text:
@@ -123,13 +123,13 @@ def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
         frames_a, frames_b = (x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x for x in (a, b))
         over = f"{len(frames_a)} latent frames, peak {peak:.2f}"
         text = _text(psnr(b, a, peak), ssim(frames_b, frames_a, peak), over)
-    left, right = preview_rgb(_shown(a)), preview_rgb(_shown(b))
+    left, right = preview_rgb(_as_picture(a)), preview_rgb(_as_picture(b))
     factor = max(1, round(MIN_VIEW_HEIGHT / left.shape[1]))
     return text, side_by_side(enlarge(left, factor), enlarge(right, factor))
 
 
 def _not_finite(a: Tensor, b: Tensor, what: str) -> str:
-    """What to tell where values are NaN or infinite, of which there is no distance; "" where none are."""
+    """Return a message where values are NaN or infinite, as no distance is defined; "" where all are finite."""
     found = []
     for which, values in (("first", a), ("second", b)):
         bad = values.numel() - int(values.isfinite().sum())
@@ -143,16 +143,16 @@ def _not_finite(a: Tensor, b: Tensor, what: str) -> str:
     )
 
 
-def _shown(values: Tensor) -> Tensor:
-    """The values as a picture can show them: those that are not finite as 0."""
+def _as_picture(values: Tensor) -> Tensor:
+    """Return the values with 0 for those that are not finite."""
     return values.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _text(noise: float, likeness: float, over: str) -> str:
+def _text(noise: float, similarity: float, over: str) -> str:
     if math.isinf(noise):
         return f"Identical ({over})."
     return (
-        f"PSNR {noise:.2f} dB, SSIM {likeness:.4f} ({over}).\n"
+        f"PSNR {noise:.2f} dB, SSIM {similarity:.4f} ({over}).\n"
         "Higher is closer: above 40 dB the difference is hard to see, around 30 dB details move, "
         "below 25 dB it is another video."
     )

@@ -1,4 +1,4 @@
-"""The nodes of the embedded demonstration model: the model, words in, frames out. Real models do not need them."""
+"""The nodes of the embedded demo model: load it, give it a prompt, show its frames. Real models do not need them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class AstraeaDemoModel(io.ComfyNode):
         return node_schema(
             node_id="AstraeaDemoModel",
             display_name="Astraea Demo Model",
-            description="The tiny video model that comes with Astraea: it makes small clips of simple shapes, on any "
-            "CPU. To try things out without a download; for real videos load a real model.",
+            description="Loads the tiny video model that comes with Astraea. It makes small clips of simple shapes on "
+            "any CPU, to try Astraea without a download; for real videos load a real model.",
             inputs=[],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="The tiny model; to Astraea Accelerate."),
@@ -60,7 +60,7 @@ class AstraeaDemoPrompt(io.ComfyNode):
         return node_schema(
             node_id="AstraeaDemoPrompt",
             display_name="Astraea Demo Prompt",
-            description="Words for the tiny demo model that comes with Astraea. Real models use their text encoder.",
+            description="Prompt for the tiny demo model that comes with Astraea. Real models use their text encoder.",
             inputs=[
                 field(
                     io.String,
@@ -129,7 +129,7 @@ class AstraeaDemoView(io.ComfyNode):
 
 
 def _frames(latents: Tensor) -> Tensor:
-    """Latents `[B, 16, T, H, W]` of a LATENT as frames `[B·T, 2H, 2W, 3]`."""
+    """Decode latents `[B, 16, T, H, W]` of a LATENT to frames `[B·T, 2H, 2W, 3]`. Raises AstraeaError."""
     if latents.ndim != 5 or latents.shape[1] != 16:
         raise AstraeaError(
             "Astraea Demo View shows latents of the tiny demo model only (16 channels, video). "

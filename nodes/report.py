@@ -14,21 +14,21 @@ from .schema import ReportType, field, node_schema
 
 NOTHING_YET = (
     "Astraea has no finished run to report yet. Connect 'samples' to the LATENT output of the sampler that uses the "
-    "accelerated model, so that this node waits for it. If that is so, the sampler did not use this model, or only for "
-    "its negative conditioning: then Astraea Accelerate belongs before the model of the positive one."
+    "accelerated model, so that this node waits for it. If it is connected, the sampler did not use this model, or "
+    "used it only for the negative conditioning: then put Astraea Accelerate before the model of the positive one."
 )
 
 
 class AstraeaReport(io.ComfyNode):
-    """Shows what the last run did."""
+    """Shows the report of the last run."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaReport",
             display_name="Astraea Report",
-            description="What an accelerated run computed, how long it took and how much sooner it was done, as text "
-            "and as a plot.",
+            description="Shows what an accelerated run computed, how long it took and its speed-up, as text and as "
+            "a plot.",
             is_output_node=True,
             inputs=[
                 field(ReportType, "report", tooltip="The report output of Astraea Accelerate."),

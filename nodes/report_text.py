@@ -1,4 +1,4 @@
-"""A report as text that a person reads, and per step as rows that a plot draws. No host, no torch."""
+"""Formats a report as text for users, and as a row per step for plots. No host, no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class StepRow:
-    """All model calls of one step together. share: computed tokens over all; seconds: of the mean call."""
+    """All model calls of one step. share: computed tokens over all tokens; seconds: of the mean call."""
 
     step: int
     sigma: float
@@ -30,7 +30,7 @@ class StepRow:
 
 
 def step_rows(report: Report) -> list[StepRow]:
-    """One row per step that was reached, in order."""
+    """Return a row for each step that the run reached, in order."""
     steps: dict[int, list[CallRecord]] = {}
     for call in report.calls:
         steps.setdefault(call.step, []).append(call)
@@ -52,7 +52,7 @@ def _row(step: int, calls: list[CallRecord]) -> StepRow:
 
 
 def report_text(report: Report) -> str:
-    """The whole report, heading first."""
+    """Format the whole report, heading first."""
     lines = [_heading(report), "", *_facts(report)]
     if report.notes:
         lines += ["", "Notes", *(f"  - {note}" for note in report.notes)]
@@ -81,7 +81,7 @@ def _facts(report: Report) -> list[str]:
         ("Tokens per call", _token_counts(report)),
         ("Time", _time(report)),
         ("Speed-up", _speedups(report)),
-        *_promised(report),
+        *_expected(report),
         ("Cache", _cache(report)),
     ]
     if report.attention:
@@ -113,19 +113,19 @@ def _speedups(report: Report) -> str:
     return f"{measured}, {report.ideal_speedup:.2f}x ideal by the cost model"
 
 
-def _promised(report: Report) -> list[tuple[str, str]]:
-    """What the schedule promised beside what was measured, and below it what the promise was made for."""
+def _expected(report: Report) -> list[tuple[str, str]]:
+    """Return the schedule's expected result and the measured figures, and below them the runs that it holds for."""
     if not report.calls:
         return []
-    promise = expected_from(report.expected)
-    if promise is None:
+    expected = expected_from(report.expected)
+    if expected is None:
         return [("Promised", report.expected_note)] if report.expected_note else []
-    seconds = f", {promise.seconds:.2f} s in the model" if promise.seconds is not None else ""
-    line = f"{promise.speedup:.2f}x, {promise.psnr_db:.1f} dB{seconds}"
+    seconds = f", {expected.seconds:.2f} s in the model" if expected.seconds is not None else ""
+    line = f"{expected.speedup:.2f}x, {expected.psnr_db:.1f} dB{seconds}"
     if report.finished:
         gained = f"{report.speedup:.2f}x, " if report.speedup is not None else ""
         line += f"; measured {gained}{report.model_seconds - report.tuning_seconds:.2f} s"
-    given = ", ".join([*promise.conditions(), *filter(None, [promise.device])])
+    given = ", ".join([*expected.conditions(), *filter(None, [expected.device])])
     below = f"{f'for {given}; ' if given else ''}to measure the dB, compare with a dense run: Astraea Compare"
     return [("Promised", line), ("", below)]
 

@@ -27,8 +27,8 @@ class AstraeaScheduleLoad(io.ComfyNode):
         return node_schema(
             node_id="AstraeaScheduleLoad",
             display_name="Astraea Schedule Load",
-            description="Loads a saved or bundled schedule, to inspect it, save it under another name or feed several "
-            "Astraea Accelerate nodes.",
+            description="Loads a saved or bundled schedule: to save it under another name, or for several Astraea "
+            "Accelerate nodes.",
             inputs=[
                 field(
                     io.Combo,
@@ -77,7 +77,7 @@ class AstraeaScheduleSave(io.ComfyNode):
                     io.Boolean,
                     "overwrite",
                     default=False,
-                    tooltip="Whether a schedule that is already saved under this name may be replaced.",
+                    tooltip="Replace a schedule that is already saved under this name.",
                 ),
             ],
             outputs=[ScheduleType.Output("saved", display_name="schedule", tooltip="The schedule under its new name.")],
@@ -97,7 +97,7 @@ class AstraeaScheduleSave(io.ComfyNode):
 
 
 def _is_saved(schedule: Schedule, path: Any) -> bool:
-    """Whether the file holds this very schedule: queueing a graph twice is no conflict."""
+    """Tell whether the file holds this schedule already: queueing a graph twice is no conflict."""
     try:
         return path.exists() and serialise(load(path)) == serialise(schedule)
     except ScheduleError:
@@ -112,7 +112,7 @@ class AstraeaScheduleInline(io.ComfyNode):
         return node_schema(
             node_id="AstraeaScheduleInline",
             display_name="Astraea Schedule Inline",
-            description="A schedule as text in the node itself, so that a shared workflow carries its schedule.",
+            description="Holds a schedule as text in the node itself, so that a shared workflow carries its schedule.",
             inputs=[
                 field(
                     io.String,

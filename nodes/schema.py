@@ -1,6 +1,6 @@
-"""What all node definitions share: the category, the pack's own types, and schema arguments the host may not know.
+"""Parts of all node definitions: the category, the pack's own types, and schema arguments.
 
-Some schema arguments came to ComfyUI later than the oldest version supported; where unknown they are left out.
+The oldest supported ComfyUI does not know all schema arguments; unknown arguments are left out.
 """
 
 from __future__ import annotations
@@ -17,28 +17,27 @@ CATEGORY = "Astraea"
 ScheduleType = io.Custom("ASTRAEA_SCHEDULE")
 ReportType = io.Custom("ASTRAEA_REPORT")
 LATER_ARGUMENTS = {"advanced", "search_aliases"}
-NOT_LINKED = (
-    object()
-)  # default of an input in `validate_inputs`: a linked one arrives as None, an absent one not at all
+# Default of an input in `validate_inputs`: for a linked input the host passes None, for an absent input nothing.
+NOT_LINKED = object()
 
 
-def _for_this_host(target: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
+def _known_arguments(target: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
     known = inspect.signature(target).parameters
     return {name: value for name, value in arguments.items() if name in known or name not in LATER_ARGUMENTS}
 
 
 def field(kind: Any, name: str, **arguments: Any) -> Any:
-    """An input of a type such as `io.Float`."""
-    return kind.Input(name, **_for_this_host(kind.Input, arguments))
+    """Return an input of a type, for example `io.Float`."""
+    return kind.Input(name, **_known_arguments(kind.Input, arguments))
 
 
 def node_schema(**arguments: Any) -> io.Schema:
-    """The schema of one of the pack's nodes."""
-    return io.Schema(category=CATEGORY, **_for_this_host(io.Schema, arguments))
+    """Return the schema of a node of the pack."""
+    return io.Schema(category=CATEGORY, **_known_arguments(io.Schema, arguments))
 
 
 def refusal(check: Callable[[], Any]) -> bool | str:
-    """The answer of `validate_inputs`: True, or the message of what the check raised."""
+    """Return the answer of `validate_inputs`: True, or the message of the error that the check raises."""
     try:
         check()
     except AstraeaError as error:

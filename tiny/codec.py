@@ -1,8 +1,8 @@
-"""The demonstration's stand-in for a video VAE: a fixed linear map between 2×2 RGB pixels and 16 latent channels.
+"""The demo's replacement of a video VAE: a fixed linear map between 2×2 RGB pixels and 16 latent channels.
 
-The mean colour of a cell is placed where the linear preview of Wan 2.1 latents reads it, and once more, louder, where
-that preview does not look; the detail lies there too. The gains bring the channels near unit variance, as the latents
-of a real VAE are: what a clip shows is then decided at the noise levels where samplers spend their steps. Torch only.
+The mean colour of a cell is placed where the linear preview of Wan 2.1 latents reads it, and again, with a higher gain,
+in the preview's null space, together with the detail. The gains bring the channels near unit variance, as a real VAE
+does: samplers then decide the content at the noise levels where they spend their steps. Torch only.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ CHANNELS = 16
 
 
 def _basis() -> tuple[Tensor, Tensor]:
-    """The map of mean colours `[3, 16]` and that of details `[9, 16]`; their rows are orthogonal to one another's."""
+    """Return the map of mean colours `[3, 16]` and that of details `[9, 16]`, with mutually orthogonal rows."""
     preview_map = torch.linalg.pinv(PREVIEW.double())
-    # Gram–Schmidt leaves only signs open: with them fixed, every machine makes the same latents.
+    # A QR decomposition is unique up to signs: with fixed signs every machine makes the same latents.
     q, r = torch.linalg.qr(torch.cat([PREVIEW, torch.eye(16)[:, :13]], dim=1).double())
     unseen = (q * r.diagonal().sign()).T[3:15]
     return (preview_map + COLOUR_GAIN * unseen[9:]).float(), (DETAIL_GAIN * unseen[:9]).float()
 
 
 def _haar(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """`[..., 3, H, W]` to mean `[..., 3, H/2, W/2]` and the three Haar details `[..., 9, H/2, W/2]`."""
+    """Split `[..., 3, H, W]` into means `[..., 3, H/2, W/2]` and three Haar details `[..., 9, H/2, W/2]`."""
     a, b = pixels[..., ::2, ::2], pixels[..., ::2, 1::2]
     c, d = pixels[..., 1::2, ::2], pixels[..., 1::2, 1::2]
     details = [a - b + c - d, a + b - c - d, a - b - c + d]
@@ -44,7 +44,7 @@ def _haar(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode(clip: Tensor) -> Tensor:
-    """RGB `[B, T, 3, H, W]` in 0...1 to latents `[B, 16, T, H/2, W/2]`."""
+    """Encode RGB `[B, T, 3, H, W]` in 0...1 to latents `[B, 16, T, H/2, W/2]`."""
     colour_map, detail_map = (m.to(clip) for m in _basis())
     mean, detail = _haar(clip * 2 - 1)
     mean = mean - PREVIEW_BIAS.to(clip)[:, None, None]
@@ -53,7 +53,7 @@ def encode(clip: Tensor) -> Tensor:
 
 
 def decode(latents: Tensor) -> Tensor:
-    """Latents `[B, 16, T, H, W]` to RGB `[B, T, 3, 2H, 2W]` in 0...1 (clipped)."""
+    """Decode latents `[B, 16, T, H, W]` to RGB `[B, T, 3, 2H, 2W]`, clipped to 0...1."""
     colours, details = (torch.linalg.pinv(m).to(latents) for m in _basis())
     mean = torch.einsum("blthw,lc->btchw", latents, colours) + PREVIEW_BIAS.to(latents)[:, None, None]
     x, y, xy = torch.einsum("blthw,lc->btchw", latents, details).chunk(3, dim=2)

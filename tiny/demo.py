@@ -1,8 +1,8 @@
-"""Makes one clip twice, computed in full and accelerated, and says how much sooner and how close.
+"""Makes a clip twice, computed in full and accelerated, and prints the speed-up and the difference.
 
     python tiny/demo.py [--comfyui FOLDER] [--budget 0.4] [--prompt WORDS] [--steps 30] [--seed 0] [--output FOLDER]
 
-With a ComfyUI folder (and that ComfyUI's Python) it samples through ComfyUI; without, with torch alone.
+With a ComfyUI folder, and that ComfyUI's Python, it samples through ComfyUI; else with torch alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bootstrap import PACK, is_comfyui, load_pack, start_comfyui  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
-CFG, SHIFT = 3.0, 8.0  # the shift is what ComfyUI samples Wan 2.1 with
+CFG, SHIFT = 3.0, 8.0  # the shift of ComfyUI for Wan 2.1
 WARM_UP_STEPS = 4
 PIXEL = 8  # every pixel of the clip becomes a square of this size
 FRAME_MILLISECONDS = 160
@@ -34,7 +34,7 @@ FRAME_MILLISECONDS = 160
 
 @dataclass(frozen=True)
 class Result:
-    """One clip: latents in the model's space, how long it took, and the report if it was accelerated."""
+    """A clip: latents in the model's space, the seconds it took, and the report of an accelerated run."""
 
     latents: Tensor
     seconds: float
@@ -42,36 +42,39 @@ class Result:
 
 
 Sampler = Callable[[int, Any], Result]
-"""sampler(steps, plan or None) -> Result; always the same prompt and noise."""
+"""sampler(steps, plan or None) -> Result, always with the same prompt and noise."""
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
+    limits = part("limits")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; run with that ComfyUI's Python")
-    parser.add_argument("--budget", type=float, default=0.4, help="share of the model's work to do (0.2 to 1)")
+    parser.add_argument(
+        "--budget", type=float, default=0.4, help=f"share of the model's work to do ({limits.MIN_BUDGET:g} to 1)"
+    )
     parser.add_argument("--prompt", default="a big yellow square moving up over a purple ground")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="folder for the animated picture")
     args = parser.parse_args()
-    if not 0.2 <= args.budget <= 1.0 or not 1 <= args.steps <= 1000:
-        parser.error("--budget goes from 0.2 to 1, --steps from 1 to 1000")
+    if not limits.MIN_BUDGET <= args.budget <= 1.0 or not 1 <= args.steps <= limits.MAX_STEPS:
+        parser.error(f"--budget goes from {limits.MIN_BUDGET:g} to 1, --steps from 1 to {limits.MAX_STEPS}")
     if args.comfyui and not is_comfyui(args.comfyui):
         parser.error(f"{args.comfyui} is no ComfyUI folder: it has no main.py")
     return args
 
 
 def part(name: str) -> Any:
-    """A module of the pack."""
+    """Import a module of the pack, which is loaded."""
     return importlib.import_module(f"{PACK}.{name}")
 
 
-def noise_for(seed: int) -> Tensor:
+def make_noise(seed: int) -> Tensor:
     return torch.randn(part("tiny.shipped").LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
 def torch_sampler(args: argparse.Namespace) -> Sampler:
-    """Samples with torch alone."""
+    """Return a sampler with torch alone."""
     standalone, words, schedules = part("tiny.standalone"), part("tiny.words"), part("schedules")
     model = standalone.load_tiny(part("tiny.shipped").CHECKPOINT)
     positive = words.context_for(args.prompt)
@@ -80,7 +83,7 @@ def torch_sampler(args: argparse.Namespace) -> Sampler:
     def sample(steps: int, plan: Any) -> Result:
         sigmas = [*schedules.flow_sigmas(steps, SHIFT), 0.0]
         latents, report, seconds = standalone.sample(
-            model, noise_for(args.seed), positive, negative, sigmas, cfg=CFG, plan=plan
+            model, make_noise(args.seed), positive, negative, sigmas, cfg=CFG, plan=plan
         )
         return Result(latents, seconds, report)
 
@@ -88,13 +91,13 @@ def torch_sampler(args: argparse.Namespace) -> Sampler:
 
 
 def comfyui_flags() -> list[str]:
-    """Flags for ComfyUI on this machine."""
+    """Return ComfyUI's flags for this machine."""
     has_device = any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu))
     return ["--use-pytorch-cross-attention", *([] if has_device else ["--cpu"])]
 
 
 def comfyui_sampler(args: argparse.Namespace) -> Sampler:
-    """Samples through ComfyUI, as its KSampler does."""
+    """Return a sampler through ComfyUI, as its KSampler samples."""
     comfy_sd, comfy_sample = importlib.import_module("comfy.sd"), importlib.import_module("comfy.sample")
     accelerate, words = part("host.sampling.patch_model").accelerate, part("tiny.words")
     shipped = part("tiny.shipped")
@@ -108,7 +111,7 @@ def comfyui_sampler(args: argparse.Namespace) -> Sampler:
         began = time.perf_counter()
         samples = comfy_sample.sample(
             used,
-            noise_for(args.seed),
+            make_noise(args.seed),
             steps,
             CFG,
             "euler",
@@ -136,8 +139,8 @@ def print_table(dense: Result, fast: Result, decibels: float) -> None:
         print(f"note: {note}")
 
 
-def captioned_frames(clips: list[tuple[str, Tensor]]) -> list[Image.Image]:
-    """Clips `[T, 3, H, W]` in 0...1 side by side, enlarged, each under its caption."""
+def draw_frames(clips: list[tuple[str, Tensor]]) -> list[Image.Image]:
+    """Draw clips `[T, 3, H, W]` in 0...1 side by side, enlarged, each under its caption."""
     count, _, height, width = clips[0][1].shape
     wide, high, band = width * PIXEL, height * PIXEL, 26
     frames = []
@@ -161,7 +164,7 @@ def caption_font() -> Any:
 
 
 def save_animation(frames: list[Image.Image], folder: Path) -> Path:
-    """An animated WebP, or a GIF where Pillow lacks WebP."""
+    """Save an animated WebP, or a GIF where Pillow lacks WebP, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("astraea_demo.webp" if features.check("webp") else "astraea_demo.gif")
     options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
@@ -172,14 +175,12 @@ def save_animation(frames: list[Image.Image], folder: Path) -> Path:
 
 
 def choose_sampler(args: argparse.Namespace) -> Sampler:
-    """Loads the pack and says which way the demo runs."""
+    """Return the sampler that the arguments name, and print which it is."""
     if args.comfyui:
         start_comfyui(args.comfyui.resolve(), comfyui_flags())
         version = importlib.import_module("comfyui_version").__version__
-        load_pack()
         print(f"Astraea demo through ComfyUI {version} ({args.comfyui})")
         return comfyui_sampler(args)
-    load_pack()
     print("Astraea demo with torch alone (name a ComfyUI with --comfyui to run it there)")
     return torch_sampler(args)
 
@@ -187,7 +188,7 @@ def choose_sampler(args: argparse.Namespace) -> Sampler:
 def run(args: argparse.Namespace) -> None:
     sampler = choose_sampler(args)
     for word in part("tiny.words").unknown_words(args.prompt):
-        print(f"note: the tiny model was never shown the word '{word}'")
+        print(f"note: the tiny model was not trained on the word '{word}'")
     print(f"'{args.prompt}', {args.steps} steps, seed {args.seed}, budget {args.budget:g}\n", flush=True)
     schedule = part("schedules").pick(args.budget, "wan", steps=args.steps, guidance=CFG)
     fits = abs(schedule.mean_budget - args.budget) < 0.005
@@ -203,11 +204,12 @@ def run(args: argparse.Namespace) -> None:
         (f"dense, {dense.seconds:.1f} s", decode(dense.latents)[0]),
         (f"accelerated, {fast.seconds:.1f} s ({ratio:.2f}x), {decibels:.1f} dB", decode(fast.latents)[0]),
     ]
-    print(f"\n{save_animation(captioned_frames(clips), args.output).resolve()}")
+    print(f"\n{save_animation(draw_frames(clips), args.output).resolve()}")
 
 
 def main() -> None:
-    args = arguments()
+    load_pack()
+    args = parse_arguments()
     try:
         run(args)
     except Exception as error:

@@ -1,7 +1,7 @@
 """A small video diffusion transformer in Wan 2.1 text-to-video format, in plain torch.
 
-It is trained by `train.py`, runs the built-in demonstration where no ComfyUI is found, and its state dict is
-what ComfyUI loads as a Wan 2.1 checkpoint. Architecture: Wan technical report (arXiv 2503.20314).
+`training/train.py` trains it, the demo runs it without ComfyUI, and ComfyUI loads its state dict as a Wan 2.1
+checkpoint. Architecture: Wan technical report (arXiv 2503.20314).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD_DIM = 128
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes that the Wan 2.1 format leaves free. `dim` is a multiple of 128, the fixed head size."""
+    """Sizes that the Wan 2.1 format does not fix. `dim` is a multiple of 128, the fixed head size."""
 
     dim: int = 128
     feed_forward: int = 512
@@ -36,19 +36,19 @@ class ModelConfig:
 
 
 def timestep_frequencies(dim: int, device: torch.device | None = None) -> Tensor:
-    """Radians per timestep `[dim / 2]` of the waves in `timestep_embedding`, the fastest first."""
+    """Return the radians per timestep `[dim / 2]` of the waves in `timestep_embedding`, the fastest first."""
     half = dim // 2
     return torch.exp(-math.log(10000.0) / half * torch.arange(half, device=device))
 
 
 def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
-    """Cosine and sine features `[B, dim]` of the timesteps `[B]` (0...1000)."""
+    """Compute cosine and sine features `[B, dim]` of timesteps `[B]` in 0...1000."""
     angles = timestep.float()[:, None] * timestep_frequencies(dim, timestep.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def rotary_table(frames: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Rotation matrices `[1, N, 1, 64, 2, 2]` for a grid of tokens in t, h, w order."""
+    """Compute rotation matrices `[1, N, 1, 64, 2, 2]` for a grid of tokens in t, h, w order."""
     spatial = 2 * (HEAD_DIM // 6)
     axes = (HEAD_DIM - 2 * spatial, spatial, spatial)
     grid = torch.meshgrid(*(torch.arange(n, device=device) for n in (frames, height, width)), indexing="ij")
@@ -63,7 +63,7 @@ def rotary_table(frames: int, height: int, width: int, device: torch.device | No
 
 
 def rotate(x: Tensor, freqs: Tensor) -> Tensor:
-    """Apply rotary positions: `x [B, N, H, D]`, adjacent channels form the rotated pairs."""
+    """Apply rotary positions to `x [B, N, H, D]`; adjacent channels form the rotated pairs."""
     pairs = x.float().unflatten(-1, (-1, 2)).unsqueeze(-2)
     return (freqs.to(x.device) * pairs).sum(-1).flatten(-2).to(x.dtype)
 
@@ -158,7 +158,7 @@ class TinyWan(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Xavier weights, small time and text embeddings, a head that starts at zero (as Wan trains)."""
+        """Set Xavier weights, small time and text embeddings, and a head of zeros, as Wan's training does."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -171,7 +171,10 @@ class TinyWan(nn.Module):
         nn.init.zeros_(self.head.head.weight)
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        """Latents `[B, 16, T, H, W]` (H, W even), timesteps `[B]` in 0...1000, context `[B, L, 4096]`."""
+        """Predict the flow of latents `[B, 16, T, H, W]`, H and W even.
+
+        timestep: `[B]` in 0...1000; context: `[B, L, 4096]`.
+        """
         batch, _, frames, height, width = x.shape
         hidden = self.patch_embedding(x).flatten(2).transpose(1, 2)
         e = self.time_embedding(timestep_embedding(timestep, FREQUENCY_DIM).to(x.dtype))

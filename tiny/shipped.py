@@ -1,4 +1,4 @@
-"""The embedded model that ships with the pack: its file, the clips it makes and prompts that it knows."""
+"""The embedded model that ships with the pack: its file, the shape of its clips, and prompts in its words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from .codec import CHANNELS
 
 CHECKPOINT = Path(__file__).parent / "astraea_tiny_wan_fp16.safetensors"
-FRAMES, SIZE = 6, 16  # of latents: frames, height and width
+FRAMES, SIZE = 6, 16  # of its latents: frames, height and width
 LATENT_SHAPE = (1, CHANNELS, FRAMES, SIZE, SIZE)
 PROMPTS = (
     "a big red circle moving right over a blue ground",

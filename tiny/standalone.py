@@ -1,6 +1,6 @@
-"""The tiny model through the engine without any ComfyUI: an Euler sampler, and the model described as an architecture.
+"""Runs the tiny model through the engine without ComfyUI: an Euler sampler, and the model's architecture.
 
-Only the demonstration and tests use it. In ComfyUI the host package does the same for real models.
+Only the demo and tests use it. In ComfyUI the host room does the same for real models.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ GROUPS = (RowGroup("positive", slice(0, 1)), RowGroup("negative", slice(1, 2)))
 
 
 def load_tiny(checkpoint: Path) -> TinyWan:
-    """The trained model in fp32, ready to run."""
+    """Load a trained model in fp32, ready to run."""
     model = TinyWan(ModelConfig())
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(checkpoint).items()})
     return model.eval().requires_grad_(False)
 
 
 def architecture_of(model: TinyWan) -> Architecture:
-    """What the engine needs to know about the model."""
+    """Describe the model for the engine."""
     config = model.config
 
     def layout(shape: tuple[int, ...], conditions: dict) -> TokenLayout:
@@ -67,10 +67,10 @@ def sample(
     cfg: float,
     plan: Plan | None = None,
 ) -> tuple[Tensor, Report | None, float]:
-    """Euler steps along the flow from noise `[1, 16, T, H, W]`; contexts `[L, 4096]` of equal length.
+    """Sample by Euler steps along the flow, from noise `[1, 16, T, H, W]`.
 
-    sigmas end with 0. Without a plan every token is computed by the model as it is. Returns the latents, the report
-    of an accelerated run and the seconds.
+    positive, negative: contexts `[L, 4096]` of equal length; sigmas: falling, with a last 0. Without a plan the model
+    computes every step in full. Returns the latents, the report of an accelerated run (else None) and the seconds.
     """
     context = torch.stack([positive, negative]).to(noise)
     run = _begin(model, noise, sigmas, plan) if plan is not None else None

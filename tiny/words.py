@@ -1,7 +1,7 @@
-"""Turns words into the tiny model's context: no text encoder, no table, no download.
+"""Turns words into the tiny model's context, without a text encoder or a download.
 
-A token is the hash of its word joined with the hashes of its two neighbours, so that "red ball" and "blue ball"
-differ for the ball as well. Numpy and torch only.
+A token is the hash of its word joined with the hashes of its two neighbours, so that the token of "ball" differs
+in "red ball" and "blue ball". Numpy and torch only.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ VOCABULARY = frozenset((*COLOURS, *SHAPES, *SIZES, *DIRECTIONS, *MANNERS, *CONNE
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words of the text; anything but letters separates."""
+    """Split a text into lower-case words, at all characters but letters."""
     return re.findall(r"[a-z]+", text.lower())
 
 
 def unknown_words(text: str) -> list[str]:
-    """The words that the tiny model was never trained on, in order, each once."""
+    """Return the words that the tiny model was not trained on, in order, each once."""
     return [word for word in dict.fromkeys(split_words(text)) if word not in VOCABULARY]
 
 
 def hash_signs(word: str, count: int) -> np.ndarray:
-    """`count` values of ±1 that depend on the word alone, the same on every machine."""
+    """Return `count` values of ±1 that depend on the word alone, the same on every machine."""
     bits = np.frombuffer(hashlib.shake_256(word.encode()).digest(count // 8), dtype=np.uint8)
     return np.unpackbits(bits).astype(np.float32) * 2 - 1
 
 
 def context_for(text: str, length: int = TOKENS) -> Tensor:
-    """Context `[L, 4096]` of a prompt; L is a multiple of 24, at least `length`, filled with the empty word."""
+    """Return the context `[L, 4096]` of a prompt, padded with empty words to L: `length`, or a multiple of 24 above."""
     words = split_words(text)
     length = max(length, -(-len(words) // TOKENS) * TOKENS)
     words += [""] * (length - len(words))

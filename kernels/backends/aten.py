@@ -1,6 +1,6 @@
-"""Attention kernels that torch brings, called one by one for their log-sum-exp, which the public function hides.
+"""Attention kernels of torch, called by their private operators: the public function returns no log-sum-exp.
 
-The operators are private and change between versions: a self-test decides whether one is used.
+Private operators change between versions; the self-test decides whether a backend is used.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..backend import FLOATS, HALF, Attended, Backend, Constraints
+from ..backend import FLOATS, HALF, AttentionOutput, Backend, Constraints, missing_operator
 
+RANK = 20  # after installed packages, before the pack's own kernels
 CUDA = frozenset({"cuda"})
 
 
@@ -18,22 +19,22 @@ def _heads_first(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.transpose(1, 2) for tensor in tensors)
 
 
-def attend_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """FlashAttention 2 inside torch (on AMD: AOTriton)."""
+def attend_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """FlashAttention 2 of torch (on AMD: AOTriton); shapes as in `attend_reference`."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention
     out, lse = flash(*_heads_first(q, k, v), 0.0, False, False, scale=scale)[:2]
     return out.transpose(1, 2), lse if need_lse else None
 
 
-def attend_efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """The memory-efficient kernel; it pads the log-sum-exp to a multiple of 32 rows."""
+def attend_efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """Memory-efficient kernel; its log-sum-exp is padded to a multiple of 32 rows."""
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     out, lse = efficient(*_heads_first(q, k, v), None, need_lse, scale=scale)[:2]
     return out.transpose(1, 2), lse[..., : q.shape[1]] if need_lse else None
 
 
-def attend_cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """cuDNN's kernel; its log-sum-exp has a trailing dimension since torch 2.9."""
+def attend_cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """Kernel of cuDNN; its log-sum-exp has a trailing dimension since torch 2.9."""
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
     out, lse = cudnn(*_heads_first(q, k, v), None, need_lse, 0.0, False, False, scale=scale)[:2]
     if not need_lse:
@@ -41,18 +42,14 @@ def attend_cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: boo
     return out.transpose(1, 2), lse.squeeze(-1) if lse.ndim == 4 else lse
 
 
-def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """torch's public function, which picks a kernel itself."""
+def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """Public function of torch, which picks a kernel itself."""
     q, k, v = _heads_first(q, k, v)
     return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2), None
 
 
-def _has(operator: str) -> str:
-    return "" if hasattr(torch.ops.aten, operator) else f"this torch has no {operator}"
-
-
-def _no_cudnn() -> str:
-    return _has("_scaled_dot_product_cudnn_attention") or (
+def _missing_cudnn() -> str:
+    return missing_operator("_scaled_dot_product_cudnn_attention") or (
         "" if torch.backends.cudnn.is_available() else "this torch has no cuDNN"
     )
 
@@ -63,21 +60,21 @@ BACKENDS = (
         what="cuDNN's fused attention, through torch",
         run=attend_cudnn,
         constraints=Constraints(CUDA, HALF, capability=(8, 0), head_dim_multiple=8, max_head_dim=128, amd=False),
-        unavailable_reason=_no_cudnn,
+        unavailable_reason=_missing_cudnn,
     ),
     Backend(
         name="flash",
         what="FlashAttention 2 inside torch",
         run=attend_flash,
         constraints=Constraints(CUDA, HALF, capability=(8, 0), head_dim_multiple=8, max_head_dim=256),
-        unavailable_reason=lambda: _has("_scaled_dot_product_flash_attention"),
+        unavailable_reason=lambda: missing_operator("_scaled_dot_product_flash_attention"),
     ),
     Backend(
         name="efficient",
         what="the memory-efficient kernel inside torch",
         run=attend_efficient,
         constraints=Constraints(CUDA, FLOATS, capability=(5, 0), head_dim_multiple=8),
-        unavailable_reason=lambda: _has("_scaled_dot_product_efficient_attention"),
+        unavailable_reason=lambda: missing_operator("_scaled_dot_product_efficient_attention"),
     ),
     Backend(
         name="sdpa",

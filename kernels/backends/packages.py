@@ -1,4 +1,4 @@
-"""Attention packages that a user may have: flash-attn 2 and 3, SageAttention 2. Imported when first asked for."""
+"""Attention packages that a user may have installed: flash-attn 2 and 3, SageAttention 2. Imported at first use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ..backend import HALF, Attended, Backend, Constraints
+from ..backend import HALF, AttentionOutput, Backend, Constraints
 from .aten import CUDA
+
+RANK = 10  # installed for its speed: before torch's own kernels
 
 
 @cache
-def _imported(module: str) -> ModuleType | str:
-    """The module, or why it cannot be imported. Broken builds raise all sorts of errors; none may leave here."""
+def _import_package(module: str) -> ModuleType | str:
+    """Return the module, or why it cannot be imported. Broken builds raise errors of any type: all are caught."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -27,17 +29,17 @@ def _imported(module: str) -> ModuleType | str:
         return f"broken installation: {type(error).__name__}: {error}"
 
 
-def _missing(module: str, package: str, least: int) -> str:
-    found = _imported(module)
+def _missing_package(module: str, package: str, min_major: int) -> str:
+    found = _import_package(module)
     if isinstance(found, str):
         return found
     version = package_version(package)
     major = re.match(r"\d+", version)
-    return f"needs version {least} or newer, {version} is installed" if major and int(major[0]) < least else ""
+    return f"needs version {min_major} or newer, {version} is installed" if major and int(major[0]) < min_major else ""
 
 
 def package_version(package: str) -> str:
-    """The installed version of a distribution, or ""."""
+    """Return the installed version of a distribution, or ""."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -45,11 +47,11 @@ def package_version(package: str) -> str:
 
 
 def _function(module: str, name: str) -> Callable:
-    return getattr(_imported(module), name)
+    return getattr(_import_package(module), name)
 
 
-def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """flash-attn 2: its own layout is ours."""
+def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """flash-attn 2, which takes the same layout; shapes as in `attend_reference`."""
     attention = _function("flash_attn", "flash_attn_func")
     if not need_lse:
         return attention(q, k, v, softmax_scale=scale), None
@@ -57,22 +59,22 @@ def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bo
     return out, lse
 
 
-def attend_flash3(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """flash-attn 3 for Hopper. Early releases always return a tuple, later ones only when asked."""
+def attend_flash3(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """flash-attn 3 for Hopper. Early releases always return a tuple, later releases on request."""
     attention = _function("flash_attn_interface", "flash_attn_func")
-    question_of = {"return_attn_probs": True} if need_lse and _takes(attention, "return_attn_probs") else {}
-    result = attention(q, k, v, softmax_scale=scale, **question_of)
+    options = {"return_attn_probs": True} if need_lse and _accepts(attention, "return_attn_probs") else {}
+    result = attention(q, k, v, softmax_scale=scale, **options)
     out, lse = result[:2] if isinstance(result, tuple) else (result, None)
     return out, lse if need_lse else None
 
 
 @cache
-def _takes(function: Callable, argument: str) -> bool:
+def _accepts(function: Callable, argument: str) -> bool:
     return argument in inspect.signature(function).parameters
 
 
-def attend_sage(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    """SageAttention 2: queries and keys in 8 bit."""
+def attend_sage(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """SageAttention 2, with queries and keys in 8 bit."""
     attention = _function("sageattention", "sageattn")
     arguments = {"tensor_layout": "NHD", "is_causal": False, "sm_scale": scale}
     if not need_lse:
@@ -87,21 +89,24 @@ BACKENDS = (
         what="the flash_attn_interface package, for Hopper",
         run=attend_flash3,
         constraints=Constraints(CUDA, HALF, capability=(9, 0), head_dim_multiple=8, max_head_dim=256, amd=False),
-        unavailable_reason=lambda: _missing("flash_attn_interface", "flash_attn_3", 3),
+        unavailable_reason=lambda: _missing_package("flash_attn_interface", "flash_attn_3", 3),
+        packages=("flash_attn_3",),
     ),
     Backend(
         name="flash-attn",
         what="the flash-attn package, version 2",
         run=attend_flash2,
         constraints=Constraints(CUDA, HALF, capability=(8, 0), head_dim_multiple=8, max_head_dim=256),
-        unavailable_reason=lambda: _missing("flash_attn", "flash_attn", 2),
+        unavailable_reason=lambda: _missing_package("flash_attn", "flash_attn", 2),
+        packages=("flash_attn",),
     ),
     Backend(
         name="sage",
         what="the SageAttention package, version 2: 8-bit queries and keys",
         run=attend_sage,
         constraints=Constraints(CUDA, HALF, capability=(8, 0), max_head_dim=128, amd=False),
-        unavailable_reason=lambda: _missing("sageattention", "sageattention", 2),
+        unavailable_reason=lambda: _missing_package("sageattention", "sageattention", 2),
         exact=False,
+        packages=("sageattention",),
     ),
 )

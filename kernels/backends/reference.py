@@ -1,7 +1,7 @@
-"""The definition: attention of selected queries over all keys in fp32, in plain torch, on any device.
+"""Reference: attention of selected queries over all keys in fp32, in plain torch, on any device.
 
-Every other backend owes its output: relative error at most 1e-3 in fp16, 8e-3 in bf16, 1e-5 in fp32, and 2e-3
-absolute in the log-sum-exp, each against double precision.
+Exact backends agree with double precision up to a relative error of 1e-3 in fp16, 8e-3 in bf16, 1e-5 in fp32, and
+2e-3 absolute in the log-sum-exp.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..backend import FLOATS, Attended, Backend, Constraints
+from ..backend import FLOATS, AttentionOutput, Backend, Constraints
 from ..key_tiles import QUERY_TILE, KeyTiles
 
+RANK = 90  # last: used where no other backend can be
 CHUNK_SCORES = 1 << 26  # scores held at once
 
 
@@ -25,11 +26,11 @@ def attend_reference(
     scale: float | None = None,
     need_lse: bool = True,
     key_tiles: KeyTiles | None = None,
-) -> Attended:
-    """softmax(scale · q kᵀ) v in fp32, chunked over queries.
+) -> AttentionOutput:
+    """Compute softmax(scale · q kᵀ) v in fp32, in chunks of queries.
 
-    q `[B, M, H, D]`, k and v `[B, N, H, D]`, scale 1 / √D by default; returns out `[B, M, H, D]` in q's dtype and the
-    natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`. Queries without any key get zeros and −∞.
+    q `[B, M, H, D]`, k and v `[B, N, H, D]`, scale 1 / √D by default. Returns out `[B, M, H, D]` in q's dtype and, with
+    need_lse, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`. A query without keys gets zeros and −∞.
     """
     batch, queries, heads, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
@@ -48,7 +49,7 @@ def attend_reference(
         total = torch.logsumexp(scores, dim=-1)
         weights = scores.sub_(total.unsqueeze(-1)).exp_()
         if key_tiles is not None:
-            weights.nan_to_num_(0.0)  # −∞ − −∞, where no key is attended to
+            weights.nan_to_num_(0.0)  # −∞ − −∞ in rows without keys
         outs.append((weights @ values).transpose(1, 2).to(q.dtype))
         sums.append(total)
     return torch.cat(outs, dim=1), torch.cat(sums, dim=2) if need_lse else None
@@ -61,3 +62,4 @@ BACKEND = Backend(
     constraints=Constraints(dtypes=FLOATS | {torch.float64}, key_tiles=True),
     last_resort=True,
 )
+BACKENDS = (BACKEND,)

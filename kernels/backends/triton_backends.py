@@ -1,51 +1,55 @@
-"""The pack's own Triton kernels as backends. Triton itself is imported when one is first asked for."""
+"""The pack's own Triton kernels as backends. Triton itself is imported at first use."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..backend import FLOATS, Attended, Backend, Constraints
+from ..backend import FLOATS, AttentionOutput, Backend, Constraints
 from ..key_tiles import KeyTiles
 from ..problem import Problem
 from ..triton_attention import launch, unavailable_reason, unsupported_reason
 
-DEVICES = frozenset({"cuda", "cpu"})  # a CPU only for the interpreter
+RANK = 30  # after torch's own kernels
+DEVICES = frozenset({"cuda", "cpu"})  # CPU: for Triton's interpreter
+PACKAGES = ("triton", "triton-windows")
 
 
 def attend_pointer(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
-) -> Attended:
-    q, k, v = _aligned(q, k, v)
+) -> AttentionOutput:
+    """Kernel with pointer loads; shapes as in `attend_reference`."""
+    q, k, v = _align(q, k, v)
     return launch.attend_pointer(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
 
 
-def attend_tma(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    q, k, v = _aligned(q, k, v)
-    # A layout that the hardware cannot describe, such as an expanded one, is copied: a pass over the rows.
-    k, v = (_copied(tensor) if launch.why_no_descriptor(tensor) else tensor for tensor in (k, v))
+def attend_tma(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """Kernel with tensor descriptors. A layout that they cannot describe, for example an expanded tensor, is copied."""
+    q, k, v = _align(q, k, v)
+    k, v = (_copy(tensor) if launch.descriptor_error(tensor) else tensor for tensor in (k, v))
     return launch.attend_tma(q, k, v, scale=scale, need_lse=need_lse)
 
 
-def attend_int8(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> Attended:
-    q, k, v = _aligned(q, k, v)
+def attend_int8(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+    """Kernel with 8-bit scores; shapes as in `attend_reference`."""
+    q, k, v = _align(q, k, v)
     return launch.attend_int8(q, k, v, scale=scale, need_lse=need_lse)
 
 
-def _aligned(*tensors: Tensor) -> list[Tensor]:
-    """The tensors, those copied that do not lie in steps of 16 bytes: kernels made for such ones spill registers."""
-    return [tensor if _is_aligned(tensor) else _copied(tensor) for tensor in tensors]
+def _align(*tensors: Tensor) -> list[Tensor]:
+    """Copy the tensors whose rows are not aligned to 16 bytes: kernels compiled for unaligned rows spill registers."""
+    return [tensor if _is_aligned(tensor) else _copy(tensor) for tensor in tensors]
 
 
 def _is_aligned(tensor: Tensor) -> bool:
     return not (tensor.data_ptr() % 16 or any(tensor.stride(dim) * tensor.element_size() % 16 for dim in range(3)))
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _no_pointer(problem: Problem) -> str:
+def _check_pointer(problem: Problem) -> str:
     kind = "tiles" if problem.key_tiles else "pointer"
     return unsupported_reason(kind, problem.device, problem.dtype, problem.head_dim)
 
@@ -57,7 +61,8 @@ BACKENDS = (
         run=attend_pointer,
         constraints=Constraints(DEVICES, FLOATS, key_tiles=True),
         unavailable_reason=unavailable_reason,
-        extra_check=_no_pointer,
+        extra_check=_check_pointer,
+        packages=PACKAGES,
     ),
     Backend(
         name="triton-tma",
@@ -66,6 +71,7 @@ BACKENDS = (
         constraints=Constraints(DEVICES, FLOATS, amd=False),
         unavailable_reason=unavailable_reason,
         extra_check=lambda problem: unsupported_reason("tma", problem.device, problem.dtype, problem.head_dim),
+        packages=PACKAGES,
     ),
     Backend(
         name="triton-int8",
@@ -75,5 +81,6 @@ BACKENDS = (
         unavailable_reason=unavailable_reason,
         extra_check=lambda problem: unsupported_reason("int8", problem.device, problem.dtype, problem.head_dim),
         exact=False,
+        packages=PACKAGES,
     ),
 )

@@ -1,12 +1,11 @@
-"""Attention kernels in Triton, and the Python side that launches them.
+"""Attention kernels in Triton, and the functions that launch them.
 
-Importing this needs torch alone; Triton is imported at the first launch. Which kernel serves a call is not decided
-here.
+Importing this needs torch alone; Triton is imported at the first launch. Nothing here chooses among the kernels.
 """
 
 from .availability import architecture_of, unavailable_reason, unsupported_reason
 from .configs import SHIPPED, Config, config_for
-from .launch import attend_int8, attend_pointer, attend_tma, why_no_descriptor
+from .launch import attend_int8, attend_pointer, attend_tma, descriptor_error
 
 __all__ = [
     "SHIPPED",
@@ -16,7 +15,7 @@ __all__ = [
     "attend_pointer",
     "attend_tma",
     "config_for",
+    "descriptor_error",
     "unavailable_reason",
     "unsupported_reason",
-    "why_no_descriptor",
 ]

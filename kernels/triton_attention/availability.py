@@ -1,4 +1,4 @@
-"""Whether a Triton kernel can serve a device, and if not, why: in words a user understands. Needs torch alone."""
+"""Reasons, for users, why a Triton kernel cannot be used on a device. Needs torch alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .configs import HEAD_DIMS, config_for
 OLDEST_TRITON = (3, 6)
 
 
-def interpreted() -> bool:
-    """Whether Triton interprets kernels on the CPU; it decides that when a kernel is first imported."""
+def is_interpreted() -> bool:
+    """Tell whether Triton interprets kernels on the CPU. It reads the variable when a kernel is first imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
 def architecture_of(device: torch.device) -> str:
-    """ "sm90", "gfx942", …; "interpreter" for a CPU under TRITON_INTERPRET=1; "" for what Triton cannot serve."""
+    """Return "sm90", "gfx942", …; "interpreter" for a CPU under TRITON_INTERPRET=1; "" for other devices."""
     if device.type == "cpu":
-        return "interpreter" if interpreted() else ""
+        return "interpreter" if is_interpreted() else ""
     if device.type != "cuda":
         return ""
     if torch.version.hip:
@@ -32,7 +32,7 @@ def architecture_of(device: torch.device) -> str:
 
 @cache
 def unavailable_reason() -> str:
-    """Why Triton cannot be used in this process, "" if it can. Never raises."""
+    """Return why Triton cannot be used in this process; "" if it can. Never raises."""
     try:
         import triton
     except Exception as error:  # a broken installation may raise anything
@@ -43,7 +43,7 @@ def unavailable_reason() -> str:
         if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
             oldest = ".".join(map(str, OLDEST_TRITON))
             return f"Triton {triton.__version__} is older than {oldest}, the oldest these kernels are tested with"
-        if not interpreted():
+        if not is_interpreted():
             triton.runtime.driver.active.get_current_target()
     except Exception as error:
         return f"Triton finds no usable GPU driver: {error}"
@@ -51,13 +51,13 @@ def unavailable_reason() -> str:
 
 
 def unsupported_reason(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """Why the kernel `pointer`, `tma`, `int8` or `tiles` cannot serve such tensors, "" if it can."""
+    """Return why the kernel `pointer`, `tma`, `int8` or `tiles` cannot take such tensors; "" if it can."""
     architecture = architecture_of(device)
     if not architecture:
         return f"Triton kernels do not run on the device {device.type}"
     if reason := unavailable_reason():
         return reason
-    dtypes = _dtypes(architecture, kind)
+    dtypes = _supported_dtypes(architecture, kind)
     if dtype not in dtypes:
         return f"the {kind} kernel takes {' or '.join(map(_name, dtypes))}, not {_name(dtype)}"
     if head_dim not in HEAD_DIMS:
@@ -67,10 +67,10 @@ def unsupported_reason(kind: str, device: torch.device, dtype: torch.dtype, head
     return ""
 
 
-def _dtypes(architecture: str, kind: str) -> tuple[torch.dtype, ...]:
+def _supported_dtypes(architecture: str, kind: str) -> tuple[torch.dtype, ...]:
     if architecture != "interpreter":
         return torch.float16, torch.bfloat16
-    # Of bf16 the interpreter multiplies the bits.
+    # The interpreter multiplies the bits of bf16 as if they were integers.
     return (torch.float16,) if kind == "int8" else (torch.float16, torch.float32)
 
 

@@ -1,6 +1,6 @@
-"""Which tile shapes are shipped for which architecture, kernel and head size.
+"""Tile shapes of the kernels, by architecture, kernel and head size.
 
-Each compiles without register spills with the oldest supported Triton and with the newest one:
+All compile without register spills, with the oldest supported Triton and with the newest:
 tests/kernels/test_compile_shipped.py.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Config:
-    """block_m × block_n: queries and keys of one tile; warps per program; stages of the software pipeline."""
+    """Queries (block_m) and keys (block_n) of a tile, warps of a program, stages of the software pipeline."""
 
     block_m: int
     block_n: int
@@ -20,14 +20,14 @@ class Config:
     stages: int
 
 
-def options(config: Config) -> dict[str, int | bool]:
-    """The compiler's options. Fused multiply-add is asked for by name: its default depends on Triton's version."""
+def compile_options(config: Config) -> dict[str, int | bool]:
+    """Return the compiler's options. Fused multiply-add is stated: its default depends on Triton's version."""
     return {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
 
 
-QUANTISE = Config(64, 0, 4, 1)  # rows of a program of `quantise_rows`; it has no keys
+QUANTISE = Config(64, 0, 4, 1)  # of `quantise_rows`, which has no keys
 HEAD_DIMS = (64, 128)
-# For the interpreter small tiles: its time goes by operations and padding, and more tiles exercise more of a kernel.
+# The interpreter gets small tiles: its time grows with operations and padding, and more tiles test more of a kernel.
 _TABLE: dict[tuple[str, str], dict[int, Config]] = {
     ("interpreter", "pointer"): dict.fromkeys(HEAD_DIMS, Config(32, 32, 4, 1)),
     ("interpreter", "tiles"): dict.fromkeys(HEAD_DIMS, Config(64, 32, 4, 1)),
@@ -53,7 +53,7 @@ _TABLE: dict[tuple[str, str], dict[int, Config]] = {
     ("sm120", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
     ("sm120", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm120", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
-    # AMD: a software pipeline would hold the next tiles in registers.
+    # AMD: one stage, as a software pipeline would hold the next tiles in registers.
     ("gfx942", "pointer"): {64: Config(128, 64, 4, 1), 128: Config(128, 64, 4, 1)},
     ("gfx942", "tiles"): {64: Config(128, 32, 4, 1), 128: Config(128, 64, 4, 1)},
     # RDNA3 keeps the operands of its matrix instructions twice in registers: two warps to 16 rows.
@@ -72,16 +72,16 @@ SHIPPED: tuple[tuple[str, str, int], ...] = tuple(
 
 
 def config_for(architecture: str, kind: str, head_dim: int) -> Config | None:
-    """The configuration of a kernel: `pointer`, `tma`, `int8` or `tiles`; None where none is shipped."""
-    return _TABLE.get((_stand_in(architecture), kind), {}).get(head_dim)
+    """Return the configuration of the kernel `pointer`, `tma`, `int8` or `tiles`; None where none is shipped."""
+    return _TABLE.get((_nearest_shipped(architecture), kind), {}).get(head_dim)
 
 
 # AMD chips with the same matrix instructions and as many registers (gfx1102 has fewer: it would spill).
 SIBLINGS = {"gfx1101": "gfx1100", "gfx1200": "gfx1201"}
 
 
-def _stand_in(architecture: str) -> str:
-    """The architecture itself if it is shipped, else its sibling, or the nearest lower minor of NVIDIA's generation."""
+def _nearest_shipped(architecture: str) -> str:
+    """Return the architecture if it is shipped, else its sibling, or the next lower minor of NVIDIA's generation."""
     architecture = SIBLINGS.get(architecture, architecture)
     shipped = {name for name, _ in _TABLE}
     match = re.fullmatch(r"sm(\d+)(\d)", architecture)

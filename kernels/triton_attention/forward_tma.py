@@ -1,6 +1,7 @@
-"""Attention forward for Hopper: K and V by tensor descriptors (TMA), which spares the registers of their addresses.
+"""Attention forward for Hopper: K and V by tensor descriptors (TMA), which saves the registers of their addresses.
 
-Descriptors are made by the host, so no scratch allocator is set for the whole process. Queries come by pointer loads.
+The host makes the descriptors: in-kernel descriptors need a scratch allocator for the whole process. Queries are loaded
+by pointers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def attend_forward_tma(
 ):
     """As `attend_forward`; k and v are descriptors of `[B, N, H, D]` with blocks `[1, BLOCK_N, 1, D]`.
 
-    A descriptor fills what lies beyond N with zeros, so foreign memory is never read and only scores are masked.
+    A descriptor fills rows beyond N with zeros, so foreign memory is never read and only scores are masked.
     """
     row_tile = tl.program_id(0)
     head_idx = tl.program_id(1)

@@ -1,8 +1,8 @@
-"""Attention forward with int8 scores and fp16 sums of values, for GeForce cards, where these run four times and twice
-as fast as products with fp32 sums.
+"""Attention forward for GeForce cards: int8 scores and fp16 sums of values, four times and twice as fast there as
+products with fp32 sums.
 
-The method of SageAttention (Zhang et al., ICLR 2025), with finer scales: K minus its mean over tokens, one scale per
-row of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
+The method of SageAttention (Zhang et al., ICLR 2025), with finer scales: K minus its mean over tokens, a scale per row
+of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def quantise_rows(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """codes, int8 `[B, T, H, D]`, and scales, fp32 `[B, H, T]`: (x − offset) · factor ≈ codes · scales.
+    """Write codes, int8 `[B, T, H, D]`, and scales, fp32 `[B, H, T]`: (x − offset) · factor ≈ codes · scales.
 
     x `[B, T, H, D]`, last stride 1; offset fp32 `[B, H, D]` or None. With direction, fp32 `[B, H, D]`, also
     projection, fp32 `[B, H, T]`: the product of each row and the direction · factor.
@@ -48,14 +48,44 @@ def quantise_rows(
     if direction is not None:
         product = tl.sum(values * tl.load(direction + head_idx * HEAD_DIM + dims)[None, :], 1)
         tl.store(projection + head_idx * count + rows, product * factor, mask=present)
-    # A row of zeros gets any scale but zero.
+    # A row of zeros needs a scale that is not zero.
     scale = tl.maximum(tl.max(tl.abs(values), 1), 1e-20) / 127.0
     scaled = values / scale[:, None]
-    # Conversion truncates: half away from zero first. |scaled| ≤ 127, so nothing overflows.
+    # Conversion truncates, so half is added away from zero. |scaled| ≤ 127: nothing overflows.
     rounded = (scaled + tl.where(scaled < 0.0, -0.5, 0.5)).to(tl.int8)
     codes_at = codes + (((batch * count + rows) * heads + head) * HEAD_DIM)[:, None] + dims[None, :]
     tl.store(codes_at, rounded, mask=present[:, None])
     tl.store(scales + head_idx * count + rows, scale * factor, mask=present)
+
+
+@triton.jit
+def attend_block_int8(q_tile, q_scale, k_rows, k_scales, v_rows, first, keys, acc, top, total):
+    """Attend to the block of keys from key `first` on: returns acc, top and total (see `softmax_step`) after it.
+
+    k_rows, v_rows: as in `forward.attend_block`; k_scales: pointer to the scales of a head; keys: how many there are,
+    None where the block does not reach beyond them.
+    """
+    start = tl.cast(first, tl.int64)
+    k_head, k_stride, k_offsets = k_rows
+    v_head, v_stride, v_offsets = v_rows
+    columns = tl.arange(0, k_offsets.shape[1])
+    if keys is None:
+        k_tile = tl.load(k_head + start * k_stride + k_offsets)
+        k_scale = tl.load(k_scales + first + columns)
+    else:
+        present = first + columns < keys
+        k_tile = tl.load(k_head + start * k_stride + k_offsets, mask=present[None, :], other=0)
+        k_scale = tl.load(k_scales + first + columns, mask=present, other=0.0)
+    scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
+    if keys is not None:
+        scores = tl.where(present[None, :], scores, float("-inf"))
+    weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
+    if keys is None:
+        v_tile = tl.load(v_head + start * v_stride + v_offsets)
+    else:
+        v_tile = tl.load(v_head + start * v_stride + v_offsets, mask=present[:, None], other=0.0)
+    acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+    return acc, top, total
 
 
 @triton.jit(do_not_specialize=["queries", "keys", "heads"])
@@ -79,10 +109,10 @@ def attend_forward_int8(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """As `attend_forward`, from what `quantise_rows` made of q (scale · log2(e) in its scales) and of k.
+    """As `attend_forward`, from the codes and scales of q (its scales times scale · log2(e)) and of k.
 
-    v is fp16, v_scales fp32 `[B, H, D]` are multiplied into the output, and shift fp32 `[B, H, M]` (may be None) is
-    added to the log-sum-exp, in base 2: what subtracting the mean of K took from the scores.
+    v is fp16; the output is multiplied by v_scales, fp32 `[B, H, D]`. shift, fp32 `[B, H, M]` or None, is added to the
+    log-sum-exp in base 2: it undoes the subtraction of K's mean.
     """
     row_tile = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
@@ -100,31 +130,17 @@ def attend_forward_int8(
     k_head = k_codes + (batch * keys * heads + head) * HEAD_DIM
     v_head = v + batch * v_stride_batch + head * v_stride_head
     k_scale_head = k_scales + head_idx * keys
-    k_tile_offsets = (columns.to(tl.int64) * row_stride)[None, :] + dims[:, None]
-    v_tile_offsets = (columns.to(tl.int64) * v_stride_row)[:, None] + dims[None, :]
+    k_rows = (k_head, row_stride, (columns.to(tl.int64) * row_stride)[None, :] + dims[:, None])
+    v_rows = (v_head, v_stride_row, (columns.to(tl.int64) * v_stride_row)[:, None] + dims[None, :])
 
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     whole = keys // BLOCK_N * BLOCK_N
     if whole < keys:
-        start = tl.cast(whole, tl.int64)
-        present = whole + columns < keys
-        k_tile = tl.load(k_head + start * row_stride + k_tile_offsets, mask=present[None, :], other=0)
-        k_scale = tl.load(k_scale_head + whole + columns, mask=present, other=0.0)
-        scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
-        scores = tl.where(present[None, :], scores, float("-inf"))
-        weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
-        v_tile = tl.load(v_head + start * v_stride_row + v_tile_offsets, mask=present[:, None], other=0.0)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+        acc, top, total = attend_block_int8(q_tile, q_scale, k_rows, k_scale_head, v_rows, whole, keys, acc, top, total)
     for first in range(0, whole, BLOCK_N):
-        start = tl.cast(first, tl.int64)
-        k_tile = tl.load(k_head + start * row_stride + k_tile_offsets)
-        k_scale = tl.load(k_scale_head + first + columns)
-        scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
-        weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
-        v_tile = tl.load(v_head + start * v_stride_row + v_tile_offsets)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
+        acc, top, total = attend_block_int8(q_tile, q_scale, k_rows, k_scale_head, v_rows, first, None, acc, top, total)
 
     acc = acc * tl.load(v_scales + head_idx * HEAD_DIM + dims)[None, :]
     row_shift = 0.0

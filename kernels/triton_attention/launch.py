@@ -1,6 +1,6 @@
 """Launches the Triton kernels.
 
-Needs torch alone at import. Launches do not wait for the device, so they may be recorded into a CUDA graph.
+Needs torch alone at import. Launches do not wait for the device, so a CUDA graph may capture them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..key_tiles import KEY_TILE, QUERY_TILE, KeyTiles
 from .availability import architecture_of, unsupported_reason
-from .configs import QUANTISE, Config, config_for, options
+from .configs import QUANTISE, Config, compile_options, config_for
 
 if TYPE_CHECKING:
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 LOG2_E = math.log2(math.e)
 
 
-def _config(kind: str, q: Tensor) -> Config:
+def _shipped_config(kind: str, q: Tensor) -> Config:
     config = config_for(architecture_of(q.device), kind, q.shape[-1])
     if config is None:
         raise ValueError(unsupported_reason(kind, q.device, q.dtype, q.shape[-1]))
     return config
 
 
-def _factor(scale: float) -> float:
-    """What turns products into scores in base 2. The running maximum is taken before it is applied: it keeps order."""
+def _base2_scale(scale: float) -> float:
+    """Return the factor from products q kᵀ to scores in base 2. It must be positive: maxima are taken before it."""
     if scale <= 0.0:
         raise ValueError(f"the scale of attention scores must be positive, not {scale}")
     return scale * LOG2_E
 
 
-def _on(device: torch.device) -> AbstractContextManager:
-    """Triton launches on the current device, whatever device the tensors are on."""
+def _device_context(device: torch.device) -> AbstractContextManager:
+    """Make the tensors' device current: Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _outputs(q: Tensor, need_lse: bool) -> tuple[Tensor, Tensor | None]:
+def _allocate_outputs(q: Tensor, need_lse: bool) -> tuple[Tensor, Tensor | None]:
     batch, queries, heads, _ = q.shape
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device) if need_lse else None
     return torch.empty(q.shape, dtype=q.dtype, device=q.device), lse
 
 
 def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    """The strides of batch, row and head. The last one is 1, which the kernels rely on."""
+    """Return the strides of batch, row and head. Raises ValueError unless the last stride is 1, as kernels assume."""
     for tensor in tensors:
         if tensor.stride(-1) != 1:
             raise ValueError(f"q, k and v must be contiguous in their last dimension: strides {tensor.stride()}")
@@ -65,25 +65,25 @@ def attend_pointer(
     key_tiles: KeyTiles | None = None,
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """softmax(q kᵀ · scale) v with pointer loads, over the listed tiles of keys if `key_tiles` is given.
+    """Compute softmax(q kᵀ · scale) v with pointer loads, over all keys or the listed tiles of keys.
 
-    q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1, scale > 0; out `[B, M, H, D]` contiguous, lse fp32
-    `[B, H, M]`, natural log. `config` replaces the shipped one. Raises ValueError with
-    the reason where there is one not to.
+    q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1, scale > 0. Returns out `[B, M, H, D]`, contiguous, and the
+    natural log-sum-exp, fp32 `[B, H, M]`. config replaces the shipped configuration. Raises ValueError where the
+    kernel cannot take such tensors.
     """
     from .forward import attend_forward
 
-    config = config or _config("pointer" if key_tiles is None else "tiles", q)
+    config = config or _shipped_config("pointer" if key_tiles is None else "tiles", q)
     batch, queries, heads, head_dim = q.shape
     strides = _strides(q, k, v)
-    out, lse = _outputs(q, need_lse)
+    out, lse = _allocate_outputs(q, need_lse)
     counts, tiles, query_tiles, length = None, None, 0, 0
     if key_tiles is not None:
         if QUERY_TILE % config.block_m or KEY_TILE % config.block_n:
             raise ValueError(f"{config} does not divide tiles of {QUERY_TILE} queries and {KEY_TILE} keys")
         counts, tiles = key_tiles.counts.contiguous(), key_tiles.tiles.contiguous()
         query_tiles, length = tiles.shape[-2:]
-    with _on(q.device):
+    with _device_context(q.device):
         attend_forward[(-(-queries // config.block_m), heads, batch)](
             q,
             k,
@@ -92,7 +92,7 @@ def attend_pointer(
             lse,
             counts,
             tiles,
-            _factor(scale),
+            _base2_scale(scale),
             queries,
             k.shape[1],
             heads,
@@ -104,7 +104,7 @@ def attend_pointer(
             BLOCK_N=config.block_n,
             QUERY_TILE=QUERY_TILE,
             KEY_TILE=KEY_TILE,
-            **options(config),
+            **compile_options(config),
         )
     return out, lse
 
@@ -112,20 +112,20 @@ def attend_pointer(
 def attend_tma(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, config: Config | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """As `attend_pointer`, with K and V by tensor descriptors. Raises ValueError for what `why_no_descriptor` names."""
+    """As `attend_pointer`, with K and V by tensor descriptors. Raises ValueError also with a `descriptor_error`."""
     from .forward_tma import attend_forward_tma
 
-    config = config or _config("tma", q)
+    config = config or _shipped_config("tma", q)
     batch, queries, heads, head_dim = q.shape
-    out, lse = _outputs(q, need_lse)
-    with _on(q.device):
+    out, lse = _allocate_outputs(q, need_lse)
+    with _device_context(q.device):
         attend_forward_tma[(-(-queries // config.block_m), heads, batch)](
             q,
             _descriptor(k, config.block_n),
             _descriptor(v, config.block_n),
             out,
             lse,
-            _factor(scale),
+            _base2_scale(scale),
             queries,
             k.shape[1],
             heads,
@@ -133,13 +133,13 @@ def attend_tma(
             HEAD_DIM=head_dim,
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
-            **options(config),
+            **compile_options(config),
         )
     return out, lse
 
 
-def why_no_descriptor(tensor: Tensor) -> str:
-    """Why TMA cannot load `[B, N, H, D]`, "" if it can (CUDA driver API, cuTensorMapEncodeTiled)."""
+def descriptor_error(tensor: Tensor) -> str:
+    """Return why TMA cannot load `[B, N, H, D]`; "" if it can (CUDA driver API, cuTensorMapEncodeTiled)."""
     if tensor.data_ptr() % 16:
         return "its first element is not aligned to 16 bytes"
     if tensor.stride(-1) != 1:
@@ -154,10 +154,10 @@ def why_no_descriptor(tensor: Tensor) -> str:
 def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    if reason := why_no_descriptor(tensor):
+    if reason := descriptor_error(tensor):
         raise ValueError(f"TMA cannot load the tensor: {reason}")
     head_dim = tensor.shape[-1]
-    # torch leaves the stride of a dimension of size 1 free; the hardware does not.
+    # In torch the stride of a dimension of size 1 may be anything; the hardware checks it.
     strides = [tensor.stride(dim) if tensor.shape[dim] > 1 else head_dim for dim in range(3)]
     return TensorDescriptor(tensor, list(tensor.shape), [*strides, 1], [1, rows, 1, head_dim])
 
@@ -165,17 +165,17 @@ def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
 def attend_int8(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, config: Config | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """As `attend_pointer` with int8 scores: approximate, within what its tests state; lse is that of q kᵀ itself."""
+    """As `attend_pointer`, with int8 scores: approximate, within the tolerances of its tests."""
     from .int8 import attend_forward_int8
 
-    config = config or _config("int8", q)
+    config = config or _shipped_config("int8", q)
     batch, queries, heads, head_dim = q.shape
     _strides(q, k, v)
-    out, lse = _outputs(q, need_lse)
-    with _on(q.device):
-        # Subtracting the same vector from all keys changes no softmax, and takes away what most costs int8 its range.
+    out, lse = _allocate_outputs(q, need_lse)
+    with _device_context(q.device):
+        # Subtracting one vector from all keys changes no softmax and leaves int8 a smaller range to cover.
         mean = k.mean(1, dtype=torch.float32)
-        q_codes, q_scales, shift = _quantise(q, _factor(scale), direction=mean if need_lse else None)
+        q_codes, q_scales, shift = _quantise(q, _base2_scale(scale), direction=mean if need_lse else None)
         k_codes, k_scales, _ = _quantise(k, 1.0, offset=mean)
         v_half, v_scales = _half_values(v)
         attend_forward_int8[(-(-queries // config.block_m), heads, batch)](
@@ -195,7 +195,7 @@ def attend_int8(
             HEAD_DIM=head_dim,
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
-            **options(config),
+            **compile_options(config),
         )
     return out, lse
 
@@ -203,7 +203,7 @@ def attend_int8(
 def _quantise(
     x: Tensor, factor: float, offset: Tensor | None = None, direction: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Codes, scales and projection of `quantise_rows`."""
+    """Return codes, scales and projection of `quantise_rows`."""
     from .int8 import quantise_rows
 
     batch, count, heads, head_dim = x.shape
@@ -223,16 +223,16 @@ def _quantise(
         *_strides(x),
         HEAD_DIM=head_dim,
         BLOCK=QUANTISE.block_m,
-        **options(QUANTISE),
+        **compile_options(QUANTISE),
     )
     return codes, scales, projection
 
 
 def _half_values(v: Tensor) -> tuple[Tensor, Tensor]:
-    """v in fp16 `[B, N, H, D]`, and what each channel was divided by, fp32 `[B, H, D]`.
+    """Return v in fp16 `[B, N, H, D]` and the divisor of each channel, fp32 `[B, H, D]`.
 
-    A tile's weights, each at most 1, sum values in fp16: 64 · 512 stays inside its range. Channels below that are
-    divided by 1, which changes nothing.
+    A tile sums 64 values in fp16 with weights of at most 1: up to 512 each, the sum stays in range. Channels within
+    that are divided by 1, which changes nothing.
     """
     largest = torch.linalg.vector_norm(v, math.inf, dim=1, dtype=torch.float32)
     scales = (largest / 512).clamp_(min=1.0)

@@ -1,1 +1,1 @@
-"""Pictures for the graph: a run's report and a search's results."""
+"""Plots for the graph: the report of a run and the results of a search."""

@@ -1,6 +1,6 @@
-"""What the pack's plots share: their size, their colours, text and round numbers. Pillow only.
+"""Parts of all plots: size, colours, text and round numbers. Pillow only.
 
-Drawn at twice the nominal size, so that a plot stays crisp when a graph is zoomed. Lengths named here are nominal ones.
+Plots are drawn at twice the nominal size, to stay sharp in a zoomed graph. Lengths named here are nominal.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SERIES = (
     (196, 104, 140),
     (92, 92, 96),
 )
-REUSE_STUB = 0.012  # a reuse step computes nothing; a sliver shows that it is there
+REUSE_STUB = 0.012  # height of the bar of a reuse step, which computes nothing
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale between two places in pixels; `low` lies at `start`."""
+    """A linear scale: values low...high at pixels start...end."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class Axis:
         return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Round values in it."""
+        """Return at most `most` + 1 round values on the scale."""
         step = next(size for size in _round_steps((self.high - self.low) / most) if size * most >= self.high - self.low)
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
@@ -57,7 +57,7 @@ def _round_steps(least: float) -> list[float]:
 
 
 def spread(places: Sequence[float], gap: float, least: float, most: float) -> list[float]:
-    """Places moved as little as need be to stand `gap` apart between two bounds; in the order given."""
+    """Move places as little as possible, so that they are `gap` apart within two bounds; in the given order."""
     order = sorted(range(len(places)), key=lambda number: places[number])
     moved = [min(max(place, least), most) for place in places]
     for before, number in pairwise(order):
@@ -70,13 +70,13 @@ def spread(places: Sequence[float], gap: float, least: float, most: float) -> li
 
 
 def new_plot() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty sheet and the pen for it."""
+    """Return an empty image and its drawing context."""
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
     return image, ImageDraw.Draw(image)
 
 
 def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, of a nominal size."""
+    """Return Pillow's own font at a nominal size."""
     try:
         return ImageFont.load_default(size * SCALE)
     except TypeError:  # an old Pillow has its default font in one size only
@@ -86,13 +86,13 @@ def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def text(
     draw: ImageDraw.ImageDraw, x: float, y: float, words: str, size: float = 11, anchor: str = "lm", fill: tuple = INK
 ) -> None:
-    """Words at a place in pixels."""
+    """Draw text at a place in pixels; size is nominal."""
     face = font(size)
     draw.text((x, y), words, fill, face, anchor=anchor if isinstance(face, ImageFont.FreeTypeFont) else None)
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 6, 8 times a power of ten, so that quarter ticks read well."""
+    """Round up to 1, 1.5, 2, 3, 4, 6 or 8 times a power of ten, so that quarters of it are round, too."""
     if value <= 0.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

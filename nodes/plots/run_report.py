@@ -1,4 +1,4 @@
-"""Draws a report: a bar per step for the share computed, coloured by kind, and a line for the seconds per call."""
+"""Draws a report: a bar per step for the computed share, coloured by kind, and a line for the seconds per call."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 66, 82, 78
 
 @dataclass(frozen=True)
 class Frame:
-    """The plot's inner rectangle in pixels and its two scales."""
+    """Inner rectangle of the plot in pixels, with its two scales."""
 
     left: float
     top: float
     right: float
     bottom: float
     steps: int
-    most_seconds: float
+    max_seconds: float
 
     def x(self, step: float) -> float:
         return self.left + (self.right - self.left) * step / self.steps
@@ -32,11 +32,11 @@ class Frame:
         return self.bottom - (self.bottom - self.top) * share
 
     def y_seconds(self, seconds: float) -> float:
-        return self.y_share(seconds / self.most_seconds)
+        return self.y_share(seconds / self.max_seconds)
 
 
 def draw_report(report: Report) -> Image.Image:
-    """The plot of a report as an RGB image."""
+    """Draw a report as an RGB image."""
     rows = step_rows(report)
     image, draw = new_plot()
     frame = Frame(
@@ -45,7 +45,7 @@ def draw_report(report: Report) -> Image.Image:
         right=(WIDTH - RIGHT) * SCALE,
         bottom=(HEIGHT - BOTTOM) * SCALE,
         steps=max(report.steps, len(rows), 1),
-        most_seconds=round_up(max((row.seconds for row in rows), default=1.0)),
+        max_seconds=round_up(max((row.seconds for row in rows), default=1.0)),
     )
     _titles(draw, report)
     _axes(draw, frame)
@@ -65,9 +65,9 @@ def _titles(draw: ImageDraw.ImageDraw, report: Report) -> None:
     detail = f"mode {report.mode or '-'}, {report.steps} steps, {report.model_seconds:.2f} s in the model"
     if report.cache_bytes:
         detail += f", cache {report.cache_bytes / 2**20:.1f} MiB ({report.cache_policy})"
-    promise = expected_from(report.expected)
-    if promise is not None:
-        detail += f", promised {promise.figures()}"
+    expected = expected_from(report.expected)
+    if expected is not None:
+        detail += f", promised {expected.figures()}"
     text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
 
 
@@ -77,7 +77,7 @@ def _axes(draw: ImageDraw.ImageDraw, frame: Frame) -> None:
         y = frame.y_share(share)
         draw.line((frame.left, y, frame.right, y), GRID, SCALE)
         text(draw, frame.left - 8 * SCALE, y, f"{share:.0%}", anchor="rm", fill=FAINT)
-        text(draw, frame.right + 8 * SCALE, y, _seconds(frame.most_seconds * share), fill=LINE)
+        text(draw, frame.right + 8 * SCALE, y, _format_seconds(frame.max_seconds * share), fill=LINE)
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if frame.steps / n <= 16)
     for step in range(every - 1, frame.steps, every):
         text(draw, frame.x(step + 0.5), frame.bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
@@ -115,5 +115,5 @@ def _legend(draw: ImageDraw.ImageDraw, kinds: set[str]) -> None:
         text(draw, x + 1.6 * side + 6 * SCALE, y, "seconds per call", 10.5)
 
 
-def _seconds(value: float) -> str:
+def _format_seconds(value: float) -> str:
     return "0" if value == 0.0 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""The real-server tier: one ComfyUI with the pack for all tests of a session."""
+"""The real-server tier: a ComfyUI with the pack for all tests of a session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small prompts in API format: the tiny model, accelerated, down to a report."""
+"""Small prompts in API format: the tiny model, accelerated, with a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real ComfyUI server with a copy of the pack, in temporary folders: what a user's browser talks to."""
+"""A real ComfyUI server with a copy of the pack, in temporary folders."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ FLAGS = (
     "sqlite:///:memory:",
 )
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
-INFO_PREFIX = re.compile(r"^\[INFO\] ", re.MULTILINE)  # other levels stay: they are trouble on any host
+INFO_PREFIX = re.compile(r"^\[INFO\] ", re.MULTILINE)  # other levels stay: they are problems on any host
 
 
 class ServerError(RuntimeError):
-    """The server refused or could not answer; the message carries what it said."""
+    """The server refused a request or could not answer; the message has its answer."""
 
 
 class PromptFailed(ServerError):
@@ -79,29 +79,29 @@ class ComfyServer:
 
     @property
     def log(self) -> str:
-        """All that the server has printed so far, the same from every host: newer ones add colours and levels."""
+        """The server's log so far, in one format: newer hosts add colours and levels."""
         file = self.base / "server.log"
         text = file.read_text("utf-8", errors="replace") if file.is_file() else ""
         return INFO_PREFIX.sub("", COLOUR.sub("", text))
 
     def object_info(self) -> dict[str, Any]:
-        """The definition of every node, by id."""
+        """Return the definition of every node, by id."""
         return self.get_json("/object_info")
 
     def queue(self, prompt: dict[str, Any], seconds: float = 300) -> dict[str, Any]:
-        """Runs a prompt (API format) and returns its history entry.
+        """Run a prompt (API format) and return its history entry.
 
-        Raises ServerError when it is refused, PromptFailed or PromptInterrupted when it does not end well, and
+        Raises ServerError when it is refused, PromptFailed or PromptInterrupted when it fails or is interrupted, and
         TimeoutError after `seconds`.
         """
         return self.wait(self.submit(prompt), seconds)
 
     def submit(self, prompt: dict[str, Any]) -> str:
-        """Puts a prompt into the queue and returns its id; raises ServerError when validation refuses it."""
+        """Queue a prompt and return its id; raises ServerError when validation refuses it."""
         return json.loads(self._request("/prompt", {"prompt": prompt}))["prompt_id"]
 
     def wait(self, prompt_id: str, seconds: float = 300) -> dict[str, Any]:
-        """Waits for a submitted prompt; returns and raises as `queue` does."""
+        """Wait for a submitted prompt; returns and raises as `queue` does."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if entry := self.get_json(f"/history/{prompt_id}").get(prompt_id):
@@ -110,24 +110,24 @@ class ComfyServer:
         raise TimeoutError(f"prompt {prompt_id} still runs after {seconds} s; the log ends:\n{self.log[-3000:]}")
 
     def interrupt(self) -> None:
-        """Interrupts the running prompt, as the user's cancel button does."""
+        """Interrupt the running prompt, as the user's cancel button does."""
         self._request("/interrupt", {})
 
     def view(self, filename: str, subfolder: str = "", folder: str = "output") -> bytes:
-        """The content of a file in the output, temp or input folder, as the browser gets it."""
+        """Return the content of a file in the output, temp or input folder, as the browser gets it."""
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": folder})
         return self._request(f"/view?{query}")
 
     def get_json(self, path: str) -> Any:
-        """The JSON answer to a GET request."""
+        """Return the JSON answer to a GET request."""
         return json.loads(self._request(path))
 
     def get(self, path: str) -> bytes:
-        """The answer to a GET request, for example a help page."""
+        """Return the answer to a GET request, for example a help page."""
         return self._request(path)
 
     def stop(self) -> None:
-        """Ends the server and removes its folders."""
+        """Stop the server and remove its folders."""
         if self._process and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -138,13 +138,13 @@ class ComfyServer:
         shutil.rmtree(self.base, ignore_errors=True)
 
     def crash(self) -> None:
-        """Ends the server as a power cut does: it has no chance to write anything."""
+        """Kill the server as a power cut does: it cannot write anything."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
     def restart(self) -> None:
-        """Starts the server again on the folders that it left."""
+        """Start the server again on the folders that it left."""
         self.crash()
         self._start()
 
@@ -172,7 +172,7 @@ class ComfyServer:
         raise ServerError(f"ComfyUI does not listen after {self._start_seconds} s; its log ends:\n{self.log[-3000:]}")
 
     def _request(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        """GET, or POST with a JSON body. Raises ConnectionError while nobody listens."""
+        """Send GET, or POST with a JSON body. Raises ConnectionError while no server listens."""
         if self._process is None or self._process.poll() is not None:
             raise ServerError(f"ComfyUI is not running; its log ends:\n{self.log[-3000:]}")
         data = None if body is None else json.dumps(body).encode()
@@ -187,7 +187,7 @@ class ComfyServer:
 
 
 def _finished(entry: dict[str, Any]) -> dict[str, Any]:
-    """The history entry of a prompt that ended well; raises what happened otherwise."""
+    """Return the history entry of a prompt that succeeded. Raises PromptFailed or PromptInterrupted otherwise."""
     status = entry["status"]
     if status["status_str"] == "success":
         return entry

@@ -1,4 +1,4 @@
-"""What cannot work is refused with one error, in words a user can act on; where possible before anything runs."""
+"""Values that cannot work are refused with one error that a user can act on, if possible before anything runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ INLINE = {
     "unknown mode": (changed(mode="evil"), "mode 'evil'"),
     "unknown entry": (changed(code="print(1)"), "unknown entries 'code'"),
 }
-# What is refused, and words of the one error that tells so. The host's own words name the input and give its range.
+# Refused values, and words of the error. The host's own messages name the input and its range.
 ACCELERATE = {
     "budget too low": ({"budget": 0.05}, "smaller than min of 0.1.*budget"),
     "budget too high": ({"budget": 1.5}, "bigger than max of 1.0.*budget"),
@@ -102,9 +102,9 @@ SCALES = {
 
 @pytest.fixture
 def the_error(server: ComfyServer) -> Callable[[dict[str, Any], str], str]:
-    """Queues a prompt in which one value of one node cannot work, and returns what the user reads: one error."""
+    """Queue a prompt in which one value of a node cannot work, and return the only error that the user reads."""
 
-    def told(prompt: dict[str, Any], node_id: str) -> str:
+    def queue(prompt: dict[str, Any], node_id: str) -> str:
         try:
             server.wait(server.submit(prompt))
         except PromptFailed as error:
@@ -118,12 +118,12 @@ def the_error(server: ComfyServer) -> Callable[[dict[str, Any], str], str]:
             return f"{only['message']} {only['details']}"
         raise AssertionError("nothing was refused")
 
-    return told
+    return queue
 
 
 @pytest.fixture
 def refusal(server: ComfyServer) -> Callable[[dict[str, Any]], str]:
-    """Queues a prompt that must be refused before anything runs, and returns the one error of the one bad node."""
+    """Queue a prompt that must be refused before anything runs, and return the only error of the bad node."""
 
     def submit(prompt: dict[str, Any]) -> str:
         before = server.log.count("got prompt")
@@ -168,7 +168,7 @@ def test_a_bad_scale_of_the_view_is_one_error(scale: Any, message: str, the_erro
     assert re.search(message, the_error(prompt, "view"))
 
 
-def test_an_unknown_schedule_names_those_like_it_and_the_user_s_own(server: ComfyServer, refusal: Callable) -> None:
+def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: ComfyServer, refusal: Callable) -> None:
     assert refusal(accelerated(schedule="nowhere")).endswith("You have saved none yet.")
     folder = server.base / "user" / "astraea" / "schedules"
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def test_an_unknown_schedule_names_those_like_it_and_the_user_s_own(server: Comf
 
 
 def test_a_schedule_that_is_not_used_is_no_error(server: ComfyServer) -> None:
-    """A workflow may carry its schedule, and the list name one of another machine."""
+    """A workflow may carry its schedule, and its list name a schedule of another machine."""
     prompt = accelerated(schedule="from another machine", astraea_schedule=["inline", 0])
     prompt["inline"] = node("AstraeaScheduleInline", schedule_json=json.dumps(GOOD))
     assert "good" in server.queue(prompt)["outputs"]["report"]["text"][0]
@@ -217,12 +217,12 @@ def test_a_name_with_folders_is_not_saved(server: ComfyServer, refusal: Callable
     assert "another name" in refusal(prompt)
 
 
-def test_a_list_that_no_longer_has_the_name_says_so(refusal: Callable) -> None:
+def test_loading_a_schedule_that_is_gone_says_so(refusal: Callable) -> None:
     assert "There is no schedule named 'gone'" in refusal(loaded("gone"))
 
 
 @pytest.mark.parametrize("links", [["latents_a"], ["images_a", "images_b", "latents_a"], []])
-def test_compare_wants_one_pair(links: list[str], the_error: Callable) -> None:
+def test_compare_needs_one_pair(links: list[str], the_error: Callable) -> None:
     prompt = accelerated()
     del prompt["report"]
     sources = {"images_a": ["view", 0], "images_b": ["view", 0], "latents_a": ["size", 0]}

@@ -1,4 +1,4 @@
-"""What happens in the first seconds: ComfyUI loads the pack, silently, and shows its nodes."""
+"""The first seconds: ComfyUI loads the pack without messages and lists its nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NODES = {
     "AstraeaDemoView",
 }
 
-# ComfyUI's log has no levels: trouble is recognised by its words, and by traceback lines with the pack's path.
+# ComfyUI's log has no levels: problems are recognised by words, and by traceback lines with the pack's path.
 TROUBLE = re.compile(r"error|warn|fail|exception|cannot|deprecat|skipp|unable|missing|File \"", re.IGNORECASE)
 
 
@@ -32,14 +32,14 @@ def test_nodes_are_known_under_the_folder_name(server: ComfyServer) -> None:
 
 
 def test_the_log_has_no_trouble_that_mentions_the_pack(server: ComfyServer) -> None:
-    started = server.log.split("got prompt")[0]  # later on other tests provoke trouble
+    started = server.log.split("got prompt")[0]  # later other tests provoke errors
     lines = [line for line in started.splitlines() if re.search("astraea", line, re.IGNORECASE)]
     assert [line for line in lines if TROUBLE.search(line)] == []
     assert any(re.search(rf"seconds: .*{re.escape(PACK_FOLDER)}$", line) for line in lines), "it was not loaded at all"
 
 
 def test_no_folder_of_the_pack_is_among_the_user_s_model_folders(server: ComfyServer) -> None:
-    """Names that begin with "a" sort first: every new Load Diffusion Model would begin with the toy."""
+    """Names that begin with "a" sort first: every new Load Diffusion Model would select the demo model."""
     for kind in set(server.get_json("/models")) - {"custom_nodes"}:
         assert [name for name in server.get_json(f"/models/{kind}") if "astraea" in name.lower()] == []
     (listed, *_) = server.object_info()["UNETLoader"]["input"]["required"]["unet_name"]

@@ -1,4 +1,4 @@
-"""What the nodes do when they are wired together: schedules travel, modes run, every part explains itself."""
+"""The nodes linked together: schedules are passed on, modes run, every input and output is explained."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_saved_schedule_can_be_loaded_and_chosen(server: ComfyServer) -> None:
         "inline": node("AstraeaScheduleInline", schedule_json=json.dumps(SCHEDULE)),
         "save": node("AstraeaScheduleSave", schedule=["inline", 0], name="kept", overwrite=False),
     }
-    (told,) = server.queue(saving)["outputs"]["save"]["text"]
-    assert told == f"Saved as {server.base / 'user' / 'astraea' / 'schedules' / 'kept.json'}"
+    (shown,) = server.queue(saving)["outputs"]["save"]["text"]
+    assert shown == f"Saved as {server.base / 'user' / 'astraea' / 'schedules' / 'kept.json'}"
     assert "kept" in server.object_info()["AstraeaAccelerate"]["input"]["required"]["schedule"][1]["options"]
     assert re.search(r"Schedule +kept ", report_of(server, accelerated(schedule="kept")))
 
@@ -97,17 +97,17 @@ ATTENTION = {
     "host": r"ComfyUI's attention_pytorch$",
     "cpu-tiles": r"'cpu-tiles', asked for$",
     "auto": r"(ComfyUI's attention_pytorch$|'[\w-]+', timed \d\.\d\dx as fast as ComfyUI's)",
-    "sage": r"(ComfyUI's attention_pytorch$|'[\w-]+', timed )",  # not on a CPU: it gives way
+    "sage": r"(ComfyUI's attention_pytorch$|'[\w-]+', timed )",  # not on a CPU: as auto
 }
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_the_report_tells_which_attention_served(attention: str, server: ComfyServer) -> None:
+def test_the_report_states_the_attention(attention: str, server: ComfyServer) -> None:
     text = report_of(server, accelerated(mode="uniform", attention=attention))
     assert re.search(rf"^Attention +{ATTENTION[attention]}", text, re.MULTILINE), text
 
 
-def test_an_attention_that_gives_way_is_told_in_the_log(server: ComfyServer) -> None:
+def test_the_log_states_an_attention_that_cannot_run(server: ComfyServer) -> None:
     server.queue(accelerated(mode="uniform", attention="flash-attn-3"))
     assert "attention 'flash-attn-3' cannot be used and another is: runs on cuda, not on cpu" in server.log
 

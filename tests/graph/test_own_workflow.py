@@ -1,4 +1,4 @@
-"""The measuring of a user's own workflow, as its command runs against a real server."""
+"""The command that measures a user's own workflow, against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quick start as a user runs it: the shipped workflow, through the real server, on the tiny model."""
+"""The quick start: the shipped workflow, through a real server, on the tiny model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Finished:
-    """The prompt as it was queued, and what each of its output nodes showed."""
+    """The prompt that was queued, and the outputs of its output nodes."""
 
     prompt: dict[str, Any]
     outputs: dict[str, Any]
@@ -42,7 +42,7 @@ def test_both_clips_come_out_as_animations(finished: Finished, server: ComfyServ
     assert [(clip.format, clip.size, clip.n_frames) for clip in clips] == [("WEBP", (256, 256), 6)] * 2
 
 
-def test_the_clips_show_something(finished: Finished, server: ComfyServer) -> None:
+def test_the_clips_are_not_plain(finished: Finished, server: ComfyServer) -> None:
     for shown in finished.shown_by("SaveAnimatedWEBP"):
         ranges = picture(server, shown).convert("RGB").getextrema()
         assert max(high - low for low, high in ranges) > 60, "the frame is a plain surface"
@@ -72,7 +72,7 @@ def test_the_comparison_finds_the_clips_close(finished: Finished) -> None:
     assert len(comparison["images"]) == 6
 
 
-def test_queueing_again_samples_nothing_anew(finished: Finished, server: ComfyServer) -> None:
+def test_queueing_again_samples_nothing_again(finished: Finished, server: ComfyServer) -> None:
     before = server.log.count("Astraea: 30 steps")
     server.queue(finished.prompt)
     assert server.log.count("Astraea: 30 steps") == before

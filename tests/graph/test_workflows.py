@@ -16,7 +16,7 @@ from workflow import WORKFLOWS, ids_of, load, real_nodes, to_prompt, widgets
 NAMES = sorted(path.name for path in WORKFLOWS.glob("*.json"))
 LOADERS = {"UNETLoader", "CLIPLoader", "VAELoader"}
 FRAMES = {"width": 64, "height": 64, "batch_size": 5, "color": 0}
-# The widgets that values in the workflows stand for, by their place: those that the nodes of all hosts begin with.
+# Widgets of the values in the workflows, by place: the first widgets of these nodes on all hosts.
 STANDS_FOR = {
     "CLIPLoader": ["clip_name", "type", "device"],
     "CLIPTextEncode": ["text"],

@@ -1,4 +1,4 @@
-"""Workflows as the editor saves them, turned into what it sends to the server when a user presses Run."""
+"""Converts workflows, as the editor saves them, to the prompts that it sends to the server."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 
 
 def load(name: str) -> dict[str, Any]:
-    """A shipped workflow."""
+    """Load a shipped workflow."""
     return json.loads((WORKFLOWS / name).read_text("utf-8"))
 
 
 def real_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    """The nodes that the server knows; notes and the like are the editor's own."""
+    """Return the nodes that the server knows: notes and the like are the editor's own."""
     return [node for node in workflow["nodes"] if node["type"] not in ONLY_IN_THE_EDITOR]
 
 
 def widgets(definition: dict[str, Any]) -> list[tuple[str | None, Any]]:
-    """The widgets of a node in the editor's order, with their defaults; None stands for 'control after generate'."""
+    """Return a node's widgets in the editor's order, with their defaults; None: 'control after generate'."""
     return list(_widgets(definition["input"]))
 
 
@@ -44,8 +44,9 @@ def _widgets(inputs: dict[str, Any], within: str = "") -> Iterator[tuple[str | N
 
 
 def to_prompt(workflow: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The workflow in API format. As in the editor, values belong to widgets by their place, and where a workflow has
-    fewer values than this host's node has widgets the last ones keep their defaults.
+    """Convert a workflow to API format.
+
+    As in the editor, values belong to widgets by their place, and widgets without a value keep their defaults.
     """
     origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt = {}
@@ -61,5 +62,5 @@ def to_prompt(workflow: dict[str, Any], definitions: dict[str, Any]) -> dict[str
 
 
 def ids_of(prompt: dict[str, Any], kind: str) -> list[str]:
-    """The ids of the nodes of one type, in the workflow's order."""
+    """Return the ids of the nodes of a type, in the workflow's order."""
     return [number for number, node in prompt.items() if node["class_type"] == kind]

@@ -1,4 +1,4 @@
-"""Which attention serves token steps: the host's with the user's override, unless another was timed clearly faster."""
+"""The attention of token steps: the host's with the user's override, unless a backend was timed clearly faster."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from astraea.nodes.report_text import report_text
 DEVICE = comfy.model_management.get_torch_device().type
 ON_CPU = DEVICE == "cpu"
 OWN, NOT_HERE = ("cpu-tiles", "flash-attn-3") if ON_CPU else ("triton", "cpu-tiles")
-# dB between two backends' results. In half precision sums differ more; that bound was never held against a GPU.
+# dB between two backends' results. In half precision sums differ more; that bound was never tested on a GPU.
 CLOSE = 80.0 if ON_CPU else 45.0
 
 
 @pytest.fixture(autouse=True)
-def _nothing_decided_yet(monkeypatch, tmp_path):
+def _no_choices_yet(monkeypatch, tmp_path):
     monkeypatch.setenv(autotune_cache.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.delenv(dispatch.ATTENTION_ENV, raising=False)
     monkeypatch.setattr(DISPATCHER, "_choices", {})
@@ -31,23 +31,23 @@ def _nothing_decided_yet(monkeypatch, tmp_path):
 
 @pytest.fixture
 def load_tiny(load_tiny):
-    """In a type that the pack's own kernel for the device takes."""
+    """The model in a dtype that the pack's own kernel for the device takes."""
     return lambda: load_tiny(torch.float32 if ON_CPU else torch.float16)
 
 
 @pytest.fixture
 def timed(monkeypatch):
-    """`timed(own=…, others=…)`: timings as given instead of measured; returns the list of races that were run."""
+    """`timed(own=…, others=…)`: given times instead of measured times; returns the backends of each timing."""
 
     def install(own, host=1.0, others=2.0):
         races = []
 
-        def milliseconds(backends, *tensors, **options):
+        def time_backends(backends, *tensors, **options):
             names = [backend.name for backend in backends]
             races.append(names)
             return {name: {OWN: own, HOST_NAME: host}.get(name, others) for name in names}
 
-        monkeypatch.setattr(autotune, "milliseconds", milliseconds)
+        monkeypatch.setattr(autotune, "time_backends", time_backends)
         return races
 
     return install
@@ -55,7 +55,7 @@ def timed(monkeypatch):
 
 @pytest.fixture
 def served(monkeypatch):
-    """Whether a log-sum-exp was asked for, for each call that the pack's own backend served, the self-test's apart."""
+    """need_lse of each call that the pack's own backend computed, without those of the self-test."""
     backend, calls = DISPATCHER.named(OWN), []
 
     def run(q, k, v, **options):
@@ -68,7 +68,7 @@ def served(monkeypatch):
     return calls
 
 
-def test_the_hosts_attention_serves_where_nothing_is_faster(load_tiny, timed, served):
+def test_the_hosts_attention_is_used_where_no_backend_is_faster(load_tiny, timed, served):
     races = timed(own=0.97)
     expected = sample(accelerated(load_tiny(), attention="host")[0])
     assert not races
@@ -82,7 +82,7 @@ def test_the_hosts_attention_serves_where_nothing_is_faster(load_tiny, timed, se
     assert not served
 
 
-def test_another_serves_where_it_was_timed_faster(load_tiny, timed, served):
+def test_a_backend_that_was_timed_faster_is_used(load_tiny, timed, served):
     races = timed(own=0.5)
     expected = sample(accelerated(load_tiny(), attention="host")[0])
     fast, handle = accelerated(load_tiny())
@@ -95,7 +95,7 @@ def test_another_serves_where_it_was_timed_faster(load_tiny, timed, served):
     assert len(races) == 1
 
 
-def test_what_timing_took_is_told_and_counts_once(load_tiny):
+def test_the_time_of_timing_is_reported_once(load_tiny):
     fast, handle = accelerated(load_tiny())
     sample(fast)
     first = last(handle)
@@ -125,7 +125,7 @@ def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, pref
     assert last(handle).attention == "another node's, through ComfyUI"
 
 
-def test_a_named_attention_serves(load_tiny, served):
+def test_a_named_attention_is_used(load_tiny, served):
     fast, handle = accelerated(load_tiny(), attention=OWN)
     result = sample(fast)
     assert served
@@ -133,7 +133,7 @@ def test_a_named_attention_serves(load_tiny, served):
     assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > CLOSE
 
 
-def test_a_named_attention_that_cannot_run_here_gives_way(load_tiny, timed, caplog):
+def test_a_named_attention_that_cannot_run_here_is_replaced(load_tiny, timed, caplog):
     timed(own=2.0)
     fast, handle = accelerated(load_tiny(), attention=NOT_HERE)
     sample(fast)
@@ -153,7 +153,7 @@ def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
     assert psnr(results["reference"], results[OWN]) > min(60.0, CLOSE)
 
 
-def test_what_breaks_while_sampling_is_replaced_and_the_run_goes_on(load_tiny, monkeypatch, caplog):
+def test_a_backend_that_fails_while_sampling_is_replaced_and_the_run_continues(load_tiny, monkeypatch, caplog):
     backend = DISPATCHER.named(OWN)
 
     def frail(q, k, v, **options):
@@ -165,7 +165,7 @@ def test_what_breaks_while_sampling_is_replaced_and_the_run_goes_on(load_tiny, m
     monkeypatch.setattr(DISPATCHER, "backends", tuple(own if b is backend else b for b in DISPATCHER.backends))
     result = sample(accelerated(load_tiny(), attention=OWN)[0])
     assert "an illegal memory access" in caplog.text
-    assert caplog.text.count("an illegal memory access") <= 2  # when it broke, and why the wish was not met after
+    assert caplog.text.count("an illegal memory access") <= 2  # when it failed, and why another is used after that
     assert psnr(sample(accelerated(load_tiny(), attention="host")[0]), result) > CLOSE
 
 

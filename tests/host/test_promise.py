@@ -12,7 +12,7 @@ from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
 from PIL import ImageChops
 from sampling import accelerated, last, sample
 
-from astraea.engine.report import ReportHandle
+from astraea.engine.report.data.data import ReportHandle
 from astraea.host.folders import user_schedule_folder
 from astraea.host.sampling.guiders import guidance_scale
 from astraea.host.sampling.patch_model import accelerate
@@ -20,7 +20,7 @@ from astraea.nodes.accelerate import TIPS, AstraeaAccelerate
 from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
 from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text
-from astraea.nodes.schedule_tooltips import MOST_LINES, schedule_tooltips
+from astraea.nodes.schedule_tooltips import MAX_LINES, schedule_tooltips
 from astraea.schedules import Forecast, Schedule, flow_sigmas, periodic, save
 
 STEPS = 12
@@ -135,15 +135,15 @@ def test_the_list_of_schedules_tells_what_saved_ones_promise() -> None:
 
 def test_the_newest_promises_come_first_and_follow_their_files(tmp_path) -> None:
     assert schedule_tooltips(tmp_path / "missing") == []
-    for number in range(MOST_LINES + 3):
+    for number in range(MAX_LINES + 3):
         save_at(tmp_path, found_schedule(f"s{number}"), 1000.0 + number)
     save_at(tmp_path, replace(found_schedule("silent"), provenance={}), 5000.0)
     names = [line.split()[0] for line in schedule_tooltips(tmp_path)]
-    assert names == [f"'s{MOST_LINES + 2 - number}'" for number in range(MOST_LINES)]
+    assert names == [f"'s{MAX_LINES + 2 - number}'" for number in range(MAX_LINES)]
     save_at(tmp_path, found_schedule("s0", speedup=3.0), 6000.0)
     assert schedule_tooltips(tmp_path)[0].startswith("'s0' promises 3.0x")
     (tmp_path / "s0.json").unlink()
-    assert schedule_tooltips(tmp_path)[0] == f"'s{MOST_LINES + 2}' {TOLD}"
+    assert schedule_tooltips(tmp_path)[0] == f"'s{MAX_LINES + 2}' {TOLD}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Backends that are easy to tell apart, for tests of what is chosen. Choices go into a folder of the test."""
+"""Backends that tests can distinguish. Choices are saved in a folder of the test."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def backend(name, run=attend_reference, **fields):
 
 
 def timed(monkeypatch, times, calls=None):
-    """Timings as given instead of measured."""
+    """Replace measured times by given times."""
 
-    def milliseconds(backends, *tensors, **options):
+    def time_backends(backends, *tensors, **options):
         if calls is not None:
             calls.append([b.name for b in backends])
         return {b.name: times[b.name] for b in backends}
 
-    monkeypatch.setattr(autotune, "milliseconds", milliseconds)
+    monkeypatch.setattr(autotune, "time_backends", time_backends)
 
 
 def off_by_a_little(q, k, v, *, scale, need_lse):
@@ -43,6 +43,6 @@ def off_by_a_little(q, k, v, *, scale, need_lse):
 
 
 def base_two(q, k, v, *, scale, need_lse):
-    """The log-sum-exp to the wrong base, as one library returned it."""
+    """Return the log-sum-exp in the wrong base, as one library did."""
     out, lse = attend_reference(q, k, v, scale=scale)
     return out, lse / torch.tensor(2.0).log()

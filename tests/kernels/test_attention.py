@@ -1,7 +1,6 @@
-"""Every backend that can run here agrees with a double-precision computation, on every device there is.
+"""Every backend that is found and can run here agrees with double precision, on every device of this machine.
 
-The cases are a grid of shapes, each there for a reason; tolerances are those of
-`kernels.backends.reference`.
+Tolerances are those of `kernels.backends.reference`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CASES = [  # batch, queries, keys, heads, head size: why
     (2, 17, 131, 3, 64),  # ragged, fewer queries than keys, several heads and rows
     (1, 1, 40, 2, 128),  # one query
     (1, 33, 300, 1, 128),  # ragged at the other head size
-    (1, 96, 160, 2, 96),  # a head size that only some take
+    (1, 96, 160, 2, 96),  # a head size that few kernels take
     (1, 700, 2100, 2, 128),  # several tiles of every backend
 ]
 KINDS = ["random", "peaked", "offset"]
@@ -52,10 +51,10 @@ def relative(found, expected):
     return ((found.cpu().double() - expected).norm() / expected.norm()).item()
 
 
-def capable(device, dtype, dim, **question_of):
-    """Names of the backends that can run; the self-test takes no part, so that a wrong backend fails here."""
-    question_of = Problem(torch.device(device), dtype, 1, 128, 256, 2, dim, **question_of)
-    return [backend for backend in DISPATCHER.backends if not backend.unsupported_reason(question_of)]
+def capable(device, dtype, dim):
+    """All backends that can run such calls, without asking the self-test: a wrong backend must fail here."""
+    call = Problem(torch.device(device), dtype, 1, 128, 256, 2, dim)
+    return [backend for backend in DISPATCHER.backends if not backend.unsupported_reason(call)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,25 +69,25 @@ def test_every_capable_backend_agrees_with_double_precision(device, case, dtype,
     for backend in backends:
         gives_lse = backend.constraints.lse
         out, lse = backend(q, k, v, scale=case[-1] ** -0.5, need_lse=gives_lse)
-        most, most_lse = OUTPUT_TOLERANCE[dtype], LSE_TOLERANCE
+        tolerance, lse_tolerance = OUTPUT_TOLERANCE[dtype], LSE_TOLERANCE
         if not backend.exact:
-            most, most_lse = FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE
+            tolerance, lse_tolerance = FAST_OUTPUT_TOLERANCE, FAST_LSE_TOLERANCE
         assert out.shape == q.shape, backend.name
         assert out.dtype == dtype, backend.name
-        assert relative(out, expected) <= most, backend.name
+        assert relative(out, expected) <= tolerance, backend.name
         again = backend(q, k, v, scale=case[-1] ** -0.5, need_lse=gives_lse)
         assert torch.equal(again[0], out), backend.name
         if gives_lse:
             assert lse.dtype == torch.float32, backend.name
             assert lse.shape == expected_lse.shape, backend.name
-            assert (lse.cpu().double() - expected_lse).abs().max() <= most_lse, backend.name
+            assert (lse.cpu().double() - expected_lse).abs().max() <= lse_tolerance, backend.name
             assert torch.equal(again[1], lse), backend.name
 
 
 @pytest.mark.parametrize("need_lse", [False, True], ids=["out", "lse"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_is_chosen_agrees_with_double_precision(device, dtype, need_lse):
+def test_the_chosen_backend_agrees_with_double_precision(device, dtype, need_lse):
     q, k, v = problem(CASES[5], dtype, "random", device)
     expected, expected_lse = exact(q, k, v)
     out, lse = attend(q, k, v, need_lse=need_lse)
@@ -126,7 +125,7 @@ def test_inputs_stay_as_they_are(layout):
             assert all(map(torch.equal, tensors, before)), backend.name
 
 
-def test_a_scale_of_its_own_is_kept_to():
+def test_another_scale_is_used():
     q, k, v = problem(CASES[1])
     expected, expected_lse = exact(q * 0.3 * 64**0.5, k, v)
     for backend in capable("cpu", torch.float32, 64):
@@ -135,7 +134,7 @@ def test_a_scale_of_its_own_is_kept_to():
         assert lse is None or (lse - expected_lse).abs().max() <= LSE_TOLERANCE, backend.name
 
 
-def test_reference_in_chunks_equals_the_reference_in_one(monkeypatch):
+def test_the_reference_is_the_same_in_chunks(monkeypatch):
     q, k, v = problem(CASES[1])
     whole = attend_reference(q, k, v)
     monkeypatch.setattr(reference, "CHUNK_SCORES", 2 * 3 * 131 * 5)
@@ -144,7 +143,7 @@ def test_reference_in_chunks_equals_the_reference_in_one(monkeypatch):
 
 
 def sparse(case):
-    """Tensors, a random mask of tiles in which one tile of queries has no keys and one has all, and its lists."""
+    """Tensors, a random mask of tiles in which one tile of queries has no keys and another has all, and its lists."""
     batch, queries, keys, heads, _ = case
     shape = (batch, heads, math.ceil(queries / QUERY_TILE), math.ceil(keys / KEY_TILE))
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4
@@ -157,12 +156,12 @@ def by_rows(mask, queries, keys):
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[5], (1, 256, 128, 2, 64)], ids=str)
-def test_lists_of_key_tiles_mask_what_is_not_listed(case, monkeypatch):
+def test_keys_that_are_not_listed_are_masked(case, monkeypatch):
     (q, k, v), mask, tiles = sparse(case)
     rows = by_rows(mask, q.shape[1], k.shape[1])
     assert torch.equal(tiles.mask(q.shape[1], k.shape[1]), rows)
     expected, expected_lse = exact(q, k, v, rows)
-    for chunk in (reference.CHUNK_SCORES, 1):  # one tile of queries at a time, too
+    for chunk in (reference.CHUNK_SCORES, 1):  # also in chunks of one tile of queries
         monkeypatch.setattr(reference, "CHUNK_SCORES", chunk)
         out, lse = attend(q, k, v, need_lse=True, key_tiles=tiles)
         assert relative(out, expected) <= 1e-5
@@ -173,7 +172,7 @@ def test_lists_of_key_tiles_mask_what_is_not_listed(case, monkeypatch):
         assert out.transpose(1, 2)[empty].eq(0).all()
 
 
-def test_entries_behind_a_list_are_ignored():
+def test_entries_after_a_list_are_ignored():
     (q, k, v), _, tiles = sparse(CASES[1])
     listed = torch.arange(tiles.tiles.shape[-1]) < tiles.counts.unsqueeze(-1)
     spoilt = KeyTiles(tiles.counts, torch.where(listed, tiles.tiles, torch.iinfo(torch.int32).max))

@@ -1,6 +1,6 @@
 """Every shipped configuration compiles for its device without spills, and each kernel with the oldest Triton as well.
 
-Needs no GPU: Triton compiles ahead of time, and its tools read what came out. What the code computes is another matter.
+Needs no GPU: Triton compiles ahead of time, and its tools read the code. Other tests run the kernels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHARED_LIMIT = {
     "gfx1100": 64 * KB,
     "gfx1201": 64 * KB,
 }
-MATRIX_UNIT = {  # what the matrix instructions of a device are called
+MATRIX_UNIT = {  # prefix of a device's matrix instructions
     "sm80": "HMMA",
     "sm86": "HMMA",
     "sm89": "HMMA",
@@ -65,14 +65,14 @@ class Job:
 
 
 def jobs() -> list[Job]:
-    """What is compiled: every configuration, but not all that cannot go wrong alone."""
+    """List all configurations once; variants only where registers are scarcest."""
     found = []
     for architecture, kind, head_dim in SHIPPED:
         amd = architecture.startswith("gfx")
         found.append(Job(architecture, kind, head_dim, "bf16"))
         if head_dim != 128:
-            continue  # what follows is compiled once, where registers are scarcest
-        # NVIDIA's registers do not depend on which of the two types it is.
+            continue  # variants are compiled for the larger head size, where registers are scarcest
+        # On NVIDIA devices fp16 and bf16 need the same registers.
         if amd or kind == "pointer":
             found.append(Job(architecture, kind, head_dim, "fp16"))
         # Without the log-sum-exp a kernel does strictly less.
@@ -80,12 +80,12 @@ def jobs() -> list[Job]:
             found.append(Job(architecture, kind, head_dim, "bf16", lse=False))
         if amd:
             found.append(Job(architecture, kind, head_dim, "bf16", large=True))
-    # Chips that use another's configurations.
+    # Devices that use another's configurations.
     return found + [Job(sibling, "pointer", 128, dtype) for sibling in SIBLINGS for dtype in ("bf16", "fp16")]
 
 
 def tritons() -> dict[str, str]:
-    """Version → the folder it lies in, "" for the one of this environment, which is the newest."""
+    """Return the folder of each version of Triton; "" for that of this environment, the newest."""
     found = {version("triton"): ""}
     if folder := os.environ.get(OLDEST_VARIABLE):
         found |= {found.version: folder for found in distributions(name="triton", path=[folder])}
@@ -93,7 +93,7 @@ def tritons() -> dict[str, str]:
 
 
 def jobs_for(triton: str) -> list[Job]:
-    """All of them for the newest Triton; for the oldest each kernel on each chip once, where registers are scarcest."""
+    """List all jobs for the newest Triton; for the oldest, each kernel on each device once, at the larger head size."""
     if not tritons()[triton]:
         return jobs()
     return [job for job in jobs() if job.head_dim == 128 and job.dtype == "bf16" and job.lse and not job.large]
@@ -109,7 +109,7 @@ def cases() -> list:
 
 @cache
 def compiled(triton: str) -> dict[Job, dict]:
-    """All its jobs with one version of Triton, in a process that finds that version first."""
+    """Compile all jobs of a version of Triton, in a process that finds that version first."""
     dropped = ("PYTHONPATH", "TRITON_INTERPRET")
     environment = {key: value for key, value in os.environ.items() if key not in dropped}
     if folder := tritons()[triton]:
@@ -151,5 +151,5 @@ def test_uses_the_matrix_units(triton, job):
 
 @pytest.mark.parametrize(("triton", "job"), cases())
 def test_products_of_two_variables_have_64_bits(triton, job):
-    """Rows times strides pass 2³¹ in long videos; only there a 32-bit product shows, as garbage."""
+    """Rows times strides pass 2³¹ in long videos; only there a 32-bit product gives wrong results."""
     assert result_of(triton, job)["narrow"] == []

@@ -1,4 +1,4 @@
-"""Attention inside torch.compile: one operator, whose fake tells the truth, and the same numbers as outside."""
+"""Attention inside torch.compile: one operator, whose fake gives the right shapes, and the same numbers as outside."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def test_compiled_as_one_graph_with_the_same_result(need_lse, sparse):
         assert found is None or torch.equal(found, expected)
 
 
-def test_other_numbers_of_selected_rows_need_no_further_compilation_than_torch_makes_anyway():
+def test_other_numbers_of_selected_rows_compile_once_for_all():
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda q, k, v: attend(q, k, v)[0], fullgraph=True, backend=counter)
     for queries in (16, 32, 48, 64, 80):
         q, k, v = tensors(queries)
         assert torch.equal(compiled(q, k, v), attend(q, k, v)[0])
-    assert counter.frame_count <= 2  # once as it came, once for any number of rows
+    assert counter.frame_count <= 2  # once for the first number of rows, once for any
 
 
 @pytest.mark.parametrize("need_lse", [False, True], ids=["out", "lse"])
-def test_the_operator_keeps_what_torch_asks_of_one(need_lse):
+def test_the_operator_passes_the_checks_of_torch(need_lse):
     q, k, v = tensors()
     torch.library.opcheck(_operator, (q, k, v, 0.125, need_lse, "auto"))
     packed = torch.randn(2, 130, 3, 2, 64, generator=GENERATOR)

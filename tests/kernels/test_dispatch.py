@@ -1,4 +1,4 @@
-"""Which backend serves: what passes the self-test, is accurate enough and was timed fastest; and what if not."""
+"""The choice of a backend: it passes the self-test, is accurate enough and was timed fastest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from astraea.kernels import (
     dispatch,
     selftest,
 )
-from astraea.kernels.dispatch import ATTENTION_ENV, Dispatcher, described
+from astraea.kernels.dispatch import ATTENTION_ENV, Dispatcher, describe_choice
 
 
 def test_the_fastest_is_chosen_by_real_timing():
@@ -36,18 +36,18 @@ def test_the_fastest_is_chosen_by_real_timing():
     assert choice.backend.name == "quick"
     assert choice.milliseconds["quick"] < choice.milliseconds["slow"]
     assert choice.ratio_to("slow") > 1.0
-    assert "reference" not in choice.milliseconds  # the last resort takes no part where there is another
+    assert "reference" not in choice.milliseconds  # the last resort is not timed where another backend can run
 
 
 @pytest.mark.parametrize(("own", "expected"), [(0.80, "own"), (0.97, "host"), (1.30, "host")])
-def test_the_hosts_attention_is_kept_unless_another_is_clearly_faster(monkeypatch, own, expected):
+def test_the_hosts_attention_is_kept_unless_a_backend_is_clearly_faster(monkeypatch, own, expected):
     timed(monkeypatch, {"own": own, "host": 1.0})
     host = backend("host")
     assert Dispatcher([backend("own")]).choose(Q, K, V, PROBLEM, host=host).backend.name == expected
     assert Dispatcher([backend("own")]).choose(Q, K, V, PROBLEM, "host", host).backend is host
 
 
-def test_what_is_less_accurate_takes_part_only_where_speed_is_asked_for(monkeypatch):
+def test_less_accurate_backends_are_used_only_under_fast(monkeypatch):
     timed(monkeypatch, {"coarse": 0.1, "exact": 1.0})
     dispatcher = Dispatcher([backend("coarse", off_by_a_little, exact=False), backend("exact")])
     choice = dispatcher.choose(Q, K, V, PROBLEM)
@@ -71,7 +71,7 @@ def test_a_choice_is_kept_for_calls_of_the_same_kind_and_for_later_processes(mon
     assert len(calls) == 1
     many = Problem.of(Q.repeat(1, 200, 1, 1), K, V, need_lse=True)
     assert many.has_many_queries
-    assert dispatcher.known(many) is None  # few rows may be another backend's
+    assert dispatcher.known(many) is None  # another backend may be faster for few rows
     longer = torch.cat([K, K], 1)
     assert dispatcher.known(Problem.of(Q, longer, longer, need_lse=True)) is None
     assert dispatcher.known(replace(PROBLEM, need_lse=False)) is None
@@ -102,7 +102,7 @@ def test_a_damaged_or_outdated_record_is_made_anew(monkeypatch, content):
     assert autotune_cache.read()[key]["backend"] == "two"
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
     timed(monkeypatch, {"one": 1.0, "two": 0.5})
     blocked = tmp_path / "a file"
     blocked.write_text("")
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_
     assert Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM).backend.name == "two"
 
 
-def test_a_record_is_replaced_as_a_whole_and_leaves_nothing_beside_it():
+def test_a_record_is_replaced_as_a_whole_and_leaves_no_other_file():
     for number in range(autotune_cache.MAX_ENTRIES + 20):
         if number in (0, 1, 2) or number >= autotune_cache.MAX_ENTRIES:
             autotune_cache.write(f"key {number}", {"backend": "one", "milliseconds": {"one": 1.0}})
@@ -120,7 +120,7 @@ def test_a_record_is_replaced_as_a_whole_and_leaves_nothing_beside_it():
         assert stat.S_IMODE(autotune_cache.path().stat().st_mode) & 0o077 == 0
 
 
-def test_the_environment_overrides_every_wish(monkeypatch):
+def test_the_environment_overrides_the_preference(monkeypatch):
     timed(monkeypatch, {"one": 0.5, "two": 1.0})
     monkeypatch.setattr(dispatch, "BACKEND_CHOICES", ("auto", "host", "fast", "one", "two"))
     dispatcher = Dispatcher([backend("one"), backend("two")])
@@ -130,7 +130,7 @@ def test_the_environment_overrides_every_wish(monkeypatch):
     assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "one"
 
 
-def test_an_unknown_name_in_the_environment_is_told_and_ignored(monkeypatch, caplog):
+def test_an_unknown_name_in_the_environment_is_logged_and_ignored(monkeypatch, caplog):
     timed(monkeypatch, {"one": 1.0})
     monkeypatch.setenv(ATTENTION_ENV, "nonsense")
     dispatch._warned.clear()
@@ -139,7 +139,7 @@ def test_an_unknown_name_in_the_environment_is_told_and_ignored(monkeypatch, cap
     assert "nonsense" in caplog.text
 
 
-def test_a_named_backend_that_cannot_serve_gives_way(caplog):
+def test_a_named_backend_that_cannot_run_is_replaced(caplog):
     elsewhere = backend("elsewhere", constraints=Constraints(devices=frozenset({"xpu"})))
     with caplog.at_level(logging.WARNING):
         choice = Dispatcher([elsewhere, REFERENCE]).choose(Q, K, V, PROBLEM, "elsewhere")
@@ -147,7 +147,7 @@ def test_a_named_backend_that_cannot_serve_gives_way(caplog):
     assert "runs on xpu, not on cpu" in caplog.text
 
 
-def test_what_breaks_at_work_is_replaced_for_good(monkeypatch, caplog):
+def test_a_backend_that_fails_in_a_run_is_replaced_for_good(monkeypatch, caplog):
     timed(monkeypatch, {"frail": 0.1, "sound": 1.0})
     small = [0]
 
@@ -165,10 +165,10 @@ def test_what_breaks_at_work_is_replaced_for_good(monkeypatch, caplog):
     assert "misaligned address" in caplog.text
     dispatcher.attend(Q, K, V, need_lse=True)
     assert small[0] == 1
-    assert dispatcher.unsupported_reason(dispatcher.named("frail"), PROBLEM).startswith("failed at work")
+    assert dispatcher.unsupported_reason(dispatcher.named("frail"), PROBLEM).startswith("failed in a run")
 
 
-def test_running_out_of_memory_is_the_callers_to_know(monkeypatch):
+def test_out_of_memory_is_raised_to_the_caller(monkeypatch):
     def hungry(q, k, v, *, scale, need_lse):
         if q.shape[1] == Q.shape[1]:
             raise torch.OutOfMemoryError("no room")
@@ -192,15 +192,15 @@ def test_a_backend_that_fails_while_it_is_timed_does_not_win():
 
 def test_the_sample_that_is_timed_stays_short():
     q, k = (torch.empty(2, 9000, 64, 128, device="meta") for _ in range(2))
-    sampled, keys, _ = autotune.sample(q, k, k)
+    sampled, keys, _ = autotune.take_sample(q, k, k)
     assert sampled.shape[0] == keys.shape[0] == 1
     assert sampled.shape[1] == MANY_QUERIES
     assert keys.shape[1] == 9000
     assert sampled.shape[2] == keys.shape[2] < 64
-    assert Problem.of(sampled, keys, keys).operations <= autotune.MOST_OPERATIONS_ELSEWHERE * 2
+    assert Problem.of(sampled, keys, keys).operations <= autotune.MAX_OPERATIONS_ELSEWHERE * 2
 
 
-def test_what_was_left_far_behind_is_not_run_again():
+def test_a_much_slower_backend_is_not_run_again():
     runs = {"slow": 0, "quick": 0}
 
     def counted(name, repeats):
@@ -212,25 +212,25 @@ def test_what_was_left_far_behind_is_not_run_again():
 
         return backend(name, run)
 
-    found = autotune.milliseconds([counted("slow", 30), counted("quick", 1)], Q, K, V, scale=0.125, need_lse=True)
+    found = autotune.time_backends([counted("slow", 30), counted("quick", 1)], Q, K, V, scale=0.125, need_lse=True)
     assert found["quick"] < found["slow"]
     assert runs["slow"] < runs["quick"]
 
 
-def test_while_a_graph_is_recorded_nothing_is_tested_or_timed_and_nothing_kept(monkeypatch):
+def test_while_a_graph_is_captured_nothing_is_tested_timed_or_kept(monkeypatch):
     def untouchable(*args, **options):
         raise AssertionError("would wait for the device")
 
-    monkeypatch.setattr(dispatch, "_recording", lambda device: True)
-    monkeypatch.setattr(autotune, "milliseconds", untouchable)
+    monkeypatch.setattr(dispatch, "_is_capturing", lambda device: True)
+    monkeypatch.setattr(autotune, "time_backends", untouchable)
     monkeypatch.setattr(selftest, "check", untouchable)
     host, quick = backend("host"), backend("quick")
     dispatcher = Dispatcher([backend("coarse", exact=False), quick, REFERENCE])
-    assert dispatcher.choose(Q, K, V, PROBLEM).backend is REFERENCE  # nothing else is known to be right
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend is REFERENCE  # nothing else is tested
     assert dispatcher.choose(Q, K, V, PROBLEM, host=host).backend is host
     monkeypatch.undo()
     assert not dispatcher.unsupported_reason(quick, PROBLEM)
-    monkeypatch.setattr(dispatch, "_recording", lambda device: True)
+    monkeypatch.setattr(dispatch, "_is_capturing", lambda device: True)
     assert dispatcher.choose(Q, K, V, PROBLEM).backend is quick
     assert dispatcher.known(PROBLEM) is None
 
@@ -254,19 +254,19 @@ def test_a_record_of_impossible_numbers_is_made_anew(monkeypatch, number):
     autotune_cache.path().write_text(
         f'{{"format": 1, "choices": {{{key}: {entry}}}, "trials": {{"t": {entry}}}}}', "utf-8"
     )
-    assert autotune_cache.read() == autotune_cache.read(autotune_cache.TRIALS) == {}
+    assert autotune_cache.read() == autotune_cache.read(autotune_cache.ATTEMPTS) == {}
     choice = Dispatcher([backend("one"), backend("two")]).choose(Q, K, V, PROBLEM)
     assert choice.backend.name == "two"
-    assert described(choice, PROBLEM)
+    assert describe_choice(choice, PROBLEM)
     assert autotune_cache.read()[json.loads(key)]["backend"] == "two"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
-def test_what_is_no_regular_file_is_no_record(monkeypatch):
+def test_a_fifo_is_no_record(monkeypatch):
     timed(monkeypatch, {"one": 1.0, "two": 0.5})
     autotune_cache.folder().mkdir(parents=True)
     os.mkfifo(autotune_cache.path())
-    # A writer at the other end, so that whoever opens it as a file gets on and fails here instead of waiting for ever.
+    # A writer at the other end: opening the FIFO as a file fails here instead of waiting for ever.
     writer = os.open(autotune_cache.path(), os.O_RDWR | os.O_NONBLOCK)
     os.write(writer, b'{"format": 1, "choices": {"key": {}}}')
     threading.Timer(1.0, os.close, [writer]).start()

@@ -1,6 +1,6 @@
 """The Triton kernels, interpreted on the CPU, agree with a plain double-precision computation.
 
-The interpreter checks indices, masks and arithmetic; not races, shared memory or what the compiler makes of a kernel.
+The interpreter checks indices, masks and arithmetic, but not races, shared memory or the compiler.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from astraea.kernels.triton_attention import (
     attend_pointer,
     attend_tma,
     config_for,
+    descriptor_error,
     unavailable_reason,
     unsupported_reason,
-    why_no_descriptor,
 )
 
 CPU = torch.device("cpu")
@@ -34,8 +34,8 @@ TOLERANCES = {torch.float16: 1e-3, torch.float32: 1e-5}
 LSE_TOLERANCE = 2e-3
 EXACT = {"pointer": attend_pointer, "tma": attend_tma}
 ALL = EXACT | {"int8": attend_int8}
-# What eight bits cost: relative error of the output, absolute error of the log-sum-exp. Peaked scores are six times
-# as large, and so is their rounding.
+# Relative error of the output, absolute error of the log-sum-exp. Peaked scores are six times as large, and so is
+# their rounding error.
 INT8_TOLERANCES = {"random": (0.012, 0.012), "peaked": (0.04, 0.25), "offset": (0.012, 0.012)}
 
 
@@ -66,7 +66,7 @@ def test_output_and_lse_agree_with_double_precision(kind, case, dtype, inputs):
 
 @pytest.mark.parametrize("inputs", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_int8_is_as_exact_as_eight_bits_allow(case, inputs):
+def test_int8_is_as_accurate_as_eight_bits_allow(case, inputs):
     q, k, v = problem(case, torch.float16, inputs)
     (out, lse), (expected, expected_lse) = attend("int8", q, k, v), exact(q, k, v)
     out_tolerance, lse_tolerance = INT8_TOLERANCES[inputs]
@@ -141,16 +141,16 @@ def expanded(q, k, v):
 
 
 def odd_strides(q, k, v):
-    """Rows that begin at no multiple of 16 elements."""
+    """Rows that do not begin at multiples of 16 elements."""
     return tuple(torch.nn.functional.pad(t, (3, 4))[..., 3:-4] for t in (q, k, v))
 
 
 @pytest.mark.parametrize("layout", [packed, heads_first, expanded, odd_strides])
 @pytest.mark.parametrize("kind", ALL)
-def test_any_strides_serve(kind, layout):
+def test_any_strides_work(kind, layout):
     q, k, v = layout(*problem(CASES[2], torch.float16, "random"))
     if kind == "tma" and layout in (expanded, odd_strides):
-        assert why_no_descriptor(k)
+        assert descriptor_error(k)
         with pytest.raises(ValueError, match="TMA"):
             attend(kind, q, k, v)
         return
@@ -169,7 +169,7 @@ def test_a_last_dimension_that_is_not_contiguous_is_refused(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_scale_that_would_turn_the_order_of_scores_is_refused(kind):
+def test_a_scale_that_would_reverse_the_order_of_scores_is_refused(kind):
     q, k, v = problem(CASES[0], torch.float16, "random")
     with pytest.raises(ValueError, match="positive"):
         ALL[kind](q, k, v, scale=-1.0, need_lse=False)
@@ -177,7 +177,7 @@ def test_a_scale_that_would_turn_the_order_of_scores_is_refused(kind):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("kind", [*ALL, "tiles"])
-def test_what_lies_around_the_tensors_does_not_leak(kind, case):
+def test_memory_around_the_tensors_does_not_leak(kind, case):
     tensors = problem(case, torch.float16, "random")
     poisoned = []
     for tensor in tensors:
@@ -196,7 +196,7 @@ def test_what_lies_around_the_tensors_does_not_leak(kind, case):
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["q", "k", "v"])
 @pytest.mark.parametrize("kind", ["pointer", "int8"])
 def test_offsets_beyond_32_bits_are_reached(kind, which, dim, tmp_path):
-    """A stride of 2³⁰ elements, twice: offset 2³¹. The file is sparse: only what is used takes memory."""
+    """Two strides of 2³⁰ elements: offset 2³¹. The file is sparse: only used pages take memory."""
     tensors = list(problem((3, 3, 3, 3, 64), torch.float16, "random"))
     expected, _ = attend(kind, *tensors)
     strides = list(tensors[which].stride())
@@ -216,7 +216,7 @@ def test_offsets_beyond_32_bits_are_reached(kind, which, dim, tmp_path):
 )
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp16", "fp32"])
 @pytest.mark.parametrize("keys", [256, 300, 257], ids=["whole", "ragged", "one-key-in-the-last"])
-def test_key_tiles_attend_to_what_they_list(keys, dtype, config):
+def test_key_tiles_attend_to_listed_keys_only(keys, dtype, config):
     q, k, v = problem((2, 200, keys, 2, 64), dtype, "random")
     generator = torch.Generator().manual_seed(1)
     mask = torch.rand(2, 2, 2, -(-keys // 64), generator=generator) < 0.5
@@ -231,13 +231,13 @@ def test_key_tiles_attend_to_what_they_list(keys, dtype, config):
     assert (result[1][0, 0, :128] == -math.inf).all()
 
 
-def test_what_follows_the_listed_tiles_is_ignored():
+def test_entries_after_the_listed_tiles_are_ignored():
     q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
     listed = KeyTiles(torch.tensor([[[1]]], dtype=torch.int32), torch.tensor([[[[1, 1 << 30]]]], dtype=torch.int32))
     check(attend("pointer", q, k, v, key_tiles=listed), exact(q, k[:, 64:], v[:, 64:]), torch.float32)
 
 
-def test_no_list_at_all_gives_zeros():
+def test_an_empty_list_gives_zeros():
     q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
     empty = KeyTiles(torch.zeros(1, 1, 1, dtype=torch.int32), torch.zeros(1, 1, 1, 0, dtype=torch.int32))
     out, lse = attend("pointer", q, k, v, key_tiles=empty)
@@ -245,17 +245,17 @@ def test_no_list_at_all_gives_zeros():
     assert (lse == -math.inf).all()
 
 
-def test_tiles_of_a_kernel_that_do_not_divide_those_listed_are_refused():
+def test_a_configuration_that_does_not_divide_listed_tiles_is_refused():
     q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
     key_tiles = KeyTiles.from_mask(torch.ones(1, 1, 1, 2).bool())
     with pytest.raises(ValueError, match="does not divide"):
         attend("pointer", q, k, v, key_tiles=key_tiles, config=Config(128, 128, 8, 1))
 
 
-# --- what is refused --------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------
 
 
-def test_the_interpreter_serves_what_it_computes_right():
+def test_the_interpreter_takes_the_dtypes_that_it_computes_right():
     assert unavailable_reason() == ""
     for kind in ("pointer", "tiles", "tma", "int8"):
         assert unsupported_reason(kind, CPU, torch.float16, 64) == ""
@@ -270,7 +270,7 @@ def test_the_interpreter_serves_what_it_computes_right():
     ("architecture", "stands_in"),
     [("sm87", "sm86"), ("sm88", "sm86"), ("sm103", "sm100"), ("sm121", "sm120"), ("sm75", None), ("gfx906", None)],
 )
-def test_a_device_not_shipped_takes_the_nearest_older_one_of_its_generation(architecture, stands_in):
+def test_a_device_not_shipped_takes_the_next_older_of_its_generation(architecture, stands_in):
     expected = stands_in and config_for(stands_in, "pointer", 128)
     assert config_for(architecture, "pointer", 128) == expected
     assert config_for(architecture, "pointer", 96) is None

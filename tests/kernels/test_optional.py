@@ -1,4 +1,4 @@
-"""What may be missing: Triton, a driver, attention packages. Nothing fails at import; every reason can be read."""
+"""Triton, a driver and attention packages may be missing: nothing fails at import, and every reason can be read."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CUDA = torch.device("cuda", 0)
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def run(*arguments, **environment):
+def run(*arguments, cwd=KERNELS.parent, **environment):
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=clean | environment,
-        cwd=KERNELS.parent,
+        cwd=cwd,
     )
 
 
@@ -51,10 +51,12 @@ def test_the_command_works_without_triton_and_names_every_backend(how, tmp_path)
     assert all(expected in reason for reason in reasons), reasons
 
 
-@pytest.mark.parametrize("way", [[KERNELS], ["-m", "kernels"]], ids=["folder", "module"])
-def test_the_command_can_be_run_both_ways_and_again_from_what_it_kept(way):
-    arguments = [*way, "--device", "cpu", "--tokens", "256", "--dtype", "bfloat16"]
-    first, second = run(*arguments, "--fresh"), run(*arguments)
+@pytest.mark.parametrize(
+    ("path", "cwd"), [("kernels", KERNELS.parent), (KERNELS, Path("/"))], ids=["here", "elsewhere"]
+)
+def test_the_command_runs_from_any_folder_and_reuses_its_choices(path, cwd):
+    arguments = [path, "--device", "cpu", "--tokens", "256", "--dtype", "bfloat16"]
+    first, second = run(*arguments, "--fresh", cwd=cwd), run(*arguments, cwd=cwd)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "the fastest, timed\n" in first.stdout
     assert "timed earlier" in second.stdout
@@ -62,11 +64,12 @@ def test_the_command_can_be_run_both_ways_and_again_from_what_it_kept(way):
 
 def test_importing_the_kernels_imports_neither_triton_nor_packages():
     code = f"""
-import sys, importlib.util as u, torch
+import importlib, sys, torch
 before = set(sys.modules)
-spec = u.spec_from_file_location("k", r"{KERNELS / "__init__.py"}", submodule_search_locations=[r"{KERNELS}"])
-sys.modules["k"] = module = u.module_from_spec(spec)
-spec.loader.exec_module(module)
+sys.path.insert(0, r"{KERNELS.parent}")
+from bootstrap import PACK, load_pack
+load_pack()
+importlib.import_module(PACK + ".kernels")
 optional = {{"triton", "flash_attn", "flash_attn_interface", "sageattention", "torch._dynamo"}}
 print(sorted(optional & set(sys.modules) - before))
 """
@@ -74,19 +77,19 @@ print(sorted(optional & set(sys.modules) - before))
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_the_explanation_tells_error_time_and_choice_of_what_can_run():
+def test_the_report_has_errors_times_and_the_choice():
     problem = Problem(torch.device("cpu"), torch.float32, 1, 64, 128, 2, 64, need_lse=True)
     found = diagnose.explain(Dispatcher(), problem)
-    by_name = {line.name: line for line in found.lines}
+    by_name = {row.name: row for row in found.rows}
     assert list(by_name) == [backend.name for backend in BACKENDS]
     assert by_name["cpu-flash"].output_error < 1e-5
     assert by_name["cpu-flash"].lse_error < 2e-3
     assert by_name["cpu-flash"].milliseconds > 0
-    assert sum(line.chosen for line in found.lines) == 1
-    assert all(line.reason for line in found.lines if line.milliseconds is None)
+    assert sum(row.chosen for row in found.rows) == 1
+    assert all(row.reason for row in found.rows if row.milliseconds is None)
 
 
-CAPABILITIES = [  # backend, capability of the card, dtype, head size, expected part of the reason ("" for none)
+CAPABILITIES = [  # backend, capability of the device, dtype, head size, part of the expected reason ("": none)
     ("flash", (7, 5), torch.float16, 128, "needs compute capability 8.0, the device has 7.5"),
     ("flash", (8, 6), torch.float16, 128, ""),
     ("flash", (8, 6), torch.float32, 128, "not for float32"),
@@ -105,14 +108,14 @@ def test_constraints_know_cards_by_their_capability(monkeypatch, name, capabilit
     assert bool(reason) == bool(expected)
 
 
-def test_amd_devices_are_told_apart(monkeypatch):
+def test_amd_devices_are_distinguished(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4", raising=False)
     problem = Problem(CUDA, torch.float16, 1, 64, 128, 2, 128)
     assert DISPATCHER.named("cudnn").constraints.unsupported_reason(problem) == "not for AMD devices"
     assert DISPATCHER.named("flash").constraints.unsupported_reason(problem) == ""
 
 
-# Stand-ins with the documented signatures of the packages, computing the real thing: what is tested is the adapter.
+# Stand-ins with the documented signatures of the packages, to test the functions that call them.
 
 
 def flash2(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, return_attn_probs=False):
@@ -145,8 +148,8 @@ PACKAGES = [
 
 @pytest.fixture
 def installed(monkeypatch):
-    """`installed(module, **content)` puts a module where imports find it."""
-    packages._imported.cache_clear()
+    """`installed(module, **content)` makes a module importable."""
+    packages._import_package.cache_clear()
 
     def install(module, **content):
         made = types.ModuleType(module)
@@ -154,12 +157,12 @@ def installed(monkeypatch):
         monkeypatch.setitem(sys.modules, module, made)
 
     yield install
-    packages._imported.cache_clear()
+    packages._import_package.cache_clear()
 
 
 @pytest.mark.parametrize(("name", "module", "function", "stand_in"), PACKAGES)
 @pytest.mark.parametrize("need_lse", [False, True], ids=["out", "lse"])
-def test_packages_are_called_as_they_document(installed, name, module, function, stand_in, need_lse):
+def test_packages_are_called_as_documented(installed, name, module, function, stand_in, need_lse):
     installed(module, **{function: stand_in})
     backend = DISPATCHER.named(name)
     assert backend.unavailable_reason() == ""
@@ -177,15 +180,15 @@ def test_an_old_package_is_refused(installed, monkeypatch):
 
 
 def test_a_package_that_breaks_at_import_is_a_reason(tmp_path, monkeypatch):
-    packages._imported.cache_clear()
+    packages._import_package.cache_clear()
     (tmp_path / "flash_attn.py").write_text("raise OSError('undefined symbol: _ZN3c105ErrorC2E')")
     (tmp_path / "sageattention.py").write_text("import no_such_module_of_sage")
     monkeypatch.syspath_prepend(tmp_path)
     assert "undefined symbol" in DISPATCHER.named("flash-attn").unavailable_reason()
     assert "no_such_module_of_sage" in DISPATCHER.named("sage").unavailable_reason()
     assert DISPATCHER.named("flash-attn-3").unavailable_reason() == "not installed"
-    packages._imported.cache_clear()
+    packages._import_package.cache_clear()
 
 
-def test_constraints_without_limits_take_anything():
+def test_constraints_without_limits_take_any_call():
     assert Constraints().unsupported_reason(Problem(torch.device("cpu"), torch.float16, 1, 1, 1, 1, 7, True)) == ""

@@ -1,4 +1,4 @@
-"""What fails the self-test is not used and says why."""
+"""A backend that fails its self-test is not used, and the reason is stated; the shipped backends pass."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from stand_ins import PROBLEM, REFERENCE, K, Q, V, backend, base_two, off_by_a_little, own_folder  # noqa: F401
 
-from astraea.kernels import attend_reference
+from astraea.kernels import DISPATCHER, Problem, attend_reference, selftest
 from astraea.kernels.dispatch import Dispatcher
 
 
 def uncorrected(q, k, v, *, scale, need_lse):
-    """Smoothed keys, and the log-sum-exp not corrected for it."""
+    """Keys minus their mean, without the correction of the log-sum-exp."""
     return attend_reference(q, k - k.mean(1, keepdim=True), v, scale=scale)
 
 
@@ -42,7 +42,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("run", WRONG)
-def test_what_fails_the_self_test_is_not_used_and_says_why(run):
+def test_a_backend_that_fails_is_not_used_and_the_reason_is_stated(run):
     wrong = backend("wrong", run)
     dispatcher = Dispatcher([wrong, REFERENCE])
     assert WRONG[run] in dispatcher.unsupported_reason(wrong, PROBLEM)
@@ -50,3 +50,12 @@ def test_what_fails_the_self_test_is_not_used_and_says_why(run):
     choice = dispatcher.choose(Q, K, V, PROBLEM)
     assert choice.backend is REFERENCE
     assert WRONG[run] in choice.reasons["wrong"]
+
+
+@pytest.mark.parametrize("found", DISPATCHER.backends, ids=lambda found: found.name)
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_every_backend_that_is_found_passes_where_it_can_run(found, device):
+    kind = Problem(torch.device(device), torch.float16, 1, 64, 64, 2, 64)
+    if reason := found.unsupported_reason(kind):
+        pytest.skip(f"{found.name} was not tested on {device}: {reason}")
+    assert selftest.check(found, kind).reason == ""

@@ -1,7 +1,7 @@
-"""Compiles attention kernels without a GPU, as a launch would, and reports what the compiler made of them.
+"""Compiles attention kernels without a GPU, as a launch would, and reports registers, spills and instructions.
 
-A script, so that each version of Triton has a process of its own: reads a JSON list of jobs from standard input and
-prints one JSON object a line for each. A job is architecture, kind, head_dim, dtype, lse and large; block_m, block_n,
+A script, so that each version of Triton has its own process: reads a JSON list of jobs from standard input and prints a
+JSON object per job, each on a line. A job is architecture, kind, head_dim, dtype, lse and large; block_m, block_n,
 warps and stages replace the shipped configuration.
 """
 
@@ -26,7 +26,7 @@ MATRIX_AMDGCN = re.compile(r"\b(v_(?:mfma|wmma)_\w+)")
 
 
 class StandIn:
-    """As much of a GPU driver as compiling needs. Kernels are cached by device: each architecture is one."""
+    """The part of a GPU driver that compiling needs. Kernels are cached by device: each architecture is a device."""
 
     def __init__(self, architecture: str, large: bool):
         from triton.backends.compiler import GPUTarget
@@ -48,7 +48,7 @@ class StandIn:
 
 
 def attend(job: dict) -> None:
-    """Calls the launcher of a job's kernel with small tensors on the CPU."""
+    """Call the launcher of a job's kernel with small tensors on the CPU."""
     import torch
 
     from astraea.kernels.key_tiles import KeyTiles
@@ -65,7 +65,7 @@ def attend(job: dict) -> None:
 
 
 def compile_job(job: dict) -> dict:
-    """The job with what came of it: `error`, or the facts of its kernels together; registers are the last one's."""
+    """Return the job with `error`, or with the facts of all its kernels; registers are those of the last kernel."""
     import triton
     from triton.runtime.jit import JITFunction
 
@@ -74,14 +74,14 @@ def compile_job(job: dict) -> dict:
     def compile_only(self, *arguments, grid, warmup, **options):
         kernels.append(run(self, *arguments, grid=grid, warmup=True, **options))
 
-    # AMD's compiler uses other instructions for tensors below 2 GiB: more of them than the test could hold.
+    # For tensors below 2 GiB AMD's compiler uses other instructions; a test cannot hold larger tensors.
     triton.knobs.amd.use_buffer_ops = not job["large"]
     triton.runtime.driver.set_active(StandIn(job["architecture"], job["large"]))
     JITFunction.run = compile_only
     result, start = job | {"triton": triton.__version__}, time.perf_counter()
     try:
         attend(job)
-    except Exception as error:  # whatever a compiler raises is what is asked for
+    except Exception as error:  # anything that the compiler raises is the result
         return result | {"error": f"{type(error).__name__}: {error}"}
     finally:
         JITFunction.run = run
@@ -97,7 +97,7 @@ def compile_job(job: dict) -> dict:
 
 
 def narrow_products(ttir: str) -> list[str]:
-    """Products of two variables in 32 bits. One of a row or a head and a stride would overflow."""
+    """Return the products of two variables in 32 bits: a product of a row or head and a stride would overflow."""
     constants = set(re.findall(r"(%\w+) = arith\.constant", ttir))
     products = re.findall(r"(\S+ = arith\.muli (%\w+), (%\w+) : (?:i32|tensor<\w+xi32>))", ttir)
     return [text for text, a, b in products if not {a, b} & constants]

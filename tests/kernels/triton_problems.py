@@ -1,4 +1,4 @@
-"""Attention problems for the tests of the Triton kernels, and their answers in double precision."""
+"""Attention problems for the tests of the Triton kernels, and their results in double precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("random", "peaked", "offset")
 
 
 def problem(case: tuple[int, ...], dtype: torch.dtype, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v: `random` as they are, `peaked` softmax, or keys with a common `offset`."""
+    """Make q, k and v: `random`, with a `peaked` softmax, or with a common `offset` of all keys."""
     batch, queries, keys, heads, dim = case
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(batch, n, heads, dim, generator=generator) for n in (queries, keys, keys))
@@ -30,7 +30,7 @@ def problem(case: tuple[int, ...], dtype: torch.dtype, kind: str) -> tuple[Tenso
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """out `[B, M, H, D]` and lse `[B, H, M]` in fp64. A row whose mask `[B, H, M, N]` is empty gets zeros and −∞."""
+    """Compute out `[B, M, H, D]` and lse `[B, H, M]` in fp64. Rows with an empty mask `[B, H, M, N]` get 0 and −∞."""
     q, k, v = (t.double().transpose(1, 2) for t in (q, k, v))
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     if mask is not None:
@@ -39,5 +39,5 @@ def exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[
 
 
 def relative(out: Tensor, expected: Tensor) -> float:
-    """The norm of the difference relative to the norm of what is expected."""
+    """Return the norm of the difference over the norm of the expected output."""
     return float((out.double() - expected).norm() / expected.norm())

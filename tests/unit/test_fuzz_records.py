@@ -12,7 +12,7 @@ from damaged_files import SLOWEST, change, damaged, put_file, written
 from fuzzing import Generator, run_cases
 
 from astraea.kernels import autotune_cache
-from astraea.kernels.dispatch import BACKENDS, Dispatcher, described
+from astraea.kernels.dispatch import BACKENDS, Dispatcher, describe_choice
 from astraea.kernels.problem import Problem
 
 PROBLEM = Problem.of(*(torch.zeros(1, 4, 1, 64) for _ in range(3)), need_lse=False, key_tiles=False)
@@ -23,9 +23,9 @@ def check_records(rng: Generator, key: str) -> None:
     for section in autotune_cache.SECTIONS:
         entries = autotune_cache.read(section)
         assert all(isinstance(entry, dict) for entry in entries.values())
-    choice = Dispatcher()._recorded(key, PROBLEM, None)
+    choice = Dispatcher()._read_choice(key, PROBLEM, None)
     if choice is not None:
-        assert described(choice, PROBLEM)
+        assert describe_choice(choice, PROBLEM)
         ratio = choice.ratio_to(rng.choice(BACKENDS).name)
         assert ratio is None or ratio >= 0.0
     section = rng.choice(autotune_cache.SECTIONS)

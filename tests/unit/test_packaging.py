@@ -37,8 +37,10 @@ COMFY = re.compile(
     r"(comfy(_\w+)?|app|execution|folder_paths|latent_preview|node_helpers|nodes|protocol|server|utils)(\.|$)"
 )
 # Outside the layers, because run by path: the demonstration, which drives the engine as the host does elsewhere, and
-# the search's command line, which brings up ComfyUI and hands over to the host.
-SCRIPTS = {PurePosixPath("tiny/demo.py"), PurePosixPath("tiny/standalone.py"), PurePosixPath("search/__main__.py")}
+# the command lines, which load the pack.
+SCRIPTS = {
+    PurePosixPath(path) for path in ("tiny/demo.py", "tiny/standalone.py", "search/__main__.py", "kernels/__main__.py")
+}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ATTRIBUTES = 350, 60, 12
 # Docstrings open with a verb or a noun.
 NOUN_CLAUSE = re.compile(r"(What|How|Whether|By how much|Where|Which)\b")

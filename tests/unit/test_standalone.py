@@ -1,4 +1,4 @@
-"""The demonstration's way without ComfyUI: the tiny model through the same engine, with torch alone."""
+"""The demo without ComfyUI: the tiny model through the same engine, with torch alone."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_the_model_is_left_as_it_was(model) -> None:
 
 
 @pytest.mark.parametrize(("pattern", "swapped"), [([0.0, 1.0], 0), ([0.5], STEPS - 3)], ids=["whole steps", "tokens"])
-def test_blocks_are_touched_only_where_tokens_are_kept_or_chosen(model, pattern: list[float], swapped: int) -> None:
-    """With whole steps alone nowhere; else at the token steps and the full one before them, of three."""
+def test_blocks_are_patched_only_where_tokens_are_kept_or_selected(model, pattern: list[float], swapped: int) -> None:
+    """With whole steps nowhere; else at the token steps and the last full step before them, of three."""
     seen = []
     hook = model.blocks[0].norm1.register_forward_pre_hook(lambda *_: seen.append("forward" in vars(model.blocks[0])))
     try:
@@ -71,7 +71,7 @@ def test_blocks_are_touched_only_where_tokens_are_kept_or_chosen(model, pattern:
 
 @pytest.mark.parametrize("mode", ["default", "refit", "hold"])
 @pytest.mark.parametrize("cache", ["full", "fp8"])
-def test_what_stays_kept_are_computed_values(model, monkeypatch: pytest.MonkeyPatch, mode: str, cache: str) -> None:
+def test_only_computed_values_are_kept(model, monkeypatch: pytest.MonkeyPatch, mode: str, cache: str) -> None:
     shipped, seen = TokenCall._residuals, []
 
     def update(call, part, index, fresh):
@@ -93,7 +93,7 @@ def test_what_stays_kept_are_computed_values(model, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_the_demo_runs_by_path_and_shows_what_it_gained(tmp_path: Path) -> None:
+def test_the_demo_runs_by_path_and_prints_its_speed_up(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tiny" / "demo.py"), "--steps", "10", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -106,4 +106,4 @@ def test_the_demo_refuses_a_budget_it_cannot_keep() -> None:
     command = [sys.executable, str(ROOT / "tiny" / "demo.py"), "--budget", "7"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "--budget goes from 0.2 to 1" in done.stderr
+    assert "--budget goes from 0.1 to 1" in done.stderr

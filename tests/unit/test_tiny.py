@@ -1,4 +1,4 @@
-"""The embedded model's world: training clips, their captions, and the latent code."""
+"""The embedded model: training clips, their captions, the latent code and the model's behaviour."""
 
 import itertools
 import json
@@ -37,14 +37,14 @@ def test_a_moving_shape_is_the_same_pixels_shifted(direction: str) -> None:
 
 
 def test_shapes_stand_on_tokens() -> None:
-    """Wherever it stands, a shape is made of the same tokens."""
+    """A shape is made of the same tokens at any place."""
     here, there = (clips.Thing("ring", "red", "small", "standing", "left", x, 0) for x in clips.PLACES[:2])
     here, there = (clips.paint(thing, torch.zeros(1, 3, 32, 32)) for thing in (here, there))
     torch.testing.assert_close(there, here.roll(clips.TOKEN, dims=-1), atol=1e-4, rtol=0)
     assert (here - there).abs().max() > 0.3
 
 
-def test_a_standing_shape_stands() -> None:
+def test_a_standing_shape_does_not_move() -> None:
     clip = clip_of("left", "standing")
     assert torch.equal(clip, clip[:1].expand_as(clip))
 
@@ -68,18 +68,18 @@ def test_batches_are_drawn_from_the_seed_in_known_words() -> None:
     assert {word for caption in captions for word in split_words(caption)} <= VOCABULARY
 
 
-def test_each_scene_is_drawn_moving_one_way_and_the_other() -> None:
-    """From the second frame, where both stand at one place."""
+def test_each_scene_is_drawn_in_both_directions() -> None:
+    """They begin at the same place in the second frame."""
     drawn, captions = clips.draw_batch(5, 12, 6, 32, 32)
     for one, other, caption, twin in zip(drawn[::2], drawn[1::2], captions[::2], captions[1::2], strict=True):
         assert "spinning" in caption or torch.equal(one[1], other[1])
         assert not torch.equal(one[5], other[5])
-        way, opposite = (next((d for d in DIRECTIONS if d in split_words(c)), None) for c in (caption, twin))
+        direction, opposite = (next((d for d in DIRECTIONS if d in split_words(c)), None) for c in (caption, twin))
         assert opposite is not None
-        assert way in (None, clips.OPPOSITES[opposite])
+        assert direction in (None, clips.OPPOSITES[opposite])
 
 
-def test_the_two_clips_of_a_scene_lie_under_the_same_noise() -> None:
+def test_the_two_clips_of_a_scene_have_the_same_noise() -> None:
     args = SimpleNamespace(batch=6, frames=3, size=8, device="cpu", kind="easy")
     noisy, timestep, context, flow = train.sample_problem(11, args)
     level = (timestep / 1000).view(-1, 1, 1, 1, 1)
@@ -167,7 +167,7 @@ def test_the_model_recognises_the_words(tmp_path: Path) -> None:
 
 
 def test_predictions_change_slowly_with_the_timestep() -> None:
-    """On the same latents it goes nearly straight over eight of them; where it swings, nothing can be reused."""
+    """On the same latents it is nearly linear over eight timesteps; otherwise no step could reuse another."""
     model = standalone.load_tiny(EASY.checkpoint)
     prompts = ["a big red circle moving right over a blue ground", ""]
     context = torch.stack([words.context_for(prompt) for prompt in prompts])
@@ -185,8 +185,10 @@ def test_predictions_change_slowly_with_the_timestep() -> None:
         assert (before - 2 * here + after).norm() < 0.3 * (after - before).norm()
 
 
-def test_the_exported_weights_hold_what_training_takes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file has no fast waves although its reader knows nothing of them."""
+def test_the_exported_weights_lack_the_waves_that_training_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factors are folded into the weights: a reader needs no other code."""
     torch.manual_seed(3)
     trained = train.smooth_in_time(TinyWan(ModelConfig())).eval()
     torch.nn.init.normal_(trained.head.head.weight, std=0.1)

@@ -1,12 +1,12 @@
-"""Procedural training clips with captions: a shape that moves over a ground on which day breaks from a corner.
+"""Procedural training clips with captions: a shape that moves over a ground that grows lighter from a corner.
 
-Wan knows tokens only relative to one another, so which frame is first and which side is left has to be learned. The
-light on the ground asks for both in every clip, at every noise level. And a shape moves from near the middle to the
-side that the caption names: were its path centred, direction, place and time would be tied to one another by their
-parity alone, which gradients do not find. Each scene is drawn twice, moving one way and the other: under the same
-noise all that differs within such a pair is what the word for the direction means.
+Wan's positions are relative, so the model must learn which frame is first and which side is left. The light on the
+ground requires both in every clip, at every noise level. A shape moves from near the middle to the side that the
+caption names: on a centred path only direction, place and time together would determine anything, which gradients do
+not find. Each scene is drawn twice, with opposite directions and the same noise: the pair differs in the word for the
+direction alone.
 
-A clip is drawn from distance functions at any size, so every clip is new; a seed gives the same clips everywhere.
+Clips are drawn from distance functions at any size, so every clip is new; a seed gives the same clips everywhere.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from torch import Tensor
 
 from ..words import COLOURS, DIRECTIONS, MANNERS, SHAPES, SIZES
 
-TOKEN = 4  # pixels; shapes stand on tokens and move by one a frame, so each is made of few patterns, repeated
+TOKEN = 4  # pixels; shapes stand on tokens and move by a token per frame, so that their patterns repeat
 PLACES = (-1, 0, 1)  # tokens from the middle of the frame to the shape in its second frame
 OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up"}
-CORNERED = ("square", "triangle")  # the shapes on which a rotation shows
-DAWN = (0.75, 1.25)  # light on the ground in the first and in the last frame
-FALL = 0.25  # of the light, from the left to the right edge and from the upper to the lower
+WITH_CORNERS = ("square", "triangle")  # shapes whose rotation is visible
+LIGHT = (0.75, 1.25)  # on the ground in the first and in the last frame
+LIGHT_FALL = 0.25  # from the left to the right edge and from the upper to the lower
 TURN = math.tau / 3  # of a spinning shape, per clip
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape. Its place in the second frame is in tokens from the middle, its radius a share of the frame."""
+    """A shape. x, y: its place in the second frame, in tokens from the middle; radius: a share of the frame."""
 
     shape: str
     colour: str
@@ -59,13 +59,13 @@ def with_article(phrase: str) -> str:
 
 def draw_thing(rng: random.Random, colour: str) -> Thing:
     manner = rng.choices(MANNERS, weights=(6, 1, 1))[0]
-    shape = rng.choice(CORNERED if manner == "spinning" else SHAPES)
+    shape = rng.choice(WITH_CORNERS if manner == "spinning" else SHAPES)
     size, direction = rng.choice(list(SIZES)), rng.choice(list(DIRECTIONS))
     return Thing(shape, colour, size, manner, direction, rng.choice(PLACES), rng.choice(PLACES))
 
 
 class Outline(Protocol):
-    """What the distance to a shape depends on; the radius is a share of the frame."""
+    """The outline of a shape; the radius is a share of the frame."""
 
     @property
     def shape(self) -> str: ...
@@ -74,7 +74,7 @@ class Outline(Protocol):
 
 
 def signed_distance(thing: Outline, x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
-    """Distance to the outline, negative inside, in shares of the frame."""
+    """Return the distance to the outline, negative inside, in shares of the frame."""
     if thing.shape == "circle":
         return torch.hypot(x, y) - thing.radius
     if thing.shape == "ring":
@@ -99,7 +99,7 @@ def paint(thing: Thing, clip: Tensor) -> Tensor:
 
 
 def lay_over(clip: Tensor, distance: Tensor, radius: float, colour: str, shown: Tensor | None = None) -> Tensor:
-    """The clip `[T, 3, H, W]` with a shape over it, by its distance `[T, H, W]`; shown: 0 or 1 per frame `[T]`."""
+    """Draw a shape over a clip `[T, 3, H, W]`, from its distance `[T, H, W]`; shown: 0 or 1 per frame `[T]`."""
     cover = (0.5 - distance * clip.shape[-2]).clamp(0, 1)[:, None]
     if shown is not None:
         cover = cover * shown.view(-1, 1, 1, 1)
@@ -109,27 +109,27 @@ def lay_over(clip: Tensor, distance: Tensor, radius: float, colour: str, shown: 
 
 
 def daylight(frames: int, height: int, width: int) -> Tensor:
-    """Light on the ground `[T, 1, H, W]`: day breaks from a corner."""
-    light = torch.linspace(*DAWN, frames).view(-1, 1, 1, 1)
-    return light * torch.linspace(1, 1 - FALL, height).view(-1, 1) * torch.linspace(1, 1 - FALL, width)
+    """Return the light on the ground `[T, 1, H, W]`, which grows from frame to frame and falls from a corner."""
+    light = torch.linspace(*LIGHT, frames).view(-1, 1, 1, 1)
+    return light * torch.linspace(1, 1 - LIGHT_FALL, height).view(-1, 1) * torch.linspace(1, 1 - LIGHT_FALL, width)
 
 
 def ground_colour(colour: str) -> Tensor:
-    """Paler than a shape of that colour, `[3, 1, 1]`."""
+    """Return the colour of a ground `[3, 1, 1]`, paler than a shape of that colour."""
     return torch.tensor(COLOURS[colour]).view(3, 1, 1) * 0.75 + 0.12
 
 
 def draw_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
-    """One scene twice, as clips `[T, 3, H, W]` in 0...1 with captions.
+    """Draw a scene twice, as clips `[T, 3, H, W]` in 0...1 with captions.
 
-    In the second the shape moves the other way, or moves at all where it only stood or spun.
+    In the second clip the shape moves in the opposite direction, or moves where it stands or spins in the first.
     """
     ground, colour = rng.sample(list(COLOURS), 2)
     empty = daylight(frames, height, width) * ground_colour(ground)
     thing = draw_thing(rng, colour)
     twin = replace(thing, manner="moving", direction=OPPOSITES[thing.direction])
     where = f"over {with_article(ground + ' ground')}"
-    return [(paint(one, empty).clamp(0, 1), f"{one.describe(rng)} {where}") for one in (thing, twin)]
+    return [(paint(each, empty).clamp(0, 1), f"{each.describe(rng)} {where}") for each in (thing, twin)]
 
 
 DrawPair = Callable[[random.Random, int, int, int], list[tuple[Tensor, str]]]
@@ -138,7 +138,7 @@ DrawPair = Callable[[random.Random, int, int, int], list[tuple[Tensor, str]]]
 def draw_batch(
     seed: int, count: int, frames: int, height: int, width: int, draw: DrawPair = draw_pair
 ) -> tuple[Tensor, list[str]]:
-    """Clips `[count, T, 3, H, W]` and captions of one seed; clips 2k and 2k + 1 are a pair, drawn by `draw`."""
+    """Draw clips `[count, T, 3, H, W]` and captions from a seed; clips 2k and 2k + 1 are a pair, drawn by `draw`."""
     rng = random.Random(seed)
     pairs = [draw(rng, frames, height, width) for _ in range((count + 1) // 2)]
     clips, captions = zip(*[clip for pair in pairs for clip in pair][:count], strict=True)

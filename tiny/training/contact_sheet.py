@@ -1,7 +1,6 @@
-"""Draws what a testbed's model makes of its prompts: `python -m tiny.training.contact_sheet`; torch alone.
+"""Draws the clips of a testbed's prompts: `python -m tiny.training.contact_sheet` in the pack's folder; torch alone.
 
-One row a prompt, one column a frame, nothing chosen: prompt number n has seed n. Writes a PNG beside
-the model.
+A row per prompt, a column per frame, nothing is selected: prompt number n has seed n. Writes a PNG next to the model.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from PIL import Image, ImageDraw
 from ..demo import CFG, SHIFT, caption_font, load_pack, part
 
 WIDE, LINE, STEPS = 128, 18, 30  # pixels of a frame's side and of a prompt's line
-LETTERS = 100  # in a line
+LETTERS = 100  # of a line
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
 
 
 def draw_sheet(prompts: Sequence[str], rows: Sequence[torch.Tensor]) -> Image.Image:
-    """Clips `[T, 3, H, W]` below one another, each under its prompt."""
+    """Draw clips `[T, 3, H, W]` below one another, each under its prompt."""
     titles = [textwrap.fill(prompt, LETTERS) for prompt in prompts]
     frames, band = len(rows[0]), LINE * (1 + max(title.count("\n") for title in titles))
     wide, high = frames * (WIDE + 2), len(rows) * (WIDE + band)

@@ -1,7 +1,7 @@
-"""The hard kind of clips: several small fast shapes over a fine texture, with all that a whole-step cache fears.
+"""Hard clips for caches of steps: several small fast shapes over a fine texture.
 
-The ground stands or pans, shapes pass behind one another and behind a pillar, come and go, and the light may change
-from one frame to the next. Every scene is drawn twice, all that moves going the other way, as in `clips`.
+The ground stands or pans, shapes pass behind one another and behind a pillar, appear and vanish, and the light may
+change from one frame to the next. Every scene is drawn twice, with opposite directions, as in `clips`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .clips import OPPOSITES, daylight, ground_colour, lay_over, signed_distance
 TEXTURES = ("checked", "striped", "dotted", "speckled")
 RADII = (0.11, 0.15)  # shares of the frame
 SPEEDS = (5, 6, 7, 8)  # pixels a frame
-START = (-14, 3)  # pixels from the middle in the second frame, along the way; across it up to ASIDE either way
+START = (-14, 3)  # pixels from the middle in the second frame, along the direction; across it up to ASIDE either way
 ASIDE = 18
 PANS = (0, 2, 3)  # pixels a frame
 PERIODS = (2, 3)  # pixels of a texture's cells
@@ -26,14 +26,15 @@ CONTRAST = 0.3  # of a texture, darkest to brightest as a share of the ground's 
 SPECKLES = 512  # cells of the random texture across; it repeats after that
 PILLAR = 0.16  # width as a share of the frame
 DARKER, BRIGHTER = 0.4, 1.5  # of the light, after it has changed
-MANNERS = {"moving": 7, "standing": 1, "appearing": 2, "vanishing": 2}  # how often, relative to one another
+MANNERS = {"moving": 7, "standing": 1, "appearing": 2, "vanishing": 2}  # relative frequencies
 
 
 @dataclass(frozen=True)
 class Mover:
-    """One small shape.
+    """A small shape.
 
-    along, across its way: pixels from the middle in the second frame; turn: the frame at which it comes or goes.
+    along, across: pixels from the middle in the second frame, along and across its direction; turn: the frame at which
+    it appears or vanishes.
     """
 
     shape: str
@@ -71,7 +72,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Scene:
-    """All of a clip. light: how much of it is left from frame `change` on, 1 where it does not change."""
+    """Contents of a clip. light: factor of the light from frame `change` on; 1: no change."""
 
     movers: tuple[Mover, ...]
     ground: Ground
@@ -113,8 +114,8 @@ def _draw_mover(rng: random.Random, colour: str, frames: int) -> Mover:
     )
 
 
-def reversed_scene(scene: Scene) -> Scene:
-    """The same with all that moves going the other way."""
+def reverse_scene(scene: Scene) -> Scene:
+    """Return the scene with all directions reversed."""
     movers = tuple(
         mover if mover.manner == "standing" else replace(mover, direction=OPPOSITES[mover.direction])
         for mover in scene.movers
@@ -123,7 +124,7 @@ def reversed_scene(scene: Scene) -> Scene:
 
 
 def texture_of(ground: Ground, x: Tensor, y: Tensor) -> Tensor:
-    """Brightness in −0.5...0.5 at integer pixels."""
+    """Return the brightness of a texture in −0.5...0.5 at integer pixels."""
     p = ground.period
     if ground.texture == "speckled":
         cells = torch.rand(SPECKLES, SPECKLES, generator=torch.Generator().manual_seed(ground.speckle_seed))
@@ -162,7 +163,7 @@ def paint_mover(mover: Mover, clip: Tensor) -> Tensor:
 
 
 def paint_scene(scene: Scene, frames: int, height: int, width: int) -> Tensor:
-    """The clip `[T, 3, H, W]` in 0...1."""
+    """Draw the clip `[T, 3, H, W]` in 0...1."""
     clip = paint_ground(scene, frames, height, width)
     for mover in scene.movers:
         clip = paint_mover(mover, clip)
@@ -175,6 +176,6 @@ def paint_scene(scene: Scene, frames: int, height: int, width: int) -> Tensor:
 
 
 def draw_hard_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
-    """One scene twice, as clips `[T, 3, H, W]` in 0...1 with captions."""
+    """Draw a scene twice, with opposite directions, as clips `[T, 3, H, W]` in 0...1 with captions."""
     scene = draw_scene(rng, frames)
-    return [(paint_scene(one, frames, height, width), one.describe()) for one in (scene, reversed_scene(scene))]
+    return [(paint_scene(each, frames, height, width), each.describe()) for each in (scene, reverse_scene(scene))]

@@ -1,7 +1,7 @@
-"""The two testbeds: a kind of clips, the model trained on it, and what it is asked to draw when quality is measured.
+"""The two testbeds: a kind of clips, the model trained on it, and the prompts for measurements of quality.
 
-*easy*: one large shape over a smooth ground; its model is the embedded one. *hard*: several small fast shapes over
-textures, occlusion, sudden changes; its model is for measuring only.
+*easy*: a large shape over a smooth ground; its model is the embedded model. *hard*: several small fast shapes over
+textures, occlusion, sudden changes; its model is for measurements only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TINY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Testbed:
-    """size: latent height and width; batch: clips of a training step; words: least length of a context."""
+    """A testbed. size: latent height and width; batch: clips of a training step; words: minimum length of a context."""
 
     name: str
     draw: DrawPair
@@ -44,10 +44,11 @@ class Testbed:
         return FRAMES * (self.size // 2) ** 2
 
     def context(self, prompt: str) -> Tensor:
-        """`[L, 4096]`, as long as in training."""
+        """Return the context `[L, 4096]` of a prompt, as long as in training."""
         return context_for(prompt, self.words)
 
     def noise(self, seed: int) -> Tensor:
+        """Return the noise of a seed, of the latents' shape."""
         return torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 

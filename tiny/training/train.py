@@ -1,9 +1,8 @@
 """Trains the embedded model: `python -m tiny.training.train` from the pack's root; `--kind hard` for the hard clips.
 
-Seeded and resumable: flow matching on procedural clips; every step draws its clips, noise and times from the step's
-own seed, so a resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and nothing else.
-`--start` takes an exported checkpoint's weights instead of random ones: what is known of one kind of clips helps with
-the other.
+Flow matching on procedural clips, seeded and resumable: every step draws its clips, noise and times from its own seed,
+so that a resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and a state to resume
+from. `--start` begins with the weights of an exported checkpoint, also of the other kind of clips.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ import copy
 import csv
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +31,13 @@ HERE = Path(__file__).parent
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
 COOLING = 0.1  # of all steps, at the end
-# Timesteps. A denoiser changes slowly with the noise level; of waves faster than this it learns noise, not more.
+# Timesteps. A denoiser changes slowly with the noise level: from faster waves it would learn noise only.
 SMOOTH_OVER = 20.0
+CURVE_STEPS = 250  # between two rows of the loss curve
 VALIDATION_SEED = 987_654_321
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=TESTBEDS, default="easy", help="of clips")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="exported weights to begin with")
@@ -57,7 +59,7 @@ def arguments() -> argparse.Namespace:
 
 
 def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Noisy latents, timesteps, context and the flow to predict, all from one seed."""
+    """Draw noisy latents, timesteps, context and the flow to predict, all from a seed."""
     testbed = TESTBEDS[args.kind]
     clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size, testbed.draw)
     latents = encode(clips)
@@ -77,26 +79,26 @@ def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor,
 
 
 def slow_waves() -> Tensor:
-    """Factors `[FREQUENCY_DIM]` that take the fast waves out of the time features: a Gaussian over SMOOTH_OVER."""
+    """Return factors `[FREQUENCY_DIM]` that remove fast waves from the time features: a Gaussian over SMOOTH_OVER."""
     factors = torch.exp(-0.5 * (SMOOTH_OVER * timestep_frequencies(FREQUENCY_DIM)).square())
     return torch.cat([factors, factors])
 
 
 def smooth_in_time(model: TinyWan) -> TinyWan:
-    """The model, its time features without their fast waves; `export` folds the factors into the weights."""
+    """Remove the fast waves from a model's time features; `export` folds the factors into the weights."""
     factors = slow_waves().to(model.head.modulation.device)
     model.time_embedding[0].register_forward_pre_hook(lambda _, inputs: (inputs[0] * factors,))
     return model
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as three products in half precision: on CPUs twice as fast to train through as the fused one."""
+    """Compute attention by plain products in bf16: training on a CPU is twice as fast as with the fused kernel."""
     q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     return torch.softmax((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5, dim=-1) @ v
 
 
-def compiled_for_cpu(model: TinyWan) -> Callable[..., Tensor]:
-    torch._inductor.config.pattern_matcher = False  # it would put the fused attention back
+def compile_for_cpu(model: TinyWan) -> Callable[..., Tensor]:
+    torch._inductor.config.pattern_matcher = False  # it would restore the fused attention
     for module in model.modules():
         if isinstance(module, Attention):
             module.product = plain_attention
@@ -104,15 +106,15 @@ def compiled_for_cpu(model: TinyWan) -> Callable[..., Tensor]:
 
 
 def rate_factor(step: int, first: int, steps: int) -> float:
-    """Linear warm-up over 200 steps from `first`, then constant, then a straight line down over the last COOLING.
+    """Return the factor of learning rates: 200 steps of warm-up from `first`, constant, linear to 0 over COOLING.
 
-    Unlike a cosine it does not depend on where the end is until shortly before it: a run can be carried on.
+    Unlike a cosine it depends on the end only shortly before it: a run can be extended.
     """
     return min(1.0, (step + 1 - first) / 200, (steps - step) / (COOLING * steps))
 
 
 def make_optimisers(model: TinyWan, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for everything else (embeddings, head, vectors), as Muon is meant."""
+    """Make Muon for the blocks' matrices and AdamW for embeddings, head and vectors, as Muon's authors recommend."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -124,7 +126,7 @@ def make_optimisers(model: TinyWan, args: argparse.Namespace) -> list[torch.opti
 
 @torch.no_grad()
 def validation_loss(model: TinyWan, args: argparse.Namespace) -> float:
-    """Mean squared error on 64 clips that no training step draws."""
+    """Return the mean squared error on 64 clips that no training step draws."""
     losses = []
     for batch in range(64 // args.batch):
         noisy, timestep, context, flow = sample_problem(VALIDATION_SEED + batch, args)
@@ -133,16 +135,16 @@ def validation_loss(model: TinyWan, args: argparse.Namespace) -> float:
 
 
 def save_state(path: Path, state: dict) -> None:
-    """Write beside, then rename: a killed run never leaves half a file."""
+    """Write a new file, then rename it: a killed run never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
 
 
 def load_exported(model: TinyWan, args: argparse.Namespace) -> int:
-    """The inverse of `export`; weights of waves that it took out start at 0.
+    """Load the weights of an exported checkpoint; those of the removed waves start at 0.
 
-    Returns the steps it saw where it is this kind's own checkpoint, so that training goes on; else 0.
+    Returns its training steps if it is this kind's own checkpoint, so that training continues; else 0.
     """
     checkpoint = args.start
     weights = {name: tensor.float() for name, tensor in load_file(checkpoint).items()}
@@ -177,8 +179,54 @@ def read_curve(path: Path) -> list[tuple[int, float, float, float]]:
         return [(int(a), float(b), float(c), float(d)) for a, b, c, d in list(csv.reader(file))[1:]]
 
 
+@dataclass
+class Progress:
+    """Progress of a training. step: the next; begun: the first step with these clips; rows: of the loss curve."""
+
+    step: int
+    begun: int
+    rows: list[tuple[int, float, float, float]]
+    minutes: float
+
+
+def load_state(
+    path: Path, model: TinyWan, average: TinyWan, optimisers: list[torch.optim.Optimizer], device: str
+) -> Progress:
+    """Load weights and optimisers to resume from, and return their progress."""
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(kept)
+    return Progress(state["step"], state["begun"], [tuple(row) for row in state["rows"]], state["minutes"])
+
+
+def train_step(
+    forward: Callable[..., Tensor],
+    model: TinyWan,
+    optimisers: list[torch.optim.Optimizer],
+    args: argparse.Namespace,
+    step: int,
+    begun: int,
+) -> float:
+    """Update the model by one step and return its loss."""
+    for optimiser, peak in zip(optimisers, (args.rate, args.matrix_rate), strict=True):
+        for group in optimiser.param_groups:
+            group["lr"] = peak * rate_factor(step, begun, args.steps)
+    noisy, timestep, context, flow = sample_problem(args.seed * 10_000_000 + step, args)
+    with torch.autocast(args.device, torch.bfloat16):
+        predicted = forward(noisy, timestep, context)
+    loss = F.mse_loss(predicted.float(), flow)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad()
+    return loss.item()
+
+
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -186,58 +234,31 @@ def main() -> None:
     begun = load_exported(model, args) if args.start else 0
     average = copy.deepcopy(model).requires_grad_(False)
     optimisers = make_optimisers(model, args)
-    peaks = [args.rate, args.matrix_rate]
-    state_path = args.state / f"{args.kind}.pt"
-    first, rows = begun, read_curve(TESTBEDS[args.kind].curve) if begun else []
-    minutes = rows[-1][3] if rows else 0.0
+    state_path, curve = args.state / f"{args.kind}.pt", TESTBEDS[args.kind].curve
+    rows = read_curve(curve) if begun else []
+    progress = Progress(begun, begun, rows, rows[-1][3] if rows else 0.0)
     if state_path.exists():
-        state = torch.load(state_path, map_location=args.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        first, begun, minutes = state["step"], state["begun"], state["minutes"]
-        rows = [tuple(row) for row in state["rows"]]
-        print(f"resumed at step {first}", flush=True)
-    forward = compiled_for_cpu(model) if args.compile else model
+        progress = load_state(state_path, model, average, optimisers, args.device)
+        print(f"resumed at step {progress.step}", flush=True)
+    forward = compile_for_cpu(model) if args.compile else model
 
-    began, losses = time.perf_counter() - 60 * minutes, []
-    for step in range(first, args.steps):
-        for optimiser, peak in zip(optimisers, peaks, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = peak * rate_factor(step, begun, args.steps)
-        noisy, timestep, context, flow = sample_problem(args.seed * 10_000_000 + step, args)
-        with torch.autocast(args.device, torch.bfloat16):
-            predicted = forward(noisy, timestep, context)
-        loss = F.mse_loss(predicted.float(), flow)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        losses.append(loss.item())
-        keep = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-        done = step + 1
-        if done % 250 == 0 or done == args.steps:
-            minutes = (time.perf_counter() - began) / 60
-            rows.append((done, sum(losses) / len(losses), validation_loss(average, args), minutes))
+    began, losses = time.perf_counter() - 60 * progress.minutes, []
+    for step in range(progress.step, args.steps):
+        losses.append(train_step(forward, model, optimisers, args, step, progress.begun))
+        decay = min(0.999, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        progress.step = step + 1
+        if progress.step % CURVE_STEPS == 0 or progress.step == args.steps:
+            progress.minutes = (time.perf_counter() - began) / 60
+            validation = validation_loss(average, args)
+            progress.rows.append((progress.step, sum(losses) / len(losses), validation, progress.minutes))
             losses.clear()
-            print("step {} loss {:.4f} validation {:.4f} after {:.1f} min".format(*rows[-1]), flush=True)
-            save_state(
-                state_path,
-                {
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                    "step": done,
-                    "begun": begun,
-                    "rows": rows,
-                    "minutes": minutes,
-                },
-            )
-            export(average, args, done)
-            write_curve(rows, TESTBEDS[args.kind].curve)
+            print("step {} loss {:.4f} validation {:.4f} after {:.1f} min".format(*progress.rows[-1]), flush=True)
+            states: dict[str, Any] = {"model": model.state_dict(), "average": average.state_dict()}
+            states["optimisers"] = [optimiser.state_dict() for optimiser in optimisers]
+            save_state(state_path, states | vars(progress))
+            export(average, args, progress.step)
+            write_curve(progress.rows, curve)
 
 
 if __name__ == "__main__":

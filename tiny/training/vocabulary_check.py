@@ -1,8 +1,8 @@
-"""Measures which words the embedded model distinguishes: `python -m tiny.training.vocabulary_check`, torch alone.
+"""Measures which words the embedded model distinguishes: `python -m tiny.training.vocabulary_check`; torch alone.
 
-Clips that were never trained on are denoised once under their caption and once under the caption with words of one sort
-exchanged, beneath the same noise. Where the true caption comes closer to the clip, the model knows the words. Prints,
-for every sort and noise level, the share of clips where it did, 0.5 being chance, and writes the table.
+Clips that were not trained on are denoised under their caption, and again, with the same noise, under the caption with
+words of a sort exchanged. Prints, for each sort and noise level, the share of clips to which the true caption came
+closer (0.5 by chance), and writes them as JSON.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ def exchange(caption: str, words: dict[str, str]) -> str:
 
 
 def clips_with(words: dict[str, str], count: int) -> tuple[Tensor, list[str]]:
-    """Latents `[count, 16, T, H, W]` of clips, of different scenes, whose captions hold one of the words."""
+    """Draw clips of different scenes whose captions have any of the words: latents `[count, 16, T, H, W]`, captions."""
     clips, encode = part("tiny.training.clips"), part("tiny.codec").encode
     found: list[tuple[Tensor, str]] = []
     seeds = itertools.count(SEED)
     while len(found) < count:
         seed = next(seeds)
         drawn, captions = clips.draw_batch(seed, 2, FRAMES, SIZE, SIZE)
-        number = seed % 2  # either of the pair
+        number = seed % 2  # the first or the second clip of the pair
         if exchange(captions[number], words) != captions[number]:
             found.append((drawn[number], captions[number]))
     return encode(torch.stack([clip for clip, _ in found])), [caption for _, caption in found]
 
 
 @torch.inference_mode()
-def share_recognised(model: Any, words: dict[str, str], sigma: float, count: int) -> float:
-    """The share of `count` clips to which the true caption comes closer than the exchanged one."""
+def measure_share(model: Any, words: dict[str, str], sigma: float, count: int) -> float:
+    """Return the share of `count` clips to which the true caption comes closer than the changed caption."""
     context_for = part("tiny.words").context_for
     latents, captions = clips_with(words, count)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED))
@@ -78,7 +78,7 @@ def main() -> None:
     model = part("tiny.standalone").load_tiny(args.model)
     shares = {}
     for sort, words in EXCHANGED.items():
-        shares[sort] = {str(sigma): share_recognised(model, words, sigma, args.clips) for sigma in SIGMAS}
+        shares[sort] = {str(sigma): measure_share(model, words, sigma, args.clips) for sigma in SIGMAS}
         print(f"{sort:18}", *(f"sigma {sigma}: {share:.2f}" for sigma, share in shares[sort].items()), flush=True)
     result = {
         "clips": args.clips,

@@ -259,7 +259,7 @@ def accuracy(dtype: torch.dtype, head_dim: int, device: torch.device) -> list[di
     problem = Problem(device, dtype, selftest.BATCH, selftest.QUERIES, selftest.KEYS, selftest.HEADS, head_dim)
     rows = []
     for backend in (backend for backend in DISPATCHER.backends if not backend.unsupported_reason(problem)):
-        found = DISPATCHER.verdict(backend, problem)
+        found = DISPATCHER.selftest_result(backend, problem)
         tolerance = selftest.OUTPUT_TOLERANCE[dtype] if backend.exact else selftest.FAST_OUTPUT_TOLERANCE
         rows.append(
             {
