@@ -1,9 +1,8 @@
-"""The sensitivity probe: what each budget at each step costs in quality, from four runs along a dense one.
+"""Sensitivity probe: the loss of each step at each budget, from four runs of one case.
 
-Steps are computed in full and in part by turns, so that each one in part continues from a full one; two runs, one with
-the odd steps in part and one with the even ones, show every step. Two more with reuse steps there tell how much worse
-those are, whose losses are replayed. Budgets are then allotted by the method of Lagrange multipliers, as if what steps
-cost added up: a seed, not a result.
+Full and partial steps alternate, so that each partial step follows a full one; two runs, one with odd and one with even
+partial steps, show every step. Two runs with reuse steps in these places scale the losses, as those of reuse steps can
+be replayed. Budgets are then allotted by Lagrange multipliers, as if losses added up: a candidate to evaluate.
 """
 
 from __future__ import annotations
@@ -14,54 +13,51 @@ from dataclasses import dataclass
 from ..candidate import Genome, with_ends
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.replay import Replay
-from ..evaluation.step_cost import StepCost, measured
+from ..evaluation.step_cost import StepCost, measure_step_cost
 from ..problem import Outcome, SamplingConfig
 
-PROBED = 0.3
+PROBED_BUDGET = 0.3
 
 
 @dataclass(frozen=True)
-class Probe:
-    """losses: by budget and step, of the final latents, if this step alone has this budget.
-
-    prices: of steps in part.
-    """
+class Sensitivity:
+    """losses: by budget and step, of the final latents if only this step has this budget; step_cost: as measured."""
 
     losses: dict[float, tuple[float, ...]]
-    prices: StepCost
+    step_cost: StepCost
 
 
-def probe(judge: Evaluator, case: int, replay: Replay | None) -> Probe | None:
-    """Costs about 2.5 dense-run equivalents; None where reuse steps cannot be replayed."""
+def probe_sensitivity(evaluator: Evaluator, case: int, replay: Replay | None) -> Sensitivity | None:
+    """Run the probe, at a cost of about 2.5 dense runs; None without replay or if a run is not finite."""
     if replay is None:
         return None
-    setting = judge.setting
-    turns = [_by_turns(setting, PROBED, odd) for odd in (0, 1)]
-    reused = [_by_turns(setting, 0.0, odd) for odd in (0, 1)]
-    verdicts = judge.verdicts([*turns, *reused], [case])
-    if any(verdict.given_up for verdict in verdicts):
+    setting = evaluator.setting
+    partial = [_alternate(setting, PROBED_BUDGET, odd) for odd in (0, 1)]
+    reused = [_alternate(setting, 0.0, odd) for odd in (0, 1)]
+    if any(each.aborted for each in evaluator.evaluate([*partial, *reused], [case])):
         return None
-    told = {PROBED: _told(judge, turns, case), 0.0: _told(judge, reused, case)}
-    alone = replay.sensitivity(turns[0])
-    in_part = tuple(
-        whole * part / reuse if reuse > 0.0 else whole
-        for whole, part, reuse in zip(alone, told[PROBED], told[0.0], strict=True)
+    partial_losses, reuse_losses = (_losses_by_step(evaluator, each, case) for each in (partial, reused))
+    alone = replay.sensitivity(partial[0])
+    scaled = tuple(
+        replayed * own / reuse if reuse > 0.0 else replayed
+        for replayed, own, reuse in zip(alone, partial_losses, reuse_losses, strict=True)
     )
 
     def runs(genomes: list[Genome]) -> list[tuple[Genome, Outcome]]:
-        return [(genome, judge.outcomes[case, genome]) for genome in genomes]
+        return [(genome, evaluator.outcomes[case, genome]) for genome in genomes]
 
-    return Probe({0.0: alone, PROBED: in_part}, measured(runs(turns), runs(reused), setting.evaluations))
-
-
-def _by_turns(setting: SamplingConfig, budget: float, odd: int) -> Genome:
-    turns = [budget if step % 2 == odd else 1.0 for step in range(setting.steps)]
-    return Genome(tuple(with_ends([*turns[:-1], 1.0], setting.sigmas)))
+    cost = measure_step_cost(runs(partial), runs(reused), setting.evaluations)
+    return Sensitivity({0.0: alone, PROBED_BUDGET: scaled}, cost)
 
 
-def _told(judge: Evaluator, genomes: Sequence[Genome], case: int) -> list[float]:
-    """By step, how far what was told was off where it was not computed in full."""
-    losses = [judge.outcomes[case, genome].losses for genome in genomes]
+def _alternate(setting: SamplingConfig, budget: float, odd: int) -> Genome:
+    budgets = [budget if step % 2 == odd else 1.0 for step in range(setting.steps)]
+    return Genome(tuple(with_ends([*budgets[:-1], 1.0], setting.sigmas)))
+
+
+def _losses_by_step(evaluator: Evaluator, genomes: Sequence[Genome], case: int) -> list[float]:
+    """Return by step the loss of the guided prediction in the run that does not compute the step in full."""
+    losses = [evaluator.outcomes[case, genome].losses for genome in genomes]
     return [
         max(
             (loss[step] for loss, genome in zip(losses, genomes, strict=True) if genome.budgets[step] < 1.0),
@@ -71,23 +67,28 @@ def _told(judge: Evaluator, genomes: Sequence[Genome], case: int) -> list[float]
     ]
 
 
-def allotted(found: Probe, setting: SamplingConfig, budget: float) -> Genome:
-    """Budgets per step that minimise the sum of losses plus a price on what is computed, so that the budget is kept."""
-    low, high = -40.0, 10.0  # log10 of the price
+def allot_budgets(sensitivity: Sensitivity, setting: SamplingConfig, budget: float) -> Genome:
+    """Return budgets that minimise the sum of losses at this mean cost."""
+    low, high = -40.0, 10.0  # log10 of the multiplier
     best = [1.0] * setting.steps
     for _ in range(60):
         middle = (low + high) / 2.0
-        budgets = with_ends(_cheapest(found, setting.steps, 10.0**middle), setting.sigmas)
-        if found.prices.of_run(budgets, setting.evaluations) <= budget:
+        budgets = with_ends(_minimise(sensitivity, setting.steps, 10.0**middle), setting.sigmas)
+        if sensitivity.step_cost.of_run(budgets, setting.evaluations) <= budget:
             best, high = budgets, middle
         else:
             low = middle
     return Genome(tuple(best))
 
 
-def _cheapest(found: Probe, steps: int, price: float) -> list[float]:
-    def at(step: int, budget: float) -> float:
-        return 0.0 if budget == 1.0 else found.losses[budget][step]
+def _minimise(sensitivity: Sensitivity, steps: int, multiplier: float) -> list[float]:
+    """Return for each step the budget of least loss plus multiplier × cost."""
 
-    options, cost = sorted({*found.losses, 1.0}), found.prices.of
-    return [min(options, key=lambda budget: (at(step, budget) + price * cost(budget), budget)) for step in range(steps)]
+    def loss(step: int, budget: float) -> float:
+        return 0.0 if budget == 1.0 else sensitivity.losses[budget][step]
+
+    options, cost = sorted({*sensitivity.losses, 1.0}), sensitivity.step_cost.of
+    return [
+        min(options, key=lambda budget: (loss(step, budget) + multiplier * cost(budget), budget))
+        for step in range(steps)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toy_bench import ToyBench
+from toy_runner import ToyRunner
 
 from astraea.schedules import DEFAULT_FORECAST, Forecast
 from astraea.search.proposals.priors import initial_forecasts, is_smooth, prior_gain
@@ -19,7 +19,7 @@ TRUST, HALF_BENT, NEVER_TRIED = (
 
 def setting(steps: int = 30, cfg: float | None = 3.0):
     facts = {} if cfg is None else {"sampling": {"cfg": cfg}}
-    return replace(ToyBench(steps=steps).setting, facts=facts)
+    return replace(ToyRunner(steps=steps).setting, facts=facts)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_fine_steps_and_mild_guidance_are_steady(steps, cfg, steady):
 
 @pytest.mark.parametrize(("steps", "steady"), [(30, True), (12, False)])
 def test_a_part_of_a_run_is_as_steady_as_the_whole(steps, steady):
-    whole = replace(ToyBench(steps=steps, shift=8.0).setting, facts=setting().facts)
+    whole = replace(ToyRunner(steps=steps, shift=8.0).setting, facts=setting().facts)
     for sigmas in (whole.sigmas[: steps // 3 + 1], whole.sigmas[steps // 3 :]):
         assert is_smooth(replace(whole, sigmas=sigmas)) is steady
 

@@ -1,4 +1,4 @@
-"""Parts of the search that know no model: how candidates are changed, paths through the steps, what steps take."""
+"""Parts of the search without a model: mutation and crossover, paths through the steps, predicted step times."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from astraea.search.candidate import (
     AXES,
     CURVATURES,
     FINAL_STEP_GAINS,
-    FREE_SIZES,
     PRIOR_GAINS,
     Genome,
-    block_crossover,
+    change_forecast,
+    fill_budget,
     mean_budget,
-    most_steps,
-    moved,
-    other_forecast,
-    repaired,
+    move_steps,
     uniform_crossover,
     with_ends,
 )
 from astraea.search.evaluation.step_time import StepSeconds
+from astraea.search.paper_search import BUDGETS, block_crossover, repair
 from astraea.search.problem import Outcome
 from astraea.search.proposals.dynamic_programming import MAX_SKIP, cheapest_paths, skip_costs
 
@@ -34,7 +32,7 @@ SEEDS = pytest.mark.parametrize("seed", range(6))
 CALLS = pytest.mark.parametrize("evaluations", [EVEN, HEUN, [2] * 11 + [1]], ids=["one call", "heun", "midpoint"])
 
 
-def whole(rng: random.Random, steps: int = 12) -> Genome:
+def step_skipping(rng: random.Random, steps: int = 12) -> Genome:
     return Genome((1.0, *(float(rng.random() < 0.4) for _ in range(steps - 2)), 1.0))
 
 
@@ -48,7 +46,7 @@ def sizes(rng: random.Random, steps: int = 12) -> list[float]:
 def test_repair_lands_in_the_band_and_keeps_the_ends(seed, evaluations, budget):
     rng = random.Random(seed)
     low, high = 0.9 * budget, 1.1 * budget
-    budgets = repaired(sizes(rng), evaluations, (low, high), rng)
+    budgets = repair(sizes(rng), evaluations, (low, high), rng)
     assert low <= mean_budget(budgets, evaluations) <= high
     assert budgets[0] == 1.0
     assert budgets[-1] >= 0.5
@@ -59,11 +57,11 @@ def test_repair_leaves_alone_what_is_in_the_band(seed):
     rng = random.Random(seed)
     budgets = sizes(rng)
     mean = mean_budget(budgets, EVEN)
-    assert repaired(budgets, EVEN, (mean - 0.01, mean + 0.01), rng) == budgets
+    assert repair(budgets, EVEN, (mean - 0.01, mean + 0.01), rng) == budgets
 
 
 def test_repair_ends_where_the_band_cannot_be_reached():
-    budgets = repaired([1.0, 0.5, 0.5], [1, 1, 1], (0.0, 0.1), random.Random(0))
+    budgets = repair([1.0, 0.5, 0.5], [1, 1, 1], (0.0, 0.1), random.Random(0))
     assert budgets == [1.0, 0.0, 0.5]
 
 
@@ -91,8 +89,8 @@ def test_block_crossover_takes_one_segment_from_the_second_parent(seed):
 @pytest.mark.parametrize("moves", [0, 1, 2, 7])
 def test_moves_keep_the_number_of_computed_steps_and_the_ends(seed, moves):
     rng = random.Random(seed)
-    genome = whole(rng)
-    child = moved(genome, rng, moves)
+    genome = step_skipping(rng)
+    child = move_steps(genome, rng, moves)
     assert sorted(child.budgets) == sorted(genome.budgets)
     assert (child.budgets[0], child.budgets[-1]) == (1.0, 1.0)
     assert (child.forecast, child.mode) == (genome.forecast, genome.mode)
@@ -101,29 +99,31 @@ def test_moves_keep_the_number_of_computed_steps_and_the_ends(seed, moves):
 @SEEDS
 def test_one_move_takes_one_step_at_most_three_places(seed):
     rng = random.Random(seed)
-    genome = whole(rng)
-    changed = [k for k, (x, y) in enumerate(zip(genome.budgets, moved(genome, rng).budgets, strict=True)) if x != y]
+    genome = step_skipping(rng)
+    changed = [
+        k for k, (x, y) in enumerate(zip(genome.budgets, move_steps(genome, rng).budgets, strict=True)) if x != y
+    ]
     assert len(changed) in (0, 2)
     assert not changed or changed[1] - changed[0] <= 3
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_where_nothing_can_be_moved_nothing_is(steps):
+def test_without_a_step_to_move_nothing_changes(steps):
     genome = Genome((1.0,) * steps)
-    assert moved(genome, random.Random(0), 3) == genome
+    assert move_steps(genome, random.Random(0), 3) == genome
 
 
 @SEEDS
 def test_another_forecast_is_a_neighbour(seed):
     now = Forecast(PRIOR_GAINS[1], *AXES[2], CURVATURES[1])
-    other = other_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
+    other = change_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
     times = [(way.extrapolation_axis, way.interpolation_axis) for way in (now, other)]
     settings = [times, *zip(vars(now).values(), vars(other).values(), strict=True)]
     same = [before == after for before, after in [settings[0], settings[1], *settings[4:]]]
     assert same.count(False) == 1
 
 
-def test_the_last_step_answers_only_to_steps_missed_right_before_it():
+def test_a_final_step_gain_needs_a_skipped_step_before_the_last():
     way = Forecast(final_step_gain=FINAL_STEP_GAINS[-1])
     assert Genome((1.0, 0.0, 1.0), way).forecast == way
     assert Genome((1.0, 0.0, 1.0, 1.0), way) == Genome((1.0, 0.0, 1.0, 1.0))
@@ -132,17 +132,17 @@ def test_the_last_step_answers_only_to_steps_missed_right_before_it():
 
 @SEEDS
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.75, 1.0])
-def test_as_many_steps_as_are_paid_for(seed, target):
+def test_as_many_steps_as_the_budget_allows(seed, target):
     rng = random.Random(seed)
-    genome = most_steps(whole(rng), EVEN, target, rng)
+    genome = fill_budget(step_skipping(rng), EVEN, target, rng)
     assert sum(genome.budgets) == int(12 * target)
 
 
 @SEEDS
 @CALLS
-def test_never_more_steps_than_are_paid_for(seed, evaluations):
+def test_never_more_steps_than_the_budget_allows(seed, evaluations):
     rng = random.Random(seed)
-    genome = most_steps(whole(rng), evaluations, 0.45, rng)
+    genome = fill_budget(step_skipping(rng), evaluations, 0.45, rng)
     spent = mean_budget(genome.budgets, evaluations)
     assert 0.45 - 2 / sum(evaluations) < spent <= 0.45 + 1e-6
     assert (genome.budgets[0], genome.budgets[-1]) == (1.0, 1.0)
@@ -250,6 +250,6 @@ def test_a_run_takes_what_its_calls_take():
 def test_a_mean_budget_is_rounded_once_whatever_the_python(seed):
     """The built-in sum is compensated from Python 3.12 on, and a repair ends by the last bit of a mean."""
     rng = random.Random(seed)
-    budgets, evaluations = rng.choices(FREE_SIZES, k=30), rng.choices((1, 2), k=30)
+    budgets, evaluations = rng.choices(BUDGETS, k=30), rng.choices((1, 2), k=30)
     exact = sum((Fraction(budget) * calls for budget, calls in zip(budgets, evaluations, strict=True)), Fraction())
     assert mean_budget(budgets, evaluations) == float(exact) / sum(evaluations)

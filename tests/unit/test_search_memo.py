@@ -1,4 +1,4 @@
-"""The memo: what was measured is there after any crash, and what cannot be kept is told."""
+"""The run log: outcomes survive any crash, and an error says what to do if they cannot be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from astraea.errors import SearchError
 from astraea.schedules import Forecast, Schedule
-from astraea.search.evaluation import run_log as memo_module
+from astraea.search.evaluation import run_log as run_log_module
 from astraea.search.evaluation.run_log import RunLog, key_of
 from astraea.search.problem import Outcome
 
@@ -25,144 +25,144 @@ OUTCOMES = {
 
 
 def filled(path: Path, identity: str = "mine") -> RunLog:
-    memo = RunLog(path, identity)
+    run_log = RunLog(path, identity)
     for key, outcome in OUTCOMES.items():
-        memo.put(key, outcome)
-    memo.close()
-    return memo
+        run_log.put(key, outcome)
+    run_log.close()
+    return run_log
 
 
-def outcomes_in(memo: RunLog) -> dict[str, Outcome]:
-    return {key: outcome for key in [*OUTCOMES, "later"] if (outcome := memo.get(key)) is not None}
+def outcomes_in(run_log: RunLog) -> dict[str, Outcome]:
+    return {key: outcome for key in [*OUTCOMES, "later"] if (outcome := run_log.get(key)) is not None}
 
 
 def test_outcomes_are_there_again(tmp_path):
-    filled(tmp_path / "memo.jsonl")
-    again = RunLog(tmp_path / "memo.jsonl", "mine")
+    filled(tmp_path / "runs.jsonl")
+    again = RunLog(tmp_path / "runs.jsonl", "mine")
     assert outcomes_in(again) == OUTCOMES
     assert len(again) == len(OUTCOMES)
     assert again.skipped == 0
 
 
 def test_an_outcome_is_on_disk_when_put_returns(tmp_path):
-    memo = RunLog(tmp_path / "memo.jsonl", "mine")
+    run_log = RunLog(tmp_path / "runs.jsonl", "mine")
     for number, (key, outcome) in enumerate(OUTCOMES.items(), start=1):
-        memo.put(key, outcome)
-        assert len(RunLog(tmp_path / "memo.jsonl", "mine")) == number
+        run_log.put(key, outcome)
+        assert len(RunLog(tmp_path / "runs.jsonl", "mine")) == number
 
 
 def test_folders_are_made_when_the_first_outcome_is_put(tmp_path):
-    memo = RunLog(tmp_path / "a" / "b" / "memo.jsonl", "mine")
+    run_log = RunLog(tmp_path / "a" / "b" / "runs.jsonl", "mine")
     assert not (tmp_path / "a").exists()
-    memo.put("whole", OUTCOMES["whole"])
-    assert len(RunLog(memo.path, "mine")) == 1
+    run_log.put("whole", OUTCOMES["whole"])
+    assert len(RunLog(run_log.path, "mine")) == 1
 
 
 def test_the_newest_outcome_of_a_key_counts(tmp_path):
-    memo = filled(tmp_path / "memo.jsonl")
-    memo.put("given up", OUTCOMES["whole"])
-    assert RunLog(memo.path, "mine").get("given up") == OUTCOMES["whole"]
+    run_log = filled(tmp_path / "runs.jsonl")
+    run_log.put("given up", OUTCOMES["whole"])
+    assert RunLog(run_log.path, "mine").get("given up") == OUTCOMES["whole"]
 
 
 def test_outcomes_of_another_identity_are_not_taken(tmp_path):
-    filled(tmp_path / "memo.jsonl", "theirs")
-    assert len(RunLog(tmp_path / "memo.jsonl", "mine")) == 0
+    filled(tmp_path / "runs.jsonl", "theirs")
+    assert len(RunLog(tmp_path / "runs.jsonl", "mine")) == 0
 
 
 def test_each_identity_finds_its_own_in_a_shared_file(tmp_path):
-    filled(tmp_path / "memo.jsonl", "theirs")
-    mine = RunLog(tmp_path / "memo.jsonl", "mine")
+    filled(tmp_path / "runs.jsonl", "theirs")
+    mine = RunLog(tmp_path / "runs.jsonl", "mine")
     mine.put("later", OUTCOMES["whole"])
-    assert outcomes_in(RunLog(tmp_path / "memo.jsonl", "mine")) == {"later": OUTCOMES["whole"]}
-    assert outcomes_in(RunLog(tmp_path / "memo.jsonl", "theirs")) == OUTCOMES
+    assert outcomes_in(RunLog(tmp_path / "runs.jsonl", "mine")) == {"later": OUTCOMES["whole"]}
+    assert outcomes_in(RunLog(tmp_path / "runs.jsonl", "theirs")) == OUTCOMES
 
 
-def test_a_memo_without_a_path_keeps_to_memory(tmp_path, monkeypatch):
+def test_a_log_without_a_path_stays_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    memo = RunLog()
-    memo.put("whole", OUTCOMES["whole"])
-    assert memo.get("whole") == OUTCOMES["whole"]
+    run_log = RunLog()
+    run_log.put("whole", OUTCOMES["whole"])
+    assert run_log.get("whole") == OUTCOMES["whole"]
     assert not list(tmp_path.iterdir())
 
 
 def test_a_last_line_cut_off_anywhere_costs_no_other_outcome(tmp_path):
-    path = tmp_path / "memo.jsonl"
+    path = tmp_path / "runs.jsonl"
     filled(path)
     content = path.read_bytes()
     last = content.rindex(b"\n", 0, -1) + 1
     others = {key: OUTCOMES[key] for key in ("whole", "given up")}
     for cut in range(last, len(content)):
         path.write_bytes(content[:cut])
-        memo = RunLog(path, "mine")
-        assert outcomes_in(memo) | others == outcomes_in(memo), f"cut off at byte {cut}"
-        memo.put("later", OUTCOMES["not finite"])
-        memo.close()
+        run_log = RunLog(path, "mine")
+        assert outcomes_in(run_log) | others == outcomes_in(run_log), f"cut off at byte {cut}"
+        run_log.put("later", OUTCOMES["not finite"])
+        run_log.close()
         again = RunLog(path, "mine")
-        assert outcomes_in(again) == outcomes_in(memo), f"appended to after a cut at byte {cut}"
+        assert outcomes_in(again) == outcomes_in(run_log), f"appended to after a cut at byte {cut}"
         assert again.get("later") == OUTCOMES["not finite"]
 
 
-def test_a_first_line_cut_off_anywhere_does_not_keep_a_memo_from_being_written(tmp_path):
-    path = tmp_path / "memo.jsonl"
+def test_a_first_line_cut_off_anywhere_does_not_prevent_writing(tmp_path):
+    path = tmp_path / "runs.jsonl"
     filled(path)
     head = path.read_bytes().split(b"\n")[0]
     for cut in range(len(head) + 1):
         path.write_bytes(head[:cut])
-        memo = RunLog(path, "mine")
-        memo.put("later", OUTCOMES["whole"])
-        memo.close()
+        run_log = RunLog(path, "mine")
+        run_log.put("later", OUTCOMES["whole"])
+        run_log.close()
         assert outcomes_in(RunLog(path, "mine")) == {"later": OUTCOMES["whole"]}, f"cut off at byte {cut}"
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\xff", b"\n", b"\r", b"}", "\u2028".encode(), b"\x1c"])
 def test_damage_in_the_middle_costs_only_the_line_it_is_in(tmp_path, damage):
-    path = tmp_path / "memo.jsonl"
+    path = tmp_path / "runs.jsonl"
     filled(path)
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     begin = len(lines[0]) + len(lines[1])
     for place in range(begin, begin + len(lines[2]) - 1, 7):
         path.write_bytes(content[:place] + damage + content[place + 1 :])
-        memo = RunLog(path, "mine")
+        run_log = RunLog(path, "mine")
         kept = {key: OUTCOMES[key] for key in ("whole", "not finite")}
-        assert outcomes_in(memo) == kept, f"damaged at byte {place}"
-        assert memo.skipped >= 1
+        assert outcomes_in(run_log) == kept, f"damaged at byte {place}"
+        assert run_log.skipped >= 1
 
 
-def test_a_file_of_something_else_is_passed_over(tmp_path):
-    (tmp_path / "memo.jsonl").write_bytes(bytes(range(256)) * 20)
-    memo = RunLog(tmp_path / "memo.jsonl", "mine")
-    assert len(memo) == 0
-    memo.put("whole", OUTCOMES["whole"])
-    assert len(RunLog(tmp_path / "memo.jsonl", "mine")) == 1
+def test_a_file_of_something_else_is_skipped(tmp_path):
+    (tmp_path / "runs.jsonl").write_bytes(bytes(range(256)) * 20)
+    run_log = RunLog(tmp_path / "runs.jsonl", "mine")
+    assert len(run_log) == 0
+    run_log.put("whole", OUTCOMES["whole"])
+    assert len(RunLog(tmp_path / "runs.jsonl", "mine")) == 1
 
 
 def test_a_folder_in_the_place_of_the_file(tmp_path):
-    (tmp_path / "memo.jsonl").mkdir()
-    with pytest.raises(SearchError, match="cannot be read") as told:
-        RunLog(tmp_path / "memo.jsonl", "mine")
-    assert str(tmp_path / "memo.jsonl") in str(told.value)
+    (tmp_path / "runs.jsonl").mkdir()
+    with pytest.raises(SearchError, match="cannot be read") as caught:
+        RunLog(tmp_path / "runs.jsonl", "mine")
+    assert str(tmp_path / "runs.jsonl") in str(caught.value)
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "taken").write_text("")
-    path = tmp_path / "taken" / "memo.jsonl"
-    with pytest.raises(SearchError, match="make the folder writable") as told:
+    path = tmp_path / "taken" / "runs.jsonl"
+    with pytest.raises(SearchError, match="make the folder writable") as caught:
         RunLog(path, "mine").put("whole", OUTCOMES["whole"])
-    assert str(path) in str(told.value)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
-    path = tmp_path / "memo.jsonl"
+def test_a_full_disk_is_reported_with_what_to_do(tmp_path, monkeypatch):
+    path = tmp_path / "runs.jsonl"
     path.symlink_to(FULL_DEVICE)
-    monkeypatch.setattr(memo_module, "open_regular", lambda path, flags=os.O_RDONLY: os.open(path, flags))
-    memo = RunLog(None, "mine")
-    memo.path = path  # the device never ends when it is read
-    with pytest.raises(SearchError, match=r"No space left on device.*Make room") as told:
-        memo.put("whole", OUTCOMES["whole"])
-    assert str(path) in str(told.value)
-    assert memo.get("whole") == OUTCOMES["whole"], "what was measured still counts for the search that goes on"
+    monkeypatch.setattr(run_log_module, "open_regular", lambda path, flags=os.O_RDONLY: os.open(path, flags))
+    run_log = RunLog(None, "mine")
+    run_log.path = path  # the device never ends when it is read
+    with pytest.raises(SearchError, match=r"No space left on device.*Free some disk space") as caught:
+        run_log.put("whole", OUTCOMES["whole"])
+    assert str(path) in str(caught.value)
+    assert run_log.get("whole") == OUTCOMES["whole"], "what was measured still counts for the search that goes on"
 
 
 class FullDisk:
@@ -183,13 +183,13 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [0, 1, 9, 40])
-def test_after_a_full_disk_the_same_memo_goes_on(tmp_path, room):
-    memo = filled(tmp_path / "memo.jsonl")
-    memo._file = FullDisk(memo.path, room)  # type: ignore[assignment]
+def test_after_a_full_disk_the_log_can_be_used_again(tmp_path, room):
+    run_log = filled(tmp_path / "runs.jsonl")
+    run_log._file = FullDisk(run_log.path, room)  # type: ignore[assignment]
     with pytest.raises(SearchError, match="No space left"):
-        memo.put("lost", OUTCOMES["whole"])
-    memo.put("later", OUTCOMES["whole"])
-    again = RunLog(memo.path, "mine")
+        run_log.put("lost", OUTCOMES["whole"])
+    run_log.put("later", OUTCOMES["whole"])
+    again = RunLog(run_log.path, "mine")
     assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["whole"]}
 
 
@@ -203,7 +203,7 @@ WAYS = (
 )
 
 
-def test_keys_tell_apart_all_that_an_outcome_depends_on():
+def test_keys_differ_by_all_that_an_outcome_depends_on():
     def schedule(budgets=(1.0, 0.3, 1.0), **changes) -> Schedule:
         return Schedule("s", tuple(zip((0.9, 0.5, 0.2), budgets, strict=True)), **changes)
 

@@ -40,7 +40,7 @@ def test_as_many_steps_are_computed_from_the_first_to_the_last(gaps: str, first:
             path_of(drawn)[-1],
             len(gaps) + 1,
         )
-        assert genome.whole
+        assert not genome.has_partial_steps
         assert genome.forecast == FORECAST
 
 

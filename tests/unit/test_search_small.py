@@ -1,4 +1,4 @@
-"""Searches that place steps on small clips first: what it costs, what is taken from it, and when there are none."""
+"""Searches that run candidates on small clips first: costs, results in full size, and searches without any."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from functools import cache
 from statistics import fmean
 
 import pytest
-from toy_bench import ToyBench
+from toy_runner import ToyRunner
 
 from astraea.search.candidate import Genome, mean_budget
+from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import gains_of
@@ -22,27 +23,27 @@ STEPS, CASES, BUDGET, EFFORT, SHARE = 16, 6, 0.4, 40.0, 0.1
 
 
 class Watched:
-    """A search that has been run, with what it told on the way."""
+    """A search that has been run, with its progress."""
 
     def __init__(
         self,
         share: float | None = SHARE,
         effort: float = EFFORT,
-        memo: RunLog | None = None,
+        run_log: RunLog | None = None,
         asked: bool = True,
         budgets: tuple[float, ...] = (BUDGET,),
         **toy: float,
     ):
-        self.bench = ToyBench(STEPS, CASES, small_share=share, **toy)
-        self.told: list[Progress] = []
-        self.memo = RunLog() if memo is None else memo
-        options = {"budgets": budgets, "effort": effort, "seed": 0, "small_clips": asked}
-        self.search = Search(self.bench, self.memo, watch=self.told.append, **options)
+        self.bench = ToyRunner(STEPS, CASES, proxy_cost=share, **toy)
+        self.seen: list[Progress] = []
+        self.run_log = RunLog() if run_log is None else run_log
+        config = SearchConfig(budgets=budgets, effort=effort, seed=0, use_proxy=asked)
+        self.search = Search(self.bench, self.run_log, config, watch=self.seen.append)
         self.result = self.search.run()
 
     @property
-    def small_runs(self) -> int:
-        return len(self.bench.small.runs)
+    def proxy_runs(self) -> int:
+        return len(self.bench.proxy_runner.runs)
 
 
 @cache
@@ -50,103 +51,103 @@ def watched() -> Watched:
     return Watched()
 
 
-def test_placements_are_run_on_small_clips_all_pairs_alike():
-    runs = watched().bench.small.runs
-    pairs = [case for case, _ in runs]
+def test_placements_are_run_on_small_clips():
+    runs = watched().bench.proxy_runner.runs
+    cases = [case for case, _ in runs]
     assert len(runs) > 50
-    assert len(set(pairs)) >= MIN_CASES
+    assert len(set(cases)) >= MIN_CASES
     evaluations = watched().bench.setting.evaluations
     assert {round(mean_budget(schedule.budgets, evaluations), 3) for _, schedule in runs} == {0.375}
     assert len({schedule.budgets for _, schedule in runs}) > 5
 
 
-def test_what_is_spent_is_what_was_computed_in_both_sizes():
+def test_the_cost_is_what_was_computed_in_both_sizes():
     run = watched()
-    small, large = run.search._small.judge, run.search.judge
-    for judge, share in ((small, SHARE), (large, 1.0)):
-        computed = sum(outcome.computed for outcome in judge.outcomes.values()) / sum(run.bench.setting.evaluations)
-        assert judge.spent == pytest.approx(share * (computed + len(judge._dense)))
-    assert run.result.spent == pytest.approx(small.spent + large.spent)
-    assert 0.2 * EFFORT < small.spent < 0.6 * EFFORT
-    assert run.result.spent <= EFFORT * 1.005
+    full_size, small = run.search.method.evaluators
+    for evaluator, share in ((small, SHARE), (full_size, 1.0)):
+        computed = sum(outcome.computed for outcome in evaluator.outcomes.values()) / sum(run.bench.setting.evaluations)
+        assert evaluator.cost == pytest.approx(share * (computed + len(evaluator._dense)))
+    assert run.result.cost == pytest.approx(small.cost + full_size.cost)
+    assert 0.2 * EFFORT < small.cost < 0.6 * EFFORT
+    assert run.result.cost <= EFFORT * 1.005
 
 
 def test_what_was_found_there_is_run_in_full_size_first():
     run = watched()
-    learnt = run.search._evolutions[BUDGET].learnt
+    result = run.search.searches[BUDGET].standings._proxy
     tried = list(dict.fromkeys((schedule.budgets, schedule.forecast) for _, schedule in run.bench.runs))
-    found = [(genome.budgets, genome.forecast) for genome in learnt.found]
+    found = [(genome.budgets, genome.forecast) for genome in result.found]
     assert tried[1 : 1 + len(found)] == found
 
 
-@pytest.mark.parametrize(("answers", "budget"), [(1.0, BUDGET), (3.0, BUDGET), (1.0, 0.75)])
-def test_steps_stay_where_they_are_unless_others_are_well_ahead(answers: float, budget: float):
-    search = Watched(answers=answers, effort=25.0, budgets=(budget,)).search
-    evolution, small = search._evolutions[budget], search._small
-    learnt, drawn = evolution.learnt, evolution.reference.genome
-    same_steps = next(genome for genome in learnt.gains if genome.budgets == drawn.budgets)
+@pytest.mark.parametrize(("response", "budget"), [(1.0, BUDGET), (3.0, BUDGET), (1.0, 0.75)])
+def test_steps_stay_unless_others_are_well_ahead(response: float, budget: float):
+    search = Watched(response=response, effort=25.0, budgets=(budget,)).search
+    standings, small = search.searches[budget].standings, search.method._proxy
+    result, baseline = standings._proxy, standings.baseline.genome
+    same_steps = next(genome for genome in result.gains if genome.budgets == baseline.budgets)
     ahead = [
-        learnt.gains[genome][0] - learnt.gains[same_steps][0]
-        for genome in learnt.gains
-        # Only where the step before the last is reused does a forecast have a last response.
+        result.gains[genome][0] - result.gains[same_steps][0]
+        for genome in result.gains
+        # Forecasts have a final step gain only if the step before the last is reused.
         if replace(genome.forecast, final_step_gain=0.0) == replace(same_steps.forecast, final_step_gain=0.0)
-        if genome.budgets != drawn.budgets and (small.pairs - 1, genome) in small.judge.outcomes
+        if genome.budgets != baseline.budgets and (small.cases - 1, genome) in small.evaluator.outcomes
     ]
-    moved = learnt.found[0].budgets != drawn.budgets
+    moved = result.found[0].budgets != baseline.budgets
     assert moved == (max(ahead) >= TRANSFER * MIN_PROXY_GAIN_DB)
 
 
-def test_of_several_budgets_each_has_what_was_found_judged_on_all_cases():
+def test_of_several_budgets_each_runs_what_was_found_on_all_cases():
     run = Watched(budgets=(0.6, 0.5, 0.4), effort=60.0)
-    assert run.small_runs
-    for evolution in run.search._evolutions.values():
-        assert any(genome in evolution.judged for genome in evolution.learnt.found)
-    assert run.result.spent <= 60.0 * 1.005
+    assert run.proxy_runs
+    for search in run.search.searches.values():
+        assert any(genome in search.standings.complete for genome in search.standings._proxy.found)
+    assert run.result.cost <= 60.0 * 1.005
 
 
 def test_many_budgets_leave_nothing_for_small_clips():
-    assert not Watched(budgets=(0.8, 0.7, 0.6, 0.5, 0.4), effort=30.0).search._small
+    assert not Watched(budgets=(0.8, 0.7, 0.6, 0.5, 0.4), effort=30.0).search.method._proxy
 
 
 def gain_elsewhere(run: Watched, genome: Genome) -> float:
-    """dB over what one has without a search, on a hundred pairs that the search has not seen."""
-    others = ToyBench(STEPS, CASES, small_share=SHARE, answers=run.bench.answers).smaller(200)
-    reference = run.search._evolutions[BUDGET].reference
-    found, drawn = Evaluator(others, RunLog()).verdicts([genome, reference.genome], range(100, 200))
-    return fmean(gains_of(found.losses, drawn.losses))
+    """Gain in dB over the baseline, on a hundred cases that the search has not seen."""
+    others = ToyRunner(STEPS, CASES, proxy_cost=SHARE, response=run.bench.response).proxy(200)
+    baseline = run.search.searches[BUDGET].standings.baseline
+    found, reference = Evaluator(others, RunLog()).evaluate([genome, baseline.genome], range(100, 200))
+    return fmean(gains_of(found.losses, reference.losses))
 
 
-@pytest.mark.parametrize("answers", [2.0])
-def test_what_was_found_there_is_better_elsewhere_about_as_promised(answers: float):
-    run = Watched(answers=answers)
-    learnt = run.search._evolutions[BUDGET].learnt
-    promised = learnt.gains[learnt.found[0]][0] / TRANSFER
-    gained = gain_elsewhere(run, learnt.found[0])
+@pytest.mark.parametrize("response", [2.0])
+def test_what_was_found_gains_on_other_cases_about_as_expected(response: float):
+    run = Watched(response=response)
+    result = run.search.searches[BUDGET].standings._proxy
+    expected = result.gains[result.found[0]][0] / TRANSFER
+    gained = gain_elsewhere(run, result.found[0])
     assert gained > 0.5
-    assert 0.5 * promised < gained < 1.5 * promised
+    assert 0.5 * expected < gained < 1.5 * expected
 
 
 def test_there_is_progress_and_it_says_so():
-    stages = [progress.stage for progress in watched().told]
-    assert sum(stage == f"budget {BUDGET:g}, small clips" for stage in stages) == watched().small_runs
-    spent = [progress.spent for progress in watched().told]
+    stages = [progress.stage for progress in watched().seen]
+    assert sum(stage == f"budget {BUDGET:g}, small clips" for stage in stages) == watched().proxy_runs
+    spent = [progress.cost for progress in watched().seen]
     assert spent == sorted(spent)
     assert stages[-1] == "done"
 
 
-def test_small_runs_are_remembered_and_apart_from_large_ones():
+def test_proxy_runs_are_logged_apart_from_full_size_ones():
     first = watched()
-    again = Watched(memo=first.memo)
-    assert (again.small_runs, len(again.bench.runs)) == (0, 0)
-    assert again.search.cache_hits == again.search.runs == first.search.runs
+    again = Watched(run_log=first.run_log)
+    assert (again.proxy_runs, len(again.bench.runs)) == (0, 0)
+    assert again.search.effort.cache_hits == again.search.effort.runs == first.search.effort.runs
     assert again.result.best[0].schedule == first.result.best[0].schedule
-    assert again.result.spent == pytest.approx(first.result.spent)
+    assert again.result.cost == pytest.approx(first.result.cost)
 
 
-def test_more_effort_goes_on_from_less():
+def test_more_effort_resumes_from_less():
     first = Watched(effort=20.0)
-    more = Watched(effort=EFFORT, memo=first.memo)
-    assert more.search.cache_hits > 0
+    more = Watched(effort=EFFORT, run_log=first.run_log)
+    assert more.search.effort.cache_hits > 0
 
 
 @pytest.mark.parametrize(
@@ -154,20 +155,20 @@ def test_more_effort_goes_on_from_less():
 )
 def test_without_small_clips_it_searches_all_the_same(share: float | None, effort: float):
     run = Watched(share, effort)
-    assert run.bench.small is None or not run.small_runs
-    assert run.search._evolutions[BUDGET].learnt is None
+    assert run.bench.proxy_runner is None or not run.proxy_runs
+    assert run.search.searches[BUDGET].standings._proxy is None
     assert run.result.best
 
 
 def test_there_are_none_unless_asked_for():
     run = Watched(asked=False)
-    assert run.bench.small is None
-    assert run.search.runs == len(run.search.judge.outcomes)
+    assert run.bench.proxy_runner is None
+    assert run.search.effort.runs == len(run.search.method.evaluator.outcomes)
 
 
 def test_samplers_of_several_calls_are_searched_on_small_clips_too():
     run = Watched(calls=2)
-    assert run.small_runs > 50
-    assert run.result.spent <= EFFORT * 1.005
-    for _, schedule in run.bench.small.runs:
+    assert run.proxy_runs > 50
+    assert run.result.cost <= EFFORT * 1.005
+    for _, schedule in run.bench.proxy_runner.runs:
         assert mean_budget(schedule.budgets, run.bench.setting.evaluations) <= BUDGET * 1.005
