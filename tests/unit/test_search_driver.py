@@ -49,20 +49,20 @@ class Watched:
 
     def __init__(self, name: str, seed: int = 0):
         toy, self.budgets, self.effort = (SEARCHES | TOO_SHORT)[name]
-        self.bench = ToyRunner(**toy)
+        self.runner = ToyRunner(**toy)
         self.seen: list[Progress] = []
         self.made: list[int] = []  # number of runs made at each progress
         self.search = Search(
-            self.bench, RunLog(), SearchConfig(budgets=self.budgets, effort=self.effort, seed=seed), watch=self._watch
+            self.runner, RunLog(), SearchConfig(budgets=self.budgets, effort=self.effort, seed=seed), watch=self._watch
         )
         self.result = self.search.run()
 
     def _watch(self, progress: Progress) -> None:
         self.seen.append(progress)
-        self.made.append(len(self.bench.runs))
+        self.made.append(len(self.runner.runs))
 
     def mean(self, budgets: tuple[float, ...]) -> float:
-        return mean_budget(budgets, self.bench.setting.evaluations)
+        return mean_budget(budgets, self.runner.setting.evaluations)
 
 
 @cache
@@ -86,7 +86,7 @@ def test_what_is_found_is_within_its_budget(name):
 @EACH
 def test_every_candidate_except_the_probe_is_within_a_budget(name):
     run = watched(name)
-    beyond = [schedule for _, schedule in run.bench.runs if run.mean(schedule.budgets) > max(run.budgets) * 1.005]
+    beyond = [schedule for _, schedule in run.runner.runs if run.mean(schedule.budgets) > max(run.budgets) * 1.005]
     assert len(beyond) <= 4
     for schedule in beyond:
         assert set(schedule.budgets[1::2]) == {1.0} or set(schedule.budgets[2::2]) == {1.0}, "every other step in full"
@@ -103,9 +103,9 @@ def test_no_more_is_spent_than_asked_for_after_the_baselines(name):
 @EACH
 def test_the_cost_is_what_was_computed(name):
     run = watched(name)
-    evaluator, calls = run.search.method.evaluator, sum(run.bench.setting.evaluations)
+    evaluator, calls = run.search.method.evaluator, sum(run.runner.setting.evaluations)
     computed = sum(outcome.computed for outcome in evaluator.outcomes.values())
-    assert len(evaluator.outcomes) == len(run.bench.runs), "none was run twice"
+    assert len(evaluator.outcomes) == len(run.runner.runs), "none was run twice"
     assert run.result.cost == pytest.approx(len(evaluator._dense) + computed / calls)
 
 
@@ -143,13 +143,13 @@ def test_losses_found_are_those_of_a_run(name):
 
 def test_with_enough_effort_partial_steps_are_tried():
     run = watched("token steps")
-    affordable = [s.budgets for _, s in run.bench.runs if run.mean(s.budgets) <= 0.55 * 1.005]
+    affordable = [s.budgets for _, s in run.runner.runs if run.mean(s.budgets) <= 0.55 * 1.005]
     assert any(0.0 < budget < 1.0 for budgets in affordable for budget in budgets[1:-1])
 
 
 def test_the_best_is_run_on_all_cases_of_the_search():
     run = watched("more cases than the effort allows")
-    assert len(run.result.best[0].losses) == round(run.effort / DENSE_SHARE) < run.bench.setting.cases
+    assert len(run.result.best[0].losses) == round(run.effort / DENSE_SHARE) < run.runner.setting.cases
 
 
 @pytest.mark.parametrize("name", ["three budgets", "unordered budgets", "one budget"])
@@ -174,8 +174,8 @@ def test_seconds_are_those_of_the_steps():
 @EACH
 def test_sensitivity_is_known_by_step_with_replay(name):
     run = watched(name)
-    is_replayed = run.bench.setting.weights is not None
-    assert len(run.result.sensitivity) == (run.bench.setting.steps if is_replayed else 0)
+    is_replayed = run.runner.setting.weights is not None
+    assert len(run.result.sensitivity) == (run.runner.setting.steps if is_replayed else 0)
 
 
 @EACH
@@ -198,7 +198,7 @@ def test_a_budget_asked_for_twice_is_searched_once():
 def test_nothing_is_run_if_the_budget_is_too_small_for_the_ends(name):
     run = watched(name)
     assert (run.result.best, run.result.front, run.result.baselines) == ((), (), ())
-    assert (run.result.finished, run.bench.runs) == (True, [])
+    assert (run.result.finished, run.runner.runs) == (True, [])
 
 
 # --- progress --------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_nothing_is_run_if_the_budget_is_too_small_for_the_ends(name):
 @EACH
 def test_progress_is_reported_after_every_run(name):
     run = watched(name)
-    assert set(run.made) >= set(range(1, len(run.bench.runs) + 1))
+    assert set(run.made) >= set(range(1, len(run.runner.runs) + 1))
     spent = [progress.cost for progress in run.seen]
     assert spent == sorted(spent)
     assert all(progress.effort == run.effort for progress in run.seen)
@@ -228,7 +228,7 @@ def test_a_new_best_is_reported_with_the_run_that_made_it(name):
     run = watched(name)
     for progress, made in zip(run.seen, run.made, strict=True):
         if progress.improved:
-            assert run.bench.runs[made - 1][1].points in [best.schedule.points for best in progress.best]
+            assert run.runner.runs[made - 1][1].points in [best.schedule.points for best in progress.best]
     if len(run.budgets) == 1:  # else a candidate may be known from another budget
         assert sum(progress.improved for progress in run.seen) == len(run.result.history)
 

@@ -34,8 +34,8 @@ class PaperRun:
     def __init__(
         self, seed: int = 0, limit: float = LIMIT, mode: str = "default", kind: type[PaperSearch] = PaperSearch
     ):
-        self.bench = ToyRunner(steps=8, cases=2)
-        self.search = kind(Evaluator(self.bench, RunLog()), [0, 1], BUDGET, random.Random(seed), mode)
+        self.runner = ToyRunner(steps=8, cases=2)
+        self.search = kind(Evaluator(self.runner, RunLog()), [0, 1], BUDGET, random.Random(seed), mode)
         self.bests: list[Evaluation] = []
         self.sizes: list[int] = []
         self.search.run(limit, self._note)
@@ -63,9 +63,9 @@ def test_a_population_is_filled_then_grows_by_children_and_the_best_survive():
 
 
 def test_every_candidate_keeps_the_band_and_the_ends():
-    bench = paper_run().bench
-    for _, schedule in bench.runs:
-        mean = mean_budget(schedule.budgets, bench.setting.evaluations)
+    runner = paper_run().runner
+    for _, schedule in runner.runs:
+        mean = mean_budget(schedule.budgets, runner.setting.evaluations)
         assert BAND[0] * BUDGET <= mean <= BAND[1] * BUDGET
         assert schedule.budgets[0] == 1.0
         assert schedule.budgets[-1] >= 0.5
@@ -105,7 +105,7 @@ def test_the_same_seed_finds_the_same_and_another_something_else():
 
 
 def test_candidates_have_the_mode_asked_for():
-    assert {schedule.mode for _, schedule in PaperRun(limit=3.0, mode="hold").bench.runs} == {"hold"}
+    assert {schedule.mode for _, schedule in PaperRun(limit=3.0, mode="hold").runner.runs} == {"hold"}
 
 
 class MakesAllRuns(PaperSearch):
@@ -123,7 +123,7 @@ def test_leaving_out_what_cannot_survive_changes_nothing_but_the_runs(seed):
     assert few.search.evaluator.cost == pytest.approx(every.search.evaluator.cost)
     survivors = [sorted(run.search.population, key=error)[:POPULATION] for run in (few, every)]
     assert survivors[0] == survivors[1]
-    assert len(few.bench.runs) < len(every.bench.runs) - 20
+    assert len(few.runner.runs) < len(every.runner.runs) - 20
 
 
 # --- as a method of the search ------------------------------------------------------------------------------------
@@ -219,8 +219,8 @@ def test_provenance_names_the_method():
 
 @cache
 def searched() -> tuple[SearchResult, SamplingConfig]:
-    bench = ToyRunner(steps=6, cases=2)
-    return Search(bench, RunLog(), CONFIG).run(), bench.setting
+    runner = ToyRunner(steps=6, cases=2)
+    return Search(runner, RunLog(), CONFIG).run(), runner.setting
 
 
 def named(name: str = "mine-0.50", **changes):

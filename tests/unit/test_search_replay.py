@@ -24,13 +24,13 @@ FORECAST = pytest.mark.parametrize(
 )
 
 
-def replay_of(bench: ToyRunner) -> Replay:
-    return Replay(bench.setting, [bench.dense(case) for case in range(bench.setting.cases)])
+def replay_of(runner: ToyRunner) -> Replay:
+    return Replay(runner.setting, [runner.dense(case) for case in range(runner.setting.cases)])
 
 
-def real(bench: ToyRunner, genome: Genome) -> list[Outcome]:
-    schedule = genome.schedule(bench.setting.sigmas)
-    return list(bench.measure([Job(case, schedule) for case in range(bench.setting.cases)]))
+def real(runner: ToyRunner, genome: Genome) -> list[Outcome]:
+    schedule = genome.schedule(runner.setting.sigmas)
+    return list(runner.measure([Job(case, schedule) for case in range(runner.setting.cases)]))
 
 
 def random_step_skipping(rng: random.Random, steps: int, share: float = 0.5) -> tuple[float, ...]:
@@ -41,10 +41,10 @@ def random_step_skipping(rng: random.Random, steps: int, share: float = 0.5) -> 
 @pytest.fixture(scope="module")
 def insensitive() -> tuple[ToyRunner, Replay]:
     """A model whose predictions do not depend on the latents: its replay is exact."""
-    bench = ToyRunner(steps=9, cases=2, response=0.0, end=0.05)
-    replay = replay_of(bench)
-    replay.fit_responses(real(bench, Genome((1.0, *[0.0, 1.0] * 4))))
-    return bench, replay
+    runner = ToyRunner(steps=9, cases=2, response=0.0, end=0.05)
+    replay = replay_of(runner)
+    replay.fit_responses(real(runner, Genome((1.0, *[0.0, 1.0] * 4))))
+    return runner, replay
 
 
 def test_that_a_model_does_not_respond_is_fitted(insensitive):
@@ -54,11 +54,11 @@ def test_that_a_model_does_not_respond_is_fitted(insensitive):
 @FORECAST
 @pytest.mark.parametrize("mode", ["default", "hold"])
 def test_replayed_losses_are_exact_if_the_model_does_not_respond(insensitive, forecast, mode):
-    bench, replay = insensitive
+    runner, replay = insensitive
     rng = random.Random(f"{forecast}")
     for share in (0.3, 0.5, 0.8):
         genome = Genome(random_step_skipping(rng, 9, share), forecast, mode)
-        losses = [outcome.loss for outcome in real(bench, genome)]
+        losses = [outcome.loss for outcome in real(runner, genome)]
         assert replay.losses(genome) == pytest.approx(losses, rel=1e-4, abs=1e-12), genome.budgets
 
 
@@ -67,10 +67,10 @@ def test_a_dense_run_replays_without_loss(insensitive):
 
 
 def test_replay_ranks_schedules_if_the_model_responds():
-    bench = ToyRunner(steps=9, cases=2, end=0.05)
-    replay, rng = replay_of(bench), random.Random(1)
+    runner = ToyRunner(steps=9, cases=2, end=0.05)
+    replay, rng = replay_of(runner), random.Random(1)
     genomes = list(dict.fromkeys(Genome(random_step_skipping(rng, 9), rng.choice(FORECASTS)) for _ in range(40)))
-    outcomes = [real(bench, genome) for genome in genomes]
+    outcomes = [real(runner, genome) for genome in genomes]
     replay.fit_responses([outcome for pair in outcomes for outcome in pair])
     real_psnr = torch.tensor([[mean_psnr([o.loss for o in pair]) for pair in outcomes]])
     replayed = torch.tensor([[mean_psnr(replay.losses(genome)) for genome in genomes]])
@@ -78,9 +78,9 @@ def test_replay_ranks_schedules_if_the_model_responds():
 
 
 def test_each_case_is_replayed_as_if_it_were_alone():
-    bench = ToyRunner(steps=9, cases=2, end=0.05)
-    alone = [Replay(bench.setting, [bench.dense(case)]) for case in (0, 1)]
-    both, rng = replay_of(bench), random.Random(2)
+    runner = ToyRunner(steps=9, cases=2, end=0.05)
+    alone = [Replay(runner.setting, [runner.dense(case)]) for case in (0, 1)]
+    both, rng = replay_of(runner), random.Random(2)
     for _ in range(10):
         genome = Genome(random_step_skipping(rng, 9), rng.choice(FORECASTS))
         expected = [replay.losses(genome)[0] for replay in alone]
@@ -98,20 +98,20 @@ def test_responses_are_medians_or_those_of_the_nearest_step(insensitive):
 
 
 def test_losses_follow_fitted_responses():
-    bench = ToyRunner(steps=6, end=0.05)
-    replay, genome = replay_of(bench), Genome((1.0, 1.0, 0.0, 1.0, 1.0, 1.0))
+    runner = ToyRunner(steps=6, end=0.05)
+    replay, genome = replay_of(runner), Genome((1.0, 1.0, 0.0, 1.0, 1.0, 1.0))
     before = replay.losses(genome)
     replay.fit_responses([outcome_with((None, None, None, 0.1, 0.1, 0.1))])
     assert replay.losses(genome)[0] < before[0]
 
 
 def test_sensitivity_is_the_loss_of_each_step_reused_alone(insensitive):
-    bench, replay = insensitive
+    runner, replay = insensitive
     alike = Genome((1.0,) * 9, Forecast(0.25, "root", "root"))
     found = replay.sensitivity(alike)
     assert found[0] == 0.0, "the first step always is computed"
     for step in (1, 4, 8):
-        outcomes = real(bench, Genome(tuple(float(k != step) for k in range(9)), alike.forecast))
+        outcomes = real(runner, Genome(tuple(float(k != step) for k in range(9)), alike.forecast))
         assert found[step] == pytest.approx(sum(o.loss for o in outcomes) / 2, rel=1e-3)
 
 
@@ -126,19 +126,19 @@ def test_a_sampler_of_unknown_weights_cannot_be_replayed():
 
 
 def test_predictions_that_are_all_alike_can_be_replayed():
-    bench = ToyRunner(steps=4, end=0.05)
-    dense = bench.dense(0)
+    runner = ToyRunner(steps=4, end=0.05)
+    dense = runner.dense(0)
     still = dense.predictions[:1, :1].expand_as(dense.predictions)
     alike = Recording(dense.latents, still, still[:, 0], dense.final, dense.peak, dense.seconds)
-    assert Replay(bench.setting, [alike]).losses(Genome((1.0, 0.0, 0.0, 1.0))) == pytest.approx([0.0], abs=1e-10)
+    assert Replay(runner.setting, [alike]).losses(Genome((1.0, 0.0, 0.0, 1.0))) == pytest.approx([0.0], abs=1e-10)
 
 
 # --- the sensitivity probe --------------------------------------------------------------------------------------
 
 
-def probed(bench: ToyRunner) -> tuple[Evaluator, Sensitivity]:
-    evaluator = Evaluator(bench, RunLog())
-    found = probe_sensitivity(evaluator, 0, replay_of(bench))
+def probed(runner: ToyRunner) -> tuple[Evaluator, Sensitivity]:
+    evaluator = Evaluator(runner, RunLog())
+    found = probe_sensitivity(evaluator, 0, replay_of(runner))
     assert found is not None
     return evaluator, found
 
@@ -161,17 +161,17 @@ def test_the_probe_prices_steps_by_what_they_take():
 
 
 def test_without_replay_nothing_is_probed():
-    bench = ToyRunner(steps=6, calls=2)
-    evaluator = Evaluator(bench, RunLog())
+    runner = ToyRunner(steps=6, calls=2)
+    evaluator = Evaluator(runner, RunLog())
     assert probe_sensitivity(evaluator, 0, None) is None
     assert evaluator.cost == 0.0
 
 
 @pytest.mark.parametrize("budget", [0.2, 0.35, 0.5, 0.65, 0.8, 1.0])
 def test_what_is_allotted_keeps_the_budget(budget):
-    bench = ToyRunner(steps=10)
-    genome = allot_budgets(probed(bench)[1], bench.setting, budget)
-    assert mean_budget(genome.budgets, bench.setting.evaluations) <= budget
+    runner = ToyRunner(steps=10)
+    genome = allot_budgets(probed(runner)[1], runner.setting, budget)
+    assert mean_budget(genome.budgets, runner.setting.evaluations) <= budget
     assert genome.budgets[0] == 1.0
     assert genome.budgets[-1] >= 0.5
 
@@ -179,12 +179,12 @@ def test_what_is_allotted_keeps_the_budget(budget):
 def test_more_sensitive_steps_get_no_less():
     reused = tuple(0.001 * step**2 for step in range(10))
     found = Sensitivity({0.0: reused, PROBED_BUDGET: tuple(0.3 * loss for loss in reused)}, StepCost(0.1))
-    bench = ToyRunner(steps=10)
+    runner = ToyRunner(steps=10)
     for budget in (0.3, 0.5, 0.7):
-        budgets = allot_budgets(found, bench.setting, budget).budgets[1:]
+        budgets = allot_budgets(found, runner.setting, budget).budgets[1:]
         assert list(budgets) == sorted(budgets)
 
 
 def test_a_budget_that_pays_for_everything_buys_everything():
-    bench = ToyRunner(steps=10)
-    assert allot_budgets(probed(bench)[1], bench.setting, 1.0).budgets == (1.0,) * 10
+    runner = ToyRunner(steps=10)
+    assert allot_budgets(probed(runner)[1], runner.setting, 1.0).budgets == (1.0,) * 10

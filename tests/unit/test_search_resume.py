@@ -51,10 +51,10 @@ def quick_searches(small_populations, monkeypatch):
 
 def search_of(name: str, path: Path | None = None, runs: int = 10**6, **changes) -> Search:
     toy, budgets, effort = SEARCHES[name]
-    bench = ToyRunner(**toy)
-    run_log = RunLog(path, bench.setting.identity)
+    runner = ToyRunner(**toy)
+    run_log = RunLog(path, runner.setting.identity)
     options = {"budgets": budgets, "effort": effort, "seed": 0, **changes}
-    return Search(bench, run_log, SearchConfig(**options), watch=StopAfter(runs))
+    return Search(runner, run_log, SearchConfig(**options), watch=StopAfter(runs))
 
 
 def interrupted(name: str, path: Path | None, runs: int) -> Search:
@@ -150,8 +150,8 @@ def test_all_logged_runs_are_used():
     run_log, results, made = RunLog(), [], []
     for _ in range(2):
         toy, budgets, effort = SEARCHES["one budget"]
-        bench = ToyRunner(**toy)
-        results.append(Search(bench, run_log, SearchConfig(budgets=budgets, effort=effort, seed=0)).run())
-        made.append(len(bench.runs))
+        runner = ToyRunner(**toy)
+        results.append(Search(runner, run_log, SearchConfig(budgets=budgets, effort=effort, seed=0)).run())
+        made.append(len(runner.runs))
     assert results[0] == results[1]
     assert made[1] == 0

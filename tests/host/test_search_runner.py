@@ -19,7 +19,7 @@ from astraea.engine.cond_state import CondState
 from astraea.engine.run import Run
 from astraea.errors import SearchError
 from astraea.host.sampling.patch_model import accelerate
-from astraea.host.search import runner
+from astraea.host.search import runner as runner_module
 from astraea.host.search.runner import ComfyRunner
 from astraea.host.search.setting import PROJECT_FILE, Case
 from astraea.schedules import Schedule
@@ -46,12 +46,12 @@ def runner_of(model, *cases, sampler="euler", sigmas=None, cfg=CFG, **options):
     return ComfyRunner(model, cases or (case(),), sampler=sampler, sigmas=sigmas, cfg=cfg, **options)
 
 
-def schedule_of(runner_, budgets, **options):
-    return Schedule("tried", tuple(zip(runner_.setting.sigmas, budgets, strict=False)), **options)
+def schedule_of(runner, budgets, **options):
+    return Schedule("tried", tuple(zip(runner.setting.sigmas, budgets, strict=False)), **options)
 
 
-def measured(runner_, budgets, index=0, **options):
-    return next(runner_.measure([Job(index, schedule_of(runner_, budgets), **options)]))
+def measured(runner, budgets, index=0, **options):
+    return next(runner.measure([Job(index, schedule_of(runner, budgets), **options)]))
 
 
 REUSING = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0]
@@ -66,8 +66,8 @@ def model_space(model, samples):
 @pytest.mark.parametrize("negative", ["", LONG], ids=["one call a step", "two calls a step"])
 def test_a_dense_run_is_the_hosts_own(load_tiny, sampler, negative):
     model = load_tiny()
-    runner_ = runner_of(model, case(negative=negative), sampler=sampler)
-    recording = runner_.dense(0)
+    runner = runner_of(model, case(negative=negative), sampler=sampler)
+    recording = runner.dense(0)
     # KSampler alters the levels for some samplers, so they are given.
     own = sample(model, steps=STEPS, cfg=CFG, sampler=sampler, negative=conditioning(negative), sigmas=levels(model))
     final = model_space(model, own)
@@ -80,15 +80,15 @@ def test_a_dense_run_is_the_hosts_own(load_tiny, sampler, negative):
     assert min(recording.seconds) > 0.0
     guided = CFG * recording.predictions[:, 0] + (1.0 - CFG) * recording.predictions[:, 1]
     torch.testing.assert_close(guided, recording.guided, rtol=1e-4, atol=1e-4)
-    assert runner_.dense(0) is recording
+    assert runner.dense(0) is recording
 
 
 def test_guided_predictions_make_up_the_latents(load_tiny):
     """Weights and starts replay a run: Euler's are those of its formula, a multistep solver's are as good."""
     model = load_tiny()
     for sampler in ("euler", "dpmpp_2m"):
-        runner_ = runner_of(model, sampler=sampler)
-        recording, setting = runner_.dense(0), runner_.setting
+        runner = runner_of(model, sampler=sampler)
+        recording, setting = runner.dense(0), runner.setting
         replayed = torch.tensor(setting.weights) @ recording.guided
         replayed += torch.tensor(setting.starts)[1:, None] * recording.latents[0] / setting.starts[0]
         expected = torch.cat([recording.latents[1:], recording.final[None]])
@@ -109,14 +109,14 @@ def test_eulers_weights(load_tiny):
 
 
 def test_samplers_of_several_evaluations_cannot_be_replayed(load_tiny):
-    runner_ = runner_of(load_tiny(), sampler="heun")
-    assert runner_.setting.weights is None
-    assert runner_.setting.starts is None
-    assert max(runner_.setting.evaluations) == 2
-    outcome = measured(runner_, [1.0] * STEPS)
+    runner = runner_of(load_tiny(), sampler="heun")
+    assert runner.setting.weights is None
+    assert runner.setting.starts is None
+    assert max(runner.setting.evaluations) == 2
+    outcome = measured(runner, [1.0] * STEPS)
     assert outcome.loss == 0.0
-    assert outcome.computed == sum(runner_.setting.evaluations)
-    assert math.isfinite(measured(runner_, REUSING).loss)
+    assert outcome.computed == sum(runner.setting.evaluations)
+    assert math.isfinite(measured(runner, REUSING).loss)
 
 
 def test_everything_computed_is_no_loss(load_tiny):
@@ -131,16 +131,16 @@ def test_everything_computed_is_no_loss(load_tiny):
 @pytest.mark.parametrize("budgets", [REUSING, TOKENS], ids=["reuse", "tokens"])
 def test_a_loss_is_that_of_the_accelerated_model(load_tiny, budgets):
     model = load_tiny()
-    runner_ = runner_of(model)
-    outcome = measured(runner_, budgets)
-    fast = sample(accelerated(model, schedule_of(runner_, budgets))[0], steps=STEPS, cfg=CFG)
+    runner = runner_of(model)
+    outcome = measured(runner, budgets)
+    fast = sample(accelerated(model, schedule_of(runner, budgets))[0], steps=STEPS, cfg=CFG)
     dense = model_space(model, sample(model, steps=STEPS, cfg=CFG))
     error = (model_space(model, fast) - dense).square().mean() / (dense.max() - dense.min()) ** 2
     assert outcome.loss == pytest.approx(float(error), rel=1e-4)
     assert outcome.steps == STEPS
     assert outcome.computed == pytest.approx(sum(budgets), abs=0.1)
     assert outcome.kinds == tuple({0.0: "reuse", 0.5: "token", 1.0: "full"}[b] for b in budgets)
-    assert torch.equal(runner_.latest, fast)
+    assert torch.equal(runner.latest, fast)
 
 
 def test_responses_are_known_where_something_was_off_and_computed(load_tiny):
@@ -158,23 +158,23 @@ def test_what_is_computed_does_not_depend_on_how_calls_are_cut(load_tiny, negati
 
 def test_a_hopeless_run_is_given_up_and_leaves_nothing(load_tiny):
     model = load_tiny()
-    runner_ = runner_of(model)
-    runner_.dense(0)
+    runner = runner_of(model)
+    runner.dense(0)
     limits = (math.inf, math.inf, 0.0) + (math.inf,) * (STEPS - 3)
-    outcome = measured(runner_, REUSING, limits=limits)
+    outcome = measured(runner, REUSING, limits=limits)
     assert outcome.loss == math.inf
     assert outcome.steps == len(outcome.losses) == len(outcome.kinds) == len(outcome.seconds) == 3
     assert outcome.computed == 2.0
-    assert runner_.latest is None
+    assert runner.latest is None
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) in (Run, CondState)]
-    assert measured(runner_, [1.0] * STEPS).loss == 0.0
+    assert measured(runner, [1.0] * STEPS).loss == 0.0
 
 
 def test_limits_that_are_kept_change_nothing(load_tiny):
-    runner_ = runner_of(load_tiny())
-    free = measured(runner_, REUSING)
-    kept = measured(runner_, REUSING, limits=free.losses)
+    runner = runner_of(load_tiny())
+    free = measured(runner, REUSING)
+    kept = measured(runner, REUSING, limits=free.losses)
     assert (kept.loss, kept.losses) == (free.loss, free.losses)
 
 
@@ -186,33 +186,33 @@ def test_an_interrupt_ends_the_search_and_keeps_nothing(load_tiny):
         if len(steps) == 3:
             comfy.model_management.interrupt_current_processing()
 
-    runner_ = runner_of(model, on_step=interrupt)
+    runner = runner_of(model, on_step=interrupt)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        runner_.dense(0)
+        runner.dense(0)
     assert len(steps) == 3
-    assert runner_.dense(0).guided.shape[0] == STEPS
+    assert runner.dense(0).guided.shape[0] == STEPS
     assert len(steps) == 3 + STEPS
 
 
 def test_long_recordings_keep_the_same_few_values_of_each_run(load_tiny):
     model, shape = load_tiny(), (1, 16, 4, 16, 16)
     large = case(samples=torch.zeros(shape))
-    runner_ = runner_of(model, large)
-    recording = runner_.dense(0)
+    runner = runner_of(model, large)
+    recording = runner.dense(0)
     assert recording.guided.shape == (STEPS, MAX_SAMPLED)
-    outcome = measured(runner_, [1.0] * STEPS)
+    outcome = measured(runner, [1.0] * STEPS)
     assert outcome.losses == (0.0,) * STEPS
     assert torch.equal(recording.final, runner_of(model, large).dense(0).final)
 
 
 def test_cases_are_run_each_on_its_own(load_tiny):
-    runner_ = runner_of(load_tiny(), case(), case(OTHER, seed=7))
-    jobs = [Job(index, schedule_of(runner_, budgets)) for budgets in ([1.0] * STEPS, REUSING) for index in (0, 1)]
-    losses = [outcome.loss for outcome in runner_.measure(jobs)]
+    runner = runner_of(load_tiny(), case(), case(OTHER, seed=7))
+    jobs = [Job(index, schedule_of(runner, budgets)) for budgets in ([1.0] * STEPS, REUSING) for index in (0, 1)]
+    losses = [outcome.loss for outcome in runner.measure(jobs)]
     assert losses[:2] == [0.0, 0.0]
     assert losses[2] != losses[3]
-    assert runner_.setting.cases == 2
-    assert runner_.setting.facts["seeds"] == [0, 7]
+    assert runner.setting.cases == 2
+    assert runner.setting.facts["seeds"] == [0, 7]
 
 
 def test_an_accelerated_model_is_measured_from_the_dense_one(load_tiny):
@@ -227,17 +227,17 @@ def test_masks_and_batch_indices_of_the_latent_count(load_tiny):
     mask = torch.zeros(1, 4, 8, 8)
     mask[..., :4] = 1.0
     latent = {"samples": torch.ones(2, *SHAPE[1:]), "noise_mask": mask, "batch_index": [3, 1]}
-    runner_ = runner_of(model, Case(conditioning(PROMPT), conditioning(""), latent, 0))
-    assert measured(runner_, [1.0] * STEPS).loss == 0.0
+    runner = runner_of(model, Case(conditioning(PROMPT), conditioning(""), latent, 0))
+    assert measured(runner, [1.0] * STEPS).loss == 0.0
     sampler = comfy.samplers.sampler_object("euler")
     arguments = (model, True, 0, CFG, conditioning(PROMPT), conditioning(""), sampler, levels(model), latent)
     node = SamplerCustom()
     output = (node.sample if hasattr(node, "sample") else node.execute)(*arguments)
-    recording = runner_.dense(0)
+    recording = runner.dense(0)
     guided = CFG * recording.predictions[:, 0] + (1.0 - CFG) * recording.predictions[:, 1]
     torch.testing.assert_close(guided, recording.guided, rtol=1e-4, atol=1e-4)  # so nothing was masked there
     assert recording.final.numel() == 2 * SHAPE[1] * 4 * 8 * 4
-    assert torch.equal(runner_.latest, next(iter(getattr(output, "args", output)))["samples"])
+    assert torch.equal(runner.latest, next(iter(getattr(output, "args", output)))["samples"])
 
 
 @pytest.mark.parametrize("planned", [False, True], ids=["plain", "with a plan"])
@@ -251,7 +251,7 @@ def test_candidates_are_clones_of_the_users_model_and_go_with_their_run(load_tin
         candidates.append(weakref.ref(candidate))
         return candidate
 
-    monkeypatch.setattr(runner, "accelerate", noted)
+    monkeypatch.setattr(runner_module, "accelerate", noted)
     large = Case(conditioning(PROMPT), conditioning(""), {"samples": torch.zeros(1, 16, 6, 16, 16)}, 0)
     small = runner_of(model, large, on_step=interrupt).proxy(1)
     measured(small, REUSING)
@@ -312,9 +312,9 @@ def test_what_cannot_be_searched_is_refused(load_tiny):
     with pytest.raises(SearchError, match="do not decrease"):
         runner_of(model, sigmas=torch.tensor([0.5, 0.7, 0.0]))
     half = conditioning(PROMPT, area=(4, 4, 8, 0, 0, 0), strength=1.0)
-    runner_ = runner_of(model, Case(half, conditioning(""), {"samples": torch.zeros(SHAPE)}, 0))
+    runner = runner_of(model, Case(half, conditioning(""), {"samples": torch.zeros(SHAPE)}, 0))
     with pytest.raises(SearchError, match="part of the latents"):
-        runner_.dense(0)
+        runner.dense(0)
 
 
 def test_models_that_cannot_be_accelerated_are_refused(load_tiny):

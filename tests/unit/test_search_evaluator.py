@@ -126,8 +126,8 @@ def test_a_run_that_was_aborted_at_its_last_step_is_not_used_under_looser_limits
 
 
 def test_a_run_that_was_not_finite_is_not_run_again():
-    run_log, bench = RunLog(), ToyRunner(steps=6)
-    outcome = next(iter(bench.measure([Job(0, BAD.schedule(bench.setting.sigmas))])))
+    run_log, runner = RunLog(), ToyRunner(steps=6)
+    outcome = next(iter(runner.measure([Job(0, BAD.schedule(runner.setting.sigmas))])))
     broken = replace(outcome, loss=math.inf, losses=(*outcome.losses[:-1], math.inf))
     evaluator = evaluator_of(run_log)
     run_log.put(evaluator._key((0, BAD)), broken)

@@ -34,16 +34,16 @@ class Watched:
         budgets: tuple[float, ...] = (BUDGET,),
         **toy: float,
     ):
-        self.bench = ToyRunner(STEPS, CASES, proxy_cost=share, **toy)
+        self.runner = ToyRunner(STEPS, CASES, proxy_cost=share, **toy)
         self.seen: list[Progress] = []
         self.run_log = RunLog() if run_log is None else run_log
         config = SearchConfig(budgets=budgets, effort=effort, seed=0, use_proxy=asked)
-        self.search = Search(self.bench, self.run_log, config, watch=self.seen.append)
+        self.search = Search(self.runner, self.run_log, config, watch=self.seen.append)
         self.result = self.search.run()
 
     @property
     def proxy_runs(self) -> int:
-        return len(self.bench.proxy_runner.runs)
+        return len(self.runner.proxy_runner.runs)
 
 
 @cache
@@ -52,11 +52,11 @@ def watched() -> Watched:
 
 
 def test_placements_are_run_on_small_clips():
-    runs = watched().bench.proxy_runner.runs
+    runs = watched().runner.proxy_runner.runs
     cases = [case for case, _ in runs]
     assert len(runs) > 50
     assert len(set(cases)) >= MIN_CASES
-    evaluations = watched().bench.setting.evaluations
+    evaluations = watched().runner.setting.evaluations
     assert {round(mean_budget(schedule.budgets, evaluations), 3) for _, schedule in runs} == {0.375}
     assert len({schedule.budgets for _, schedule in runs}) > 5
 
@@ -65,7 +65,9 @@ def test_the_cost_is_what_was_computed_in_both_sizes():
     run = watched()
     full_size, small = run.search.method.evaluators
     for evaluator, share in ((small, SHARE), (full_size, 1.0)):
-        computed = sum(outcome.computed for outcome in evaluator.outcomes.values()) / sum(run.bench.setting.evaluations)
+        computed = sum(outcome.computed for outcome in evaluator.outcomes.values()) / sum(
+            run.runner.setting.evaluations
+        )
         assert evaluator.cost == pytest.approx(share * (computed + len(evaluator._dense)))
     assert run.result.cost == pytest.approx(small.cost + full_size.cost)
     assert 0.2 * EFFORT < small.cost < 0.6 * EFFORT
@@ -75,7 +77,7 @@ def test_the_cost_is_what_was_computed_in_both_sizes():
 def test_what_was_found_there_is_run_in_full_size_first():
     run = watched()
     result = run.search.searches[BUDGET].standings._proxy
-    tried = list(dict.fromkeys((schedule.budgets, schedule.forecast) for _, schedule in run.bench.runs))
+    tried = list(dict.fromkeys((schedule.budgets, schedule.forecast) for _, schedule in run.runner.runs))
     found = [(genome.budgets, genome.forecast) for genome in result.found]
     assert tried[1 : 1 + len(found)] == found
 
@@ -111,7 +113,7 @@ def test_many_budgets_leave_nothing_for_small_clips():
 
 def gain_elsewhere(run: Watched, genome: Genome) -> float:
     """Gain in dB over the baseline, on a hundred cases that the search has not seen."""
-    others = ToyRunner(STEPS, CASES, proxy_cost=SHARE, response=run.bench.response).proxy(200)
+    others = ToyRunner(STEPS, CASES, proxy_cost=SHARE, response=run.runner.response).proxy(200)
     baseline = run.search.searches[BUDGET].standings.baseline
     found, reference = Evaluator(others, RunLog()).evaluate([genome, baseline.genome], range(100, 200))
     return fmean(gains_of(found.losses, reference.losses))
@@ -138,7 +140,7 @@ def test_there_is_progress_and_it_says_so():
 def test_proxy_runs_are_logged_apart_from_full_size_ones():
     first = watched()
     again = Watched(run_log=first.run_log)
-    assert (again.proxy_runs, len(again.bench.runs)) == (0, 0)
+    assert (again.proxy_runs, len(again.runner.runs)) == (0, 0)
     assert again.search.effort.cache_hits == again.search.effort.runs == first.search.effort.runs
     assert again.result.best[0].schedule == first.result.best[0].schedule
     assert again.result.cost == pytest.approx(first.result.cost)
@@ -155,14 +157,14 @@ def test_more_effort_resumes_from_less():
 )
 def test_without_small_clips_it_searches_all_the_same(share: float | None, effort: float):
     run = Watched(share, effort)
-    assert run.bench.proxy_runner is None or not run.proxy_runs
+    assert run.runner.proxy_runner is None or not run.proxy_runs
     assert run.search.searches[BUDGET].standings._proxy is None
     assert run.result.best
 
 
 def test_there_are_none_unless_asked_for():
     run = Watched(asked=False)
-    assert run.bench.proxy_runner is None
+    assert run.runner.proxy_runner is None
     assert run.search.effort.runs == len(run.search.method.evaluator.outcomes)
 
 
@@ -170,5 +172,5 @@ def test_samplers_of_several_calls_are_searched_on_small_clips_too():
     run = Watched(calls=2)
     assert run.proxy_runs > 50
     assert run.result.cost <= EFFORT * 1.005
-    for _, schedule in run.bench.proxy_runner.runs:
-        assert mean_budget(schedule.budgets, run.bench.setting.evaluations) <= BUDGET * 1.005
+    for _, schedule in run.runner.proxy_runner.runs:
+        assert mean_budget(schedule.budgets, run.runner.setting.evaluations) <= BUDGET * 1.005

@@ -39,61 +39,61 @@ def toy_in_workers(*arguments, workers=2):
     return RayRunner(Factory(TOY, "runner", (STEPS, CASES, *arguments)), Cluster(workers))
 
 
-def searched(bench):
-    return Search(bench, RunLog(), SearchConfig(budgets=(0.5, 0.35), effort=16.0, seed=3)).run()
+def searched(runner):
+    return Search(runner, RunLog(), SearchConfig(budgets=(0.5, 0.35), effort=16.0, seed=3)).run()
 
 
-def jobs(bench, count=7):
+def jobs(runner, count=7):
     """Runs that differ in which step is reused."""
-    sigmas = bench.setting.sigmas
+    sigmas = runner.setting.sigmas
     budgets = [[0.0 if step == 1 + n % (STEPS - 2) else 1.0 for step in range(STEPS)] for n in range(count)]
     return [Job(n % CASES, Schedule("tried", tuple(zip(sigmas, b, strict=False)))) for n, b in enumerate(budgets)]
 
 
 def test_two_workers_find_what_one_process_finds(tmp_path):
-    bench = toy_in_workers(-1, str(tmp_path))
+    runner = toy_in_workers(-1, str(tmp_path))
     try:
-        assert searched(bench) == searched(ToyRunner(STEPS, CASES))
+        assert searched(runner) == searched(ToyRunner(STEPS, CASES))
         assert sorted(path.name.split("-")[1] for path in tmp_path.glob("dense-*")) == ["0", "1", "2"]
         assert len({path.name.split("-")[2] for path in tmp_path.glob("dense-*")}) == 2
-        tried = jobs(bench)
-        assert list(bench.measure(tried)) == list(ToyRunner(STEPS, CASES).measure(tried))
-        next(unfinished := bench.measure(tried))
+        tried = jobs(runner)
+        assert list(runner.measure(tried)) == list(ToyRunner(STEPS, CASES).measure(tried))
+        next(unfinished := runner.measure(tried))
         unfinished.close()
-        assert list(bench.measure(tried[:1])) == list(ToyRunner(STEPS, CASES).measure(tried[:1]))
+        assert list(runner.measure(tried[:1])) == list(ToyRunner(STEPS, CASES).measure(tried[:1]))
     finally:
-        bench.close()
+        runner.close()
 
 
 def test_small_clips_run_in_workers_too():
     found = {}
-    for name, bench in (("workers", RayRunner(SMALL, Cluster(2))), ("alone", ToyRunner(STEPS, CASES, proxy_cost=0.1))):
+    for name, runner in (("workers", RayRunner(SMALL, Cluster(2))), ("alone", ToyRunner(STEPS, CASES, proxy_cost=0.1))):
         try:
-            search = Search(bench, RunLog(), SearchConfig(budgets=(0.5,), effort=30.0, seed=3, use_proxy=True))
+            search = Search(runner, RunLog(), SearchConfig(budgets=(0.5,), effort=30.0, seed=3, use_proxy=True))
             found[name] = search.run(), search.effort.runs
             assert search.method.evaluators[1].outcomes
         finally:
-            bench.close() if name == "workers" else None
+            runner.close() if name == "workers" else None
     assert found["workers"] == found["alone"]
 
 
 def test_a_run_whose_worker_ends_is_made_by_another(tmp_path):
-    bench = toy_in_workers(2, str(tmp_path), 1)
+    runner = toy_in_workers(2, str(tmp_path), 1)
     try:
-        assert list(bench.measure(jobs(bench))) == list(ToyRunner(STEPS, CASES).measure(jobs(bench)))
+        assert list(runner.measure(jobs(runner))) == list(ToyRunner(STEPS, CASES).measure(jobs(runner)))
         assert len(list(tmp_path.glob("dead-*"))) == 1
     finally:
-        bench.close()
+        runner.close()
 
 
 def test_a_run_that_ends_two_workers_ends_the_search(tmp_path):
-    bench = toy_in_workers(2, str(tmp_path), 9)
+    runner = toy_in_workers(2, str(tmp_path), 9)
     try:
         with pytest.raises(SearchError, match="ended two workers"):
-            list(bench.measure(jobs(bench, 3)))
+            list(runner.measure(jobs(runner, 3)))
     finally:
         began = time.monotonic()
-        bench.close()
+        runner.close()
     assert time.monotonic() - began < 5.0
 
 
