@@ -1,4 +1,4 @@
-"""The search for one budget: many candidates are replayed, few are run.
+"""The search for one budget: small clips if there are any, a first round, else rounds of evolution.
 
 Replay of the dense runs needs no model call and ranks step-skipping schedules well, so a population evolves on it. Its
 best are run by successive halving, and these runs correct the replay for the next round.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
-from statistics import fmean
 
 from .candidate import Genome
 from .effort import Effort
@@ -18,10 +16,8 @@ from .evaluation.replay import Replay
 from .evaluation.step_cost import StepCost
 from .gain_prior import GainPrior
 from .proposals.breeding import Breeder
-from .proposals.dynamic_programming import cheapest_placement
 from .proposals.first_round import FirstRound
 from .proposals.initial import bundled_candidate, step_skipping_candidates
-from .proposals.sensitivity import allot_budgets, probe_sensitivity
 from .proxy import ProxySearch
 from .ranking import ReplayRanking
 from .standings import Standings
@@ -29,9 +25,6 @@ from .successive_halving import SuccessiveHalving
 
 PER_FORECAST = 3  # candidates of a round with the same forecast, as these fail together
 ROUND_SHARE = 0.6  # of the remaining effort that a round may take
-MIN_PROBE_EFFORT = 40.0  # dense-run equivalents from which the sensitivity probe is worth its runs
-PROBE_SHARE = 0.25  # of the effort, within which the probe's candidate is run
-PRICED_FORECASTS = 2  # of the leaders, for which skips are priced
 LEADERS = 3  # of each round, parents of the next population
 
 
@@ -93,21 +86,20 @@ class Evolution:
         end = self._effort.cost + allowance
         rounds = SuccessiveHalving(self._evaluator, self.standings, self._cases, self._effort, end)
         self.standings.add(self._evaluator.evaluate(self.baselines[:1], self._cases))
-        if self._proxy is not None:
-            result = self._proxy.run(self.baselines[0], self.standings.fits_budget)
+        result = None if self._proxy is None else self._proxy.run(self.baselines[0], self.standings.fits_budget)
+        if result is not None:
             self.standings.add_proxy_result(result)
-            rounds.run(result.found if result is not None else ())
+            rounds.run(result.found)
         first = FirstRound(
             self._evaluator, self.standings, rounds, self._breeder, self._ranking, self._cases, self.baselines
         )
         rounds.run(first.propose())
-        population = [*self.baselines, *self._price_skips()]
-        if allowance >= MIN_PROBE_EFFORT:
-            self._probe(rounds, allowance * PROBE_SHARE)
-        self._evolve(rounds, list(dict.fromkeys(population)))
+        if result is None:  # without small clips; after them, evolution has found nothing further
+            self._evolve(rounds)
 
-    def _evolve(self, rounds: SuccessiveHalving, population: list[Genome]) -> None:
+    def _evolve(self, rounds: SuccessiveHalving) -> None:
         """Evolve by replay and run the best, in turn, until the effort is spent or nothing new is found."""
+        population = list(self.baselines)
         while rounds.has_room:
             evolved = self._breeder.evolve([*(each.genome for each in self.standings.leaders(LEADERS)), *population])
             survivors, width = self._breeder.survivors(evolved), rounds.width(ROUND_SHARE)
@@ -127,25 +119,3 @@ class Evolution:
             if len(chosen) == width:
                 break
         return chosen
-
-    def _price_skips(self) -> list[Genome]:
-        """Return placements by dynamic programming on replayed losses, for the forecasts of the leaders."""
-        if self._ranking is None:
-            return []
-        self._ranking.update()
-        replay, budgets = self._ranking.replay, self.baselines[0].budgets
-        forecasts = dict.fromkeys(each.genome.forecast for each in self.standings.leaders(PRICED_FORECASTS))
-        found = [cheapest_placement(lambda g: fmean(replay.losses(g)), Genome(budgets, each)) for each in forecasts]
-        return [genome for genome in found if genome is not None and self.standings.fits_budget(genome)]
-
-    def _probe(self, rounds: SuccessiveHalving, allowance: float) -> None:
-        """Run the candidate that the sensitivity probe suggests."""
-        replay = self._ranking.replay if self._ranking is not None else None
-        sensitivity = probe_sensitivity(self._evaluator, self._cases[0], replay)
-        if sensitivity is None:
-            return
-        cost = self.step_cost
-        if not self.standings.is_cost_given:
-            cost = max(cost, sensitivity.step_cost, key=lambda each: each.partial_step_overhead)
-        genome = allot_budgets(replace(sensitivity, step_cost=cost), self._evaluator.setting, self.standings.budget)
-        rounds.run([genome], self._effort.cost + allowance)

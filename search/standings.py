@@ -53,7 +53,7 @@ class Standings:
             if self.fits_budget(each.genome) and self._is_new_best(each):
                 self.best = each
 
-    def add_proxy_result(self, result: ProxyResult | None) -> None:
+    def add_proxy_result(self, result: ProxyResult) -> None:
         """Use gains found on small clips as priors of these candidates."""
         self._proxy = result
 

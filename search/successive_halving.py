@@ -41,18 +41,14 @@ class SuccessiveHalving:
         runs_each = 1.5 * first + len(self._cases) / 4.0
         return int(min(MAX_WIDTH, max(1, self.remaining * share / self._run_cost / runs_each)))
 
-    def run(self, genomes: Sequence[Genome], end: float | None = None) -> bool:
-        """Run a round and add what it evaluated to the standings; False if nothing could be run.
-
-        end: dense-run equivalents not to exceed, default as in the constructor.
-        """
-        end = self._end if end is None else end
+    def run(self, genomes: Sequence[Genome]) -> bool:
+        """Run a round and add what it evaluated to the standings; False if nothing more could be run."""
         running = [genome for genome in dict.fromkeys(genomes) if self._standings.fits_budget(genome)]
         if not running:
             return False
         count = min(FIRST_CASES, len(self._cases))
         while running:
-            affordable = int((end - self._effort.cost) / self._run_cost / count + 1e-6)
+            affordable = int(self.remaining / self._run_cost / count + 1e-6)
             running = running[: max(0, affordable)]
             evaluated = self._evaluator.evaluate(running, self._cases[:count], self._limits(count))
             self._standings.add_partial(evaluated)
@@ -61,7 +57,7 @@ class SuccessiveHalving:
                 return bool(running)
             running = self._better_half(evaluated)
             count = min(len(self._cases), 2 * count)
-        return self._effort.cost + self._standings.budget * len(self._cases) <= end + 1e-6
+        return self.has_room
 
     def screen(self, genomes: Sequence[Genome]) -> dict[Genome, Evaluation]:
         """Run candidates on one case, for up to half of the remaining effort; return those not clearly behind."""

@@ -60,8 +60,8 @@ class FirstRound:
     def _other_kinds(self) -> list[Genome]:
         """Return held predictions and partial steps that are not far behind on one case, best first.
 
-        The cost of partial steps is measured by these runs. Patterns that are hopeful but cost more than the budget are
-        made again for a smaller one.
+        These runs measure the cost of partial steps, unless it was given. Patterns that are hopeful but cost more than
+        the budget are made again for a smaller one.
         """
         baseline, setting, budget = self._baselines[0], self._evaluator.setting, self._standings.budget
         held = replace(baseline, mode=HOLD.name)
@@ -69,7 +69,9 @@ class FirstRound:
         hold_may_win = ranking is None or ranking.is_close(held, baseline)
         patterns = {make(setting, budget): partial(make, setting) for make in (periodic_candidate, uniform_candidate)}
         partials = {genome: pattern for genome, pattern in patterns.items() if genome.has_partial_steps}
-        hopeful = self._rounds.screen([*([held] if hold_may_win else []), *partials])
+        # A given cost is known before the first run, so that patterns are made within the budget at once.
+        within = self._cheaper(partials.items()) if self._standings.is_cost_given else []
+        hopeful = self._rounds.screen([*([held] if hold_may_win else []), *partials, *within])
         self._measure_step_cost(partials)
         hopeful |= self._rounds.screen(self._cheaper(g for g in partials.items() if g[0] in hopeful))
         fitting = filter(self._standings.fits_budget, hopeful)

@@ -1,10 +1,9 @@
-"""Parts of the search without a model: mutation and crossover, paths through the steps, predicted step times."""
+"""Parts of the search without a model: mutation and crossover, predicted step times."""
 
 from __future__ import annotations
 
 import random
 from fractions import Fraction
-from itertools import combinations, pairwise
 
 import pytest
 
@@ -17,6 +16,7 @@ from astraea.search.candidate import (
     Genome,
     change_forecast,
     fill_budget,
+    longest_skip,
     mean_budget,
     move_steps,
     uniform_crossover,
@@ -25,7 +25,6 @@ from astraea.search.candidate import (
 from astraea.search.evaluation.step_time import StepSeconds
 from astraea.search.paper_search import BUDGETS, block_crossover, repair
 from astraea.search.problem import Outcome
-from astraea.search.proposals.dynamic_programming import MAX_SKIP, cheapest_paths, skip_costs
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
 SEEDS = pytest.mark.parametrize("seed", range(6))
@@ -148,43 +147,11 @@ def test_never_more_steps_than_the_budget_allows(seed, evaluations):
     assert (genome.budgets[0], genome.budgets[-1]) == (1.0, 1.0)
 
 
-@SEEDS
-def test_the_cheapest_path_is_what_trying_all_finds(seed):
-    rng, steps = random.Random(seed), 8
-    prices = {(a, b): rng.random() if b > a + 1 else 0.0 for a, b in combinations(range(steps), 2)}
-
-    def price(computed: tuple[int, ...]) -> float:
-        return sum(prices[gap] for gap in pairwise(computed))
-
-    paths = cheapest_paths(prices, steps)
-    assert set(paths) == set(range(2, steps + 1))
-    for number, budgets in paths.items():
-        found = tuple(k for k in range(steps) if budgets[k] == 1.0)
-        every = [(0, *inner, steps - 1) for inner in combinations(range(1, steps - 1), number - 2)]
-        assert len(found) == number
-        assert set(budgets) <= {0.0, 1.0}
-        assert price(found) == pytest.approx(min(map(price, every)))
-        assert (budgets[0], budgets[-1]) == (1.0, 1.0)
-
-
-def test_no_path_has_a_wider_gap_than_was_priced():
-    steps = 30
-    prices = {(a, b): 0.0 for a, b in combinations(range(steps), 2) if b - a <= MAX_SKIP}
-    paths = cheapest_paths(prices, steps)
-    assert min(paths) == 5  # 4 gaps of 8 span 32 steps, 3 only 24
-
-
-def test_additive_losses_give_the_gaps_their_prices():
-    rng, steps = random.Random(3), 11
-    true = {(a, b): rng.random() if b > a + 1 else 0.0 for a, b in combinations(range(steps), 2)}
-
-    def loss(genome: Genome) -> float:
-        computed = [k for k, budget in enumerate(genome.budgets) if budget]
-        return sum(true[gap] for gap in pairwise(computed))
-
-    prices = skip_costs(loss, Genome((1.0,) * steps))
-    assert prices == pytest.approx({gap: true[gap] for gap in prices})
-    assert set(prices) == {gap for gap in true if gap[1] - gap[0] <= MAX_SKIP}
+@pytest.mark.parametrize(
+    ("budgets", "longest"), [((1.0, 1.0), 0), ((1.0, 0.0, 0.3, 0.0, 0.0, 1.0), 2), ((1.0, 0.0, 0.0, 0.0), 3)]
+)
+def test_the_longest_skip_is_the_most_steps_in_a_row_that_are_not_computed(budgets, longest):
+    assert longest_skip(budgets) == longest
 
 
 def outcome(budgets: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[Genome, Outcome]:

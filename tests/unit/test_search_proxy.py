@@ -82,6 +82,13 @@ def test_what_was_found_there_is_run_in_full_size_first():
     assert tried[1 : 1 + len(found)] == found
 
 
+def test_after_small_clips_a_single_round_follows():
+    """Evolution found nothing further there; it takes what is left without small clips only."""
+    with_clips, without = watched(), Watched(share=None)
+    assert len(with_clips.runner.runs) < len(without.runner.runs)
+    assert without.result.cost > with_clips.result.cost > 0.5 * EFFORT
+
+
 @pytest.mark.parametrize(("response", "budget"), [(1.0, BUDGET), (3.0, BUDGET), (1.0, 0.75)])
 def test_steps_stay_unless_others_are_well_ahead(response: float, budget: float):
     search = Watched(response=response, effort=25.0, budgets=(budget,)).search

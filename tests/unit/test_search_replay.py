@@ -9,13 +9,10 @@ import torch
 from toy_runner import ToyRunner
 
 from astraea.schedules import Forecast
-from astraea.search.candidate import FORECASTS, Genome, mean_budget
-from astraea.search.evaluation.evaluator import Evaluator, mean_psnr
+from astraea.search.candidate import FORECASTS, Genome
+from astraea.search.evaluation.evaluator import mean_psnr
 from astraea.search.evaluation.replay import Replay
-from astraea.search.evaluation.run_log import RunLog
-from astraea.search.evaluation.step_cost import StepCost
 from astraea.search.problem import Job, Outcome, Recording
-from astraea.search.proposals.sensitivity import PROBED_BUDGET, Sensitivity, allot_budgets, probe_sensitivity
 
 FORECAST = pytest.mark.parametrize(
     "forecast",
@@ -131,60 +128,3 @@ def test_predictions_that_are_all_alike_can_be_replayed():
     still = dense.predictions[:1, :1].expand_as(dense.predictions)
     alike = Recording(dense.latents, still, still[:, 0], dense.final, dense.peak, dense.seconds)
     assert Replay(runner.setting, [alike]).losses(Genome((1.0, 0.0, 0.0, 1.0))) == pytest.approx([0.0], abs=1e-10)
-
-
-# --- the sensitivity probe --------------------------------------------------------------------------------------
-
-
-def probed(runner: ToyRunner) -> tuple[Evaluator, Sensitivity]:
-    evaluator = Evaluator(runner, RunLog())
-    found = probe_sensitivity(evaluator, 0, replay_of(runner))
-    assert found is not None
-    return evaluator, found
-
-
-def test_the_probe_costs_what_it_says():
-    evaluator, _ = probed(ToyRunner(steps=20))
-    assert evaluator.cost == pytest.approx(2.5, abs=0.1)
-
-
-def test_the_probe_finds_a_step_in_part_better_than_a_reused_one():
-    _, found = probed(ToyRunner(steps=10))
-    in_part, reused = found.losses[PROBED_BUDGET], found.losses[0.0]
-    assert sum(in_part[1:-1]) < sum(reused[1:-1])
-    assert in_part[0] == reused[0] == 0.0
-
-
-def test_the_probe_prices_steps_by_what_they_take():
-    _, found = probed(ToyRunner(steps=10))
-    assert found.step_cost == StepCost(0.05)  # the toy's overhead
-
-
-def test_without_replay_nothing_is_probed():
-    runner = ToyRunner(steps=6, calls=2)
-    evaluator = Evaluator(runner, RunLog())
-    assert probe_sensitivity(evaluator, 0, None) is None
-    assert evaluator.cost == 0.0
-
-
-@pytest.mark.parametrize("budget", [0.2, 0.35, 0.5, 0.65, 0.8, 1.0])
-def test_what_is_allotted_keeps_the_budget(budget):
-    runner = ToyRunner(steps=10)
-    genome = allot_budgets(probed(runner)[1], runner.setting, budget)
-    assert mean_budget(genome.budgets, runner.setting.evaluations) <= budget
-    assert genome.budgets[0] == 1.0
-    assert genome.budgets[-1] >= 0.5
-
-
-def test_more_sensitive_steps_get_no_less():
-    reused = tuple(0.001 * step**2 for step in range(10))
-    found = Sensitivity({0.0: reused, PROBED_BUDGET: tuple(0.3 * loss for loss in reused)}, StepCost(0.1))
-    runner = ToyRunner(steps=10)
-    for budget in (0.3, 0.5, 0.7):
-        budgets = allot_budgets(found, runner.setting, budget).budgets[1:]
-        assert list(budgets) == sorted(budgets)
-
-
-def test_a_budget_that_pays_for_everything_buys_everything():
-    runner = ToyRunner(steps=10)
-    assert allot_budgets(probed(runner)[1], runner.setting, 1.0).budgets == (1.0,) * 10

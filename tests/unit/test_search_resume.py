@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toy_runner import ToyRunner
 
-from astraea.search import evolution, successive_halving
+from astraea.search import successive_halving
 from astraea.search.candidate import mean_budget
 from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
@@ -45,7 +45,6 @@ class StopAfter:
 @pytest.fixture(autouse=True)
 def quick_searches(small_populations, monkeypatch):
     """Abort runs sooner, so that some are."""
-    monkeypatch.setattr(evolution, "MIN_PROBE_EFFORT", 15.0)
     monkeypatch.setattr(successive_halving, "SLACK_DB", 0.0)
 
 

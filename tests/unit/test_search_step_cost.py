@@ -107,12 +107,22 @@ def test_with_a_given_overhead_the_clock_has_no_effect():
     for overhead in (0.05, 0.6):
         runner = ToyRunner(steps=6, cases=3, response=2.0, overhead=overhead)
         result = Search(
-            runner, RunLog(), SearchConfig(budgets=(0.6,), effort=60, seed=0, partial_step_overhead=0.3)
+            runner, RunLog(), SearchConfig(budgets=(0.6,), effort=24, seed=0, partial_step_overhead=0.3)
         ).run()
         found.append((result.best[0].schedule, result.cost, [schedule for _, schedule in runner.runs]))
         assert result.best[0].partial_step_overhead == 0.3
     assert found[0] == found[1]
     assert found[0][0].has_partial_steps
+
+
+def test_a_given_overhead_finds_what_the_same_one_finds_if_measured():
+    found = []
+    for given in (None, 0.35):
+        config = SearchConfig(budgets=(0.6,), effort=24, seed=0, partial_step_overhead=given)
+        runner = ToyRunner(steps=6, cases=3, response=2.0, overhead=0.35)
+        found.append(Search(runner, RunLog(), config).run().best[0].schedule)
+    assert found[0] == found[1]
+    assert found[0].has_partial_steps
 
 
 def test_partial_steps_are_found_if_they_are_worth_their_time():

@@ -14,7 +14,6 @@ import unittest.mock
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from astraea.schedules import bundled_folder, load
@@ -23,10 +22,8 @@ from astraea.search.candidate import Genome, genome_of
 from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
-from astraea.search.evaluation.replay import Replay
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.paper_search import PaperSearch
-from astraea.search.proposals.dynamic_programming import cheapest_placement
 from astraea.search.proposals.initial import (
     PARTIAL_PATTERN,
     bundled_candidate,
@@ -34,7 +31,6 @@ from astraea.search.proposals.initial import (
     step_skipping_candidates,
     uniform_candidate,
 )
-from astraea.search.proposals.sensitivity import allot_budgets, probe_sensitivity
 
 TOKEN_PATTERNS = (PARTIAL_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
 PAPER_CASES = 4  # prompts of the paper's fitness
@@ -83,21 +79,6 @@ def baselines(setting: Any, budget: float) -> dict[str, Genome]:
     for number, genome in enumerate(genome for genome in rhythms if genome.has_partial_steps):
         found[f"token rhythm {number + 1}"] = genome
     return found
-
-
-def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
-    """Dynamic programming and the sensitivity probe alone, from two dense runs."""
-    evaluator = Evaluator(bench, RunLog())
-    replay = Replay(bench.setting, [evaluator.dense(case) for case in (0, 1)])
-    start = baseline(bench.setting, budget)
-    evaluator.evaluate([start], [0])
-    replay.fit_responses(list(evaluator.outcomes.values()))
-    programmed = cheapest_placement(lambda genome: fmean(replay.losses(genome)), start)
-    if programmed is not None:
-        yield Offer("gaps by dynamic programming", 0, evaluator.cost, programmed, None)
-    found = probe_sensitivity(evaluator, 0, replay)
-    if found is not None:
-        yield Offer("budgets by sensitivity", 0, evaluator.cost, allot_budgets(found, bench.setting, budget), None)
 
 
 def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]:
