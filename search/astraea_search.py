@@ -60,7 +60,7 @@ class AstraeaMethod:
 
 
 def dense_runs_with_proxy(config: SearchConfig) -> int:
-    """Return the number of dense runs in full size beside proxy cases: fewer for several budgets."""
+    """Return the number of dense runs in full size, if there are proxy cases too: fewer for several budgets."""
     all_budgets = int(EVALUATED_SHARE * config.effort / (1.0 + MIN_EVALUATED * sum(config.budgets)))
     return min(round(config.effort / DENSE_SHARE_WITH_PROXY), all_budgets)
 

@@ -14,7 +14,7 @@ METHOD_DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What to search for, and how.
+    """Options of one search.
 
     budgets: mean budgets, searched for one after the other; effort: dense-run equivalents to spend, dense runs
     included; seed: of the search's own choices.

@@ -114,7 +114,7 @@ class RayRunner:
         return self._setting
 
     def dense(self, case: int) -> Recording:
-        """As in `Runner`; proxy cases follow the others. Idle workers make the dense runs of the next cases."""
+        """Implement `Runner.dense`; proxy cases follow the others. Idle workers make the next cases' dense runs."""
         self._request_dense(case)
         end = self._setting.cases + (self._proxy_cases if case >= self._setting.cases else 0)
         for following in range(case + 1, end):
@@ -125,7 +125,7 @@ class RayRunner:
         return task.value[0]
 
     def proxy(self, cases: int) -> RayProxyRunner | None:
-        """As in `Runner`: the workers' own small clips."""
+        """Implement `Runner.proxy` by the workers' own small clips."""
         begun = [worker.actor.begin_proxy.remote(cases) for worker in self._workers]
         setting = self._ray.get(begun)[0]
         if setting is None:

@@ -42,8 +42,8 @@ def lines(run_log: Path) -> int:
 
 def taken_from_before(text: str) -> tuple[int, int]:
     """Candidate runs that a search used, and how many of them it had from before."""
-    runs, _, known = re.search(r"\((\d+) candidate runs(, (\d+) of them taken from before)?\)", text).groups()
-    return int(runs), int(known or 0)
+    runs, _, cached = re.search(r"\((\d+) candidate runs(, (\d+) of them taken from before)?\)", text).groups()
+    return int(runs), int(cached or 0)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -54,7 +54,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def nothing_half_written(server: ComfyServer) -> bool:
-    """Whether every file among the schedules is a whole one."""
+    """True if every schedule file is complete."""
     files = list(schedules(server).iterdir())
     return all(path.suffix == ".json" and json.loads(path.read_text("utf-8"))["points"] for path in files)
 
@@ -76,8 +76,8 @@ def test_the_same_search_once_more_is_quick_and_finds_the_same(server: ComfyServ
     first = text_of(server, search(name="one"))
     # Another name: the server would answer the very same prompt from its cache.
     second = text_of(server, search(name="other"))
-    runs, known = taken_from_before(second)
-    assert runs == known > 0
+    runs, cached = taken_from_before(second)
+    assert runs == cached > 0
     assert re.findall(r"speed, [\d.]+ dB", first) == re.findall(r"speed, [\d.]+ dB", second)
 
 
@@ -113,9 +113,9 @@ def test_a_search_is_stopped_while_it_runs_small_clips_and_goes_on_from_there(se
     assert time.monotonic() - start < 2.0
     (run_log,) = set(run_logs(server)) - before
     measured = lines(run_log) - 1
-    runs, known = taken_from_before(text_of(server, large(QUICK)))
-    assert 6 < known <= measured
-    assert known < runs
+    runs, cached = taken_from_before(text_of(server, large(QUICK)))
+    assert 6 < cached <= measured
+    assert cached < runs
     saved = json.loads((schedules(server) / "cut down-0.30.json").read_text("utf-8"))
     assert saved["provenance"]["search"]["small_clips"] >= 12
     assert "interrupted" not in saved["provenance"]["found"]
@@ -169,8 +169,8 @@ def test_a_search_goes_on_after_a_crash(own_server: ComfyServer) -> None:
     with run_log.open("ab") as file:
         file.write(b'0badc0de {"key": "cut off')
     own_server.restart()
-    runs, known = taken_from_before(text_of(own_server, search()))
-    assert measured - 1 <= known < runs
+    runs, cached = taken_from_before(text_of(own_server, search()))
+    assert measured - 1 <= cached < runs
     assert "1 lines of" in own_server.log
     assert nothing_half_written(own_server)
 
@@ -189,12 +189,12 @@ def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server_
 
 
 def test_a_model_of_unknown_blocks_is_refused_in_words(own_server_of_all: ComfyServer) -> None:
-    known = run_logs(own_server_of_all)
+    before = run_logs(own_server_of_all)
     prompt = search(model=["strange", 0])
     prompt["strange"] = node("StrangeBlocks", model=["loader", 0])
     with pytest.raises(PromptFailed, match="This model cannot be accelerated: "):
         own_server_of_all.queue(prompt)
-    assert run_logs(own_server_of_all) == known
+    assert run_logs(own_server_of_all) == before
 
 
 def test_sigmas_without_steps_are_named(server: ComfyServer) -> None:

@@ -193,8 +193,8 @@ def test_a_search_saves_what_it_found_and_does_not_measure_twice(load_tiny: Call
     assert "taken from before" not in text
     again = run(model).args
     assert again[0].budgets == schedule.budgets
-    runs, known = (int(word) for word in again[2].split("(")[1].split() if word.isdigit())
-    assert runs == known > 0
+    runs, cached = (int(word) for word in again[2].split("(")[1].split() if word.isdigit())
+    assert runs == cached > 0
 
 
 class Cancelled(NodeView):
@@ -273,8 +273,8 @@ def test_lines_that_a_crash_cut_off_are_measured_again(load_tiny: Callable) -> N
     model = load_tiny()
     schedule = run(model).args[0]
     (run_log,) = user_search_folder().iterdir()
-    whole = run_log.read_bytes()
-    run_log.write_bytes(whole[: len(whole) // 2] + b"\x00\xff{broken\n")
+    content = run_log.read_bytes()
+    run_log.write_bytes(content[: len(content) // 2] + b"\x00\xff{broken\n")
     again, _, text = run(model).args
     assert again.budgets == schedule.budgets
     assert "of them taken from before" in text

@@ -47,8 +47,10 @@ def test_the_text_has_the_result_expected_of_each_schedule() -> None:
     assert "+2.5 dB against the bundled one (32.5 dB at 2.00x), closer on 2 of 2 clips" in text
     assert "Budget 0.40: nothing found" in text
     assert "Saved in folder" in text
-    by_hand = dataclasses.replace(outcome, best=(found(0.5, 32.5, is_baseline=True),))
-    assert "nothing is expected to beat" in search_text(SearchRun(by_hand, schedules[:1], Path("folder"), 9, 0), (0.5,))
+    unimproved = dataclasses.replace(outcome, best=(found(0.5, 32.5, is_baseline=True),))
+    assert "nothing is expected to beat" in search_text(
+        SearchRun(unimproved, schedules[:1], Path("folder"), 9, 0), (0.5,)
+    )
 
 
 def test_the_text_has_the_tokens_and_the_time_of_partial_steps() -> None:

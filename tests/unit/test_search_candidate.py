@@ -116,17 +116,17 @@ def test_without_a_step_to_move_nothing_changes(steps):
 def test_another_forecast_is_a_neighbour(seed):
     now = Forecast(PRIOR_GAINS[1], *AXES[2], CURVATURES[1])
     other = change_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
-    times = [(way.extrapolation_axis, way.interpolation_axis) for way in (now, other)]
+    times = [(each.extrapolation_axis, each.interpolation_axis) for each in (now, other)]
     settings = [times, *zip(vars(now).values(), vars(other).values(), strict=True)]
     same = [before == after for before, after in [settings[0], settings[1], *settings[4:]]]
     assert same.count(False) == 1
 
 
 def test_a_final_step_gain_needs_a_skipped_step_before_the_last():
-    way = Forecast(final_step_gain=FINAL_STEP_GAINS[-1])
-    assert Genome((1.0, 0.0, 1.0), way).forecast == way
-    assert Genome((1.0, 0.0, 1.0, 1.0), way) == Genome((1.0, 0.0, 1.0, 1.0))
-    assert Genome((1.0,), way) == Genome((1.0,))
+    forecast = Forecast(final_step_gain=FINAL_STEP_GAINS[-1])
+    assert Genome((1.0, 0.0, 1.0), forecast).forecast == forecast
+    assert Genome((1.0, 0.0, 1.0, 1.0), forecast) == Genome((1.0, 0.0, 1.0, 1.0))
+    assert Genome((1.0,), forecast) == Genome((1.0,))
 
 
 @SEEDS
@@ -158,7 +158,7 @@ def outcome(budgets: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[Gen
     return Genome(budgets), Outcome(0.1, len(budgets), (0.1,) * len(budgets), 1.0, seconds, ("full",) * len(budgets))
 
 
-def known(points: dict[float, float]) -> StepSeconds:
+def seconds_of(points: dict[float, float]) -> StepSeconds:
     seconds = StepSeconds()
     seconds.add(*outcome((1.0, *points), (9.0, *points.values())))
     return seconds
@@ -166,12 +166,12 @@ def known(points: dict[float, float]) -> StepSeconds:
 
 def test_measured_steps_take_what_they_took():
     points = {0.0: 0.01, 0.3: 0.5, 1.0: 1.2}
-    seconds = known(points)
+    seconds = seconds_of(points)
     assert {budget: seconds.of(budget) for budget in points} == points
 
 
 def test_a_runs_first_step_does_not_count():
-    assert known({1.0: 2.0}).of(1.0) == 2.0
+    assert seconds_of({1.0: 2.0}).of(1.0) == 2.0
 
 
 def test_one_hiccup_does_not_count():
@@ -188,17 +188,17 @@ def test_only_the_newest_runs_count():
 
 
 def test_between_measured_budgets_along_a_line():
-    seconds = known({0.0: 0.01, 0.2: 0.3, 0.6: 0.7, 1.0: 2.0})
+    seconds = seconds_of({0.0: 0.01, 0.2: 0.3, 0.6: 0.7, 1.0: 2.0})
     assert seconds.of(0.3) == pytest.approx(0.4)
     assert seconds.of(0.8) == pytest.approx(1.35)
 
 
 def test_below_the_least_token_step_along_the_token_steps_line():
-    assert known({0.0: 0.01, 0.2: 0.3, 0.6: 0.7}).of(0.1) == pytest.approx(0.2)
+    assert seconds_of({0.0: 0.01, 0.2: 0.3, 0.6: 0.7}).of(0.1) == pytest.approx(0.2)
 
 
 def test_a_token_step_is_not_drawn_towards_reuse_steps():
-    assert known({0.0: 0.01, 1.0: 1.0}).of(0.5) == pytest.approx(0.5)
+    assert seconds_of({0.0: 0.01, 1.0: 1.0}).of(0.5) == pytest.approx(0.5)
 
 
 def test_before_anything_is_known_a_full_step_is_the_unit():
@@ -206,7 +206,7 @@ def test_before_anything_is_known_a_full_step_is_the_unit():
 
 
 def test_a_run_takes_what_its_calls_take():
-    seconds = known({0.0: 0.1, 1.0: 2.0})
+    seconds = seconds_of({0.0: 0.1, 1.0: 2.0})
     assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (1, 1, 1)) == pytest.approx(4.1)
     assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (2, 2, 1)) == pytest.approx(3.1)
     assert seconds.of_dense((1, 1, 1)) == pytest.approx(6.0)

@@ -1,4 +1,4 @@
-"""What a search expects of ways to forecast before it has run any."""
+"""Prior gains of forecast settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toy_runner import ToyRunner
 from astraea.schedules import DEFAULT_FORECAST, Forecast
 from astraea.search.proposals.priors import initial_forecasts, is_smooth, prior_gain
 
-TRUST, HALF_BENT, NEVER_TRIED = (
+EXTRAPOLATING, HALF_CURVED, UNTRIED = (
     Forecast(0.25, "root", "root", 0.0),
     Forecast(curvature=0.5),
     Forecast(0.0, "sigma", "root"),
@@ -23,42 +23,42 @@ def setting(steps: int = 30, cfg: float | None = 3.0):
 
 
 @pytest.mark.parametrize(
-    ("steps", "cfg", "steady"), [(30, 3.0, True), (30, 6.0, False), (12, 1.0, False), (20, 4.0, True), (30, None, True)]
+    ("steps", "cfg", "smooth"), [(30, 3.0, True), (30, 6.0, False), (12, 1.0, False), (20, 4.0, True), (30, None, True)]
 )
-def test_fine_steps_and_mild_guidance_are_steady(steps, cfg, steady):
-    assert is_smooth(setting(steps, cfg)) is steady
+def test_fine_steps_and_mild_guidance_are_steady(steps, cfg, smooth):
+    assert is_smooth(setting(steps, cfg)) is smooth
 
 
-@pytest.mark.parametrize(("steps", "steady"), [(30, True), (12, False)])
-def test_a_part_of_a_run_is_as_steady_as_the_whole(steps, steady):
+@pytest.mark.parametrize(("steps", "smooth"), [(30, True), (12, False)])
+def test_a_part_of_a_run_is_as_steady_as_the_whole(steps, smooth):
     whole = replace(ToyRunner(steps=steps, shift=8.0).setting, facts=setting().facts)
     for sigmas in (whole.sigmas[: steps // 3 + 1], whole.sigmas[steps // 3 :]):
-        assert is_smooth(replace(whole, sigmas=sigmas)) is steady
+        assert is_smooth(replace(whole, sigmas=sigmas)) is smooth
 
 
-def test_trust_is_expected_to_gain_where_steps_are_fine_and_to_lose_where_they_are_not():
+def test_extrapolation_gains_with_fine_steps_and_loses_with_coarse_ones():
     fine, coarse = setting(), setting(steps=8)
-    assert prior_gain(TRUST, fine) > prior_gain(HALF_BENT, fine) > prior_gain(DEFAULT_FORECAST, fine) == 0.0
-    assert prior_gain(HALF_BENT, coarse) > 0.0 > prior_gain(TRUST, coarse)
-    assert prior_gain(NEVER_TRIED, fine) == prior_gain(NEVER_TRIED, coarse) == 0.0
+    assert prior_gain(EXTRAPOLATING, fine) > prior_gain(HALF_CURVED, fine) > prior_gain(DEFAULT_FORECAST, fine) == 0.0
+    assert prior_gain(HALF_CURVED, coarse) > 0.0 > prior_gain(EXTRAPOLATING, coarse)
+    assert prior_gain(UNTRIED, fine) == prior_gain(UNTRIED, coarse) == 0.0
     assert prior_gain(Forecast(0.5), coarse) < 0.0 == prior_gain(Forecast(0.5), fine)
     mixed = Forecast(0.5, "sigma", "log-snr", 0.0)
     assert prior_gain(mixed, coarse) < 0.0 == prior_gain(mixed, fine)
 
 
-def test_an_answer_of_the_last_step_is_expected_to_gain_everywhere():
+def test_a_final_step_gain_is_expected_to_gain_everywhere():
     for here in (setting(), setting(cfg=7.0)):
-        for way in (TRUST, HALF_BENT, DEFAULT_FORECAST):
-            assert prior_gain(replace(way, final_step_gain=0.35), here) > prior_gain(way, here)
+        for forecast in (EXTRAPOLATING, HALF_CURVED, DEFAULT_FORECAST):
+            assert prior_gain(replace(forecast, final_step_gain=0.35), here) > prior_gain(forecast, here)
 
 
-def test_most_is_expected_of_what_a_search_begins_with():
+def test_the_first_initial_forecast_has_the_largest_prior_gain():
     for here in (setting(), setting(cfg=7.0)):
-        gains = [prior_gain(way, here) for way in initial_forecasts(here)]
+        gains = [prior_gain(forecast, here) for forecast in initial_forecasts(here)]
         assert gains[0] == max(gains) > 0.0
 
 
-def test_a_search_begins_with_what_promises_most_and_then_the_other_kind():
+def test_a_search_begins_with_the_largest_prior_gain_then_the_other_kind():
     fine, coarse = initial_forecasts(setting()), initial_forecasts(setting(cfg=7.0))
     assert set(fine) == set(coarse)
     assert len(set(fine)) == len(fine)

@@ -16,10 +16,10 @@ from astraea.search.problem import Outcome
 
 FULL_DEVICE = Path("/dev/full")
 OUTCOMES = {
-    "whole": Outcome(
+    "complete": Outcome(
         1.25e-5, 3, (0.0, 1e-4, 2e-5), 2.0, (1.0, 0.01, 1.0), ("full", "reuse", "full"), (None, None, 0.5)
     ),
-    "given up": Outcome(math.inf, 2, (0.0, 0.3), 1.0, (1.0, 0.01), ("full", "reuse"), (None, None)),
+    "aborted": Outcome(math.inf, 2, (0.0, 0.3), 1.0, (1.0, 0.01), ("full", "reuse"), (None, None)),
     "not finite": Outcome(math.inf, 2, (0.0, math.inf), 1.3, (1.0, 0.3), ("full", "token"), (None, 0.25)),
 }
 
@@ -54,14 +54,14 @@ def test_an_outcome_is_on_disk_when_put_returns(tmp_path):
 def test_folders_are_made_when_the_first_outcome_is_put(tmp_path):
     run_log = RunLog(tmp_path / "a" / "b" / "runs.jsonl", "mine")
     assert not (tmp_path / "a").exists()
-    run_log.put("whole", OUTCOMES["whole"])
+    run_log.put("complete", OUTCOMES["complete"])
     assert len(RunLog(run_log.path, "mine")) == 1
 
 
 def test_the_newest_outcome_of_a_key_counts(tmp_path):
     run_log = filled(tmp_path / "runs.jsonl")
-    run_log.put("given up", OUTCOMES["whole"])
-    assert RunLog(run_log.path, "mine").get("given up") == OUTCOMES["whole"]
+    run_log.put("aborted", OUTCOMES["complete"])
+    assert RunLog(run_log.path, "mine").get("aborted") == OUTCOMES["complete"]
 
 
 def test_outcomes_of_another_identity_are_not_taken(tmp_path):
@@ -72,16 +72,16 @@ def test_outcomes_of_another_identity_are_not_taken(tmp_path):
 def test_each_identity_finds_its_own_in_a_shared_file(tmp_path):
     filled(tmp_path / "runs.jsonl", "theirs")
     mine = RunLog(tmp_path / "runs.jsonl", "mine")
-    mine.put("later", OUTCOMES["whole"])
-    assert outcomes_in(RunLog(tmp_path / "runs.jsonl", "mine")) == {"later": OUTCOMES["whole"]}
+    mine.put("later", OUTCOMES["complete"])
+    assert outcomes_in(RunLog(tmp_path / "runs.jsonl", "mine")) == {"later": OUTCOMES["complete"]}
     assert outcomes_in(RunLog(tmp_path / "runs.jsonl", "theirs")) == OUTCOMES
 
 
 def test_a_log_without_a_path_stays_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_log = RunLog()
-    run_log.put("whole", OUTCOMES["whole"])
-    assert run_log.get("whole") == OUTCOMES["whole"]
+    run_log.put("complete", OUTCOMES["complete"])
+    assert run_log.get("complete") == OUTCOMES["complete"]
     assert not list(tmp_path.iterdir())
 
 
@@ -90,7 +90,7 @@ def test_a_last_line_cut_off_anywhere_costs_no_other_outcome(tmp_path):
     filled(path)
     content = path.read_bytes()
     last = content.rindex(b"\n", 0, -1) + 1
-    others = {key: OUTCOMES[key] for key in ("whole", "given up")}
+    others = {key: OUTCOMES[key] for key in ("complete", "aborted")}
     for cut in range(last, len(content)):
         path.write_bytes(content[:cut])
         run_log = RunLog(path, "mine")
@@ -109,9 +109,9 @@ def test_a_first_line_cut_off_anywhere_does_not_prevent_writing(tmp_path):
     for cut in range(len(head) + 1):
         path.write_bytes(head[:cut])
         run_log = RunLog(path, "mine")
-        run_log.put("later", OUTCOMES["whole"])
+        run_log.put("later", OUTCOMES["complete"])
         run_log.close()
-        assert outcomes_in(RunLog(path, "mine")) == {"later": OUTCOMES["whole"]}, f"cut off at byte {cut}"
+        assert outcomes_in(RunLog(path, "mine")) == {"later": OUTCOMES["complete"]}, f"cut off at byte {cut}"
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\xff", b"\n", b"\r", b"}", "\u2028".encode(), b"\x1c"])
@@ -124,7 +124,7 @@ def test_damage_in_the_middle_costs_only_the_line_it_is_in(tmp_path, damage):
     for place in range(begin, begin + len(lines[2]) - 1, 7):
         path.write_bytes(content[:place] + damage + content[place + 1 :])
         run_log = RunLog(path, "mine")
-        kept = {key: OUTCOMES[key] for key in ("whole", "not finite")}
+        kept = {key: OUTCOMES[key] for key in ("complete", "not finite")}
         assert outcomes_in(run_log) == kept, f"damaged at byte {place}"
         assert run_log.skipped >= 1
 
@@ -133,7 +133,7 @@ def test_a_file_of_something_else_is_skipped(tmp_path):
     (tmp_path / "runs.jsonl").write_bytes(bytes(range(256)) * 20)
     run_log = RunLog(tmp_path / "runs.jsonl", "mine")
     assert len(run_log) == 0
-    run_log.put("whole", OUTCOMES["whole"])
+    run_log.put("complete", OUTCOMES["complete"])
     assert len(RunLog(tmp_path / "runs.jsonl", "mine")) == 1
 
 
@@ -148,7 +148,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "taken").write_text("")
     path = tmp_path / "taken" / "runs.jsonl"
     with pytest.raises(SearchError, match="make the folder writable") as caught:
-        RunLog(path, "mine").put("whole", OUTCOMES["whole"])
+        RunLog(path, "mine").put("complete", OUTCOMES["complete"])
     assert str(path) in str(caught.value)
 
 
@@ -160,9 +160,9 @@ def test_a_full_disk_is_reported_with_what_to_do(tmp_path, monkeypatch):
     run_log = RunLog(None, "mine")
     run_log.path = path  # the device never ends when it is read
     with pytest.raises(SearchError, match=r"No space left on device.*Free some disk space") as caught:
-        run_log.put("whole", OUTCOMES["whole"])
+        run_log.put("complete", OUTCOMES["complete"])
     assert str(path) in str(caught.value)
-    assert run_log.get("whole") == OUTCOMES["whole"], "what was measured still counts for the search that goes on"
+    assert run_log.get("complete") == OUTCOMES["complete"], "what was measured still counts for the search that goes on"
 
 
 class FullDisk:
@@ -187,10 +187,10 @@ def test_after_a_full_disk_the_log_can_be_used_again(tmp_path, room):
     run_log = filled(tmp_path / "runs.jsonl")
     run_log._file = FullDisk(run_log.path, room)  # type: ignore[assignment]
     with pytest.raises(SearchError, match="No space left"):
-        run_log.put("lost", OUTCOMES["whole"])
-    run_log.put("later", OUTCOMES["whole"])
+        run_log.put("lost", OUTCOMES["complete"])
+    run_log.put("later", OUTCOMES["complete"])
     again = RunLog(run_log.path, "mine")
-    assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["whole"]}
+    assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["complete"]}
 
 
 WAYS = (

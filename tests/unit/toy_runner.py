@@ -236,9 +236,9 @@ def _loss(own: Tensor, dense: Tensor, peak: float) -> float:
 
 
 def _response(trace: Trace, dense: Trace, step: int) -> float | None:
-    predictions, known = trace.predictions[step], dense.predictions[step]
+    predictions, reference = trace.predictions[step], dense.predictions[step]
     off = float((trace.latents[step] - dense.latents[step]).norm())
-    if predictions is None or known is None or off < 1e-6:
+    if predictions is None or reference is None or off < 1e-6:
         return None
-    prompt, empty = predictions - known
+    prompt, empty = predictions - reference
     return float((empty + GUIDANCE * (prompt - empty)).norm()) / off
