@@ -61,7 +61,7 @@ def pip_install(*arguments: str) -> bool:
 
 
 def stamped(stamp: Path, content: str) -> bool:
-    """Whether a set-up step with this content was completed before."""
+    """Tell whether a set-up step with this content was completed before."""
     return stamp.is_file() and stamp.read_text("utf-8") == content
 
 
@@ -77,14 +77,14 @@ def prepare_venv() -> None:
         sys.exit("Could not create .venv. On Debian and Ubuntu: install the package python3-venv.")
     if not pip_install("-r", str(REQUIREMENTS)):
         sys.exit("pip could not install tests/requirements.txt into .venv: see its message above.")
-    # Without its dependencies, Triton goes beside any torch build, the CPU one included.
+    # Without its dependencies, Triton works with any torch build, the CPU one included.
     if has_triton_builds():
         pip_install("--no-deps", "triton")
     stamp.write_text(content, "utf-8")
 
 
 def has_triton_builds() -> bool:
-    """Whether Triton is published for this machine."""
+    """Tell whether Triton is published for this machine."""
     return platform.system() == "Linux" and platform.machine() == "x86_64"
 
 
@@ -95,7 +95,7 @@ def prepare_oldest_triton() -> bool:
         return True
     if not has_triton_builds():
         return False
-    heading(f"setting up Triton {OLDEST_TRITON} beside the newest")
+    heading(f"setting up Triton {OLDEST_TRITON} next to the newest")
     if not pip_install("--upgrade", "--target", str(OLDEST_TRITON_FOLDER), "--no-deps", f"triton=={OLDEST_TRITON}"):
         return False
     stamp.write_text(OLDEST_TRITON, "utf-8")
@@ -235,7 +235,7 @@ def read_junit(report: Path) -> Row:
 
 
 def tier_jobs(tier: str, hosts: list[Host], pytest_arguments: list[str], notices: list[str]) -> Iterator[Job]:
-    """What makes the rows of one tier: one row, or one for each host."""
+    """Yield the jobs of one tier: one, or one for each host."""
     if tier == "unit":
         yield lambda: unit_tier(pytest_arguments)
     elif tier == "kernels":

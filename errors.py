@@ -1,4 +1,4 @@
-"""The errors that the pack raises on purpose; each message says what was wrong and what to do."""
+"""The errors that the pack raises on purpose; each message states what was wrong and what to do."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class InputError(AstraeaError, ValueError):
 
 
 class UnsupportedModel(AstraeaError):
-    """A model's blocks are not ones that can run for selected rows; the message is the reason."""
+    """A model cannot be accelerated; the message is the reason."""
 
 
 class SearchError(AstraeaError):
-    """A search cannot begin or go on."""
+    """A search cannot start or continue."""

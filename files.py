@@ -1,4 +1,4 @@
-"""Files that others may have put there: opened only where they are regular ones, and replaced as a whole."""
+"""Files of any origin: opened only if they are regular ones, and replaced as a whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 import uuid
 from pathlib import Path
 
-# Opening a FIFO waits for its other end unless it is told not to; a terminal must not become the process's own.
+# Without these flags opening a FIFO waits for its other end, and a terminal becomes the process's own.
 _NEVER_WAITS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
 
 
@@ -33,11 +33,11 @@ def read_regular(path: Path, most: int) -> bytes:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all, with the mode that the umask leaves. Raises OSError."""
-    beside = path.with_name(f"{uuid.uuid4().hex}.part")
+    partial = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        with beside.open("x", encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
-        beside.replace(path)
+        partial.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise

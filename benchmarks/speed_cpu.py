@@ -42,7 +42,7 @@ class Subject:
 
     def cost(self) -> Any:
         """The cost model of one block at this context length."""
-        from astraea.engine.cost import BlockCost
+        from astraea.engine.planning.cost import BlockCost
 
         inner = self.model.get_model_object("diffusion_model")
         tokens = SHAPE[2] * SHAPE[3] * SHAPE[4] // 4
@@ -97,7 +97,7 @@ def measure_tokens(subject: Subject, args: argparse.Namespace, budget: float) ->
         made = list(zip(times, handle.last.calls, strict=True))
         pairs += [seconds for seconds, call in made if call.kind == "token"]
         calls += [call for _, call in made if call.kind == "token"]
-    ideal = 1.0 / statistics.fmean(subject.cost().share(call.computed / call.tokens) for call in calls)
+    ideal = 1.0 / statistics.fmean(subject.cost().relative_cost(call.computed / call.tokens) for call in calls)
     return _row(f"token step at {budget}", [d / t for d, t in pairs], ideal, handle.last) | {
         "dense_step_seconds": spread([d for d, _ in pairs]),
         "token_step_seconds": spread([t for _, t in pairs]),

@@ -1,6 +1,6 @@
-"""How close two results are: PSNR and SSIM, on images or latents, in torch alone.
+"""Closeness of two results: PSNR and SSIM, on images or latents, in torch alone.
 
-Both take a peak, the distance between black and white; for latents that is the range of the reference.
+Both take a peak, the distance between black and white; for latents it is the range of the reference.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ FRAMES_AT_ONCE = 8
 
 
 def value_range(reference: Tensor) -> float:
-    """Largest minus smallest value, the peak for latents; 1 where all are equal."""
+    """Return the largest minus the smallest value, the peak for latents; 1 where all are equal."""
     low, high = reference.aminmax()
     return float(high - low) or 1.0
 
 
 def psnr(test: Tensor, reference: Tensor, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB over all elements; infinite when equal."""
+    """Return the peak signal-to-noise ratio in dB over all elements; infinite when equal."""
     error = float((test.double() - reference.double()).square().mean())
     return 10.0 * math.log10(peak**2 / error) if error > 0.0 else math.inf
 
 
 def ssim(test: Tensor, reference: Tensor, peak: float) -> float:
-    """Mean structural similarity of images `[B, C, H, W]`, per channel; the window shrinks to fit small images."""
+    """Return the mean structural similarity of images `[B, C, H, W]`, per channel; small images shrink the window."""
     size = min(WINDOW, test.shape[-2], test.shape[-1])
     size -= 1 - size % 2
     parts = zip(test.split(FRAMES_AT_ONCE), reference.split(FRAMES_AT_ONCE), strict=True)
@@ -48,7 +48,7 @@ def _ssim_map(a: Tensor, b: Tensor, size: int, peak: float) -> Tensor:
 
 
 def _blur(x: Tensor, size: int) -> Tensor:
-    """Gaussian means over windows that lie inside the image."""
+    """Return Gaussian means over windows inside the image."""
     offsets = torch.arange(size, dtype=x.dtype, device=x.device) - (size - 1) / 2
     weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     weights = weights / weights.sum()

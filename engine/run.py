@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from ..schedules import TIME_AXES, without_partial_steps
-from .call_tracker import CallTracker, Place
+from .blocks.interface import RowGroup
+from .blocks.selection import selected_count
 from .calls import ModelCall, PaperFullCall, PaperReuseCall, PaperTokenCall, RecordingCall, ReuseCall, TokenCall
-from .cond_state import CondStates
-from .context import CallInfo, CallRequest, CondRows, RunContext
-from .cost import BlockCost
-from .device_timer import DeviceTimer
+from .calls.context import CallInfo, CallRequest, CondRows, RunContext
 from .estimators import ExtrapolationGain, TimeAxes
-from .interface import RowGroup
-from .plan import Plan
+from .planning.cost import BlockCost
+from .planning.plan import Plan
+from .planning.resolve import RunFacts, RunSettings, resolve
 from .report import Report
-from .report_writer import ReportWriter
-from .residual_store import StoreSize
-from .resolve import RunFacts, RunSettings, resolve
-from .sampler_profile import SamplerProfile
-from .selection import selected_count
+from .report.device_timer import DeviceTimer
+from .report.writer import ReportWriter
+from .sampler.call_tracker import CallTracker, Place
+from .sampler.profile import SamplerProfile
+from .state.cond_state import CondStates
+from .state.residual_store import StoreSize
 
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 TOKENS_CHANGED = "the number of tokens changed"

@@ -1,1 +1,1 @@
-"""The only code that imports comfy: wrappers on the MODEL, memory, folders."""
+"""The only code that imports comfy: accelerated sampling, schedule search, folders, latents."""

@@ -1,4 +1,4 @@
-"""The embedded model as a MODEL. Loaded by its path: none of the user's model folders lists it."""
+"""The embedded model as a MODEL, loaded by its path: none of the user's model folders lists it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tiny.shipped import CHECKPOINT
 
 
 def load_demo_model() -> Any:
-    """The MODEL, as ComfyUI's own Load Diffusion Model would load it. Raises AstraeaError where its file is missing."""
+    """Load the MODEL as ComfyUI's Load Diffusion Model does. Raises AstraeaError if its file is missing."""
     if not CHECKPOINT.is_file():
         raise AstraeaError(f"The demo model's file '{CHECKPOINT}' is missing: install Astraea again.")
     return comfy.sd.load_diffusion_model(str(CHECKPOINT))

@@ -1,4 +1,4 @@
-"""Latents as the host hands them out: back into the model's space, and as small RGB previews."""
+"""Latents of the host: converted into the model's space, and shown as small RGB previews."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ FORMATS = {16: "Wan21", 48: "Wan22", 128: "LTXV"}
 
 
 def latent_format(channels: int) -> Any | None:
-    """The host's format for video latents with so many channels, or None."""
+    """Return the host's format for video latents with so many channels, or None."""
     kind = getattr(comfy.latent_formats, FORMATS.get(channels, ""), None)
     return kind() if kind is not None else None
 
 
 def model_space(samples: Tensor) -> Tensor:
-    """Samples `[B, 16, T, H, W]` of a LATENT in the normalised space in which Wan 2.1 models work."""
+    """Convert samples `[B, 16, T, H, W]` of a LATENT into the normalised space of Wan 2.1 models."""
     return comfy.latent_formats.Wan21().process_in(samples)
 
 
 def preview_rgb(samples: Tensor) -> Tensor:
-    """A LATENT's samples `[B, C, (T,) H, W]` as small frames `[B·T, H, W, 3]` in 0...1.
+    """Show a LATENT's samples `[B, C, (T,) H, W]` as small frames `[B·T, H, W, 3]` in 0…1.
 
-    Through the host's linear preview where the format is known, else the channels' mean in grey.
+    By the host's linear preview where the format is known, else by the channels' mean in grey.
     """
     video = samples.float() if samples.ndim == 5 else samples.float().unsqueeze(2)
     frames = video.permute(0, 2, 3, 4, 1).flatten(0, 1)

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..engine.cost import BlockCost
-from ..engine.interface import BlockRunner, TokenLayout, unwrap
+from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
+from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedModel
 
 Cast = Callable[[Tensor, Tensor], Tensor]

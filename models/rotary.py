@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..engine.selection import Selection
+from ..engine.blocks.selection import Selection
 
 
 def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.cost import BlockCost
-from ..engine.interface import Attend, BlockCall, TokenLayout
-from ..engine.selection import Selection
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
+from ..engine.blocks.selection import Selection
+from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedModel
 from .architecture import Architecture, Cast
 from .rotary import rotate, selected_positions

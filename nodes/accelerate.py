@@ -8,18 +8,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..engine.report import ReportHandle
-from ..engine.residual_store import CACHE_POLICIES
+from ..engine.state.residual_store import CACHE_POLICIES
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from ..host.sampling.patch_model import accelerate, family_of
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from .accelerate_inputs import (
-    AUTO,
-    MODE_CHOICES,
-    OWN_MODE,
-    AccelerateInputs,
-    choose_plan,
-)
+from .accelerate_inputs import AUTO, MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan
 from .accelerate_inputs import schedule_stamp as stamp_of
 from .checks import schedule_of
 from .schedule_tooltips import schedule_tooltips

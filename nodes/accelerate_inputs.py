@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-from ..engine.modes import DEFAULT, FORECAST, HOLD, PAPER, RANDOM
-from ..engine.plan import Plan, make_plan
-from ..engine.residual_store import CACHE_POLICIES, NO_CACHE
+from ..engine.planning.modes import DEFAULT, FORECAST, HOLD, PAPER, RANDOM
+from ..engine.planning.plan import Plan, make_plan
+from ..engine.state.residual_store import CACHE_POLICIES, NO_CACHE
 from ..errors import InputError
 from ..host.folders import find_schedule, schedule_folders
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from ..schedules import (
-    AUTO,
-    OWN_MEAN_TOLERANCE,
-    Schedule,
-    every_nth,
-    list_schedules,
-    load_schedules,
-    pick,
-    uniform,
-)
+from ..schedules import AUTO, OWN_MEAN_TOLERANCE, Schedule, every_nth, list_schedules, load_schedules, pick, uniform
 from .checks import number, one_of, text
 
 UNKNOWN_FAMILY = "any"

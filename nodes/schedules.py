@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..engine.modes import check_mode
+from ..engine.planning.modes import check_mode
 from ..errors import ScheduleError
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from ..schedules import Schedule, check_new_name, load, parse, periodic, save, serialise

@@ -6,6 +6,7 @@ from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .resample import budgets_for
 from .schedule import AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
+    FORMER_NAMES,
     OWN_MEAN_TOLERANCE,
     bundled_folder,
     bundled_schedules,
@@ -28,6 +29,7 @@ __all__ = [
     "DEFAULT_MODE",
     "FORMAT_NAME",
     "FORMAT_VERSION",
+    "FORMER_NAMES",
     "OWN_MEAN_TOLERANCE",
     "TIME_AXES",
     "ExpectedResult",

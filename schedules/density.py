@@ -1,4 +1,4 @@
-"""Where a schedule spends its budget: its density over a run's progress, and the sums that resampling is made of."""
+"""Density of a schedule's budget over a run's progress, and the sums that resampling is made of."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .schedule import Schedule
 
 PLACEMENT_TOLERANCE = 1e-4  # a noise level this close to a schedule's point lies on it
 MIN_SPAN = 1e-6
-SETTLED = 0.005  # share of the budget's sum that may stay unsettled
-SMOOTHED_OVER = 2  # periods of a rhythm to either side
+SETTLED = 0.005  # relative difference from the wanted sum that is accepted
+SMOOTHED_OVER = 2  # periods to either side
 
 
 def progress_at(schedule: Schedule, sigma: float) -> float:
-    """Where in the source run (0...1) a noise level lies; beyond its ends: the ends."""
+    """Return the progress (0…1) at which a noise level lies in the schedule's own run; beyond its ends: the ends."""
     levels = [-s for s in (*schedule.sigmas, 0.0)]
     place = bisect_left(levels, -sigma - PLACEMENT_TOLERANCE)
     if place == 0:
@@ -26,7 +26,7 @@ def progress_at(schedule: Schedule, sigma: float) -> float:
 
 
 def span_of(schedule: Schedule, sigmas: Sequence[float]) -> tuple[float, float]:
-    """Where in the source run a run of these noise levels begins and ends; all of it where they lie beside it."""
+    """Return the progress at which a run of these noise levels begins and ends; 0 and 1 where they lie outside."""
     if not sigmas:
         return 0.0, 1.0
     start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
@@ -34,9 +34,9 @@ def span_of(schedule: Schedule, sigmas: Sequence[float]) -> tuple[float, float]:
 
 
 def density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[float]) -> list[float]:
-    """The average of `source`, budgets of the schedule's steps, over each of the run's; never 0, so that it can grow.
+    """Return the average of `source` over each of the run's steps; never 0, so that it can grow.
 
-    The run's steps are spread evenly over the part of the schedule that they cover.
+    source: budgets of the schedule's steps. The run's steps are spread evenly over the part that they cover.
     """
     start, end = span_of(schedule, sigmas)
     steps = len(sigmas) - 1
@@ -57,9 +57,9 @@ def density_of(source: Sequence[float], schedule: Schedule, sigmas: Sequence[flo
 
 
 def smoothed(budgets: Sequence[float], periods: int = SMOOTHED_OVER) -> list[float]:
-    """Budgets with the rhythm averaged out between the full steps at the start and those at the end.
+    """Return budgets with their period averaged out between the full steps at the start and at the end.
 
-    Error diffusion makes the rhythm anew; left in, the two would beat against each other.
+    Error diffusion creates the period anew; two periods would interfere.
     """
     head = full_run(budgets)
     tail = max(head, len(budgets) - max(1, full_run(budgets[::-1])))
@@ -77,7 +77,7 @@ def smoothed(budgets: Sequence[float], periods: int = SMOOTHED_OVER) -> list[flo
 
 
 def full_run(budgets: Sequence[float]) -> int:
-    """How many full steps come first."""
+    """Count the full steps at the start."""
     return next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
 
 
@@ -86,7 +86,7 @@ def weighted(budgets: Sequence[float], weights: Sequence[int]) -> float:
 
 
 def solve(budgets_at: Callable[[float], list[float]], weights: Sequence[int], total: float) -> float:
-    """Bisection for the factor at which non-decreasing budgets sum to the total (or come closest)."""
+    """Find by bisection the factor at which non-decreasing budgets sum to the total, or come closest."""
     low, high = 0.0, 2048.0
     for _ in range(80):
         middle = (low + high) / 2

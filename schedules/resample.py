@@ -1,10 +1,10 @@
-"""A schedule on another run's noise levels: the rhythm is kept, and so is the mean budget.
+"""Places a schedule on another run's noise levels, with its pattern and its mean budget.
 
-Budgets are not interpolated: an anchor-and-probe pattern would blur into a uniform one. The source's local density
-is followed by error diffusion over the budgets the source uses, and what is left over is settled on few steps.
+Budgets are not interpolated: a pattern of large and small ones would blur into a uniform one. Error diffusion over the
+schedule's own budgets follows its local density, and the remainder is settled on few steps.
 
-A schedule of whole steps stays one, with as many steps as its budget pays for: computing a share of one more gained
-nothing where it was measured, and needs a store per block.
+A step-skipping schedule stays one, with as many full steps as fit its budget: a partial step on top gained nothing
+where it was measured, and needs a store per block.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def budgets_for(
     evaluations: Sequence[int] | None = None,
     mean: float | None = None,
 ) -> list[float]:
-    """Budgets for each step of a run.
+    """Return the budget of each step of a run.
 
     sigmas: the run's noise levels including the one it ends at, so one more than there are steps.
     evaluations: model calls per step (Heun: two for most), default one each; the mean is over calls.
     mean: mean budget wanted, default the schedule's own.
 
-    Token steps come to the mean within the tolerance. Whole steps are as many as a mean that is asked for pays for;
-    their own mean they come as near to as they can. On its own steps and for its own mean, which then is over steps, a
-    schedule stays as it is. The first step is always full and a step that ends at sigma 0 is
-    computed, so on very short runs the mean can come out above what was asked.
+    Partial steps come to the mean within the tolerance. Of whole steps there are as many as fit a mean that is asked
+    for, or come nearest to the schedule's own. On its own steps and at its own mean, which then is over steps, a
+    schedule stays as it is. The first step is always full and a step that ends at sigma 0 is computed, so that on very
+    short runs the mean can come out above the one asked for.
     """
     steps = len(sigmas) - 1
     if steps < 1:
@@ -49,10 +49,10 @@ def budgets_for(
     floors = _floors(sigmas, steps)
     own = schedule.budgets if _same_steps(schedule, sigmas) else ()
     if own and _is_above(own, floors) and (mean is None or _is_settled(own, floors, weights, total)):
-        return list(own)  # where the steps stand was chosen for just this
-    # One fraction is no rhythm: it met the budget where the steps did not come out even.
+        return list(own)  # its steps were placed for exactly this
+    # A single partial step is no pattern: it met the budget where whole steps did not come out even.
     if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1:
-        # What was asked for is the most that is spent; its own mean is come as near to as whole steps can.
+        # A mean that is asked for is a ceiling; the schedule's own is only approached.
         most = total * (1.0 + SETTLED) if mean is not None else total + max(weights) / 2
         placed = max_full_steps(schedule, sigmas, weights, most)
         as_many = not schedule.has_partial_steps and sum(own) == sum(placed) and weighted(own, weights) <= most
@@ -65,14 +65,14 @@ def budgets_for(
 
 
 def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
-    """Whether a run has the schedule's number of steps over its range of noise levels, give or take half a step."""
+    """Tell whether a run has the schedule's number of steps over its range of noise levels, within half a step."""
     steps = len(sigmas) - 1
     before, after = progress_at(schedule, sigmas[0]), 1.0 - progress_at(schedule, sigmas[-1])
     return steps == len(schedule.points) and max(before, after) * steps < 0.5
 
 
 def _is_settled(budgets: Sequence[float], floors: Sequence[float], weights: Sequence[int], total: float) -> bool:
-    """Whether budgets sum to the total already, with none below its floor."""
+    """Tell whether budgets sum to the total, with none below its floor."""
     return _is_above(budgets, floors) and abs(weighted(budgets, weights) - total) <= SETTLED * total
 
 
@@ -95,18 +95,18 @@ def _clipped(density: Sequence[float], floors: Sequence[float], factor: float) -
 def _diffuse(
     density: Sequence[float], floors: Sequence[float], weights: Sequence[int], palette: Sequence[float]
 ) -> list[float]:
-    """Each step takes the palette's budget nearest to its density plus what earlier steps left over."""
-    budgets, owed = [], 0.0
+    """Give each step the palette's budget nearest to its density plus the carry of earlier steps."""
+    budgets, carry = [], 0.0
     for wanted, floor, weight in zip(density, floors, weights, strict=True):
-        goal = wanted + owed / max(weight, 1)
+        goal = wanted + carry / max(weight, 1)
         budget = max(floor, min(palette, key=lambda value: (abs(value - goal), value)))
-        owed += weight * (wanted - budget)
+        carry += weight * (wanted - budget)
         budgets.append(budget)
     return budgets
 
 
 def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int], total: float) -> list[float]:
-    """Bring the sum to the total: first by scaling fractional budgets, then by one step of a whole-step rhythm."""
+    """Bring the sum to the total: first by scaling partial budgets, then by changing single steps."""
     tolerance = SETTLED * total
     if abs(weighted(budgets, weights) - total) <= tolerance:
         return budgets
@@ -136,7 +136,7 @@ def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int
 
 
 def _middle_of_longest_gap(budgets: Sequence[float]) -> int | None:
-    """The reuse step farthest from computed ones, earliest on ties."""
+    """Return the skipped step farthest from computed ones, earliest on ties; None without skipped steps."""
     best, best_length, start = None, 0, None
     for i, budget in enumerate([*budgets, 1.0]):
         if budget == 0.0:
@@ -149,9 +149,9 @@ def _middle_of_longest_gap(budgets: Sequence[float]) -> int | None:
 
 
 def _most_expendable(budgets: Sequence[float], floors: Sequence[float]) -> int | None:
-    """The reducible step whose neighbours compute most, latest on ties (early steps decide the layout).
+    """Return the reducible step whose neighbours compute most, latest on ties: early steps decide the layout.
 
-    The last one only if there is no other: no step after it makes good what it misses.
+    The last one only if there is no other: no step after it corrects its error.
     """
     last = len(budgets) - 1
     reducible = [i for i in range(1, len(budgets)) if budgets[i] > max(floors[i], 0.0)]

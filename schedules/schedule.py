@@ -23,7 +23,7 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "
 
 
 def check_name(name: str) -> str:
-    """Return the name if it is a plain one; it may become a file name, so no separators and no leading dot.
+    """Return the name if it is a plain one. It may become a file name: no separators, no leading dot.
 
     Raises ScheduleError otherwise.
     """
@@ -51,7 +51,7 @@ class Schedule:
     points: `(sigma, budget)` per step of the grid the schedule was made for, sigma strictly falling and above 0
         (the final sigma 0 has no step), budget in 0...1; 0 is a reuse step.
     family: model family that it was made for ("wan"), or "any".
-    mode: how tokens are selected and the rest is estimated; `engine.modes` knows the names.
+    mode: how tokens are selected and the rest is estimated; `engine.planning.modes` knows the names.
     forecast: how its skipped steps are forecast.
     provenance: how, on what and with which figures it was found; plain JSON values.
     """

@@ -25,6 +25,18 @@ GUIDANCE_WEIGHT = 2.0  # a ratio of guidance scales counts as the same ratio of 
 # Relative to the runs that a schedule was found on; beyond, its forecast settings are not used.
 MIN_COMPUTED, MAX_GUIDANCE = 0.75, 1.25
 
+# Bundled schedules that were the same as another: workflows still name them.
+FORMER_NAMES = {
+    "any-0.30-12-steps-cfg-3": "any-0.25-12-steps-cfg-3",
+    "any-0.30-8-steps-cfg-3": "any-0.25-8-steps-cfg-3",
+    "any-0.70": "any-0.70-30-steps-cfg-3",
+    "wan-0.25": "any-0.25",
+    "wan-0.30": "any-0.30",
+    "wan-0.40": "any-0.40",
+    "wan-0.50": "any-0.50",
+    "wan-0.70": "any-0.70-30-steps-cfg-3",
+}
+
 
 def bundled_folder() -> Path:
     """Return the folder of the schedules that ship with the pack."""

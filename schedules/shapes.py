@@ -1,4 +1,4 @@
-"""Hand-made schedules: uniform budgets and repeating rhythms, on the noise levels of a flow model."""
+"""Schedules of simple shapes: uniform, periodic and warped ones, on the noise levels of a flow model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .schedule import DEFAULT_MODE, Schedule
 
 
 def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
-    """The falling sigmas (without the final 0) of a flow model's evenly spaced schedule with a shift."""
+    """Return the falling sigmas of a flow model, evenly spaced and then shifted, without the final 0."""
     uniform_levels = [1.0 - step / steps for step in range(steps)]
     return [shift * u / (1.0 + (shift - 1.0) * u) for u in uniform_levels]
 
@@ -22,7 +22,7 @@ def periodic(
     mode: str = DEFAULT_MODE,
     family: str = "any",
 ) -> Schedule:
-    """`full_start` full steps, then the pattern over and over, and a full last step."""
+    """Make a schedule of `full_start` full steps, then the pattern repeated, and a full last step."""
     middle = max(0, len(sigmas) - full_start - 1)
     budgets = [1.0] * min(full_start, len(sigmas)) + [pattern[i % len(pattern)] for i in range(middle)]
     budgets = (budgets + [1.0])[: len(sigmas)]
@@ -31,7 +31,7 @@ def periodic(
 
 
 def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
-    """The same budget at every step between a full first and a full last one."""
+    """Make a schedule of one budget between a full first and a full last step."""
     return periodic(name, [budget], sigmas, full_start=1, mode=mode)
 
 
@@ -45,10 +45,10 @@ def warped_skip(
     full_end: int = 1,
     mode: str = DEFAULT_MODE,
 ) -> Schedule:
-    """Full and reuse steps whose full ones stand closer where sigma falls faster, or more slowly.
+    """Make a step-skipping schedule whose full steps stand closer where sigma falls faster, or more slowly.
 
     warp: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
-    falls more slowly. The number of full steps is the nearest to the budget; `full_start` of them begin the run and
+    falls more slowly. Their number is the nearest to the budget; `full_start` of them begin the run and
     `full_end` end it.
     """
     steps = len(sigmas)
@@ -67,7 +67,7 @@ def warped_skip(
 
 
 def _densities(weights: Sequence[float], total: int) -> list[float]:
-    """Densities of at most 1, in proportion to the weights where that allows, that sum to the total."""
+    """Return densities of at most 1 that sum to the total, in proportion to the weights where that allows."""
     low, high = 0.0, 1e9
     for _ in range(100):
         middle = (low + high) / 2
@@ -79,5 +79,5 @@ def _densities(weights: Sequence[float], total: int) -> list[float]:
 
 
 def every_nth(name: str, period: int, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
-    """One full step in every `period`, all others reuse steps."""
+    """Make a schedule of one full step in every `period`; all others are skipped."""
     return periodic(name, [0.0] * (period - 1) + [1.0], sigmas, mode=mode)

@@ -1,4 +1,4 @@
-"""Schedules of whole steps on other runs: full steps and reused ones, as many full ones as a budget pays for."""
+"""Step-skipping schedules on other runs: as many full steps as fit a budget, the others skipped."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from ..limits import ZERO_SIGMA
 from .density import SETTLED, density_of, full_run, progress_at, smoothed, solve, weighted
 from .schedule import Schedule
 
-WHOLE_STEPS_SMOOTHED_OVER = 6  # periods to either side; less would keep what rounding made of even gaps
+PERIODS_SMOOTHED = 6  # to either side; fewer would keep the rounding of even skips
 
 
 def max_full_steps(schedule: Schedule, sigmas: Sequence[float], weights: Sequence[int], most: float) -> list[float]:
-    """As many whole steps as come to no more than `most` calls, placed as in the source."""
+    """Place as many full steps as come to at most `most` model calls, in the schedule's density.
+
+    weights: model calls per step.
+    """
     density = density_of(_without_ends(schedule.budgets), schedule, sigmas)
     ends = _full_ends(schedule, sigmas)
     placed: list[float] = []
     affordable = sum(spent <= most for spent in accumulate(sorted(weights)))  # no more than the cheapest steps allow
     for number in range(min(len(density), affordable), -1, -1):
-        placed = _place_whole_steps(density, *ends, number)
+        placed = _place_full_steps(density, *ends, number)
         if weighted(placed, weights) <= most:
             break
     return placed
 
 
 def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
-    """How many full steps a run begins and ends with: one where the source has one, else as large a part of it."""
+    """Count the full steps that a run begins and ends with: one where the schedule has one, else the same share."""
     steps, source = len(sigmas) - 1, list(schedule.budgets)
     start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
     covered = max(end - start, 1e-6)
@@ -36,10 +39,10 @@ def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
     return max(1, round(first)), max(int(sigmas[-1] <= ZERO_SIGMA), round(last))
 
 
-def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
-    """Full steps at both ends, the rest of the `wanted` ones between them: each in the middle of its share of density.
+def _place_full_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
+    """Place `wanted` full steps: at both ends, the others each in the middle of its share of the density.
 
-    So the gaps are alike where the density is, also next to the ends, which error diffusion does not bring about.
+    Skips are then alike where the density is, next to the ends too, which error diffusion does not achieve.
     """
     steps = len(density)
     head = min(head, steps, max(1, wanted - min(1, tail)))
@@ -57,10 +60,11 @@ def _place_whole_steps(density: Sequence[float], head: int, tail: int, wanted: i
 
 
 def _without_ends(budgets: Sequence[float]) -> list[float]:
-    """As `smoothed`, the full steps at either end like their neighbours: what rounding their number leaves over is no
-    reason for one more step next to them.
+    """Smooth budgets with the full steps at either end like their neighbours.
+
+    Else the remainder of rounding their number would add a step next to them.
     """
-    smooth = smoothed(budgets, WHOLE_STEPS_SMOOTHED_OVER)
+    smooth = smoothed(budgets, PERIODS_SMOOTHED)
     head, tail = full_run(budgets), full_run(budgets[::-1])
     if head + tail >= len(budgets):
         return smooth
@@ -69,18 +73,18 @@ def _without_ends(budgets: Sequence[float]) -> list[float]:
 
 
 def without_partial_steps(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
-    """From step `start` on only full and reuse steps, at about the same mean and never above it by a step.
+    """Turn partial steps from `start` on into full and skipped ones, at about the same mean, at most a step above.
 
     For runs that cannot keep residuals per block. The first step is full, and the last if it was computed at all.
     """
     whole = list(budgets)
     last = len(whole) - 1
-    owed = -(weights[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
+    carry = -(weights[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
     for i in range(start, last + 1):
         if i == 0 or (i == last and whole[i] > 0.0):
             whole[i] = 1.0  # before the first there is nothing to reuse
             continue
-        owed += weights[i] * whole[i]
-        whole[i] = 1.0 if owed >= weights[i] * (1.0 - SETTLED) else 0.0
-        owed -= weights[i] * whole[i]
+        carry += weights[i] * whole[i]
+        whole[i] = 1.0 if carry >= weights[i] * (1.0 - SETTLED) else 0.0
+        carry -= weights[i] * whole[i]
     return whole

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..engine.block_hooks import patched_forwards
+from ..engine.blocks.interface import RowGroup, TokenLayout
 from ..engine.calls import ReuseCall
-from ..engine.context import CallRequest
-from ..engine.cost import BlockCost
-from ..engine.interface import RowGroup, TokenLayout
-from ..engine.plan import Plan
+from ..engine.calls.block_hooks import patched_forwards
+from ..engine.calls.context import CallRequest
+from ..engine.planning.cost import BlockCost
+from ..engine.planning.plan import Plan
 from ..engine.report import Report
 from ..engine.run import Run
 from ..kernels import attend

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..context import CallInfo, RunContext
-from ..correction import correction_for
-from ..interface import BlockCall, BlockRunner
+from ..blocks.interface import BlockCall, BlockRunner
+from ..estimators import SkippedStep, prediction_error
 from ..report import FULL, SKIPPED, CallRecord
+from ..sampler.solver import Solver
+from .context import CallInfo, CondRows, RunContext
 
 EXTERNALLY_PATCHED = "another node has replaced its forward"
 
@@ -81,7 +83,7 @@ class ModelCall:
         if info.keeps_prediction:
             parts = [part.clone() for part in parts]  # what was returned is the host's to change
         pairs = list(zip(info.conds, parts, strict=True))
-        corrections = [correction_for(context, cond, info.step, info.sigma, part) for cond, part in pairs]
+        corrections = [self._correction(cond, part) for cond, part in pairs]
         if info.keeps_prediction:
             for cond, part in pairs:
                 if context.mode.forecasts:
@@ -94,3 +96,28 @@ class ModelCall:
             for part, correction in zip(parts, corrections, strict=True)
         ]
         return corrected[0] if len(corrected) == 1 else torch.cat(corrected)
+
+    def _known_call(self, cond: CondRows) -> tuple[Solver, int] | None:
+        """Return the solver and the sampler's call, if corrections are possible; else reset the conditioning's.
+
+        Only weights that were read off the sampler correct, and only a call that is known.
+        """
+        call, solver = cond.sampler_call, self.context.profile.solver
+        if call is None or solver is None or call >= solver.calls or not self.context.mode.corrects:
+            cond.state.corrections.reset()
+            return None
+        return solver, call
+
+    def _correction(self, cond: CondRows, prediction: Tensor) -> Tensor | None:
+        """Return the tensor to add to a computed prediction; None where nothing is added."""
+        context, info, state = self.context, self.info, cond.state
+        known = self._known_call(cond)
+        if known is None:
+            return None
+        solver, call = known
+
+        def errors(skipped: Sequence[SkippedStep], weights: Sequence[float]) -> Tensor | None:
+            return prediction_error(skipped, weights, state.history, info.sigma, prediction, context.axes)
+
+        is_last = call == solver.calls - 1 and context.profile.ends_at(info.step)
+        return state.corrections.after_computed(solver, call, errors, context.final_step_gain if is_last else 0.0)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cond_state import CondState, TokenState
-from ..interface import BlockCall
-from ..residual_store import ResidualStore, StoreSize
+from ..blocks.interface import BlockCall
+from ..state.cond_state import CondState, TokenState
+from ..state.residual_store import ResidualStore, StoreSize
 from .base import ModelCall
 
 
@@ -22,21 +22,20 @@ class RecordingCall(ModelCall):
         for cond in self.info.conds:
             state = cond.state
             previous = state.tokens.estimator_state if state.tokens is not None else None
-            state.invalidate()
-            state.tokens = self._new_state(state, hidden[cond.rows], previous)
+            self._keep_tokens(state, hidden[cond.rows], previous)
 
-    def _new_state(self, state: CondState, hidden: Tensor, previous: Tensor | None) -> TokenState | None:
+    def _keep_tokens(self, state: CondState, hidden: Tensor, previous: Tensor | None) -> None:
         mode = self.context.mode
         size = StoreSize(self.info.blocks * mode.slots, *hidden.shape)
         store, reason = state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
         if store is None:
             self.store_failure = reason
-            return None
+            return
         self.notes.append(reason)
         ages = torch.zeros(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
         # An in-place block would change the reference.
         reference = hidden.clone() if self.runner.in_place else hidden.contiguous()
-        return TokenState(store, reference, ages, mode.token_estimator.begin(self.info.sigma, ages, previous))
+        state.keep(TokenState(store, reference, ages, mode.token_estimator.begin(self.info.sigma, ages, previous)))
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         before = hidden.clone() if self.runner.in_place else hidden

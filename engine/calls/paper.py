@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cond_state import BlockState
-from ..context import CallInfo, RunContext
-from ..interface import BlockCall
+from ..blocks.interface import BlockCall
+from ..blocks.selection import Selection, paper_score, rms_change, select
 from ..report import REUSE, TOKEN
-from ..residual_store import StoreSize
-from ..selection import Selection, paper_score, rms_change, select
+from ..state.cond_state import BlockState
+from ..state.residual_store import StoreSize
 from .base import ModelCall
+from .context import CallInfo, RunContext
 
 
 def _output_slot(index: int) -> int:
@@ -43,7 +43,7 @@ class PaperFullCall(ModelCall):
                 self.store_failure = reason
                 continue
             self.notes.append(reason)
-            cond.state.blocks = BlockState(store)
+            cond.state.keep(BlockState(store))
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         conds, index = self.info.conds, call.index

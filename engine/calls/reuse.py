@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..context import CallInfo, CondRows, RunContext
-from ..correction import correction_for
 from ..estimators import SkippedStep, extrapolate_prediction, hold_prediction, step_ratio_from
 from ..report import REUSE
 from .base import ModelCall
+from .context import CallInfo, CondRows, RunContext
 
 
 class ReuseCall(ModelCall):
@@ -33,9 +32,12 @@ class ReuseCall(ModelCall):
         estimate = extrapolate_prediction(history, sigma, gain, axis)
         if not mode.corrects:
             return estimate
-        if cond.sampler_call is not None:
-            cond.state.skipped.append(SkippedStep(cond.sampler_call, sigma, gain))
-        correction = correction_for(context, cond, self.info.step, sigma, None)
+        known = self._known_call(cond)
+        if known is None:
+            return estimate
+        solver, call = known
+        cond.state.corrections.add_skipped(SkippedStep(call, sigma, gain))
+        correction = cond.state.corrections.after_skipped(solver, call)
         return estimate if correction is None else estimate + correction.to(estimate.dtype)
 
     def end(self, prediction: Tensor) -> Tensor:

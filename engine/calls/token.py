@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cond_state import TokenState
-from ..context import CondRows
-from ..interface import BlockCall
+from ..blocks.interface import BlockCall
+from ..blocks.selection import Selection, change_score, rms_change, select
 from ..report import TOKEN
-from ..selection import Selection, change_score, rms_change, select
+from ..state.cond_state import TokenState
 from .base import ModelCall
+from .context import CondRows
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What travels in the host's options: the plan with the MODEL, the run for the length of one sampler call."""
+"""Data in the host's options: the plan on a MODEL, and the active run for the length of one sampler call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...engine.interface import RowGroup
-from ...engine.plan import Plan
+from ...engine.blocks.interface import RowGroup
+from ...engine.planning.plan import Plan
 from ...engine.report import ReportHandle
 from ...engine.run import Run
 from ...models import Architecture

@@ -11,9 +11,9 @@ from typing import Any
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...engine.compilation import no_compile
-from ...engine.interface import Attend
-from ...engine.report_writer import ReportWriter
+from ...engine.blocks.compilation import no_compile
+from ...engine.blocks.interface import Attend
+from ...engine.report.writer import ReportWriter
 from ...kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Constraints, Problem, attend
 
 OVERRIDE = "optimized_attention_override"

@@ -1,4 +1,4 @@
-"""Small services of the host in the shapes that `models` and `engine` expect."""
+"""Casting of bare parameters, wherever the host keeps them."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def cast_like(parameter: Tensor, like: Tensor) -> Tensor:
-    """A bare parameter in another tensor's dtype and on its device, wherever the host keeps it."""
+    """Return a bare parameter in another tensor's dtype and on its device."""
     return comfy.model_management.cast_to(parameter, dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""Which rows of a model call belong to which conditioning, from what the host says about the call."""
+"""Groups the rows of a model call by conditioning, from the host's options of the call."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...engine.interface import RowGroup
+from ...engine.blocks.interface import RowGroup
 
-# What is in the options but says nothing about what is asked: the call's own place, or what models note on their way.
-PASSING = {
+# Options that are no part of the question: the call's place, or notes that models make on their way.
+IGNORED = {
     "activations_shape",
     "block",
     "block_index",
@@ -29,15 +29,15 @@ PASSING = {
     "uuids",
 }
 MAX_DEPTH = 6
-MAX_DISTINCT_VALUES = 3  # of one option: calls that ask something else at every step have a new one each time
+MAX_DISTINCT_VALUES = 3  # of an option; one that differs at every step has more
 
 
 def cond_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup, ...]:
-    """One group per conditioning in the call; none when the host does not say (the call then runs in full).
+    """Return one group per conditioning in the call; none where the host states none (the call then runs in full).
 
-    Keys hold whatever makes a call another question: the conditioning's id and role, the latent's size, the context
-    window, every replacement and patch of other nodes, all plain values among the options, and the device. Rows that
-    agree in all of these continue one another from step to step.
+    Keys hold everything that makes a call another question: the conditioning's id and role, the latent's size, the
+    context window, every replacement and patch of other nodes, all plain values among the options, and the device. Rows
+    that agree in all of these continue one another from step to step.
     """
     ids, roles = transformer_options.get("uuids"), transformer_options.get("cond_or_uncond")
     if not ids or not roles or len(ids) != len(roles) or x.shape[0] % len(ids):
@@ -54,30 +54,30 @@ def cond_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGrou
 
 
 def question_of(transformer_options: dict[str, Any]) -> tuple:
-    """What of the options tells one question from another: `(name, value)`, sorted."""
+    """Return the options that distinguish one question from another: `(name, value)`, sorted."""
     plain = {
         name: value
         for name, value in transformer_options.items()
-        if name not in PASSING and not str(name).startswith("astraea")
+        if name not in IGNORED and not str(name).startswith("astraea")
     }
     frozen = _frozen(plain, 0)
     return frozen if isinstance(frozen, tuple) else ()
 
 
 class OptionWatch:
-    """Notices options that never repeat from step to step: nothing is ever reused for their calls, and why is told."""
+    """Watches for options that never repeat from step to step: nothing can be reused for their calls."""
 
     def __init__(self) -> None:
         self._values: dict[str, set[Hashable]] = {}
         self._sigmas: set[float] = set()
 
-    def see(self, sigma: float, transformer_options: dict[str, Any]) -> None:
+    def add(self, sigma: float, transformer_options: dict[str, Any]) -> None:
         self._sigmas.add(sigma)
         for name, value in question_of(transformer_options):
             self._values.setdefault(name, set()).add(value)
 
     def note(self) -> str:
-        """Which options never repeat, in words; "" if all do."""
+        """Return a remark that names the options that never repeat; "" if all do."""
         most = max(MAX_DISTINCT_VALUES, len(self._sigmas) // 2)
         names = [name for name, values in self._values.items() if len(values) > most]
         if not names:
@@ -91,7 +91,7 @@ def _window(transformer_options: dict[str, Any]) -> tuple[int, ...] | None:
 
 
 def _frozen(value: Any, depth: int) -> Hashable:
-    """Plain values as they are, functions by identity; anything else, tensors above all, does not count."""
+    """Return plain values as they are and functions by identity; anything else, tensors above all, counts as None."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if depth > MAX_DEPTH:

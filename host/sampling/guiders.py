@@ -1,4 +1,4 @@
-"""What the host's guiders tell of a run: conditionings, text, guidance."""
+"""Facts about a run that the host's guiders state: conditionings, text, guidance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def conditioning_count(guider: Any) -> int:
-    """How many conditionings the guider evaluates per step (guidance 1 leaves the negative out)."""
+    """Count the conditionings that the guider evaluates per step; guidance 1 leaves the negative out."""
     conditionings = getattr(guider, "conds", None) or getattr(guider, "original_conds", None) or {}
     skip_negative = math.isclose(getattr(guider, "cfg", 0.0), 1.0) and not guider.model_options.get(
         "disable_cfg1_optimization", False
@@ -19,7 +19,7 @@ def conditioning_count(guider: Any) -> int:
 
 
 def context_length(guider: Any) -> int | None:
-    """Text tokens of the first conditioning; None where the guider does not tell."""
+    """Count the text tokens of the first conditioning; None where the guider has none."""
     for conds in (getattr(guider, "conds", None) or {}).values():
         for cond in conds:
             if isinstance(cond.get("cross_attn"), torch.Tensor):
@@ -28,16 +28,16 @@ def context_length(guider: Any) -> int | None:
 
 
 def guidance_scale(guider: Any) -> float | None:
-    """The scale by which conditionings are set apart; the larger one of two. None where the guider does not tell."""
-    told = [getattr(guider, name, None) for name in ("cfg1", "cfg2")]
-    if None in told:
-        told = [getattr(guider, "cfg", None)]
-    known = [float(scale) for scale in told if isinstance(scale, (int, float)) and math.isfinite(scale)]
+    """Return the guidance scale, the larger one of two; None where the guider states none."""
+    scales = [getattr(guider, name, None) for name in ("cfg1", "cfg2")]
+    if None in scales:
+        scales = [getattr(guider, "cfg", None)]
+    known = [float(scale) for scale in scales if isinstance(scale, (int, float)) and math.isfinite(scale)]
     return max(known, default=None)
 
 
 def second_model_note(guider: Any, key: str) -> str:
-    """The report's note on a guider with a second MODEL for the negative conditioning; "" for others.
+    """Return the report's note on a guider with a second MODEL for the negative conditioning; "" for others.
 
     key: under which an accelerated MODEL's transformer options hold its plan.
     """

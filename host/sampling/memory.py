@@ -1,4 +1,4 @@
-"""Room for what a run keeps: announced to the host before it fills the device with weights."""
+"""Memory for what a run keeps: announced to the host before it fills the device with weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def compute_dtype(base_model: Any) -> torch.dtype:
 
 
 def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
-    """Bytes the run is going to allocate for its caches, from the latent's shape and the conditionings.
+    """Return the bytes that the run will allocate for its caches, from the latent's shape and the conditionings.
 
-    On each device, where the host divides the conditionings among several.
+    Per device, where the host divides the conditionings among several.
     """
     base_model = guider.model_patcher.model
     rows = noise_shape[0] * math.ceil(conditioning_count(guider) / _device_count(guider.model_patcher))
@@ -32,13 +32,13 @@ def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_sha
 
 
 def _device_count(patcher: Any) -> int:
-    """How many devices the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
+    """Count the devices that the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
     extra_check: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
     return 1 + len(extra_check("multigpu"))
 
 
 def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """A stand-in for the reference frame that the conditionings bring, in the latent's size."""
+    """Return a placeholder for the conditionings' reference frame, in the latent's size."""
     conditionings = getattr(guider, "conds", None) or {}
     if any("reference_latents" in cond for conds in conditionings.values() for cond in conds):
         return {"reference_latent": torch.empty((1, 1, *noise_shape[-2:]), device="meta")}
@@ -46,7 +46,7 @@ def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.
 
 
 def enlarged_shape(base_model: Any, noise_shape: tuple[int, ...], extra_bytes: int) -> tuple[int, ...]:
-    """A latent shape whose memory estimate is larger by about `extra_bytes`; the host asks for twice its batch."""
+    """Return a latent shape whose memory estimate is about `extra_bytes` larger; the host asks for twice its batch."""
     estimate = base_model.memory_required([noise_shape[0] * 2, *noise_shape[1:]])
     if extra_bytes <= 0 or estimate <= 0:
         return noise_shape

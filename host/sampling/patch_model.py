@@ -7,9 +7,9 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
-from ...engine.plan import Plan
+from ...engine.planning.plan import Plan
 from ...engine.report import ReportHandle
-from ...engine.report_writer import pass_through_report
+from ...engine.report.writer import pass_through_report
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
 from .attachment import KEY, OnModelCall, PlanAttachment

@@ -1,7 +1,7 @@
 """Probes a sampler with a dummy model: the calls it makes, and how each prediction weighs in its latents.
 
-Samplers that call the model several times a step need it for their budget to be kept, multistep solvers for what reuse
-steps missed to be corrected. A sampler that cannot be probed is followed by its noise levels alone, without correction.
+Samplers that call the model several times a step need it to keep their budget, multistep solvers to correct skipped
+steps. A sampler that cannot be probed is followed by its noise levels alone, without correction.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from comfy.samplers import KSAMPLER
 
-from ...engine.sampler_profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
-from ...engine.solver import Solver
+from ...engine.sampler.profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
+from ...engine.sampler.solver import Solver
 
-FOREIGN = (
+NOT_PROBED = (
     "this sampler is not among those that ComfyUI lists, or has a function among its options: reuse steps keep the "
     "newest prediction"
 )
@@ -34,7 +34,7 @@ class _TooManyCalls(Exception):
 
 
 class _Delegate:
-    """Everything of an object but what is overridden here."""
+    """Passes everything on to an object but what is overridden here."""
 
     def __init__(self, target: Any, **overrides: Any):
         self.__dict__.update(overrides, _target=target)
@@ -44,41 +44,48 @@ class _Delegate:
 
 
 class _DummyModel(_Delegate):
-    """Stands in for the guider: notes the noise levels and latents it is given, answers as it was told to."""
+    """Takes the guider's place: notes the noise levels and latents that it is given, and returns set answers."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        call = len(self.requested)
-        self.requested.append(float(sigma.flatten()[0]))
+        call = len(self.levels)
+        self.levels.append(float(sigma.flatten()[0]))
         self.latents.append(x.detach().double().flatten())
         if call > self.limit:
             raise _TooManyCalls
-        told = self.answer(call, x)
-        # CFG++ samplers put functions of their own after guidance, to get hold of the negative conditioning.
+        denoised = self.answer(call, x)
+        # CFG++ samplers install functions after guidance, to get the negative conditioning.
         for function in kwargs.get("model_options", {}).get("sampler_post_cfg_function", []):
             self.seen["after guidance"] = True
-            told = function(
-                {"denoised": told, "cond_denoised": told, "uncond_denoised": told, "sigma": sigma, "input": x}
+            denoised = function(
+                {
+                    "denoised": denoised,
+                    "cond_denoised": denoised,
+                    "uncond_denoised": denoised,
+                    "sigma": sigma,
+                    "input": x,
+                }
             )
-        return told
+        return denoised
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """One run on the dummy model: noise levels asked for; latents at each call and at the end, `[calls + 1, columns]`.
+    """One run on the dummy model.
 
-    is_cfg_pp: whether the sampler looks at a conditioning's prediction besides the guided ones.
+    levels: noise levels of the calls; latents: at each call and at the end, `[calls + 1, columns]`; is_cfg_pp: the
+    sampler uses a conditioning's prediction besides the guided one.
     """
 
-    requested: list[float]
+    levels: list[float]
     latents: torch.Tensor
     is_cfg_pp: bool
 
 
 def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfile:
-    """What a run of this sampler over these noise levels may rest on.
+    """Return the profile of a run of this sampler over these noise levels.
 
     Only the host's own samplers are probed, and only with options that are plain values: others may do more than
-    compute, or keep a state that the run itself is to begin with.
+    compute, or keep a state that the run itself starts from.
     """
     levels = [float(level) for level in sigmas]
     if len(levels) < 2:
@@ -86,12 +93,12 @@ def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfil
     if not is_falling(levels):
         return SamplerProfile.unknown(levels, full_reason=NOT_FALLING)
     if not _can_be_probed(sampler):
-        return SamplerProfile.unknown(levels, FOREIGN)
+        return SamplerProfile.unknown(levels, NOT_PROBED)
     try:
         return _probed(guider, sampler, sigmas, levels)
     except _TooManyCalls:
         return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
-    except Exception:  # a sampler that cannot run so is simply not known beforehand
+    except Exception:  # a sampler that cannot run on the dummy is not known beforehand
         return SamplerProfile.unknown(levels, UNREADABLE)
 
 
@@ -111,9 +118,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]) -> SamplerProfile:
-    """Impulses in columns of the latents: one at each call; one that begins at 1 and is told nothing; one always 1."""
+    """Probe with impulses in columns of the latents: one per call, one from 1 without predictions, one always 1."""
     half = _run(guider, sampler, sigmas, torch.ones(1), lambda call, x: x * 0.5)
-    calls = len(half.requested)
+    calls = len(half.levels)
     begin = torch.zeros(calls + 2)
     noise = _run(guider, sampler, sigmas, begin, lambda call, x: torch.zeros_like(x))  # what the sampler adds by itself
     begin[-2] = 1.0
@@ -125,15 +132,15 @@ def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]
         return answer
 
     found = _run(guider, sampler, sigmas, begin, impulses)
-    if not (_same_calls(half.requested, noise.requested) and _same_calls(half.requested, found.requested)):
+    if not (_same_calls(half.levels, noise.levels) and _same_calls(half.levels, found.levels)):
         return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
     if half.is_cfg_pp:
-        return SamplerProfile.of_calls(levels, half.requested, None, CFG_PP)
-    return SamplerProfile.of_calls(levels, half.requested, _solver(found.latents - noise.latents), UNREADABLE)
+        return SamplerProfile.of_calls(levels, half.levels, None, CFG_PP)
+    return SamplerProfile.of_calls(levels, half.levels, _solver(found.latents - noise.latents), UNREADABLE)
 
 
 def _solver(latents: torch.Tensor) -> Solver | None:
-    """None where the sampler is not linear in what it is told, or remembers too much."""
+    """Return the solver; None where the sampler is not linear in the predictions, or reuses too many."""
     impulses, begun, always = latents[:, :-2], latents[:, -2], latents[:, -1]
     if not torch.isfinite(latents).all():
         return None
@@ -147,14 +154,14 @@ def _same_calls(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, answer: Answer) -> _Probe:
-    """begin: latents to begin with, `[columns]`."""
+    """Run the sampler on the dummy model. begin: the first latents, `[columns]`."""
     start = begin.view(1, 1, 1, 1, -1).clone()
     patcher = guider.model_patcher
     inner = _Delegate(patcher.model, model_sampling=patcher.get_model_object("model_sampling"))
     dummy = _DummyModel(
         guider,
         inner_model=inner,
-        requested=[],
+        levels=[],
         latents=[],
         limit=MAX_CALLS_PER_STEP * len(sigmas),
         answer=answer,
@@ -164,6 +171,6 @@ def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, a
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # `torch.manual_seed` would reach GPUs, too
         # A copy of the noise levels, as samplers change theirs.
-        levels = sigmas.detach().cpu().float().clone()
-        end = sampler.sample(dummy, levels, options, None, start, torch.zeros_like(start), None, True)
-    return _Probe(dummy.requested, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))
+        copied = sigmas.detach().cpu().float().clone()
+        end = sampler.sample(dummy, copied, options, None, start, torch.zeros_like(start), None, True)
+    return _Probe(dummy.levels, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))

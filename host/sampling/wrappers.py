@@ -11,13 +11,13 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...engine.block_hooks import patched_forwards
+from ...engine.blocks.interface import RowGroup
 from ...engine.calls import ReuseCall
-from ...engine.context import CallRequest
-from ...engine.interface import RowGroup
-from ...engine.plan import Plan
+from ...engine.calls.block_hooks import patched_forwards
+from ...engine.calls.context import CallRequest
+from ...engine.planning.plan import Plan
 from ...engine.run import Run
-from ...engine.sampler_profile import SamplerProfile
+from ...engine.sampler.profile import SamplerProfile
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
 from .attachment import KEY, RUN_KEY, ActiveRun, OnModelCall
@@ -65,12 +65,12 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _argument(args: tuple, kwargs: dict, place: int, name: str) -> Any:
-    """Hosts pass some arguments by position, others by name."""
+    """Return an argument that hosts pass by position or by name."""
     return kwargs[name] if name in kwargs else args[place] if len(args) > place else None
 
 
 def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict]:
-    """The arguments with a callback that tells the run, too, when the sampler is done with a step."""
+    """Return the arguments with a callback that also reports the sampler's steps to the run."""
     callback = _argument(args, kwargs, CALLBACK, "callback")
 
     def on_step(step: int, denoised: Any, x: Any, total: int) -> Any:
@@ -141,7 +141,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
-    active.options.see(_sigma(options) or 0.0, options)
+    active.options.add(_sigma(options) or 0.0, options)
     request = _request(args[0], options, kwargs, architecture, active.attention)
     call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):

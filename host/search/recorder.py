@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ...engine.interface import RowGroup
+from ...engine.blocks.interface import RowGroup
 from ...errors import SearchError
 
 PARTIAL = (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...engine.metrics import value_range
-from ...engine.plan import make_plan
+from ...engine.planning.plan import make_plan
 from ...engine.report import REUSE, TOKEN, Report, ReportHandle
 from ...errors import SearchError
 from ...schedules import Schedule

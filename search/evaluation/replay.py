@@ -15,15 +15,15 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ...engine.blocks.interface import RowGroup, TokenLayout
 from ...engine.calls import ReuseCall
-from ...engine.context import CallRequest
+from ...engine.calls.context import CallRequest
 from ...engine.estimators import ExtrapolationGain
-from ...engine.interface import RowGroup, TokenLayout
-from ...engine.plan import make_plan
-from ...engine.resolve import RunFacts, resolve
+from ...engine.planning.plan import make_plan
+from ...engine.planning.resolve import RunFacts, resolve
 from ...engine.run import Run
-from ...engine.sampler_profile import SamplerProfile
-from ...engine.solver import Solver
+from ...engine.sampler.profile import SamplerProfile
+from ...engine.sampler.solver import Solver
 from ...schedules import TIME_AXES, TimeAxis
 from ..candidate import Genome
 from ..problem import Outcome, Recording, SamplingConfig

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 
-from ...engine.modes import HOLD
+from ...engine.planning.modes import HOLD
 from ..candidate import FORECASTS, Genome
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.step_cost import measure_step_cost

@@ -13,7 +13,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import Report, ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 from astraea.schedules import Schedule, flow_sigmas, periodic, uniform

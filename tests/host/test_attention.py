@@ -106,7 +106,7 @@ def test_what_timing_took_is_told_and_counts_once(load_tiny):
     assert "; 0.25 s of it timed this device's attention kernels, once" in report_text(first)
 
 
-@pytest.mark.parametrize("wish", ["auto", "fast", OWN])
+@pytest.mark.parametrize("preference", ["auto", "fast", OWN])
 def test_an_override_of_the_user_is_always_called(load_tiny, timed, served, preference):
     races = timed(own=0.1)
     calls = []

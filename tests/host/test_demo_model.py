@@ -35,7 +35,6 @@ def test_no_model_folder_is_registered() -> None:
 
 
 def test_a_missing_file_is_named(monkeypatch, tmp_path) -> None:
-    gone = type("Testbed", (), {"checkpoint": tmp_path / "gone.safetensors"})
-    monkeypatch.setattr(demo_model, "EASY", gone)
+    monkeypatch.setattr(demo_model, "CHECKPOINT", tmp_path / "gone.safetensors")
     with pytest.raises(AstraeaError, match=r"gone\.safetensors' is missing: install Astraea again"):
         AstraeaDemoModel.execute()

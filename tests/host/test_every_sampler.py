@@ -12,7 +12,7 @@ import pytest
 import torch
 from sampling import TOKENS, WHOLE, last, psnr, random_wan, sample
 
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.sampling.sampler_probe import profile_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sampling import TOKENS, WHOLE, accelerated, last, psnr, random_wan, sample
 
-from astraea.engine import residual_store as store_module
+from astraea.engine.state import residual_store as store_module
 from astraea.schedules import flow_sigmas, periodic
 
 SIZE = {"shape": (1, 16, 4, 16, 16), "steps": 12}

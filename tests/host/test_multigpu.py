@@ -10,7 +10,7 @@ import pytest
 import torch
 from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, sample
 
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.sampling.wrappers import apply_model
@@ -46,13 +46,13 @@ def split(load_tiny, monkeypatch):
 def threads(monkeypatch):
     """The names of the threads that called the model."""
     seen = set()
-    run = apply_model.__globals__["_site"]
+    run = apply_model.__globals__["_request"]
 
     def noticing(*args):
         seen.add(threading.current_thread().name)
         return run(*args)
 
-    monkeypatch.setitem(apply_model.__globals__, "_site", noticing)
+    monkeypatch.setitem(apply_model.__globals__, "_request", noticing)
     return seen
 
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from astraea.engine.planning.plan import Plan
+from astraea.engine.planning.resolve import RunFacts, RunSettings, resolve
 from astraea.engine.report import CallRecord, Report
+from astraea.engine.sampler.profile import SamplerProfile
 from astraea.errors import AstraeaError
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate
@@ -21,7 +24,7 @@ from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text, step_rows
 from astraea.nodes.schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from astraea.nodes.search import AstraeaSearch
-from astraea.schedules import budgets_for, flow_sigmas, periodic
+from astraea.schedules import flow_sigmas, periodic
 from astraea.tiny.codec import encode
 from astraea.tiny.training.clips import draw_batch
 
@@ -33,15 +36,20 @@ class FakeModel:
         return torch.nn.Linear(1, 1)
 
 
+def settings_for(plan: Plan, steps: int) -> RunSettings:
+    """The settings of an Euler run of so many steps."""
+    return resolve(plan, RunFacts(SamplerProfile.of([*flow_sigmas(steps), 0.0]), family="wan"))
+
+
 SCHEDULE = periodic("given", [0.0, 0.3, 0.8], flow_sigmas(30), mode="hold")
 
 
 @pytest.mark.parametrize("mode", MODE_CHOICES)
 def test_a_linked_schedule_keeps_its_mean_in_every_mode(mode: str) -> None:
     plan = choose_plan(AccelerateInputs(SCHEDULE, 0.9, mode=mode), "wan")
-    mean = plan.schedule.mean_budget if plan.budget is None else plan.budget
-    assert mean == pytest.approx(SCHEDULE.mean_budget)
-    assert plan.mode.name == {OWN_MODE: "hold", "whole-step hold": "hold"}.get(mode, plan.mode.name)
+    settings = settings_for(plan, 30)
+    assert settings.asked_budget == pytest.approx(SCHEDULE.mean_budget)
+    assert settings.mode.name == {OWN_MODE: "hold", "whole-step hold": "hold"}.get(mode, settings.mode.name)
 
 
 @pytest.mark.parametrize("mode", ["whole-step hold", "whole-step forecast"])
@@ -61,21 +69,22 @@ def test_auto_never_fails_for_a_model_that_passes_through() -> None:
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
-    exact, between = (choose_plan(AccelerateInputs("auto", budget), "wan").choice for budget in (0.4, 0.44))
-    assert "'wan-0.40' is nearest to the budget;" in exact
-    assert "two latents per conditioning" in exact
-    assert "brought from a mean of 40% to 44%" in between
-    assert "the target of 2.5x" in choose_plan(AccelerateInputs("auto", 0.4, target_speedup=2.5), "wan").choice
-    assert choose_plan(AccelerateInputs(SCHEDULE, 0.4), "wan").choice == ""
-    assert choose_plan(AccelerateInputs("auto", 0.4, mode="paper"), "wan").choice == ""
-    assert "Chosen by" in report_text(Report(choice=exact))
+    def choice(budget: float, schedule: Any = "auto", **inputs: Any) -> str:
+        return settings_for(choose_plan(AccelerateInputs(schedule, budget, **inputs), "wan"), 30).choice
+
+    assert choice(0.4).startswith("auto: 'any-0.40' is nearest to the budget for 30 steps;")
+    assert "two latents per conditioning" in choice(0.4)
+    assert "brought from a mean of 40% to 44%" in choice(0.44)
+    assert "the target of 2.5x" in choice(0.4, target_speedup=2.5)
+    assert choice(0.4, SCHEDULE) == ""
+    assert choice(0.4, mode="paper") == ""
+    assert "Chosen by" in report_text(Report(choice=choice(0.4)))
 
 
 @pytest.mark.parametrize("budget", [0.25, 0.3, 0.43, 0.5])
 @pytest.mark.parametrize("steps", [12, 20, 30])
-def test_auto_never_plans_more_whole_steps_than_the_budget_pays_for(budget: float, steps: int) -> None:
-    plan = choose_plan(AccelerateInputs("auto", budget), "wan")
-    budgets = budgets_for(plan.schedule, [*flow_sigmas(steps), 0.0], mean=plan.budget)
+def test_auto_never_plans_more_whole_steps_than_the_budget_allows(budget: float, steps: int) -> None:
+    budgets = settings_for(choose_plan(AccelerateInputs("auto", budget), "wan"), steps).budgets
     assert set(budgets) == {0.0, 1.0}
     assert sum(budgets) == int(budget * steps + 1e-6)
 
@@ -217,8 +226,8 @@ ACCELERATED = {"model": FakeModel(), "schedule": "auto", "budget": 0.4, "target_
 NO_NUMBER = ["abc", "0.4", None, True, float("nan"), float("inf"), -float("inf"), -5.0, 10**400, [1.0], torch.ones(())]
 NO_TEXT = [None, 3, 0.5, True, ["euler"], b"mine"]
 LINKED = {
-    "budget": ("a number from 0.2 to 1", NO_NUMBER),
-    "target_speedup": ("a number from 0 to 8", [*NO_NUMBER, 8.5]),
+    "budget": ("a number from 0.1 to 1", NO_NUMBER),
+    "target_speedup": ("a number from 0 to 10", [*NO_NUMBER, 10.5]),
     "mode": ("one of schedule's own, default", [*NO_TEXT, "magic"]),
     "cache": ("one of auto, full", [*NO_TEXT, "magic"]),
     "attention": ("one of auto, host", [*NO_TEXT, "magic"]),
@@ -275,6 +284,6 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize("target", [0.5, 0.99, 1e-9])
 def test_a_target_between_nothing_and_one_is_refused(target: float) -> None:
     with pytest.raises(
-        AstraeaError, match=rf"'target_speedup' takes 0, or 1 to 8, not {target:g}\. 2 means twice as fast"
+        AstraeaError, match=rf"'target_speedup' takes 0, or 1 to 10, not {target:g}\. 2 means twice as fast"
     ):
         choose_plan(AccelerateInputs("auto", 0.4, target), "wan")

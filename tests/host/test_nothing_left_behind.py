@@ -13,9 +13,9 @@ import torch
 from sampling import TOKENS, WHOLE, accelerated, last, random_wan, sample
 
 from astraea.engine.calls import TokenCall
-from astraea.engine.cond_state import CondState
-from astraea.engine.residual_store import ResidualStore
 from astraea.engine.run import Run
+from astraea.engine.state.cond_state import CondState
+from astraea.engine.state.residual_store import ResidualStore
 from astraea.host.sampling.attachment import RUN_KEY
 from astraea.models.wan import WanRunner
 
@@ -144,13 +144,13 @@ def test_second_node_replaces_the_first(load_tiny):
 
 # Where a run may go wrong: what is replaced, by its module and name. All of it is called in every run or most.
 STAGES = {
-    "a block": "astraea.models.wan:WanRunner.run_rows",
-    "the store": "astraea.engine.residual_store:ResidualStore.write",
-    "the estimate of a reuse step": "astraea.engine.calls.base:ReuseCall.estimate",
-    "the correction": "astraea.engine.calls.base:Call._correct",
+    "a block": "astraea.models.wan:WanRunner.forward_tokens",
+    "the store": "astraea.engine.state.residual_store:ResidualStore.write",
+    "the estimate of a reuse step": "astraea.engine.calls.reuse:ReuseCall.estimate",
+    "the correction": "astraea.engine.correction:Corrections.after_computed",
     "the probe": "astraea.host.sampling.sampler_probe:_run",
-    "the layout of a call": "astraea.host.sampling.wrappers:row_groups",
-    "the end of a call": "astraea.engine.run:Run.close_call",
+    "the layout of a call": "astraea.host.sampling.wrappers:cond_groups",
+    "the end of a call": "astraea.engine.run:Run.end_call",
 }
 
 

@@ -22,13 +22,13 @@ import torch
 from pack_nodes import ROOT, new_maker, pack_nodes
 
 from astraea.schedules import load
-from astraea.search.memo import Memo
+from astraea.search.evaluation.run_log import RunLog
 
 SAVED = ROOT / "tests" / "saved_by_f407c59"
 SCHEDULES = sorted((SAVED / "schedules").glob("*.json"))
 RECORDS = sorted((SAVED / "search").glob("*.jsonl"))
 WORKFLOWS = sorted((SAVED / "workflows").glob("*.json"))
-STANDARD_FORECAST = {"expected": 0.0, "along": "sigma", "corrected_along": "sigma", "bend": 1.0, "last_response": 0.0}
+DEFAULT_FORECAST = {"expected": 0.0, "along": "sigma", "corrected_along": "sigma", "bend": 1.0, "last_response": 0.0}
 NODE_IDS = {"AstraeaAccelerate", "AstraeaSearch", "AstraeaReport", "AstraeaCompare", "AstraeaDemoPrompt"}
 
 
@@ -43,18 +43,18 @@ def content_of(path: Path) -> dict[str, Any]:
         "points": [list(point) for point in schedule.points],
         "provenance": dict(schedule.provenance),
         "forecast": {
-            "expected": forecast.expected,
-            "along": forecast.along,
-            "corrected_along": forecast.corrected_along,
-            "bend": forecast.bend,
-            "last_response": forecast.last_response,
+            "expected": forecast.prior_gain,
+            "along": forecast.extrapolation_axis,
+            "corrected_along": forecast.interpolation_axis,
+            "bend": forecast.curvature,
+            "last_response": forecast.final_step_gain,
         },
     }
 
 
 def outcomes_of(path: Path) -> tuple[int, int]:
     """Number of outcomes read from the record of a search, and of lines that were passed over."""
-    record = Memo(path, path.stem)
+    record = RunLog(path, path.stem)
     return len(record), record.skipped
 
 
@@ -78,7 +78,7 @@ def ids(paths: list[Path]) -> list[str]:
 def test_a_saved_schedule_is_what_its_file_says(path: Path) -> None:
     said = json.loads(path.read_text("utf-8"))
     stated = {key: said[key] for key in ("name", "family", "mode", "points", "provenance")}
-    assert content_of(path) == {**stated, "forecast": STANDARD_FORECAST | said.get("forecast", {})}
+    assert content_of(path) == {**stated, "forecast": DEFAULT_FORECAST | said.get("forecast", {})}
 
 
 @pytest.mark.parametrize("path", SCHEDULES, ids=ids(SCHEDULES))

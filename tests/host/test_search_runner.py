@@ -15,8 +15,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from sampling import LONG, PROMPT, WHOLE, accelerated, conditioning, sample
 
-from astraea.engine.cond_state import CondState
 from astraea.engine.run import Run
+from astraea.engine.state.cond_state import CondState
 from astraea.errors import SearchError
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.search import runner as runner_module

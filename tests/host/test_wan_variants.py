@@ -9,13 +9,16 @@ import pytest
 import torch
 from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, keeps, last, psnr, random_wan, sample
 
-from astraea.engine.report import Report
-from astraea.engine.selection import Selection
+from astraea.engine.blocks.interface import BlockCall
+from astraea.engine.blocks.selection import Selection
+from astraea.engine.planning.plan import make_plan
+from astraea.engine.run import Run
 from astraea.errors import UnsupportedModel
 from astraea.host.sampling.attention import RunAttention
 from astraea.host.sampling.casting import cast_like
 from astraea.host.sampling.patch_model import architecture_of, family_of
 from astraea.models.wan import WanRunner
+from astraea.schedules import flow_sigmas, periodic
 
 CLIP_VISION = torch.randn(1, 257, 1280, generator=torch.Generator().manual_seed(5))
 
@@ -115,8 +118,10 @@ def test_selected_rows_equal_the_rows_of_the_whole_block(variant):
     indices = torch.stack([torch.randperm(x.shape[1])[: x.shape[1] // 3].sort().values for _ in range(x.shape[0])])
     selection = Selection(indices.to(x.device), x.shape[1])
     runner = WanRunner(cast_like)
-    attend = RunAttention("host", Report()).for_call({}, x.shape[1])
-    residual, _ = runner.forward_tokens(block, args, kwargs, selection, attend)
+    writer = Run.of(make_plan(periodic("r", [0.5], flow_sigmas(4))), [*flow_sigmas(4), 0.0]).writer
+    attend = RunAttention("host", writer).for_call({}, x.shape[1])
+    call = BlockCall(0, block, block.forward, args, kwargs)
+    residual, _ = runner.forward_tokens(call, selection, attend)
     expected = selection.gather(output) - selection.gather(x)
     assert torch.allclose(residual, expected, atol=2e-5, rtol=1e-4)
 
@@ -160,8 +165,12 @@ def test_unknown_block_argument_runs_the_block_in_full():
     model = random_wan()
     runner = WanRunner(cast_like)
     block = model.model.diffusion_model.blocks[0]
-    assert runner.unsupported_reason(block, (), {"x": 1, "audio": torch.ones(1)}) == "it was called with audio"
-    assert runner.unsupported_reason(block, (), {"x": 1, "audio": None}) == ""
+
+    def reason(audio: torch.Tensor | None) -> str:
+        return runner.unsupported_reason(BlockCall(0, block, block.forward, (), {"x": 1, "audio": audio}))
+
+    assert reason(torch.ones(1)) == "it was called with audio"
+    assert reason(None) == ""
 
 
 def test_image_model_passes_through():

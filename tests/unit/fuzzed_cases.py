@@ -11,12 +11,12 @@ from fuzzing import Generator, some_schedule
 from torch import Tensor
 from toy_transformer import CHANNELS, DIM, ToyModel
 
-from astraea.engine.cost import BlockCost
-from astraea.engine.modes import MODES
-from astraea.engine.plan import Plan, make_plan
-from astraea.engine.residual_store import CACHE_POLICIES
-from astraea.engine.sampler_profile import SamplerProfile, is_falling
-from astraea.engine.solver import Solver
+from astraea.engine.planning.cost import BlockCost
+from astraea.engine.planning.modes import MODES
+from astraea.engine.planning.plan import Plan, make_plan
+from astraea.engine.sampler.profile import SamplerProfile, is_falling
+from astraea.engine.sampler.solver import Solver
+from astraea.engine.state.residual_store import CACHE_POLICIES
 from astraea.schedules import Schedule, every_nth, flow_sigmas, periodic, uniform
 
 Draw = Callable[[Tensor], Tensor]

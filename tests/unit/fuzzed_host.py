@@ -16,12 +16,12 @@ from fuzzing import Generator
 from torch import Tensor
 from toy_transformer import ToyRunner, toy_attend
 
-from astraea.engine import residual_store as stores
-from astraea.engine.block_hooks import patched_forwards
+from astraea.engine.blocks.interface import RowGroup
 from astraea.engine.calls import ModelCall, ReuseCall
-from astraea.engine.context import CallRequest
-from astraea.engine.interface import RowGroup
+from astraea.engine.calls.block_hooks import patched_forwards
+from astraea.engine.calls.context import CallRequest
 from astraea.engine.run import Run
+from astraea.engine.state import residual_store as stores
 
 
 class NoRoom(stores.ResidualStore):

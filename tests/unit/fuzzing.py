@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from astraea.engine.modes import MODES
+from astraea.engine.planning.modes import MODES
 from astraea.schedules import TIME_AXES, Forecast, Schedule, flow_sigmas
 
 CASES_VARIABLE, SEED_VARIABLE = "ASTRAEA_FUZZ_CASES", "ASTRAEA_FUZZ_SEED"

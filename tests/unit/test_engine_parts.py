@@ -7,18 +7,18 @@ import copy
 import pytest
 import torch
 
-from astraea.engine.context import CallRequest
-from astraea.engine.cost import BlockCost, budget_for_speedup
+from astraea.engine.blocks.interface import RowGroup, TokenLayout
+from astraea.engine.blocks.selection import Selection, change_score, rms_change, select, selected_count
+from astraea.engine.calls.context import CallRequest
 from astraea.engine.estimators import ESTIMATORS
-from astraea.engine.interface import RowGroup, TokenLayout
-from astraea.engine.modes import MODES, check_mode
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.cost import BlockCost, budget_for_speedup
+from astraea.engine.planning.modes import MODES, check_mode
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import CallRecord, Report, ReportHandle
-from astraea.engine.residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 from astraea.engine.run import Run
-from astraea.engine.sampler_profile import SamplerProfile
-from astraea.engine.selection import Selection, change_score, rms_change, select, selected_count
-from astraea.engine.solver import Solver
+from astraea.engine.sampler.profile import SamplerProfile
+from astraea.engine.sampler.solver import Solver
+from astraea.engine.state.residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 from astraea.errors import BudgetError, ScheduleError
 from astraea.kernels import attend_reference
 from astraea.schedules import Schedule, flow_sigmas, periodic, uniform
@@ -144,7 +144,7 @@ def test_fp8_store_is_written_alike_in_one_part_and_in_many(monkeypatch):
     written = torch.randn(2, 50, 64).half()
     kept = []
     for most in (10**9, 64 * 7, 1):
-        monkeypatch.setattr("astraea.engine.residual_store.VALUES_AT_ONCE", most)
+        monkeypatch.setattr("astraea.engine.state.residual_store.VALUES_AT_ONCE", most)
         store = ResidualStore(StoreSize(1, 2, 50, 64), "fp8", torch.float16, CPU)
         store.write(0, written)
         kept.append(store.read(0))
@@ -162,10 +162,10 @@ def test_cost_shares_match_the_paper_models():
     """Wan 1.3B and 14B at 480p, 81 frames, by counting: K and V for all tokens are the floor."""
     small = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
     large = BlockCost(tokens=32760, dim=5120, feed_forward=13824)
-    assert 1 / small.share(0.5) == pytest.approx(1.94, abs=0.03)
-    assert 1 / large.share(0.5) == pytest.approx(1.85, abs=0.03)
-    assert small.share(0.0) == 0.0
-    assert small.share(1.0) == 1.0
+    assert 1 / small.relative_cost(0.5) == pytest.approx(1.94, abs=0.03)
+    assert 1 / large.relative_cost(0.5) == pytest.approx(1.85, abs=0.03)
+    assert small.relative_cost(0.0) == 0.0
+    assert small.relative_cost(1.0) == 1.0
 
 
 def test_budget_for_a_speedup_reaches_it():
@@ -276,7 +276,7 @@ def test_without_room_for_a_store_all_conditionings_of_a_step_do_alike(monkeypat
     def no_room(*_):
         raise torch.OutOfMemoryError("there is no room")
 
-    monkeypatch.setattr("astraea.engine.residual_store.ResidualStore", no_room)
+    monkeypatch.setattr("astraea.engine.state.residual_store.ResidualStore", no_room)
     sigmas = [*flow_sigmas(8), 0.0]
     run = Run.of(make_plan(uniform("u", 0.4, flow_sigmas(8))), sigmas)
     kinds = []

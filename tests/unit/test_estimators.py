@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from astraea.engine.blocks.selection import Selection
 from astraea.engine.estimators import (
     ESTIMATORS,
     ExtrapolationGain,
@@ -18,7 +19,6 @@ from astraea.engine.estimators.prediction import MAX_GAIN, MAX_STEP_RATIO, MIN_G
 from astraea.engine.estimators.tokens.forecast import token_step_ratios
 from astraea.engine.estimators.tokens.refit import drift
 from astraea.engine.estimators.tokens.scaled_refit import change_weights
-from astraea.engine.selection import Selection
 from astraea.schedules import TIME_AXES
 
 DAMPED = 0.4

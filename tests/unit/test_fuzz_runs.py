@@ -23,10 +23,10 @@ from fuzzing import Generator, run_cases
 from torch import Tensor
 from toy_transformer import DIM
 
-from astraea.engine import residual_store as stores
-from astraea.engine.plan import Plan
+from astraea.engine.planning.plan import Plan
 from astraea.engine.report import KINDS, Report
 from astraea.engine.run import Run
+from astraea.engine.state import residual_store as stores
 
 SLOWEST = 5.0  # seconds of one case, which is several runs
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,9 @@ COMFY = re.compile(
 # Outside the layers, because run by path: the demonstration, which drives the engine as the host does elsewhere, and
 # the search's command line, which brings up ComfyUI and hands over to the host.
 SCRIPTS = {PurePosixPath("tiny/demo.py"), PurePosixPath("tiny/standalone.py"), PurePosixPath("search/__main__.py")}
-LONGEST_FILE = 350
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ATTRIBUTES = 350, 60, 12
+# Docstrings open with a verb or a noun.
+NOUN_CLAUSE = re.compile(r"(What|How|Whether|By how much|Where|Which)\b")
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,37 @@ def test_files_stay_readable() -> None:
     lengths = {
         str(path): len((ROOT / path).read_text("utf-8").splitlines()) for path in source_files() if path.suffix == ".py"
     }
-    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+    assert {path: length for path, length in lengths.items() if length > MAX_FILE_LINES} == {}
+
+
+def definitions(kind: type | tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """All definitions of a kind in the shipped code, each with its place."""
+    for file in (path for path in shipped_files() if path.suffix == ".py"):
+        for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"), str(file))):
+            if isinstance(node, kind):
+                yield f"{file}: {getattr(node, 'name', 'module')}", node
+
+
+def test_functions_fit_a_screen() -> None:
+    lengths = {name: node.end_lineno - node.lineno + 1 for name, node in definitions(ast.FunctionDef)}
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+
+
+def attributes_of(node: ast.ClassDef) -> set[str]:
+    """The attributes that a class sets on itself."""
+    targets = (each for each in ast.walk(node) if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store))
+    return {each.attr for each in targets if isinstance(each.value, ast.Name) and each.value.id == "self"}
+
+
+def test_classes_keep_few_attributes() -> None:
+    counts = {name: len(attributes_of(node)) for name, node in definitions(ast.ClassDef)}
+    assert {name: count for name, count in counts.items() if count > MAX_ATTRIBUTES} == {}
+
+
+def test_docstrings_open_with_a_verb_or_a_noun() -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    found = [(name, ast.get_docstring(node) or "") for name, node in definitions(kinds)]
+    assert [f"{name}: {text.splitlines()[0]}" for name, text in found if NOUN_CLAUSE.match(text)] == []
 
 
 def test_no_file_names_a_folder_of_one_machine() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from astraea.engine.context import CallRequest
-from astraea.engine.cost import BlockCost
-from astraea.engine.interface import RowGroup, TokenLayout
-from astraea.engine.plan import Plan, make_plan
+from astraea.engine.blocks.interface import RowGroup, TokenLayout
+from astraea.engine.calls.context import CallRequest
+from astraea.engine.planning.cost import BlockCost
+from astraea.engine.planning.plan import Plan, make_plan
 from astraea.engine.report import Report
 from astraea.engine.run import Run
 from astraea.kernels import attend_reference

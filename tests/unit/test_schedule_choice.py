@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.run import Run
-from astraea.engine.sampler_profile import SamplerProfile
+from astraea.engine.sampler.profile import SamplerProfile
 from astraea.schedules import (
     Forecast,
     Schedule,

@@ -19,10 +19,8 @@ from astraea.schedules import (
     flow_sigmas,
     list_schedules,
     load,
-    load_schedules,
     parse,
     periodic,
-    pick,
     save,
     serialise,
     uniform,
@@ -31,6 +29,7 @@ from astraea.schedules import (
 )
 
 GRID = flow_sigmas(30)
+BUNDLED = pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
 SHAPES = {
     "0 0 1": periodic("a", [0.0, 0.0, 1.0], GRID),
     "0 1": periodic("b", [0.0, 1.0], GRID),
@@ -38,7 +37,6 @@ SHAPES = {
     "uniform": uniform("d", 0.4, GRID),
     "0 0 .7": periodic("e", [0.0, 0.0, 0.7], GRID),
 }
-BUNDLED = pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
 SHAPE = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
@@ -310,30 +308,6 @@ def test_without_fractions_keeps_the_mean_within_a_step():
 
 def test_whole_steps_have_the_period_asked_for():
     assert list(every_nth("w", 4, GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
-
-
-@BUNDLED
-def test_bundled_schedules_are_valid_and_say_how_they_were_found(path):
-    schedule = load(path)
-    assert schedule.name == path.stem
-    for key in ("found", "on", "figures"):
-        assert schedule.provenance.get(key), f"{path.name} does not say {key}"
-
-
-@pytest.mark.parametrize(("budget", "family"), [(0.7, "any"), (0.5, "wan"), (0.4, "wan"), (0.25, "any")])
-def test_auto_picks_what_was_found_for_such_runs_else_the_family_s_at_the_nearest_budget(budget, family):
-    picked = pick(budget, "wan")
-    assert picked.family == family
-    assert math.isclose(picked.mean_budget, budget, abs_tol=0.02)
-    assert pick(budget, "some-other-family").family == "any"
-
-
-def test_auto_passes_over_broken_files(tmp_path):
-    save(Schedule("good", ((1.0, 0.5),)), tmp_path)
-    (tmp_path / "broken.json").write_text("{")
-    assert pick(0.5, "wan", load_schedules([tmp_path])).name == "good"
-    with pytest.raises(ScheduleError, match="No schedule"):
-        pick(0.5, "wan", load_schedules([tmp_path / "absent"]))
 
 
 @pytest.mark.parametrize("warp", [0.0, 0.25, 0.5, 1.0])

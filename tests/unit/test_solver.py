@@ -10,11 +10,11 @@ import pytest
 import torch
 from fuzzed_cases import profile_of as probed
 
-from astraea.engine.context import CallRequest
-from astraea.engine.interface import RowGroup, TokenLayout
-from astraea.engine.plan import make_plan
+from astraea.engine.blocks.interface import RowGroup, TokenLayout
+from astraea.engine.calls.context import CallRequest
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.run import Run
-from astraea.engine.solver import MAX_MEMORY, Solver
+from astraea.engine.sampler.solver import MAX_MEMORY, Solver
 from astraea.kernels import attend_reference
 from astraea.schedules import Forecast, flow_sigmas, periodic
 

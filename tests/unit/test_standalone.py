@@ -11,7 +11,7 @@ import torch
 
 from astraea.engine.calls import TokenCall
 from astraea.engine.metrics import psnr, value_range
-from astraea.engine.plan import make_plan
+from astraea.engine.planning.plan import make_plan
 from astraea.schedules import flow_sigmas, periodic
 from astraea.tiny.standalone import load_tiny, sample
 from astraea.tiny.words import context_for

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from astraea.engine.blocks.interface import RowGroup, TokenLayout
 from astraea.engine.calls import ModelCall, ReuseCall
-from astraea.engine.context import CallRequest, CondRows
-from astraea.engine.interface import RowGroup, TokenLayout
-from astraea.engine.plan import make_plan
+from astraea.engine.calls.context import CallRequest, CondRows
+from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import TOKEN
 from astraea.engine.run import Run
-from astraea.engine.sampler_profile import SamplerProfile
+from astraea.engine.sampler.profile import SamplerProfile
 from astraea.kernels import attend_reference
 from astraea.schedules import Schedule, flow_sigmas
 from astraea.search.problem import Job, Outcome, Recording, SamplingConfig

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from astraea.engine.interface import Attend, BlockCall, TokenLayout
-from astraea.engine.selection import Selection
+from astraea.engine.blocks.interface import Attend, BlockCall, TokenLayout
+from astraea.engine.blocks.selection import Selection
 from astraea.kernels import attend_reference
 
 DIM, HEADS, CHANNELS = 16, 2, 4

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astraea.engine.cost import BlockCost
-from astraea.engine.interface import BlockCall
-from astraea.engine.selection import Selection
+from astraea.engine.blocks.interface import BlockCall
+from astraea.engine.blocks.selection import Selection
+from astraea.engine.planning.cost import BlockCost
 from astraea.kernels import attend
 from astraea.models.rotary import rotate
 from astraea.models.wan import WanRunner
@@ -128,7 +128,8 @@ def measure_block(
     found["failures"] = failures
     cost = BlockCost(size.tokens, size.dim, size.feed_forward, size.context)
     found["rows"] = [
-        row | {"ms": row["ms"] / CALLS, "cost": cost.share(row["queries"] / size.tokens)} for row in rows_of(times)
+        row | {"ms": row["ms"] / CALLS, "cost": cost.relative_cost(row["queries"] / size.tokens)}
+        for row in rows_of(times)
     ]
     return found
 

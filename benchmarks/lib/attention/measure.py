@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from astraea.engine.selection import selected_count
+from astraea.engine.blocks.selection import selected_count
 from astraea.kernels import DISPATCHER, Backend, Choice, Problem, attend, selftest
 
 from .tables import SDPA, operations

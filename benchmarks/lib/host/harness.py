@@ -74,7 +74,7 @@ def sigmas_of(model: Any, steps: int, scheduler: str = "simple") -> list[float]:
 
 def accelerated(model: Any, schedule: Any, **plan: Any) -> tuple[Any, Any]:
     """The model under a schedule, and the handle of its reports; plan: see `make_plan`."""
-    from astraea.engine.plan import make_plan
+    from astraea.engine.planning.plan import make_plan
     from astraea.engine.report import ReportHandle
     from astraea.host.sampling.patch_model import accelerate
 

@@ -37,7 +37,7 @@ class PhaseTimer:
     """Collects durations by phase for each model call of the models it is attached to."""
 
     def __init__(self, device: Any):
-        from astraea.engine.device_timer import DeviceTimer
+        from astraea.engine.report.device_timer import DeviceTimer
 
         self._timer, self._device = DeviceTimer(device), device
         self._calls: list[dict[str, list[Callable[[], float]]]] = []

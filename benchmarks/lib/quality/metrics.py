@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from astraea.engine.cost import BlockCost
 from astraea.engine.metrics import psnr, ssim, value_range
+from astraea.engine.planning.cost import BlockCost
 from astraea.tiny.codec import decode
 
 # Wan 2.1 at 480p, 81 frames
@@ -49,4 +49,4 @@ def costs(report: Any) -> dict[str, float]:
     if not report.calls:  # a step cache: whole calls
         return dict.fromkeys(SIZES, report.computed_share)
     shares = [call.computed / call.tokens for call in report.calls]
-    return {name: statistics.fmean(size.share(share) for share in shares) for name, size in SIZES.items()}
+    return {name: statistics.fmean(size.relative_cost(share) for share in shares) for name, size in SIZES.items()}

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from astraea.engine.calls import reuse
-from astraea.engine.cond_state import CondState
 from astraea.engine.estimators import ExtrapolationGain, History, extrapolate_prediction
 from astraea.engine.estimators.prediction_error import interpolation_weights
+from astraea.engine.state.cond_state import CondState
 
 Patch = tuple[Any, str, Any]
 

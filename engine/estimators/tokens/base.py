@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...selection import Selection
+from ...blocks.selection import Selection
 
 ESTIMATORS: dict[str, TokenEstimator] = {}
 
@@ -20,7 +20,7 @@ class TokenEstimator:
     residuals do. A subclass in a module of this folder is registered under its name.
 
     slots: residuals kept per block, newest first. forecasts, corrects: how the mode of this name treats skipped steps
-    (see `engine.modes.Mode`).
+    (see `engine.planning.modes.Mode`).
     """
 
     name: ClassVar[str]

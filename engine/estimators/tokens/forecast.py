@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...selection import Selection
+from ...blocks.selection import Selection
 from ..prediction import MAX_STEP_RATIO, SAME_LEVEL
 from .base import TokenEstimator
 

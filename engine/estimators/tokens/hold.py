@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...selection import Selection
+from ...blocks.selection import Selection
 from .base import TokenEstimator
 
 

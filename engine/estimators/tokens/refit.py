@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...selection import Selection
+from ...blocks.selection import Selection
 from .base import TokenEstimator
 
 RIDGE_TOKENS = 4.0  # equivalent tokens without drift, which steady the fit when few are fresh

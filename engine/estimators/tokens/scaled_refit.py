@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...selection import Selection
+from ...blocks.selection import Selection
 from .base import TokenEstimator
 from .refit import drift
 

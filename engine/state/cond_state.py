@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .estimators import SkippedStep
+from ..correction import Corrections
 from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 
 
@@ -42,12 +42,9 @@ class BlockState:
 
 
 class CondState:
-    """What is kept for one conditioning's rows: for token steps, for forecasts, and for corrections.
+    """State of one conditioning's rows: for token steps, for forecasts, and for corrections.
 
     history: the newest computed predictions `(sigma, prediction)`, newest first, at most two.
-    skipped: steps skipped since the newest of them.
-    pending_corrections: by sampler call, corrections that the solver will use again and that later calls subtract.
-    latent_error: what the latents still lack, where the newest call could not correct it.
     """
 
     def __init__(self, rows: int):
@@ -56,9 +53,7 @@ class CondState:
         self.tokens: TokenState | None = None
         self.blocks: BlockState | None = None
         self.history: list[tuple[float, Tensor]] = []
-        self.skipped: list[SkippedStep] = []
-        self.pending_corrections: dict[int, Tensor] = {}
-        self.latent_error: Tensor | None = None
+        self.corrections = Corrections()
         self._history_step = -1  # of its newest entry
         self._free_store: ResidualStore | None = None  # allocated, its content no longer valid
 
@@ -69,6 +64,11 @@ class CondState:
     @property
     def store(self) -> ResidualStore | None:
         return self.kept.store if self.kept is not None else self._free_store
+
+    def keep(self, kept: TokenState | BlockState) -> None:
+        """Keep what later token steps continue from."""
+        self.tokens = kept if isinstance(kept, TokenState) else None
+        self.blocks = kept if isinstance(kept, BlockState) else None
 
     def invalidate(self) -> None:
         """Discard what was kept for token steps; its memory stays for the next time."""
@@ -88,10 +88,6 @@ class CondState:
             return free, ""
         return allocate(size, cache.ladder(), dtype, device)
 
-    def reset_corrections(self) -> None:
-        """Start corrections anew, as after a call whose weight in the latents is unknown."""
-        self.skipped, self.pending_corrections, self.latent_error = [], {}, None
-
     def push_prediction(self, sigma: float, prediction: Tensor, step: int) -> None:
         """Add a prediction `[rows, …]` to the history; a second one of a step replaces the first.
 
@@ -104,9 +100,7 @@ class CondState:
     def nbytes(self) -> int:
         """Bytes of every tensor held."""
         loose = [prediction for _, prediction in self.history]
-        loose += self.pending_corrections.values()
-        if self.latent_error is not None:
-            loose.append(self.latent_error)
+        loose += self.corrections.tensors()
         if self.kept is not None:
             loose += self.kept.tensors()
         return sum(t.numel() * t.element_size() for t in loose) + (self.store.nbytes if self.store is not None else 0)

@@ -1,6 +1,6 @@
-"""What a step costs relative to a full one, counted in multiplications; no measurement is involved.
+"""Cost of a step relative to a full one, counted in multiplications; nothing is measured.
 
-With K and V made from all tokens, everything in a block but their two projections scales with the budget.
+K and V are computed from all tokens; everything else in a block scales with the budget.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...limits import MIN_BUDGET
+
 
 @dataclass(frozen=True)
 class BlockCost:
-    """Sizes of one transformer block and one call: N tokens, L context tokens, widths in channels."""
+    """Sizes of one transformer block and one call: tokens, context tokens, widths in channels."""
 
     tokens: int
     dim: int
@@ -20,7 +22,7 @@ class BlockCost:
 
     @property
     def key_value(self) -> float:
-        """Multiplications per token that are paid whatever the budget."""
+        """Multiplications per token at any budget."""
         return 2.0 * self.dim**2
 
     @property
@@ -29,24 +31,27 @@ class BlockCost:
         linear = 2 * self.dim**2 + 2 * self.dim**2 + 2 * self.dim * self.feed_forward
         return float(linear + 2 * self.tokens * self.dim + 2 * self.context * self.dim)
 
-    def share(self, budget: float) -> float:
-        """Cost of a step at this budget as a share of a full step; a reuse step costs nothing here."""
+    def relative_cost(self, budget: float) -> float:
+        """Return the cost of a step at this budget relative to a full step; a skipped step costs nothing here."""
         if budget <= 0.0:
             return 0.0
         return (self.key_value + min(budget, 1.0) * self.selected) / (self.key_value + self.selected)
 
     def speedup(self, budgets: Sequence[float], weights: Sequence[int] | None = None) -> float:
-        """Ideal speed-up of a whole run over the dense one."""
+        """Return the ideal speed-up of a run over the dense one. weights: model calls per step, default one."""
         weights = weights or [1] * len(budgets)
-        spent = sum(w * self.share(b) for b, w in zip(budgets, weights, strict=True))
+        spent = sum(w * self.relative_cost(b) for b, w in zip(budgets, weights, strict=True))
         return sum(weights) / spent
 
 
 def budget_for_speedup(
     target: float, cost: BlockCost, budgets_at: Callable[[float], list[float]], weights: Sequence[int] | None = None
 ) -> float:
-    """The largest mean budget whose run reaches the target speed-up by the cost model (or the least allowed)."""
-    low, high = 0.1, 1.0
+    """Return the largest mean budget whose run reaches the target speed-up by the cost model, at least MIN_BUDGET.
+
+    budgets_at: budgets per step for a mean budget; weights: model calls per step.
+    """
+    low, high = MIN_BUDGET, 1.0
     for _ in range(20):
         middle = (low + high) / 2
         if cost.speedup(budgets_at(middle), weights) >= target:

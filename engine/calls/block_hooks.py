@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from .calls import ModelCall
-from .compilation import no_compile
-from .interface import BlockCall, unwrap
+from ..blocks.compilation import no_compile
+from ..blocks.interface import BlockCall, unwrap
+from . import ModelCall
 
 _ABSENT = object()
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import BudgetError, ScheduleError
-from ..schedules import DEFAULT_MODE, Schedule
-from .estimators import ESTIMATORS, TokenEstimator, estimator_named
+from ...errors import BudgetError, ScheduleError
+from ...schedules import DEFAULT_MODE, Schedule
+from ..estimators import ESTIMATORS, TokenEstimator, estimator_named
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a run selects tokens and estimates what it does not compute.
+    """One way to select tokens and to estimate what is not computed.
 
     token_estimator: for the stale tokens of a token step.
     per_block: every block selects its own tokens and keeps its output instead of its residual, as the paper does.

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
-from .cond_state import CondState
-from .device_timer import Mark
-from .estimators import ExtrapolationGain, TimeAxes
-from .interface import Attend, BlockRunner, RowGroup, TokenLayout
-from .modes import Mode
-from .residual_store import CachePolicy
-from .sampler_profile import SamplerProfile
+from ..blocks.interface import Attend, BlockRunner, RowGroup, TokenLayout
+from ..estimators import ExtrapolationGain, TimeAxes
+from ..planning.modes import Mode
+from ..report.device_timer import Mark
+from ..sampler.profile import SamplerProfile
+from ..state.cond_state import CondState
+from ..state.residual_store import CachePolicy
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a call may know of its run.
+    """The part of a run that its calls may know.
 
     gain: measured over all calls of the run; final_step_gain: see `schedules.Forecast`; seed: of random selections.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import BudgetError
+from ...errors import BudgetError
 
 AUTO_CACHE, FULL_CACHE, FP8_CACHE, FP8_HOST_CACHE, NO_CACHE = CACHE_POLICIES = (
     "auto",
@@ -28,7 +28,7 @@ VALUES_AT_ONCE = 2**22  # fp8 is converted through fp32: in parts of 16 MiB
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Where and how residuals are kept. When memory is short, a policy steps down in this order:
+    """Place and format of kept residuals. When memory is short, a policy steps down in this order:
 
     full (the model's dtype on the device) → fp8 (8 bit, a scale per token) → fp8-host (8 bit in host memory) →
     none (no per-block store: partial steps become whole ones). "auto" starts at full.

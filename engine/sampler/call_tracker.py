@@ -1,7 +1,7 @@
-"""Which step a model call belongs to, and which of the sampler's calls it is for each conditioning.
+"""Locates a model call in its run: its step, and which of the sampler's calls it is for each conditioning.
 
-The noise level decides. Where it does not tell (a node that gives the model another level than the sampler's), the
-sampler's own step callback does. Calls are never counted over a run: caches of other packs leave some out.
+The noise level decides. Where a node gives the model another level than the sampler's, the sampler's step callback
+does. Calls are never counted over a run: caches of other packs leave some out.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from .sampler_profile import SamplerProfile, is_same
+from .profile import SamplerProfile, is_same
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a call stands for one conditioning.
+    """The place of a call in its run, for one conditioning.
 
-    step: of the run; call: which one of the sampler's calls, None where that is not known; ordinal: 0, or which of
-    several calls that the same conditioning gets at each of the sampler's (tiles of a picture, say).
+    step: of the run; call: index of the sampler's call, None where unknown; ordinal: index among several calls that the
+    conditioning gets for one of the sampler's (tiles of a picture, say).
     """
 
     step: int
@@ -27,18 +27,21 @@ class Place:
 
 @dataclass
 class _Conditioning:
-    """What has been seen of one: calls at the present noise level, and how many the sampler's own call amounts to."""
+    """Calls of one conditioning at the present noise level.
+
+    expected: calls that the sampler makes at this level; reached: by ordinal, the sampler's call that is next.
+    """
 
     first_sigma: float
     sigma: float | None = None
     seen: int = 0
     expected: int = 1
     tiles: int | None = None  # None until the first noise level is over
-    reached: dict[int, int] = field(default_factory=dict)  # by ordinal: the sampler's call that is next
+    reached: dict[int, int] = field(default_factory=dict)
 
 
 class CallTracker:
-    """Locates calls. One a run; not safe under threads by itself."""
+    """Locates the calls of one run; not safe under threads by itself."""
 
     def __init__(self, profile: SamplerProfile):
         self._profile = profile
@@ -46,12 +49,12 @@ class CallTracker:
         self._callbacks = 0
         self._reports_steps = False
         self._called = False
-        self.without_call: set[int] = set()  # steps that the sampler went through without a call that came this far
+        self.without_call: set[int] = set()  # steps that the sampler made without a call that came this far
         self._has_single_calls = all(count == 1 for count in profile.evaluations)
         self.levels_differ = False  # the model has been given other noise levels than the sampler's
 
     def on_step(self, step: int) -> None:
-        """The sampler has reported that the first call of this step is done."""
+        """Take the sampler's report that the first call of this step is done."""
         if not self._called:
             self.without_call.add(step)
         self._called = False
@@ -59,7 +62,7 @@ class CallTracker:
         self._reports_steps = True
 
     def locate(self, key: Hashable, sigma: float) -> Place:
-        """The place of a call at `sigma` for the conditioning of that key."""
+        """Return the place of a call at `sigma` for the conditioning of that key."""
         self._called = True
         known = self._seen.setdefault(key, _Conditioning(sigma))
         if known.sigma is None or not is_same(sigma, known.sigma):
@@ -80,7 +83,7 @@ class CallTracker:
         known.expected = max(1, self._calls_in_a_row(known.reached.get(0, 0), sigma))
 
     def _calls_in_a_row(self, start: int, sigma: float) -> int:
-        """How many calls the sampler makes at this level, from its call `start` on, before it goes to another."""
+        """Count the calls that the sampler makes at this level, from its call `start` on, before it goes to another."""
         calls = self._profile.calls
         first = next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
         if first is None:
@@ -91,7 +94,7 @@ class CallTracker:
         return end - first
 
     def _ordinal(self, known: _Conditioning) -> int:
-        """Tiles follow one another within each of the sampler's calls; what comes on top of all has its own number."""
+        """Return the index of a call among those for one of the sampler's: tiles in turn, then any further ones."""
         tiles = known.tiles or 1
         own = tiles * known.expected
         return known.seen % tiles if known.seen < own else tiles + known.seen - own
@@ -104,7 +107,7 @@ class CallTracker:
         return next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
 
     def _step_without_match(self, known: _Conditioning, sigma: float) -> int:
-        """By the noise level where it can be the sampler's present step; else by its callback, from then on."""
+        """Return the step by the noise level where that is possible; else by the sampler's callback, from then on."""
         profile = self._profile
         if not self.levels_differ:
             step = profile.step_of(sigma)
@@ -114,7 +117,7 @@ class CallTracker:
         return min(self._callbacks, profile.steps - 1)
 
     def _is_possible(self, step: int, known: _Conditioning, sigma: float) -> bool:
-        """Whether a call can belong to a step. The sampler reports a step after the first of its calls, if at all."""
+        """Tell whether a call can belong to a step. The sampler reports a step after its first call, if at all."""
         if not self._reports_steps:
             return step == 0 or not is_same(sigma, known.first_sigma)
         if self._profile.calls and self._has_single_calls:
@@ -122,7 +125,7 @@ class CallTracker:
         return step in (self._callbacks - 1, self._callbacks) or is_same(sigma, self._profile.levels[step])
 
     def _single_call_of(self, step: int) -> int | None:
-        """The sampler's call of a step that has one only, and has not been matched by its noise level."""
+        """Return the only call of a step that was not matched by its noise level; None where steps have several."""
         profile = self._profile
         if not self.levels_differ or not self._has_single_calls or not profile.calls:
             return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from .report import FULL, REUSE, SKIPPED, CallRecord, Report
-from .resolve import RunSettings
-from .sampler_profile import SamplerProfile
+from ..planning.resolve import RunSettings
+from ..sampler.profile import SamplerProfile
+from . import FULL, REUSE, SKIPPED, CallRecord, Report
 
 NOTED_SHORTFALL = 0.01
 NOTED_EXCESS = 0.03

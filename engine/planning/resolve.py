@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..schedules import (
+from ...schedules import (
     OWN_MEAN_TOLERANCE,
     ExpectedResult,
     Forecast,
@@ -26,11 +26,11 @@ from ..schedules import (
     target_budget,
     without_partial_steps,
 )
+from ..sampler.profile import SamplerProfile
+from ..state.residual_store import NO_CACHE, CachePolicy
 from .cost import BlockCost, budget_for_speedup
 from .modes import MODES, Mode, mode_named
 from .plan import Plan
-from .residual_store import NO_CACHE, CachePolicy
-from .sampler_profile import SamplerProfile
 
 FEW_STEPS = 8
 EVEN_STEPS = 30  # of the schedule that spreads full steps evenly
@@ -40,7 +40,7 @@ ANY_FAMILY = "any"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of a run when it begins.
+    """Facts about a run, known when it begins.
 
     guidance: its scale where the host states it; cost: sizes of one block, for target speed-ups and the ideal figure;
     has_runner: the model's blocks are known, so that partial steps are possible.
@@ -192,7 +192,7 @@ def _needs_even_steps(schedule: Schedule, mode: Mode, profile: SamplerProfile) -
 def _expected(
     schedule: Schedule, budgets: Sequence[float], guidance: float | None, uses_own_mean: bool
 ) -> tuple[ExpectedResult | None, str]:
-    """Return the schedule's expected result for a run of these budgets, or why it has none for such a run.
+    """Return the schedule's expected result for a run of these budgets, or why it has none.
 
     It holds for a schedule that is used as it was found. Where another budget was asked for, nothing is said.
     """

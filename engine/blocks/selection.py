@@ -1,4 +1,4 @@
-"""Which tokens of a call are computed. No host–device synchronisation, deterministic on ties."""
+"""Selection of the tokens that a call computes. No host–device synchronisation, deterministic on ties."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MAX_AGE = 60.0  # e^60 is still finite in fp32
 
 
 def granularity(tokens: int) -> int:
-    """Selections are multiples of this many tokens, so that shapes repeat."""
+    """Return the unit that selections are multiples of, so that shapes repeat."""
     return 128 if tokens >= 2048 else 16
 
 
-def selected_count(budget: float, tokens: int, owed: float = 0.0) -> int:
-    """M for a budget: θN plus what rounding still owes, rounded to the granularity, between one unit and N."""
+def selected_count(budget: float, tokens: int, carry: float = 0.0) -> int:
+    """Return M for a budget θ: θN plus the carry of earlier rounding, rounded to units, between one unit and N."""
     unit = granularity(tokens)
-    wanted = round((budget * tokens + owed) / unit) * unit
+    wanted = round((budget * tokens + carry) / unit) * unit
     return max(min(unit, tokens), min(tokens, wanted))
 
 
@@ -44,36 +44,36 @@ class Selection:
         return self.indices.shape[1]
 
     def gather(self, x: Tensor) -> Tensor:
-        """Rows `[B, M, C]` of the selected tokens from `[B, N, C]`."""
+        """Return the selected tokens `[B, M, C]` of `[B, N, C]`."""
         return x.flatten(0, 1).index_select(0, self.flat).unflatten(0, self.indices.shape)
 
     def put(self, x: Tensor, fresh: Tensor) -> Tensor:
-        """Write `[B, M, C]` into the selected rows of a contiguous `[B, N, C]`, in place."""
+        """Write `[B, M, C]` to the selected tokens of a contiguous `[B, N, C]`, in place; returns it."""
         x.view(-1, x.shape[-1]).index_copy_(0, self.flat, fresh.flatten(0, 1))
         return x
 
 
 def rms_change(x: Tensor, reference: Tensor) -> Tensor:
-    """Root mean square over channels of x − reference, fp32 `[rows, N]`."""
+    """Return the root mean square over channels of x − reference, fp32 `[rows, N]`."""
     difference = (x - reference).float()
     return torch.linalg.vecdot(difference, difference).div_(x.shape[-1]).sqrt_()
 
 
 def change_score(change: Tensor, ages: Tensor) -> Tensor:
-    """The change, z-scored over tokens, plus 0.1 per step of age; `[rows, N]`."""
+    """Return the change, z-scored over tokens, plus 0.1 per step of age; `[rows, N]`."""
     deviation = change.std(1, keepdim=True, correction=0).clamp_min(torch.finfo(change.dtype).tiny)
     return (change - change.mean(1, keepdim=True)) / deviation + AGE_WEIGHT * ages
 
 
 def paper_score(change: Tensor, lse: Tensor, ages: Tensor) -> Tensor:
-    """LSE · Δ + 0.5 · eⁿ (paper, §3). change, lse and ages `[rows, N]`; lse is the mean over heads."""
+    """Return LSE · Δ + 0.5 · eⁿ (paper, §3). change, lse and ages `[rows, N]`; lse is the mean over heads."""
     return lse * change + PAPER_AGE_WEIGHT * ages.clamp(max=MAX_AGE).exp()
 
 
 def select(score: Tensor, count: int, video: slice) -> Tensor:
-    """Indices `[rows, M]` of the `count` best video tokens and of all other tokens, ascending.
+    """Return indices `[rows, M]` of the `count` best video tokens and of all other tokens, ascending.
 
-    score: `[rows, N]`; video: where the video tokens lie, everything outside is always computed.
+    score: `[rows, N]`; video: the video tokens' places. Everything outside is always computed.
     """
     tokens = score.shape[1]
     order = torch.sort(score[:, video], dim=1, descending=True, stable=True).indices[:, :count] + video.start

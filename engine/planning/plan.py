@@ -1,4 +1,4 @@
-"""The plan: what the user asked for, frozen. `engine.resolve` turns it into a run's settings. Holds no tensors."""
+"""The plan: what the user asked for, frozen, without tensors. `resolve` turns it into a run's settings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import BudgetError
-from ..kernels import AUTO as AUTO_ATTENTION
-from ..kernels import BACKEND_CHOICES
-from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from ..schedules import AUTO, Schedule
+from ...errors import BudgetError
+from ...kernels import AUTO as AUTO_ATTENTION
+from ...kernels import BACKEND_CHOICES
+from ...limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
+from ...schedules import AUTO, Schedule
+from ..state.residual_store import AUTO_CACHE, CachePolicy
 from .modes import Mode, mode_named
-from .residual_store import AUTO_CACHE, CachePolicy
 
 DEFAULT_CACHE = CachePolicy()
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..limits import ZERO_SIGMA
+from ...limits import ZERO_SIGMA
 from .solver import Solver
 
 SAME_SIGMA, SAME_SIGMA_RELATIVE = 1e-6, 1e-5  # two levels this close are one, but for rounding

@@ -1,0 +1,1 @@
+"""Planning of a run: the plan, its modes and cost model, and their resolution into settings."""

@@ -1,0 +1,1 @@
+"""State kept between steps: per conditioning, and residuals per block."""
