@@ -53,7 +53,7 @@ class JointBench:
         bench, own = self.cases[case]
         return bench.dense(own)
 
-    def smaller(self, pairs: int) -> None:
+    def proxy(self, cases: int) -> None:
         """None: cases of proxy clips would not be attributed to their model."""
 
     def measure(self, jobs: Sequence[Any]) -> Iterator[Any]:
@@ -92,18 +92,19 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
     from lib.search.contestants import from_baseline
 
     from astraea.search.candidate import genome_of
+    from astraea.search.config import SearchConfig
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog
 
     memo = RunLog(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
     with from_baseline():
-        result = Search(bench, memo, budgets=[budget], effort=args.effort, seed=args.seed).run()
+        result = Search(bench, memo, SearchConfig(budgets=(budget,), effort=args.effort, seed=args.seed)).run()
     genomes = [genome_of(result.best[0].schedule), genome_of(result.baselines[0].schedule)]
-    found, baseline = control.verdicts(genomes, range(control.setting.cases))
+    found, baseline = control.evaluate(genomes, range(control.setting.cases))
     gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, baseline.losses, strict=True)]
     return {
         "budget": budget,
-        "spent": round(result.spent, 2),
+        "spent": round(result.cost, 2),
         "sigmas": list(bench.setting.sigmas[:-1]),
         "budgets": list(genomes[0].budgets),
         "budgets_drawn": list(genomes[1].budgets),
@@ -114,8 +115,8 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
         "psnr": round(found.score, 2),
         "psnr_drawn": round(baseline.score, 2),
         "gain": spread(gains),
-        "psnr_by": means_by_testbed(found.losses, control.bench),
-        "psnr_by_drawn": means_by_testbed(baseline.losses, control.bench),
+        "psnr_by": means_by_testbed(found.losses, control.runner),
+        "psnr_by_drawn": means_by_testbed(baseline.losses, control.runner),
     }
 
 

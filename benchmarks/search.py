@@ -2,10 +2,10 @@
 
 python benchmarks/search.py --testbed easy [--budgets 0.5 0.4 0.3] [--seeds 0 1 2] [--parts hand ours paper …]
 
-Contestants at equal cost (see `lib/search/contestants.py`): hand-made schedules, dynamic programming alone, the paper's
-evolutionary search from a random population, and the node's search with 10, 30 and 100 dense-run equivalents. Each
-schedule is run on held-out prompt–seed pairs. Parts can be run one by one: rows of the same code and settings are added
-to the result. Losses are PSNR in dB against the dense run of the same prompt and seed.
+Contestants at equal cost (see `lib/search/contestants.py`): hand-made schedules, the paper's evolutionary search from a
+random population, and the node's search with 10, 30 and 100 dense-run equivalents. Each schedule is run on held-out
+prompt–seed pairs. Parts can be run one by one: rows of the same code and settings are added to the result. Losses are
+PSNR in dB against the dense run of the same prompt and seed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lib.results import ROOT
 from lib.search.cases import CALIBRATION, CALIBRATION_SEED, HELD_OUT, HELD_OUT_SEED
 from lib.search.contest import Contest
 
-PARTS = ("hand", "programming", "ours", "paper", "easycache")
+PARTS = ("hand", "ours", "paper", "easycache")
 EFFORTS = (10.0, 30.0, 100.0)
 PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
 HOPELESS = 5.0  # dB behind the best hand-made schedule
@@ -36,8 +36,6 @@ def run_parts(contest: Contest) -> None:
         if "hand" in args.parts:
             found = contestants.baselines(bench.setting, budget)
             contest.take(budget, (contestants.Offer(name, 0, 0.0, g, None) for name, g in found.items()), HOPELESS)
-        if "programming" in args.parts:
-            contest.take(budget, contestants.by_programming(bench, budget))
         if "ours" in args.parts:
             for seed in args.seeds:
                 for effort in args.efforts:

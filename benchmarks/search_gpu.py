@@ -49,14 +49,15 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
 
     from astraea.host.search.progress import progress_text
     from astraea.host.search.runner import ComfyRunner
-    from astraea.host.search.session import cases_of
+    from astraea.host.search.session import make_cases
+    from astraea.search.config import SearchConfig
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog
 
     latent = {"samples": torch.zeros(job.shape)}
     bench = ComfyRunner(
         model,
-        cases_of([[[job.positive, {}]]], [[job.negative, {}]], latent, args.seed + 1, args.cases),
+        make_cases([[[job.positive, {}]]], [[job.negative, {}]], latent, args.seed + 1, args.cases),
         sampler=comfy.samplers.sampler_object(job.sampler),
         sigmas=torch.tensor(sigmas_of(model, job.steps, job.scheduler)),
         cfg=job.cfg,
@@ -66,7 +67,9 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
         print(progress_text(progress).replace("\n", "; "), flush=True)
 
     began = time.perf_counter()
-    search = Search(bench, RunLog(), budgets=args.budgets, effort=args.effort, seed=args.seed, watch=watch)
+    search = Search(
+        bench, RunLog(), SearchConfig(budgets=tuple(args.budgets), effort=args.effort, seed=args.seed), watch=watch
+    )
     search.run()
     return search, time.perf_counter() - began
 
@@ -106,11 +109,11 @@ def measure(args: argparse.Namespace, result: dict[str, Any], save: Callable[[],
         "dense": {"run_seconds": dense, "peak_gib": peak},
         "search": {
             "effort": args.effort,
-            "spent": found.spent,
+            "spent": found.cost,
             "seconds": seconds,
             "dense_runs_long": seconds / dense,
-            "runs": search.runs,
-            "small_clips": found.small_clips,
+            "runs": search.effort.runs,
+            "small_clips": found.proxy_cases,
             "peak_gib": search_peak,
         },
         "schedules": [],

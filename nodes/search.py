@@ -7,41 +7,43 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..errors import SearchError
-from ..host.search.samplers import Sampling, sampler_named, sampler_names, scheduler_names, sigmas_of
-from ..host.search.session import SearchConfig, cases_of, search
+from ..host.search.samplers import SamplerInputs, sampler_named, sampler_names, scheduler_names, sigmas_of
+from ..host.search.session import make_cases, search_in_graph
+from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
 from ..search.budgets import parse_budgets
+from ..search.config import SearchConfig
 from .plots.images import to_batch
 from .plots.search import draw_search
 from .schema import ScheduleType, field, node_schema, refusal
-from .search_inputs import EFFORTS, MAX_CASES, MAX_CFG, MAX_SEED, MAX_STEPS, MIN_STEPS, SearchInputs, checked
+from .search_inputs import EFFORTS, MAX_CASES, MIN_STEPS, SearchInputs, check_inputs
 from .search_text import search_text
 
 DEFAULT_EFFORT = list(EFFORTS)[1]
 TIPS = {
     "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
     "Wan 2.1 and 2.2 can be searched for.",
-    "positive": "A prompt like those you make videos of. The search compares clips of this prompt.",
+    "positive": "A prompt like those of your videos. The search compares clips of this prompt.",
     "negative": "The negative prompt of your sampler.",
     "latent": "The size and length of your video, as for the sampler. A search on smaller or shorter clips takes less "
-    "time; what it finds serves larger ones too.",
-    "steps": "As many sampling steps as you use for finished videos: a schedule is made for its steps.",
-    "cfg": "The guidance scale of your sampler. With 1.0 the negative prompt is not used and steps take half the time.",
+    "time; its schedules mostly hold for larger ones too.",
+    "steps": "The number of sampling steps of your finished videos: a schedule is made for a number of steps.",
+    "cfg": "The guidance scale of your sampler. At 1.0 the negative prompt is not used and steps take half the time.",
     "sampler_name": "The sampler that you use for finished videos.",
     "scheduler": "The scheduler that you use for finished videos.",
-    "first_seed": "The first clip's seed; the next clips take the seeds after it. The same seed finds the same "
+    "first_seed": "The seed of the first clip; further clips take the seeds after it. The same seed finds the same "
     "schedules.",
-    "budgets": "The shares of the model's work to do, separated by commas: a schedule is searched for each. 0.5 is up "
-    "to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. One search for several takes no longer than for one.",
-    "effort": "How long it may take, counted in clips: with 'good' about as long as making 30 clips without "
-    "acceleration. More effort may find better schedules. You can stop at any time: the best so far is kept.",
-    "cases": "How many clips each schedule is judged on; they share the effort. More clips: better for other seeds and "
-    "prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with several "
-    "prompts at least one each, as far as that allows.",
-    "name": "The schedules are saved under this name with the budget behind it, for example searched-0.50. A finished "
-    "search replaces the schedules of an earlier one that has the same name.",
-    "sampler": "A sampler from a custom-sampling node. It takes the place of the sampler's name above.",
-    "sigmas": "Noise levels from a custom-sampling node. They take the place of steps and scheduler above.",
-    "more": "Another prompt, so that the schedules suit more than one kind of video. Clips take the prompts in turn.",
+    "budgets": "The shares of the model's work to do, separated by commas: one schedule is searched for each. 0.5 is "
+    "up to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. A search for several takes no longer than for one.",
+    "effort": "The time of the search, counted in clips: 'good' takes about as long as making 30 clips without "
+    "acceleration. More effort may find better schedules. You can stop at any time: the best so far is saved.",
+    "cases": "The number of clips that schedules are compared on; they share the effort. More clips: better for other "
+    "seeds and prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with "
+    "several prompts at least one each, as far as that allows.",
+    "name": "The schedules are saved under this name and the budget, for example searched-0.50. A finished search "
+    "replaces the schedules of an earlier one of the same name.",
+    "sampler": "A sampler from a custom-sampling node. It replaces the sampler name above.",
+    "sigmas": "Noise levels from a custom-sampling node. They replace steps and scheduler above.",
+    "more": "Another prompt, so that the schedules fit more than one kind of video. Clips take the prompts in turn.",
 }
 
 
@@ -53,7 +55,7 @@ class AstraeaSearch(io.ComfyNode):
         return node_schema(
             node_id="AstraeaSearch",
             display_name="Astraea Search",
-            description="Finds the schedules that keep most of your video at the speed you want, for your own model, "
+            description="Finds the schedules that change your video least at the speed you want, for your own model, "
             "sampler and prompts, and saves them for Astraea Accelerate. Takes as long as making 10 to 100 clips, "
             "once.",
             search_aliases=["find schedule", "optimize", "tune", "evolution", "speed up"],
@@ -71,13 +73,13 @@ class AstraeaSearch(io.ComfyNode):
                     tooltip="Four plots: closeness against speed, how the search went, the schedules, and which "
                     "steps matter.",
                 ),
-                io.String.Output("text", display_name="text", tooltip="What was found, in readable lines."),
+                io.String.Output("text", display_name="text", tooltip="The schedules found, as text."),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, budgets: str | None = None) -> bool | str:
-        # One input: the host shows what is returned once for every one that is named here. It checks ranges itself.
+        # One input only: ComfyUI shows the message once for each input named here. It checks ranges itself.
         return refusal(lambda: budgets is None or parse_budgets(budgets))
 
     @classmethod
@@ -102,21 +104,24 @@ class AstraeaSearch(io.ComfyNode):
         positive_3: Any = None,
         positive_4: Any = None,
     ) -> io.NodeOutput:
-        inputs = checked(SearchInputs(steps, cfg, sampler_name, scheduler, first_seed, budgets, effort, cases, name))
-        order = SearchConfig(inputs.name, parse_budgets(budgets), EFFORTS[inputs.effort], inputs.first_seed)
-        way = Sampling(
+        inputs = check_inputs(
+            SearchInputs(steps, cfg, sampler_name, scheduler, first_seed, budgets, effort, cases, name)
+        )
+        config = SearchConfig(parse_budgets(budgets), EFFORTS[inputs.effort], inputs.first_seed)
+        sampling = SamplerInputs(
             sampler=sampler_named(sampler_name) if sampler is None else sampler,
             sigmas=sigmas_of(model, inputs.steps, sampler_name, scheduler) if sigmas is None else sigmas,
             cfg=inputs.cfg,
         )
         prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
-        searched = search(model, cases_of(prompts, negative, latent, inputs.first_seed, inputs.cases), way, order)
-        if not searched.schedules:
+        clips = make_cases(prompts, negative, latent, inputs.first_seed, inputs.cases)
+        run = search_in_graph(model, clips, sampling, config, inputs.name)
+        if not run.schedules:
             raise SearchError("Nothing was found for these budgets. Raise the effort, or list a higher budget.")
-        found = search_text(searched, order.budgets)
-        plots = to_batch(*draw_search(searched.result))
+        found = search_text(run, config.budgets)
+        plots = to_batch(*draw_search(run.result))
         shown = {"text": (found,), **ui.PreviewImage(plots, cls=cls).as_dict()}
-        return io.NodeOutput(searched.schedules[0], plots, found, ui=shown)
+        return io.NodeOutput(run.schedules[0], plots, found, ui=shown)
 
 
 def _required_inputs() -> list[Any]:
@@ -129,7 +134,7 @@ def _required_inputs() -> list[Any]:
         field(io.Float, "cfg", default=6.0, min=0.0, max=MAX_CFG, step=0.1, tooltip=TIPS["cfg"]),
         field(io.Combo, "sampler_name", options=sampler_names(), default="uni_pc", tooltip=TIPS["sampler_name"]),
         field(io.Combo, "scheduler", options=scheduler_names(), default="simple", tooltip=TIPS["scheduler"]),
-        # Not called "seed": the editor would draw another one for each run, and every run would be a new search.
+        # Not called "seed": the editor would change it after each run, and every run would be a new search.
         field(io.Int, "first_seed", default=1, min=0, max=MAX_SEED, tooltip=TIPS["first_seed"]),
         field(io.String, "budgets", default="0.5, 0.4, 0.3", tooltip=TIPS["budgets"]),
         field(io.Combo, "effort", options=list(EFFORTS), default=DEFAULT_EFFORT, tooltip=TIPS["effort"]),

@@ -1,10 +1,11 @@
-"""The widgets of `Astraea Search` that say what is searched for, and their ranges."""
+"""Checks the widgets of `Astraea Search`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from ..host.search.samplers import sampler_names, scheduler_names
+from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
 from ..search.budgets import check_search_name, parse_budgets
 from .checks import number, one_of, text, whole_number
 
@@ -13,15 +14,15 @@ EFFORTS = {
     "good (30 dense runs)": 30.0,
     "thorough (100 dense runs)": 100.0,
 }
-MIN_STEPS, MAX_STEPS, MAX_CASES, MAX_CFG, MAX_SEED = 2, 1000, 16, 100.0, 2**64 - 1
-STEPS_HINT = "Use as many as for your finished videos; there is little to gain below 12."
-CFG_HINT = "Use the one of your sampler."
+MIN_STEPS, MAX_CASES = 2, 16
+STEPS_HINT = "Use the number of your finished videos; there is little to gain below 12."
+CFG_HINT = "Use that of your sampler."
 CASES_HINT = "4 are enough for most searches."
 
 
 @dataclass(frozen=True)
 class SearchInputs:
-    """The widgets' values. steps and scheduler are not used where noise levels are linked."""
+    """The widgets' values. steps and scheduler are not used if noise levels are linked."""
 
     steps: int
     cfg: float
@@ -34,11 +35,8 @@ class SearchInputs:
     name: str
 
 
-def checked(inputs: SearchInputs) -> SearchInputs:
-    """The same wish, if all of its values can work.
-
-    Raises InputError, SearchError or ScheduleError with the one that cannot.
-    """
+def check_inputs(inputs: SearchInputs) -> SearchInputs:
+    """Return the inputs with checked values. Raises InputError, SearchError or ScheduleError for one that is wrong."""
     parse_budgets(text("budgets", inputs.budgets))
     return replace(
         inputs,

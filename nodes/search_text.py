@@ -1,12 +1,12 @@
-"""What a search has found, in lines that a person can read."""
+"""Describes the schedules that a search found, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..host.search.session import SearchRun
+from ..host.search.view import SearchRun
 from ..schedules import Schedule
-from ..search.result import FoundSchedule, Result
+from ..search.result import FoundSchedule, SearchResult
 
 USE = (
     "To use one: press R in the graph, then choose it by name in Astraea Accelerate; or link the schedule output, "
@@ -14,36 +14,34 @@ USE = (
 )
 
 
-def search_text(searched: SearchRun, budgets: Sequence[float]) -> str:
-    """Per budget what its schedule promises, then where all are saved, what was spent and how to go on."""
-    result = searched.result
-    lines = [_headline(searched)]
-    by_budget = {
-        found.budget: (found, schedule) for found, schedule in zip(result.best, searched.schedules, strict=True)
-    }
+def search_text(run: SearchRun, budgets: Sequence[float]) -> str:
+    """Return the cost, then per budget the result expected of its schedule, then the folder and how to use one."""
+    result = run.result
+    lines = [_headline(run)]
+    by_budget = {found.budget: (found, schedule) for found, schedule in zip(result.best, run.schedules, strict=True)}
     for budget in budgets:
         lines.append("")
         lines += (
-            _of_budget(*by_budget[budget], result) if budget in by_budget else [f"Budget {budget:.2f}: nothing found"]
+            _describe(*by_budget[budget], result) if budget in by_budget else [f"Budget {budget:.2f}: nothing found"]
         )
-    lines += ["", f"Saved in {searched.folder}", USE]
+    lines += ["", f"Saved in {run.folder}", USE]
     return "\n".join(lines)
 
 
-def _headline(searched: SearchRun) -> str:
-    known = f", {searched.known} of them taken from before" if searched.known else ""
+def _headline(run: SearchRun) -> str:
+    cached = f", {run.cache_hits} of them taken from before" if run.cache_hits else ""
     return (
-        f"Astraea Search: {len(searched.schedules)} schedules found in {searched.result.spent:.1f} dense runs' worth "
-        f"of time ({searched.runs} candidate runs{known})"
+        f"Astraea Search: {len(run.schedules)} schedules found in {run.result.cost:.1f} dense runs' worth "
+        f"of time ({run.runs} candidate runs{cached})"
     )
 
 
-def _of_budget(found: FoundSchedule, schedule: Schedule, result: Result) -> list[str]:
+def _describe(found: FoundSchedule, schedule: Schedule, result: SearchResult) -> list[str]:
     return [
         f"Budget {found.budget:.2f}: {schedule.name}",
-        f"  promises {found.speedup:.2f}x the speed at {found.psnr:.1f} dB (closeness to the original; more is better)",
-        f"  computes {_share(found, schedule)}, judged on {_clips(len(found.losses))}",
-        f"  {_against_hand_made(found, result)}",
+        f"  expected: {found.speedup:.2f}x the speed, {found.psnr:.1f} dB (closeness to the original; more is better)",
+        f"  computes {_share(found, schedule)}, compared on {_clips(len(found.losses))}",
+        f"  {_against_bundled(found, result)}",
     ]
 
 
@@ -57,14 +55,15 @@ def _clips(count: int) -> str:
     return "1 clip" if count == 1 else f"{count} clips"
 
 
-def _against_hand_made(found: FoundSchedule, result: Result) -> str:
-    if found.baselines:
-        return "nothing is expected to beat the bundled schedule, so this is it"
-    rival = next((each for each in result.baselines if each.budget == found.budget), None)
-    if rival is None:
+def _against_bundled(found: FoundSchedule, result: SearchResult) -> str:
+    if found.is_baseline:
+        return "nothing is expected to beat the bundled schedule, so you get that"
+    baseline = next((each for each in result.baselines if each.budget == found.budget), None)
+    if baseline is None:
         return "there was no bundled schedule of this budget to compare with"
-    against = f"{found.psnr - rival.psnr:+.1f} dB against the bundled one ({rival.psnr:.1f} dB at {rival.speedup:.2f}x)"
+    bundled = f"the bundled one ({baseline.psnr:.1f} dB at {baseline.speedup:.2f}x)"
+    against = f"{found.psnr - baseline.psnr:+.1f} dB against {bundled}"
     if len(found.losses) == 1:
         return against
-    closer = sum(own < other for own, other in zip(found.losses, rival.losses, strict=False))
+    closer = sum(own < other for own, other in zip(found.losses, baseline.losses, strict=False))
     return f"{against}, closer on {closer} of {_clips(len(found.losses))}"

@@ -1,2 +1,4 @@
-"""Finding a schedule for one model and way of sampling: what to try, how to judge it, what to keep. No host, no files
-but the memo."""
+"""Search for schedules of one model and sampling configuration: proposals, evaluation, choice.
+
+No ComfyUI here, and no files except the run log.
+"""

@@ -1,8 +1,8 @@
-"""Searches for schedules without ComfyUI's window: `python search` from the pack's folder, with ComfyUI's own Python.
+"""The command `python search`: searches without ComfyUI's server, by the Python that ComfyUI runs with.
 
 python search [options] [-- flags of ComfyUI, such as --cpu or --lowvram]
 
-`python search --help` lists the options. Ray's workers begin here, too.
+Run it from the pack's folder; `python search --help` lists the options. Ray's workers load this file, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFUSED, INTERRUPTED = 2, 130
 
 
 def choose_device(number: Any) -> None:
-    """Hide the other devices before torch looks, as main.py does for ComfyUI's --cuda-device."""
+    """Hide the other devices before torch is imported, as main.py does for ComfyUI's --cuda-device."""
     if number is not None:
         for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"):
             os.environ[variable] = str(number)
@@ -40,7 +40,7 @@ def make_runner(pack: str, tree: str, flags: Sequence[str], arguments: Sequence[
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's scheduler asks like this
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by a cluster's scheduler
     dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments, flags = sys.argv[1:dashes], sys.argv[dashes + 1 :]
     load_pack()
@@ -52,7 +52,7 @@ def main() -> int:
         return refuse(str(error))
     except ImportError as error:
         return refuse(f"{error}. Run it with the Python that ComfyUI runs with.")
-    except (AssertionError, RuntimeError) as error:  # torch finds no device
+    except (AssertionError, RuntimeError) as error:  # torch found no device
         return refuse(f"ComfyUI cannot start ({error}). Without a graphics card, end the command with -- --cpu")
     except KeyboardInterrupt:
         return INTERRUPTED

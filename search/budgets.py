@@ -1,4 +1,4 @@
-"""The budgets that a search is asked for, as text, and the names that schedules found for them get."""
+"""Reads the list of budgets that a user types, and names the schedules found for them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from ..limits import MAX_NAME_LENGTH, MIN_BUDGET
 from ..schedules import check_new_name
 
 MAX_BUDGET, MAX_BUDGETS = 0.95, 8
-SO_FAR = " so far"  # ends the name of what an interrupted search leaves beside a finished one's schedule
+SO_FAR = " so far"  # suffix of a schedule of an interrupted search, if a finished search saved one of the same name
 
 
 def name_for(name: str, budget: float) -> str:
-    """Budgets are told apart by two decimals."""
+    """Return the name of a schedule; budgets that agree in two decimals share a name."""
     return f"{name}-{budget:.2f}"
 
 
 def check_search_name(name: str) -> str:
-    """The name, if schedules can be saved under it with a budget behind it. Raises ScheduleError or SearchError."""
+    """Return the name if schedules can be saved as name and budget. Raises ScheduleError or SearchError."""
     longest = MAX_NAME_LENGTH - len(name_for("", MAX_BUDGET) + SO_FAR)
     if len(check_new_name(name)) > longest:
-        raise SearchError(f"The name has {len(name)} characters; only {longest} leave room for the budget behind it.")
+        raise SearchError(f"The name has {len(name)} characters; at most {longest} fit, as the budget is appended.")
     return name
 
 
 def parse_budgets(text: str) -> tuple[float, ...]:
-    """The budgets of a list such as "0.5, 0.4", in its order. Raises SearchError with the entry that is wrong."""
+    """Parse a list such as "0.5, 0.4"; keeps its order. Raises SearchError that names the wrong entry."""
     entries = [entry for entry in re.split(r"[,;\s]+", text.strip()) if entry]
     if not entries:
         raise SearchError('There is no budget to search for. Write for example "0.5, 0.4, 0.3".')
     if len(entries) > MAX_BUDGETS:
         raise SearchError(f"{len(entries)} budgets are too many for one search; at most {MAX_BUDGETS} are possible.")
-    budgets = [_budget(entry) for entry in entries]
+    budgets = [_parse_budget(entry) for entry in entries]
     names = [name_for("", budget) for budget in budgets]
     twice = next((name[1:] for name in names if names.count(name) > 1), None)
     if twice:
-        raise SearchError(f"The budget {twice} is listed twice (budgets are told apart by two decimals).")
+        raise SearchError(f"The budget {twice} is listed twice (only two decimals count).")
     return tuple(budgets)
 
 
-def _budget(entry: str) -> float:
+def _parse_budget(entry: str) -> float:
     try:
         budget = float(entry)
     except ValueError:
@@ -52,6 +52,6 @@ def _budget(entry: str) -> float:
     if not (math.isfinite(budget) and MIN_BUDGET <= budget <= MAX_BUDGET):
         raise SearchError(
             f"The budget {entry} is outside {MIN_BUDGET}...{MAX_BUDGET}. It is the share of the model's work to do: "
-            "with 0.4, 40 % of it. Decimals are written with a point: 0.5, not 0,5."
+            "0.4 means 40 % of it. Write decimals with a point: 0.5, not 0,5."
         )
     return budget

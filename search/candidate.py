@@ -1,4 +1,4 @@
-"""What is searched: budgets by step and how the rest is estimated; how two of them are mixed and one is changed."""
+"""Candidates of a search: a budget per step and forecast settings, with the operators that mutate and mix them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..limits import ZERO_SIGMA
 from ..schedules import DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
 
-LAST_STEP_FLOOR = 0.5
-FREE_SIZES = tuple(number / 10 for number in range(11))  # of the paper, §3.3
+MIN_LAST_BUDGET = 0.5  # of a step that ends at sigma 0
+MAX_MOVE = 3  # steps by which one move shifts a computed step
 PRIOR_GAINS = (0.0, 0.25, 0.5)
 AXES = (
     ("sigma", "sigma"),
@@ -32,23 +33,24 @@ FORECASTS = tuple(
 
 @dataclass(frozen=True)
 class Genome:
-    """budgets: one per step, the first 1 and the last at least 0.5; the rest as in a `Schedule`."""
+    """A candidate. budgets: one per step, the first 1, the last at least 0.5; the rest as in `Schedule`."""
 
     budgets: tuple[float, ...]
     forecast: Forecast = DEFAULT_FORECAST
     mode: str = DEFAULT_MODE
 
     def __post_init__(self) -> None:
-        # Nothing is missed where a computed step comes before the last: two spellings would be run for one thing.
+        # The gain has no effect if the step before the last is computed: keep one spelling, so that it is run once.
         if self.forecast.final_step_gain and self.budgets[-2:-1] != (0.0,):
             object.__setattr__(self, "forecast", replace(self.forecast, final_step_gain=0.0))
 
     @property
-    def whole(self) -> bool:
-        """Whether steps are computed as a whole or not at all."""
-        return set(self.budgets) <= {0.0, 1.0}
+    def has_partial_steps(self) -> bool:
+        """True if a step computes some of its tokens, False for a step-skipping candidate."""
+        return not set(self.budgets) <= {0.0, 1.0}
 
     def schedule(self, sigmas: Sequence[float], name: str = "candidate", family: str = "any") -> Schedule:
+        """Return the candidate as a schedule on these noise levels; the last one may be included."""
         points = tuple(zip(sigmas, self.budgets, strict=False))
         return Schedule(name, points, family=family, mode=self.mode, forecast=self.forecast)
 
@@ -58,18 +60,27 @@ def genome_of(schedule: Schedule) -> Genome:
 
 
 def mean_budget(budgets: Sequence[float], evaluations: Sequence[int]) -> float:
-    """Over the model calls of a run.
+    """Mean over the model calls of a run; evaluations: calls per step.
 
-    `math.fsum`, here and wherever a search decides by a sum: the built-in one rounds otherwise from Python 3.12 on, and
-    a seed is to find the same everywhere.
+    Sums that decide something use `math.fsum`: `sum` rounds differently from Python 3.12 on, and a seed must find the
+    same schedule everywhere.
     """
     return math.fsum(b * e for b, e in zip(budgets, evaluations, strict=True)) / sum(evaluations)
 
 
-def moved(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
-    """Each move takes one computed step to a place near by that is not computed; the ends stay.
+def longest_skip(budgets: Sequence[float]) -> int:
+    """Largest number of consecutive steps that are not computed."""
+    longest = run = 0
+    for budget in budgets:
+        run = run + 1 if budget == 0.0 else 0
+        longest = max(longest, run)
+    return longest
 
-    The mean budget is kept where every step has as many calls.
+
+def move_steps(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
+    """Move computed steps to nearby skipped ones, one per move; first and last step stay.
+
+    The mean budget is kept if all steps have the same number of model calls.
     """
     budgets = list(genome.budgets)
     for _ in range(moves):
@@ -77,79 +88,52 @@ def moved(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
         if not computed:
             break
         step = rng.choice(computed)
-        free = [k for k in range(max(1, step - 3), min(len(budgets) - 1, step + 4)) if budgets[k] == 0.0]
+        nearby = range(max(1, step - MAX_MOVE), min(len(budgets) - 1, step + MAX_MOVE + 1))
+        free = [k for k in nearby if budgets[k] == 0.0]
         if free:
-            place = rng.choice(free)
-            budgets[place], budgets[step] = budgets[step], 0.0
+            target = rng.choice(free)
+            budgets[target], budgets[step] = budgets[step], 0.0
     return replace(genome, budgets=tuple(budgets))
 
 
-def other_forecast(genome: Genome, rng: random.Random) -> Genome:
-    """One of the neighbouring ways to forecast: one setting of it is another."""
+def change_forecast(genome: Genome, rng: random.Random) -> Genome:
+    """Change one forecast setting to another of its values."""
     now = genome.forecast
-    near = [replace(now, prior_gain=gain) for gain in PRIOR_GAINS]
-    near += [
-        replace(now, extrapolation_axis=extrapolation_axis, interpolation_axis=corrected)
-        for extrapolation_axis, corrected in AXES
+    neighbours = [replace(now, prior_gain=gain) for gain in PRIOR_GAINS]
+    neighbours += [
+        replace(now, extrapolation_axis=extrapolation, interpolation_axis=interpolation)
+        for extrapolation, interpolation in AXES
     ]
-    near += [replace(now, curvature=curvature) for curvature in CURVATURES]
-    near += [replace(now, final_step_gain=response) for response in FINAL_STEP_GAINS]
-    return replace(genome, forecast=rng.choice([other for other in near if other != now]))
+    neighbours += [replace(now, curvature=curvature) for curvature in CURVATURES]
+    neighbours += [replace(now, final_step_gain=gain) for gain in FINAL_STEP_GAINS]
+    return replace(genome, forecast=rng.choice([other for other in neighbours if other != now]))
 
 
 def uniform_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) -> list[float]:
-    """Each step from one parent or the other (paper, §3.3)."""
+    """Take each step from one parent or the other (arXiv 2506.05096, §3.3)."""
     return [x if rng.random() < 0.5 else y for x, y in zip(a, b, strict=True)]
 
 
-def block_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) -> list[float]:
-    """A contiguous segment from the second parent, the rest from the first (paper, §3.3)."""
-    start, end = sorted(rng.sample(range(len(a) + 1), 2))
-    return [*a[:start], *b[start:end], *a[end:]]
-
-
 def with_ends(budgets: Sequence[float], sigmas: Sequence[float]) -> list[float]:
-    """The first step full and a last one that ends at sigma 0 at least half, as runs have them anyway."""
+    """Set the first step to 1 and a last step that ends at sigma 0 to at least 0.5, as a run does anyway."""
     ended = [1.0, *budgets[1:]]
-    if sigmas[-1] <= 1e-4:
-        ended[-1] = max(ended[-1], LAST_STEP_FLOOR)
+    if sigmas[-1] <= ZERO_SIGMA:
+        ended[-1] = max(ended[-1], MIN_LAST_BUDGET)
     return ended
 
 
-def repaired(
-    budgets: Sequence[float],
-    evaluations: Sequence[int],
-    band: tuple[float, float],
-    rng: random.Random,
-    sizes: Sequence[float] = FREE_SIZES,
-) -> list[float]:
-    """Budgets whose mean lies in the band: random steps go one size up or down until it does (paper, §3.3)."""
-    repaired_, last = list(budgets), len(budgets) - 1
-    low, high = band
-    for _ in range(200 * len(budgets)):
-        mean = mean_budget(repaired_, evaluations)
-        if low <= mean <= high:
-            break
-        upwards = mean < low
-        step = rng.randrange(1, len(budgets))
-        place = min(range(len(sizes)), key=lambda i: abs(sizes[i] - repaired_[step]))
-        place = min(max(place + (1 if upwards else -1), 0), len(sizes) - 1)
-        repaired_[step] = max(sizes[place], LAST_STEP_FLOOR if step == last else 0.0)
-    return repaired_
-
-
-def most_steps(genome: Genome, evaluations: Sequence[int], target: float, rng: random.Random) -> Genome:
-    """Whole steps brought to as many as the target pays for: random ones are added or taken away."""
+def fill_budget(genome: Genome, evaluations: Sequence[int], budget: float, rng: random.Random) -> Genome:
+    """Skip or compute random steps of a step-skipping candidate until no further step fits the mean budget."""
     budgets, calls = list(genome.budgets), sum(evaluations)
     inner = range(1, len(budgets) - 1)
-    while mean_budget(budgets, evaluations) > target + 1e-6:
+    while mean_budget(budgets, evaluations) > budget + 1e-6:
         computed = [k for k in inner if budgets[k] > 0.0]
         if not computed:
             break
         budgets[rng.choice(computed)] = 0.0
     while free := [k for k in inner if budgets[k] == 0.0]:
         step = rng.choice(free)
-        if mean_budget(budgets, evaluations) + evaluations[step] / calls > target + 1e-6:
+        if mean_budget(budgets, evaluations) + evaluations[step] / calls > budget + 1e-6:
             break
         budgets[step] = 1.0
     return replace(genome, budgets=tuple(budgets))

@@ -1,216 +1,158 @@
-"""A whole search: dense runs, then every budget in turn, and at any time what has been found so far."""
+"""Runs a whole search: dense runs, then one budget after the other; results are available at any time."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 
 from .candidate import Genome
-from .evaluation.evaluator import Evaluation, Evaluator
+from .config import SearchConfig
+from .effort import Effort
+from .evaluation.evaluator import Evaluation
 from .evaluation.replay import Replay
 from .evaluation.run_log import RunLog
-from .evaluation.step_cost import StepCost
-from .evolution import Evolution
-from .problem import Bench, Outcome
-from .proxy import MAX_CASES, MIN_CASES, RUNS_A_PAIR, ProxySearch
-from .result import FoundSchedule, HistoryPoint, Progress, Result
-
-MIN_CASES_FULL = 2
-DENSE_SHARE = 4.0  # one of so many dense-run equivalents makes a dense run
-DENSE_SHARE_BESIDE_SMALL = 7.5  # where small clips tell most, at most
-SMALL_SHARE = 0.7  # of what dense runs leave, at most
-TRIED = 3.5  # schedules that are run on all cases for each budget at least, the drawn one included
-TRIED_SHARE = 0.55  # of the effort that this may take
-MAX_PROXY_COST = 0.5  # of a dense run; dearer ones are no help
+from .methods import METHODS, BudgetSearch
+from .problem import Outcome, Runner
+from .result import FoundSchedule, HistoryPoint, Progress, SearchResult
 
 
 def ignore(progress: Progress) -> None:
-    """Watches nothing."""
+    """Ignore progress."""
+
+
+class History:
+    """New bests of all budgets in the order they were found."""
+
+    def __init__(self) -> None:
+        self.points: list[HistoryPoint] = []
+        self._noted: dict[float, Evaluation] = {}
+
+    def note(self, searches: dict[float, BudgetSearch], cost: float) -> None:
+        """Add a point for each budget whose best has changed."""
+        for budget, search in searches.items():
+            if search.best is not None and self._noted.get(budget) is not search.best:
+                self._noted[budget] = search.best
+                self.points.append(HistoryPoint(cost, budget, _mean_loss(search.best)))
 
 
 class Search:
-    """Finds schedules for some budgets with about `effort` dense-run equivalents, the dense runs included.
+    """A search for schedules of some budgets.
 
-    The same seed, setting and effort find the same, also where the memo has some or all of it already. Of steps in part
-    that holds by the same `floor`: what one takes at least, in full steps (see `prices`); None has it measured.
-    small_clips: whether steps are placed on small clips first, where the bench has any and the effort pays for enough.
-    watch: called after every run; exceptions of it and of the bench pass through `run`, `result` tells what there is.
+    The same seed, sampling and effort find the same schedules, whether runs are new or in the run log. With partial
+    steps, reproducible only for a fixed `config.partial_step_overhead`.
+    watch: called after every run. Its exceptions and the runner's pass through `run`; `result` returns what was found.
     """
 
     def __init__(
         self,
-        bench: Bench,
-        memo: RunLog,
-        *,
-        budgets: Sequence[float],
-        effort: float,
-        seed: int,
-        floor: float | None = None,
-        small_clips: bool = True,
+        runner: Runner,
+        run_log: RunLog,
+        config: SearchConfig,
         watch: Callable[[Progress], None] = ignore,
     ):
-        self.judge = Evaluator(bench, memo, self._after_run)
-        self.setting, self.budgets, self.effort, self.seed = bench.setting, list(dict.fromkeys(budgets)), effort, seed
-        self._prices = StepCost(floor) if floor is not None else None
-        self._watch, self._began = watch, time.monotonic()
-        self._small = self._small_clips(bench, memo) if small_clips else None
-        large = self._large_beside_small if self._small is not None else round(effort / DENSE_SHARE)
-        self._cases = list(range(min(self.setting.cases, max(MIN_CASES_FULL, large))))
-        self._evolutions: dict[float, Evolution] = {}
-        self._history: list[HistoryPoint] = []
-        self._noted: dict[float, Evaluation] = {}  # the bests that the history tells of
+        make_method = METHODS[config.method]
+        self.config, self.setting, self.history = config, runner.setting, History()
+        self.method = make_method(runner, run_log, config, self._on_outcome, self._on_proxy_outcome)
+        self.effort = Effort(self.method.evaluators, config.effort)
+        self.searches: dict[float, BudgetSearch] = {}
+        self._watch, self._stage = watch, ""
         self._replay: Replay | None = None
-        self._stage, self._finished, self._recalled = "", False, 0
+        self._finished = False
 
-    def run(self) -> Result:
-        """Search to the end."""
-        self._began = time.monotonic()
+    def run(self) -> SearchResult:
+        """Run the search to its end."""
         recordings = []
-        for number, case in enumerate(self._cases, start=1):
-            self._say(f"dense run {number} of {len(self._cases)}")
-            recordings.append(self.judge.dense(case))
+        for number, case in enumerate(self.method.cases, start=1):
+            self._report(f"dense run {number} of {len(self.method.cases)}")
+            recordings.append(self.method.evaluator.dense(case))
         if self.setting.weights is not None:
             self._replay = Replay(self.setting, recordings)
-        for number, budget in enumerate(self.budgets):
-            # Runs cost as much as their budget: every budget gets as many of them.
-            share = budget / sum(self.budgets[number:])
+        budgets = list(dict.fromkeys(self.config.budgets))
+        for number, budget in enumerate(budgets):
+            # A run costs its budget: every budget gets the same number of runs.
+            share = budget / sum(budgets[number:])
             self._stage = f"budget {budget:g}"
-            random_ = random.Random(f"{self.seed} {budget:.4f}")
-            evolution = Evolution(self.judge, self._replay, self._cases, budget, random_, self._prices, self._small)
-            self._evolutions[budget] = evolution
-            evolution.run((self.effort - self.spent) * share)
+            rng = random.Random(f"{self.config.seed} {budget:.4f}")
+            search = self.method.search_for(budget, rng, self.effort, self._replay)
+            self.searches[budget] = search
+            search.run((self.effort.planned - self.effort.cost) * share)
             self._note_best()
         self._finished = True
-        self._say("done")
+        self._report("done")
         return self.result()
 
-    def result(self) -> Result:
-        """What has been found so far."""
-        found = {budget: self._found_for(evolution) for budget, evolution in self._evolutions.items()}
+    def result(self) -> SearchResult:
+        """Return what has been found so far."""
+        found = {
+            budget: [self._found(budget, each) for each in search.results()] for budget, search in self.searches.items()
+        }
         everything = [each for group in found.values() for each in group]
-        best = [self._best_of(self._evolutions[budget], group) for budget, group in found.items() if group]
-        drawn = [[f for f in group if f.baselines] for group in found.values()]
-        return Result(
-            best=tuple(best),
-            front=_front(everything),
-            baselines=tuple(group[0] for group in drawn if group),
-            tried=tuple((f.seconds, f.loss) for f in everything),
-            history=tuple(self._history),
+        baselines = [[each for each in group if each.is_baseline] for group in found.values()]
+        return SearchResult(
+            best=tuple(self._best(budget, group) for budget, group in found.items() if group),
+            front=_pareto_front(everything),
+            baselines=tuple(group[0] for group in baselines if group),
+            tried=tuple((each.seconds, each.loss) for each in everything),
+            history=tuple(self.history.points),
             sensitivity=self._sensitivity(),
-            dense_seconds=self.judge.seconds.of_dense(self.setting.evaluations),
-            spent=self.spent,
-            small_clips=self._small.pairs if self._small is not None else 0,
+            dense_seconds=self.method.evaluator.step_seconds.of_dense(self.setting.evaluations),
+            cost=self.effort.cost,
+            proxy_cases=self.method.proxy_cases,
             finished=self._finished,
         )
 
-    @property
-    def cache_hits(self) -> int:
-        """Runs that were taken from the memo."""
-        return sum(judge.cache_hits for judge in self._judges)
+    def _best(self, budget: float, found: Sequence[FoundSchedule]) -> FoundSchedule:
+        best = self.searches[budget].best
+        return found[0] if best is None else self._found(budget, best)
 
-    @property
-    def runs(self) -> int:
-        """Candidate runs, those on small clips included."""
-        return sum(len(judge.outcomes) for judge in self._judges)
-
-    @property
-    def spent(self) -> float:
-        """Dense-run equivalents."""
-        return sum(judge.spent for judge in self._judges)
-
-    @property
-    def _judges(self) -> list[Evaluator]:
-        return [self.judge] if self._small is None else [self.judge, self._small.judge]
-
-    def _small_clips(self, bench: Bench, memo: RunLog) -> ProxySearch | None:
-        """As many as the effort pays for; None where that is too few, or a small clip is no cheaper."""
-        few = bench.smaller(MIN_CASES)
-        if few is None or few.setting.share > MAX_PROXY_COST:
-            return None
-        dense = min(self.setting.cases, max(MIN_CASES_FULL, self._large_beside_small))
-        left = self.effort - dense
-        a_pair = few.setting.share * (1.0 + RUNS_A_PAIR * sum(self.budgets))
-        pairs = min(MAX_CASES, int(min(SMALL_SHARE * left, left - TRIED * dense * sum(self.budgets)) / a_pair))
-        clips = bench.smaller(pairs) if pairs >= MIN_CASES else None
-        return None if clips is None else ProxySearch(Evaluator(clips, memo, self._after_small_run, mark="small "))
-
-    @property
-    def _large_beside_small(self) -> int:
-        """Dense runs in full size: several budgets, of which each needs runs on all cases, make do with fewer."""
-        for_all = int(TRIED_SHARE * self.effort / (1.0 + TRIED * sum(self.budgets)))
-        return min(round(self.effort / DENSE_SHARE_BESIDE_SMALL), for_all)
-
-    def _found_for(self, evolution: Evolution) -> list[FoundSchedule]:
-        """Candidates judged on all cases within the budget; before there are any, the one judged on most."""
-        verdicts = [v for v in evolution.judged.values() if evolution.fits_budget(v.genome)]
-        if not verdicts:
-            partly = [v for v in evolution.partly.values() if not v.given_up and evolution.fits_budget(v.genome)]
-            verdicts = sorted(partly, key=lambda v: (len(v.losses), v.score))[-1:]
-        return [self._found(evolution, verdict) for verdict in verdicts]
-
-    def _best_of(self, evolution: Evolution, found: Sequence[FoundSchedule]) -> FoundSchedule:
-        if evolution.best is None:
-            return found[0]
-        return self._found(evolution, evolution.best)
-
-    def _found(self, evolution: Evolution, verdict: Evaluation) -> FoundSchedule:
-        seconds = self.judge.seconds
-        spent = seconds.of_run(verdict.genome, self.setting.evaluations)
-        dense = seconds.of_dense(self.setting.evaluations)
+    def _found(self, budget: float, evaluation: Evaluation) -> FoundSchedule:
+        search, step_seconds = self.searches[budget], self.method.evaluator.step_seconds
+        seconds = step_seconds.of_run(evaluation.genome, self.setting.evaluations)
+        dense = step_seconds.of_dense(self.setting.evaluations)
         return FoundSchedule(
-            schedule=verdict.genome.schedule(self.setting.sigmas, family=self.setting.family),
-            budget=evolution.budget,
-            loss=10.0 ** (-verdict.score / 10.0),
-            losses=verdict.losses,
-            seconds=spent,
-            speedup=dense / spent if spent > 0.0 else 1.0,
-            baselines=verdict.genome in evolution.baselines,
-            floor=evolution.prices.floor,
+            schedule=evaluation.genome.schedule(self.setting.sigmas, family=self.setting.family),
+            budget=budget,
+            loss=_mean_loss(evaluation),
+            losses=evaluation.losses,
+            seconds=seconds,
+            speedup=dense / seconds if seconds > 0.0 else 1.0,
+            is_baseline=evaluation.genome in search.baselines,
+            partial_step_overhead=search.step_cost.partial_step_overhead,
         )
 
     def _sensitivity(self) -> tuple[float, ...]:
-        if self._replay is None or not self._evolutions:
+        """Return the losses of single reused steps, by the forecast of the first step-skipping best."""
+        if self._replay is None or not self.searches:
             return ()
-        bests = [e.best.genome for e in self._evolutions.values() if e.best is not None]
-        whole = [genome for genome in bests if genome.whole]
-        return self._replay.sensitivity(whole[0] if whole else Genome((1.0,) * self.setting.steps))
+        bests = [search.best.genome for search in self.searches.values() if search.best is not None]
+        step_skipping = [genome for genome in bests if not genome.has_partial_steps]
+        return self._replay.sensitivity(step_skipping[0] if step_skipping else Genome((1.0,) * self.setting.steps))
 
-    def _after_run(self, genome: Genome, case: int, outcome: Outcome) -> None:
-        made, self._recalled = self.judge.cache_hits == self._recalled, self.judge.cache_hits
-        evolution = list(self._evolutions.values())[-1]
-        improved = evolution.take(genome) and made
+    def _on_outcome(self, genome: Genome, case: int, outcome: Outcome, is_cached: bool) -> None:
+        search = list(self.searches.values())[-1]
+        is_best = search.on_outcome(genome)
         self._note_best()
-        self._say(self._stage, improved)
+        self._report(self._stage, is_best and not is_cached)
 
-    def _after_small_run(self, genome: Genome, case: int, outcome: Outcome) -> None:
-        self._say(f"{self._stage}, small clips")
+    def _on_proxy_outcome(self, genome: Genome, case: int, outcome: Outcome, is_cached: bool) -> None:
+        self._report(f"{self._stage}, small clips")
 
     def _note_best(self) -> None:
-        """Write down new bests."""
-        for budget, evolution in self._evolutions.items():
-            if evolution.best is None:
-                continue
-            if self._noted.get(budget) is not evolution.best:
-                self._noted[budget] = evolution.best
-                self._history.append(HistoryPoint(self.spent, budget, 10.0 ** (-evolution.best.score / 10.0)))
+        self.history.note(self.searches, self.effort.cost)
 
-    def _say(self, stage: str, improved: bool = False) -> None:
-        best = [e for e in self._evolutions.values() if e.best is not None]
-        found = tuple(self._found(e, e.best) for e in best if e.best is not None)
-        self._watch(Progress(stage, self.spent, self.effort, self._seconds_left(), found, improved))
-
-    def _seconds_left(self) -> float | None:
-        """By what the runs made here took; nothing is known while all come from the memo."""
-        made = sum(judge.fresh_cost for judge in self._judges)
-        if not made:
-            return None
-        pace = (time.monotonic() - self._began) / made
-        return max(0.0, self.effort - self.spent) * pace
+    def _report(self, stage: str, improved: bool = False) -> None:
+        found = [(budget, search.best) for budget, search in self.searches.items()]
+        best = tuple(self._found(budget, each) for budget, each in found if each is not None)
+        self._watch(Progress(stage, self.effort.cost, self.effort.planned, self.effort.seconds_left(), best, improved))
 
 
-def _front(found: Sequence[FoundSchedule]) -> tuple[FoundSchedule, ...]:
-    """Those that no other one beats in both time and loss, fastest first."""
+def _mean_loss(evaluation: Evaluation) -> float:
+    """Loss of the mean PSNR."""
+    return 10.0 ** (-evaluation.score / 10.0)
+
+
+def _pareto_front(found: Sequence[FoundSchedule]) -> tuple[FoundSchedule, ...]:
+    """Return those that no other one beats in both time and loss, fastest first."""
     front: list[FoundSchedule] = []
     for each in sorted(found, key=lambda f: (f.seconds, f.loss)):
         if not front or each.loss < front[-1].loss:

@@ -1,11 +1,11 @@
-"""The paper's evolutionary search (arXiv 2506.05096, §3.3), free sizes: what this project's is measured against.
+"""The paper's evolutionary search with free budgets (arXiv 2506.05096, §3.3), as the search method `paper`.
 
-Population 50, 30 children a generation, uniform and block crossover, mutation probability falling from 0.1 to 0.01,
-repair into 0.9…1.1 of the budget, fitness the mean square error over the prompts. What it leaves open: the population
-begins at random, parents are drawn from the better half, the best 50 survive.
+Population 50, 30 children per generation, uniform and block crossover, mutation probability falling from 0.1 to 0.01,
+repair into 0.9…1.1 of the budget, fitness the mean square error over the cases. Where the paper says nothing, the
+population begins at random, parents come from the better half, and the best 50 survive.
 
-A child that cannot survive, whatever its last cases bring, is not run on these. It is counted as if it had been, so
-that the search goes the same way and costs the same equivalents; only the clock tells.
+A child that cannot survive, whatever its remaining cases show, is not run on these, but counted as if it had been: the
+search takes the same course at the same cost in dense-run equivalents, in less time.
 """
 
 from __future__ import annotations
@@ -15,98 +15,189 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 
 from ..schedules import DEFAULT_MODE
-from .candidate import FREE_SIZES, Genome, block_crossover, repaired, uniform_crossover, with_ends
-from .evaluation.evaluator import NOT_FINITE, Evaluation, Evaluator
+from .candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
+from .config import SearchConfig
+from .effort import Effort
+from .evaluation.evaluator import MAX_LOSS, Evaluation, Evaluator, OnOutcome
+from .evaluation.replay import Replay
+from .evaluation.run_log import RunLog
+from .evaluation.step_cost import StepCost
+from .problem import Runner
 
+BUDGETS = tuple(number / 10 for number in range(11))
 POPULATION, CHILDREN, GENERATIONS = 50, 30, 30
 BAND = (0.9, 1.1)
 MUTATION = (0.1, 0.01)
+MAX_IDLE_GENERATIONS = 20  # without a new candidate, after which a search ends: few steps allow few candidates
+DENSE_SHARE = 4.0  # a quarter of the effort at most makes dense runs
+MIN_CASES = 2
+
+
+class PaperMethod:
+    """Fulfils `methods.Method`. No proxy cases, no replay; the cost of partial steps is taken to be their tokens."""
+
+    proxy_cases = 0
+
+    def __init__(
+        self,
+        runner: Runner,
+        run_log: RunLog,
+        config: SearchConfig,
+        on_outcome: OnOutcome,
+        on_proxy_outcome: OnOutcome,
+    ):
+        self.evaluator = Evaluator(runner, run_log, on_outcome)
+        self.evaluators = (self.evaluator,)
+        self.cases = range(min(runner.setting.cases, max(MIN_CASES, round(config.effort / DENSE_SHARE))))
+
+    def search_for(self, budget: float, rng: random.Random, effort: Effort, replay: Replay | None) -> PaperSearch:
+        return PaperSearch(self.evaluator, self.cases, budget, rng)
 
 
 class PaperSearch:
-    """One search; `mode` is how its candidates estimate what they do not compute."""
+    """The search for one budget. mode: of its candidates."""
+
+    baselines: tuple[Genome, ...] = ()
+    step_cost = StepCost()
 
     def __init__(
-        self, judge: Evaluator, cases: Sequence[int], budget: float, rng: random.Random, mode: str = DEFAULT_MODE
+        self,
+        evaluator: Evaluator,
+        cases: Sequence[int],
+        budget: float,
+        rng: random.Random,
+        mode: str = DEFAULT_MODE,
     ) -> None:
-        self.judge, self.cases, self.budget, self.rng, self.mode = judge, list(cases), budget, rng, mode
+        self.evaluator, self.cases, self.budget, self.mode = evaluator, list(cases), budget, mode
         self.population: list[Evaluation] = []
+        self._rng = rng
         self._beaten: dict[Genome, Evaluation] = {}
 
     @property
     def best(self) -> Evaluation | None:
         return min(self.population, key=_error) if self.population else None
 
-    def run(self, limit: float, told: Callable[[Evaluation], None] | None = None) -> None:
-        """Until `judge.spent` reaches the limit. told: called with the best after each candidate."""
+    def results(self) -> list[Evaluation]:
+        """Return the population's candidates that were run on all cases."""
+        return [each for each in self.population if not each.aborted]
+
+    def on_outcome(self, genome: Genome) -> bool:
+        """False: candidates join the population, and may become the best, after their last case."""
+        return False
+
+    def run(self, allowance: float, on_candidate: Callable[[Evaluation], None] | None = None) -> None:
+        """Spend this many dense-run equivalents. on_candidate: called with the best after each candidate."""
+        end = self.evaluator.cost + allowance
         for _ in range(POPULATION):
-            if self.judge.spent >= limit:
+            if self.evaluator.cost >= end:
                 return
-            self._judge(self._genome(self._random()), told)
-        generation = 0
-        while self.judge.spent < limit:
-            chance = max(MUTATION[1], MUTATION[0] + (MUTATION[1] - MUTATION[0]) * generation / (GENERATIONS - 1))
-            parents = sorted(self.population, key=_error)[: POPULATION // 2]
-            for _ in range(CHILDREN):
-                if self.judge.spent >= limit:
-                    break
-                self._judge(self._genome(self._child(parents, chance)), told)
-            self.population = sorted(self.population, key=_error)[:POPULATION]
+            self._add(self._make_genome(self._random_budgets()), on_candidate)
+        generation = idle = 0
+        while self.evaluator.cost < end and len(self.population) > 1 and idle < MAX_IDLE_GENERATIONS:
+            before = self.evaluator.cost
+            self._next_generation(generation, end, on_candidate)
             generation += 1
+            idle = idle + 1 if self.evaluator.cost == before else 0
 
-    def _judge(self, genome: Genome, told: Callable[[Evaluation], None] | None) -> None:
-        known = {verdict.genome for verdict in self.population}
-        if genome in known:
+    def _next_generation(self, generation: int, end: float, on_candidate: Callable[[Evaluation], None] | None) -> None:
+        chance = max(MUTATION[1], MUTATION[0] + (MUTATION[1] - MUTATION[0]) * generation / (GENERATIONS - 1))
+        parents = sorted(self.population, key=_error)[: max(2, POPULATION // 2)]
+        for _ in range(CHILDREN):
+            if self.evaluator.cost >= end:
+                break
+            self._add(self._make_genome(self._child_budgets(parents, chance)), on_candidate)
+        self.population = sorted(self.population, key=_error)[:POPULATION]
+
+    def _add(self, genome: Genome, on_candidate: Callable[[Evaluation], None] | None) -> None:
+        """Evaluate a candidate, unless it is in the population already or no repair brought it into the band."""
+        mean = mean_budget(genome.budgets, self.evaluator.setting.evaluations)
+        low, high = self._band
+        if not low <= mean <= high or genome in {each.genome for each in self.population}:
             return
-        self.population.append(self._verdict(genome))
-        if told is not None and self.best is not None:
-            told(self.best)
+        self.population.append(self._evaluate(genome))
+        if on_candidate is not None and self.best is not None:
+            on_candidate(self.best)
 
-    def _verdict(self, genome: Genome) -> Evaluation:
-        """Losses in the cases' order; inf for cases that were left out."""
+    def _evaluate(self, genome: Genome) -> Evaluation:
+        """Return losses in the cases' order; infinite for cases left out."""
         if genome in self._beaten:
             return self._beaten[genome]
         losses: dict[int, float] = {}
         for case in self._hardest_first():
-            if _bounded(losses.values()) > self._most():
+            if _sum_bounded(losses.values()) > self._survival_limit():
                 break
-            losses[case] = self.judge.verdicts([genome], [case])[0].losses[0]
-        verdict = Evaluation(genome, tuple(losses.get(case, math.inf) for case in self.cases))
-        if verdict.given_up:
-            self._beaten[genome] = verdict
-            self.judge.count_as_run(genome, [case for case in self.cases if case not in losses], next(iter(losses)))
-        return verdict
+            losses[case] = self.evaluator.evaluate([genome], [case])[0].losses[0]
+        evaluation = Evaluation(genome, tuple(losses.get(case, math.inf) for case in self.cases))
+        if evaluation.aborted:
+            self._beaten[genome] = evaluation
+            left_out = [case for case in self.cases if case not in losses]
+            self.evaluator.count_as_run(genome, left_out, next(iter(losses)))
+        return evaluation
 
-    def _most(self) -> float:
-        """Sum of the losses of the worst that would survive now."""
-        errors = sorted(_error(verdict) for verdict in self.population)[:POPULATION]
+    def _survival_limit(self) -> float:
+        """Return the sum of losses of the worst candidate that would survive now."""
+        errors = sorted(_error(each) for each in self.population)[:POPULATION]
         return errors[-1] * len(self.cases) if len(errors) == POPULATION else math.inf
 
     def _hardest_first(self) -> list[int]:
-        """Cases by their share of the error: the sooner is known who is beaten."""
+        """Return the cases by their share of the error, so that beaten candidates are recognised early."""
         survivors = self.population[:POPULATION]
-        totals = [math.fsum(verdict.losses[place] for verdict in survivors) for place in range(len(self.cases))]
+        totals = [math.fsum(each.losses[place] for each in survivors) for place in range(len(self.cases))]
         return [self.cases[place] for place in sorted(range(len(totals)), key=lambda k: -totals[k])]
 
-    def _random(self) -> list[float]:
-        return [self.rng.choice(FREE_SIZES) for _ in range(self.judge.setting.steps)]
+    def _random_budgets(self) -> list[float]:
+        return [self._rng.choice(BUDGETS) for _ in range(self.evaluator.setting.steps)]
 
-    def _child(self, parents: Sequence[Evaluation], chance: float) -> list[float]:
-        a, b = (parent.genome.budgets for parent in self.rng.sample(parents, 2))
-        mix = uniform_crossover if self.rng.random() < 0.5 else block_crossover
-        return [self.rng.choice(FREE_SIZES) if self.rng.random() < chance else size for size in mix(a, b, self.rng)]
+    def _child_budgets(self, parents: Sequence[Evaluation], chance: float) -> list[float]:
+        rng = self._rng
+        a, b = (parent.genome.budgets for parent in rng.sample(parents, 2))
+        cross = uniform_crossover if rng.random() < 0.5 else block_crossover
+        return [rng.choice(BUDGETS) if rng.random() < chance else budget for budget in cross(a, b, rng)]
 
-    def _genome(self, budgets: Sequence[float]) -> Genome:
-        setting = self.judge.setting
-        band = (BAND[0] * self.budget, BAND[1] * self.budget)
+    def _make_genome(self, budgets: Sequence[float]) -> Genome:
+        setting = self.evaluator.setting
         ended = with_ends(budgets, setting.sigmas)
-        return Genome(tuple(repaired(ended, setting.evaluations, band, self.rng)), mode=self.mode)
+        return Genome(tuple(repair(ended, setting.evaluations, self._band, self._rng)), mode=self.mode)
+
+    @property
+    def _band(self) -> tuple[float, float]:
+        return BAND[0] * self.budget, BAND[1] * self.budget
 
 
-def _error(verdict: Evaluation) -> float:
-    return _bounded(verdict.losses) / len(verdict.losses)
+def block_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) -> list[float]:
+    """Take a contiguous segment from the second parent, the rest from the first (§3.3)."""
+    start, end = sorted(rng.sample(range(len(a) + 1), 2))
+    return [*a[:start], *b[start:end], *a[end:]]
 
 
-def _bounded(losses: Iterable[float]) -> float:
-    """Sum of losses; what was not finite counts as an empty picture."""
-    return math.fsum(min(loss, NOT_FINITE) for loss in losses)
+def repair(
+    budgets: Sequence[float],
+    evaluations: Sequence[int],
+    band: tuple[float, float],
+    rng: random.Random,
+    sizes: Sequence[float] = BUDGETS,
+) -> list[float]:
+    """Move random steps one size up or down until the mean budget lies in the band (§3.3).
+
+    Returns budgets outside the band if it cannot be reached.
+    """
+    repaired, last = list(budgets), len(budgets) - 1
+    low, high = band
+    for _ in range(200 * len(budgets)):
+        mean = mean_budget(repaired, evaluations)
+        if low <= mean <= high:
+            break
+        upwards = mean < low
+        step = rng.randrange(1, len(budgets))
+        place = min(range(len(sizes)), key=lambda i: abs(sizes[i] - repaired[step]))
+        place = min(max(place + (1 if upwards else -1), 0), len(sizes) - 1)
+        repaired[step] = max(sizes[place], MIN_LAST_BUDGET if step == last else 0.0)
+    return repaired
+
+
+def _error(evaluation: Evaluation) -> float:
+    return _sum_bounded(evaluation.losses) / len(evaluation.losses)
+
+
+def _sum_bounded(losses: Iterable[float]) -> float:
+    return math.fsum(min(loss, MAX_LOSS) for loss in losses)

@@ -1,6 +1,6 @@
-"""What a search asks of sampling, and what a run tells it. The host fulfils `Bench`; tests do with small models.
+"""Data that pass between a search and the sampling it runs. A host implements `Runner`; tests do with small models.
 
-Losses are mean square errors over the square of the dense result's range, so that PSNR is −10 lg loss.
+Losses are mean square errors over the square of the dense result's value range, so that PSNR is −10 lg loss.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from torch import Tensor
 
 from ..schedules import Schedule
 
-MAX_SAMPLED = 8192  # latent values that recordings keep of each step
+MAX_SAMPLED = 8192  # latent values of each step kept in a recording
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """The sampling that schedules are searched for.
 
-    sigmas: noise levels including the last; evaluations: model calls of each step; cases: prompt–seed pairs.
-    weights: `weights[k][n]` is what 1 more in the prediction of step n adds to the latents after step k, `[K, K]`; None
-        where a step has several calls or the sampler is not linear, so that nothing can be replayed.
-    starts: what 1 more in the latents that a run begins with adds to them at each step's beginning and at the end,
-        `[K + 1]`; None where unknown.
-    identity: a digest of everything results depend on; outcomes of one identity may be reused.
-    facts: what a found schedule tells of how it was found, plain JSON values.
-    share: what a dense run takes, in dense runs of the clips that are searched for: less than 1 for small clips.
+    sigmas: noise levels including the last; evaluations: model calls per step; cases: number of prompt–seed pairs.
+    weights: `weights[k][n]` is the change of the latents after step k per unit change of the prediction at step n,
+        `[K, K]`. None if a step has several calls or the sampler is not linear: then nothing can be replayed.
+    starts: change of the latents at each step's beginning and at the end per unit change of the initial latents,
+        `[K + 1]`; None if unknown.
+    identity: digest of everything that results depend on; outcomes of one identity may be reused.
+    facts: plain JSON values for the provenance of a found schedule.
+    relative_cost: cost of a dense run in full-size dense runs; below 1 for proxy cases.
     """
 
     sigmas: tuple[float, ...]
@@ -38,25 +38,31 @@ class SamplingConfig:
     identity: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     starts: tuple[float, ...] | None = None
-    share: float = 1.0
+    relative_cost: float = 1.0
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
 
+    @property
+    def cfg(self) -> float | None:
+        """Guidance scale; None if the facts do not state it."""
+        cfg = self.facts.get("sampling", {}).get("cfg")
+        return None if cfg is None else float(cfg)
+
 
 @dataclass(frozen=True)
 class Recording:
-    """A dense run, at D sampled latent values: the same places in every recording of a case.
+    """A dense run at D sampled latent values, the same ones in every recording of a case.
 
-    latents: what the model was given at each step, `[K, D]`; predictions: of each conditioning, `[K, G, D]`;
-    told: what the sampler made of them (guidance), `[K, D]`; final: the latents after the last step, `[D]`, in the same
-    space; peak: largest minus smallest value of all of them; seconds: in the model, by step.
+    latents: the model's input at each step, `[K, D]`; predictions: of each conditioning, `[K, G, D]`;
+    guided: predictions after guidance, as the sampler gets them, `[K, D]`; final: latents after the last step, `[D]`,
+    in the same space; peak: largest minus smallest value of all final latents; seconds: in the model, by step.
     """
 
     latents: Tensor
     predictions: Tensor
-    told: Tensor
+    guided: Tensor
     final: Tensor
     peak: float
     seconds: tuple[float, ...]
@@ -64,7 +70,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Job:
-    """A run to make. limits: the most loss after each step at which it is still worth going on, None: always."""
+    """A run to make. limits: largest loss after each step; a run that exceeds one is aborted. None: never."""
 
     case: int
     schedule: Schedule
@@ -73,14 +79,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. Plain values, kept in the memo.
+    """Result of a run: plain values, saved in the run log under these names.
 
-    loss: of the final latents, infinite where the run was given up or was not finite.
-    steps: how many were made; losses: by step, of what the sampler was told against the dense run, at the sampled
+    loss: of the final latents; infinite if the run was aborted or not finite.
+    steps: steps that were made; losses: by step, of the guided prediction against the dense run's, at the sampled
     values; computed: full steps' worth of tokens that were computed.
     seconds, kinds: by step, in the model ("full", "token", "reuse").
-    responses: by step, how much the predictions were off for what the latents were off (ratio of norms), None where
-    nothing was computed or nothing was off.
+    responses: by step, norm of the predictions' error over norm of the latents' error; None if nothing was computed or
+    the latents had no error.
     """
 
     loss: float
@@ -92,23 +98,23 @@ class Outcome:
     responses: tuple[float | None, ...] = ()
 
 
-class Bench(Protocol):
-    """Where candidates are run."""
+class Runner(Protocol):
+    """Runs candidates on cases."""
 
     @property
     def setting(self) -> SamplingConfig: ...
 
     def dense(self, case: int) -> Recording:
-        """The dense run of a case, made at the first call and kept."""
+        """Return the dense run of a case, made at the first call and kept."""
         ...
 
     def measure(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Outcomes in the jobs' order, each as soon as it and all before it are there."""
+        """Yield outcomes in the jobs' order, each as soon as it and all before it are known."""
         ...
 
-    def smaller(self, pairs: int) -> Bench | None:
-        """The same sampling on small clips, the prompts in turn with seeds of their own; None where there is no such.
+    def proxy(self, cases: int) -> Runner | None:
+        """Return a runner of small clips: the same sampling and prompts, other seeds. None if there are no small clips.
 
-        The first of more pairs are those of fewer.
+        The cases of a smaller number are the first ones of a larger number.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a found schedule tells of itself: how, on what and when it was found, what it promises. Plain JSON values."""
+"""Provenance of a found schedule: how, on what and when it was found, and its expected result. Plain JSON values."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from ..schedules import Schedule, check_name
+from .config import METHOD_DESCRIPTIONS, SearchConfig
 from .evaluation.evaluator import mean_psnr
 from .problem import SamplingConfig
-from .result import FoundSchedule, Result
+from .result import FoundSchedule, SearchResult
 
-PACK_METHOD = "searched: replayed evolution, successive halving"
+INTERRUPTED = "interrupted after"
 
 
 def as_schedule(
-    found: FoundSchedule, result: Result, setting: SamplingConfig, name: str, effort: float, seed: int
+    found: FoundSchedule, result: SearchResult, setting: SamplingConfig, config: SearchConfig, name: str
 ) -> Schedule:
-    """The schedule under its name, with provenance. Raises ScheduleError for a name that cannot be one."""
-    rival = next((h for h in result.baselines if h.budget == found.budget), None)
+    """Return the schedule under this name, with provenance. Raises ScheduleError for a name that cannot be used."""
+    baseline = next((each for each in result.baselines if each.budget == found.budget), None)
     sampling = dict(setting.facts.get("sampling", {}))
-    promise = {
+    expected = {
         "psnr_db": round(found.psnr, 2),
         "speedup": round(found.speedup, 3),
         "seconds": round(found.seconds, 4),
@@ -30,24 +31,28 @@ def as_schedule(
         "cfg": sampling.get("cfg"),
         "latent": sampling.get("latent"),
     }
-    stopped = "" if result.finished else f"; interrupted after {result.spent:.1f} dense-run equivalents"
+    interrupted = "" if result.finished else f"; {INTERRUPTED} {result.cost:.1f} dense-run equivalents"
     provenance = {
-        "found": PACK_METHOD + stopped,
+        "found": f"searched: {METHOD_DESCRIPTIONS[config.method]}{interrupted}",
         "budget": found.budget,
-        "promise": {key: value for key, value in promise.items() if value is not None},
+        "promise": {key: value for key, value in expected.items() if value is not None},
         "figures": {
             "psnr_db_of_cases": [round(mean_psnr([loss]), 2) for loss in found.losses],
-            **({"bundled_psnr_db": round(rival.psnr, 2)} if rival is not None else {}),
+            **({"bundled_psnr_db": round(baseline.psnr, 2)} if baseline is not None else {}),
         },
         "search": {
-            "effort": effort,
-            "seed": seed,
-            "floor": round(found.floor, 2),
-            "dense_run_equivalents": round(result.spent, 2),
+            "effort": config.effort,
+            "seed": config.seed,
+            "floor": round(found.partial_step_overhead, 2),
+            "dense_run_equivalents": round(result.cost, 2),
             "identity": setting.identity,
-            **({"small_clips": result.small_clips} if result.small_clips else {}),
+            **({"small_clips": result.proxy_cases} if result.proxy_cases else {}),
         },
         **dict(setting.facts),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
     return replace(found.schedule, name=check_name(name), provenance=provenance)
+
+
+def is_of_interrupted_search(schedule: Schedule) -> bool:
+    return INTERRUPTED in str(schedule.provenance.get("found", ""))

@@ -1,4 +1,4 @@
-"""What a search has found, as plain data: from it come the schedules that are saved, the plots and the texts."""
+"""Results of a search as plain data: source of the saved schedules, the plots and the texts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 from ..schedules import Schedule
 
+MIN_LOSS = 1e-20  # that a PSNR is stated for
+
+
+def psnr_of(loss: float) -> float:
+    """PSNR of a loss in dB."""
+    return -10.0 * math.log10(max(loss, MIN_LOSS))
+
 
 @dataclass(frozen=True)
 class FoundSchedule:
-    """One schedule with what it promises.
+    """A schedule with the result expected of it.
 
-    budget: the mean budget it was searched for; loss: mean over the cases (see `problem`); losses: of each case.
-    seconds: predicted for the model calls of one run; speedup: those of a dense run over them.
-    baselines: whether it is one that the search began with.
-    floor: what its search took a step in part to cost at least, in full steps.
+    budget: mean budget it was searched for; loss: mean over the cases (see `problem`), of mean PSNR; losses: by case.
+    seconds: predicted for the model calls of one run; speedup: seconds of a dense run over these.
+    is_baseline: the search began with it.
+    partial_step_overhead: least cost of a partial step in full steps that the search reckoned with.
     """
 
     schedule: Schedule
@@ -24,37 +31,36 @@ class FoundSchedule:
     losses: tuple[float, ...]
     seconds: float
     speedup: float
-    baselines: bool
-    floor: float = 0.0
+    is_baseline: bool
+    partial_step_overhead: float = 0.0
 
     @property
     def psnr(self) -> float:
-        """dB of the mean loss."""
-        return -10.0 * math.log10(max(self.loss, 1e-20))
+        """Mean PSNR in dB."""
+        return psnr_of(self.loss)
 
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """After `spent` dense-run equivalents there was a new best for this budget; its loss, which may be larger."""
+    """A new best schedule of a budget. cost: dense-run equivalents spent; loss: its loss, which may be larger."""
 
-    spent: float
+    cost: float
     budget: float
     loss: float
 
 
 @dataclass(frozen=True)
-class Result:
-    """What there is when a search ends.
+class SearchResult:
+    """Everything known when a search ends.
 
-    best: one per budget asked for, in their order; a budget that nothing was found for is left out. It is the one
-        expected to hold on other prompts (`merit`), which is not always the one that did best on the cases.
-
-    front: schedules of all budgets that no other one beats in both time and loss, fastest first.
-    baselines: per budget what one has without a search, the bundled schedule.
-    tried: `(predicted seconds, loss)` of every candidate judged on all cases.
-    sensitivity: per step, the loss if that step alone is reused, by replaying the dense runs; () where unknown.
-    spent: dense-run equivalents, those of the dense runs included. finished: False where it was interrupted.
-    small_clips: pairs of them that steps were placed on first.
+    best: one per budget, in the order asked for; a budget without any is left out. It has the largest expected gain on
+        other prompts (`posterior_gain`), not always the smallest loss on the cases.
+    front: Pareto front of all budgets in time and loss, fastest first.
+    baselines: per budget the bundled schedule, which is used without a search.
+    tried: `(predicted seconds, loss)` of every candidate evaluated on all cases.
+    sensitivity: per step, the loss if only that step is reused, by replay of the dense runs; () if unknown.
+    cost: dense-run equivalents spent, dense runs included. finished: False if interrupted.
+    proxy_cases: number of small clips that candidates were run on first.
     """
 
     best: tuple[FoundSchedule, ...]
@@ -64,22 +70,22 @@ class Result:
     history: tuple[HistoryPoint, ...]
     sensitivity: tuple[float, ...]
     dense_seconds: float
-    spent: float
+    cost: float
     finished: bool
-    small_clips: int = 0
+    proxy_cases: int = 0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a search is. planned: dense-run equivalents it may spend; seconds_left: None before it is known.
+    """Progress of a search. effort: dense-run equivalents it may spend; seconds_left: None if not known yet.
 
-    best: what has been found so far, one per budget where there is one; improved: whether the run just made is a new
-    best, whose latents the bench still holds.
+    best: best schedules so far, at most one per budget; improved: the run just made is a new best, whose latents the
+    runner still holds.
     """
 
     stage: str
-    spent: float
-    planned: float
+    cost: float
+    effort: float
     seconds_left: float | None
     best: tuple[FoundSchedule, ...]
     improved: bool = False

@@ -1,1 +1,1 @@
-"""Schedule search on the user's own model: runs candidates in ComfyUI and saves what is found."""
+"""The search as ComfyUI runs it: runner, sampling configuration, progress, saved files. cli/ is its command."""

@@ -1,6 +1,6 @@
-"""Digests of what results depend on: a MODEL, conditionings, samplers, options. Reads only, moves and changes nothing.
+"""Digests of a MODEL, conditionings, samplers and options. Only reads.
 
-Equal inputs of two sessions have equal digests, so nothing that is made anew each time (ids, addresses) goes in.
+Equal inputs of two sessions have equal digests, so ids and addresses are left out.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 8, 64
-DEEPEST = 12
+MAX_DEPTH = 12
 PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def digest_of(*values: Any) -> str:
-    """64 hex digits of nested containers of tensors and plain values; other objects count by class and plain values."""
-    found = hashlib.sha256()
+    """Return 64 hex digits of nested containers, tensors and plain values; of other objects, class and plain values."""
+    digest = hashlib.sha256()
     for part in _parts(values, 0):
-        found.update(len(part).to_bytes(8, "little") + part)
-    return found.hexdigest()
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
 
 
 def model_fingerprint(model: Any) -> str:
-    """16 hex digits of a MODEL: its architecture, a few of its weights, LoRA patches and kind of sampling."""
+    """Return 16 hex digits of a MODEL: architecture, some weight values, LoRA patches and kind of sampling."""
     diffusion_model = model.get_model_object("diffusion_model")
     named = list(diffusion_model.named_parameters())
     sampling = model.get_model_object("model_sampling")
     return digest_of(
         type(diffusion_model).__name__,
         [(name, tuple(weight.shape), str(weight.dtype)) for name, weight in named],
-        [_few_values(_unpatched(model, name, weight)) for name, weight in _spread(named)],
+        [_sample_values(_unpatched(model, name, weight)) for name, weight in _sample(named)],
         _patches(model.patches),
         [kind.__name__ for kind in type(sampling).__mro__],
         getattr(sampling, "shift", None),
@@ -42,17 +42,17 @@ def model_fingerprint(model: Any) -> str:
 
 
 def _unpatched(model: Any, name: str, weight: Tensor) -> Tensor:
-    """The weight without LoRA patches, which the host adds in place for as long as the model is loaded."""
+    """Return the weight without LoRA patches, which ComfyUI adds in place while the model is loaded."""
     kept = model.backup.get(f"diffusion_model.{name}")
     return kept.weight if kept is not None else weight
 
 
 def _patches(patches: Mapping[Any, Any]) -> list:
-    """Keys and strengths of all patches, and a few values of some."""
+    """Return keys and strengths of all patches, and some values of some."""
     keys = sorted(patches, key=str)
     strengths = [(str(key), [(patch[0], patch[2]) for patch in patches[key]]) for key in keys]
-    tensors = [t for key in _spread(keys) for patch in patches[key] for t in _tensors(patch[1])]
-    return [strengths, [_few_values(tensor) for tensor in tensors]]
+    tensors = [t for key in _sample(keys) for patch in patches[key] for t in _tensors(patch[1])]
+    return [strengths, [_sample_values(tensor) for tensor in tensors]]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -64,14 +64,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _spread(values: list) -> list:
-    """Up to SAMPLED_TENSORS of them, evenly from first to last."""
+def _sample(values: list) -> list:
+    """Return up to SAMPLED_TENSORS of the values, evenly spaced."""
     count = min(SAMPLED_TENSORS, len(values))
     return [values[i * (len(values) - 1) // max(1, count - 1)] for i in range(count)]
 
 
-def _few_values(tensor: Tensor) -> Tensor | None:
-    """SAMPLED_VALUES of a tensor's values, None for kinds that cannot simply be read (quantised ones and the like)."""
+def _sample_values(tensor: Tensor) -> Tensor | None:
+    """Return SAMPLED_VALUES of a tensor's values; None for kinds that cannot be read directly, such as quantised."""
     if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta or tensor.is_quantized:
         return None
     try:
@@ -82,15 +82,15 @@ def _few_values(tensor: Tensor) -> Tensor | None:
 
 
 def _parts(value: Any, depth: int) -> Iterator[bytes]:
-    """What is hashed of a value, each piece with its kind in front."""
-    if depth > DEEPEST:
+    """Yield the bytes of a value to hash, each piece after its kind."""
+    if depth > MAX_DEPTH:
         yield b"deeper"
     elif isinstance(value, PLAIN):
         yield f"{type(value).__name__} {value!r}".encode()
     elif isinstance(value, Tensor):
         yield from _tensor_parts(value)
     elif isinstance(value, Mapping):
-        # An empty container says the same as a missing one: wrappers that were taken off leave such behind.
+        # Skip empty containers: removed wrappers leave them behind.
         items = [(key, of) for key, of in value.items() if not (isinstance(of, (Mapping, list)) and len(of) == 0)]
         yield f"mapping {len(items)}".encode()
         for key, of in sorted(items, key=lambda item: str(item[0])):

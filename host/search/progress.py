@@ -1,4 +1,4 @@
-"""What a user sees of a search while it runs: the bar, the best candidate's picture, the time left."""
+"""The node's view of a running search: progress bar, preview of the best candidate, remaining time, log lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -15,83 +17,111 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from torch import Tensor
 
-from ...search.result import Progress
+from ...errors import AstraeaError
+from ...search.config import SearchConfig
+from ...search.evaluation.run_log import RunLog
+from ...search.result import Progress, SearchResult
 from ..latents import preview_rgb
+from .view import SearchRun
 
 BAR = 1000
 PREVIEW_SIDE = 512
-DONE = "done"  # the last stage; what it had left to spend takes no time any more
+DONE = "done"  # the last stage; effort that is left then takes no time
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class SearchView:
-    """Called by the search after each run and by the bench at each step; raises when the user has cancelled.
+class NodeView:
+    """Implements `view.View` for the node; raises when the user has cancelled.
 
-    bench: set once it is made; asked for its steps and for the latents of a new best.
+    runner: known once the search begins; asked for its steps and for the latents of a new best.
     """
 
     def __init__(self) -> None:
-        self.bench: Any = None
+        self._runner: Any = None
         self._bar = comfy.utils.ProgressBar(BAR)
         self._last = Progress("", 0.0, math.inf, None, ())
-        self._run_costs = 1.0  # dense runs, going by the one before
+        self._run_cost = 1.0  # of the last run, in dense runs
         self._steps_made = 0
-        self._written = -math.inf
+        self._line_time = -math.inf
 
-    def step(self, *_: Any) -> None:
-        """A sampling step has been made: the bar moves within a run, which may take minutes."""
+    def begin(self, runner: Any, run_log: RunLog, config: SearchConfig) -> None:
+        self._runner = runner
+        budgets = ", ".join(f"{budget:.2f}" for budget in config.budgets)
+        logging.info(
+            f"Astraea search: budgets {budgets}, {runner.setting.steps} steps, {runner.setting.cases} clips, up to "
+            f"{config.effort:g} dense runs' worth of time; {len(run_log)} runs measured before are known."
+        )
+
+    def on_step(self, *_: Any) -> None:
+        """Move the bar after a sampling step, as a run may take minutes."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._steps_made += 1
-        if self.bench is not None:
-            part = min(1.0, self._steps_made / self.bench.setting.steps) * self._run_costs
-            self._move((self._last.spent + part) / self._last.planned)
+        if self._runner is not None:
+            part = min(1.0, self._steps_made / self._runner.setting.steps) * self._run_cost
+            self._move((self._last.cost + part) / self._last.effort)
 
-    def __call__(self, progress: Progress) -> None:
-        """A run has been made."""
+    def update(self, progress: Progress) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if progress.spent > self._last.spent:
-            self._run_costs = progress.spent - self._last.spent
+        if progress.cost > self._last.cost:
+            self._run_cost = progress.cost - self._last.cost
         self._last, self._steps_made = progress, 0
         preview = None
-        if progress.improved and self.bench is not None and self.bench.latest is not None:
-            preview = ("JPEG", picture(self.bench.latest), PREVIEW_SIDE)
-        self._move(progress.spent / progress.planned, preview)
+        if progress.improved and self._runner is not None and self._runner.latest is not None:
+            preview = ("JPEG", draw_preview(self._runner.latest), PREVIEW_SIDE)
+        self._move(progress.cost / progress.effort, preview)
         text = progress_text(progress)
-        if not send_text(text) and time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
-            self._written = time.monotonic()
+        if not send_text(text) and time.monotonic() - self._line_time >= SECONDS_BETWEEN_LINES:
+            self._line_time = time.monotonic()
             logging.info(f"Astraea search: {text.replace(chr(10), '; ')}")
 
+    def interrupted(self, result: SearchResult, saved: Sequence[Path], config: SearchConfig) -> None:
+        names = ", ".join(path.stem for path in saved) or "nothing yet"
+        logging.info(
+            f"Astraea search: interrupted after {result.cost:.1f} of {config.effort:g} dense runs. Saved: {names}. "
+            "Queue again with the same settings to resume."
+        )
+
+    def not_saved(self, error: Exception) -> None:
+        reason = error if isinstance(error, AstraeaError) else repr(error)
+        logging.warning(f"Astraea search: the best schedules so far could not be saved: {reason}")
+
+    def finished(self, run: SearchRun) -> None:
+        logging.info(
+            f"Astraea search: finished after {run.result.cost:.1f} dense runs; {run.cache_hits} of {run.runs} "
+            f"candidate runs taken from before. Saved: {', '.join(each.name for each in run.schedules) or 'nothing'}."
+        )
+
     def _move(self, share: float, preview: tuple | None = None) -> None:
-        """Never back, and full only at the end: the host takes a full bar for a node that is done."""
+        """Set the bar: never backwards, and full only at the end, as ComfyUI takes a full bar for a finished node."""
         place = max(self._bar.current, min(round(BAR * share), BAR - 1))
         self._bar.update_absolute(place, BAR, preview)
 
 
-def picture(latents: Tensor) -> Image.Image:
-    """The middle frame of a LATENT's samples `[B, C, (T,) H, W]`, through the host's linear preview."""
+def draw_preview(latents: Tensor) -> Image.Image:
+    """Return the middle frame of a LATENT's samples `[B, C, (T,) H, W]`, by ComfyUI's linear preview."""
     frames = preview_rgb(latents[:1].detach())
     return Image.fromarray((frames[len(frames) // 2].cpu().numpy() * 255).round().astype(np.uint8))
 
 
 def progress_text(progress: Progress) -> str:
-    """How far, how long still, and the best so far by budget."""
+    """Return lines with the effort spent, the remaining time and the best so far per budget."""
     running = progress.seconds_left and progress.stage != DONE
-    left = f", about {duration(progress.seconds_left or 0.0)} left" if running else ""
-    lines = [f"{progress.stage}: {progress.spent:.1f} of {progress.planned:.0f} dense runs{left}"]
+    left = f", about {format_duration(progress.seconds_left or 0.0)} left" if running else ""
+    lines = [f"{progress.stage}: {progress.cost:.1f} of {progress.effort:.0f} dense runs{left}"]
     lines += [f"budget {each.budget:.2f}: {each.psnr:.1f} dB, {each.speedup:.2f}x" for each in progress.best]
     return "\n".join(lines)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would use."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def send_text(text: str) -> bool:
-    """Show text on the node that runs; says whether there is a browser page to show it."""
-    module = sys.modules.get("server")  # not imported: outside of ComfyUI's main.py there is no server to ask
+    """Show text on the running node; returns False if there is no browser page to show it."""
+    module = sys.modules.get("server")  # not imported: without ComfyUI's main.py there is no server to ask
     server, context = getattr(getattr(module, "PromptServer", None), "instance", None), get_executing_context()
     if server is None or context is None or server.client_id is None:
         return False

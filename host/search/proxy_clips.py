@@ -1,4 +1,4 @@
-"""Small clips to search on: prompts as they are, empty latents half as high and wide and a third as long."""
+"""Small clips for a search: the same prompts, empty latents of half the height and width and a third of the length."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 
 from .setting import Case
 
-MIN_VALUES = 128  # of a channel; smaller clips hold nothing that could go wrong
-PATCH = 2  # latents a token, in height and width, of the models that are known
-# What conditionings may hold besides the text; with anything else a clip of another size may be another task.
-OF_ANY_SIZE = frozenset({"pooled_output", "guidance", "attention_mask", "frame_rate"})
+MIN_VALUES = 128  # per channel; a smaller clip is too small to show errors
+PATCH = 2  # latents per token in height and width, of the known models
+# Conditioning keys besides the text that do not depend on the size; with others, a small clip may be another task.
+SIZE_INDEPENDENT = frozenset({"pooled_output", "guidance", "attention_mask", "frame_rate"})
 
 
-def small_clips(cases: Sequence[Case], pairs: int) -> tuple[tuple[Case, ...], float] | None:
-    """`pairs` cases, and a clip's share of a large one's values; None where large clips are needed.
+def make_proxy_clips(cases: Sequence[Case], count: int) -> tuple[tuple[Case, ...], float] | None:
+    """Return `count` small cases, and the share of a full-size clip's values in one; None if they cannot be used.
 
-    That is with latents that hold something (video or image to video), masks, control, areas, and small videos.
+    They cannot with latents that are not empty (video or image to video), masks, control, areas, and small videos.
     """
     if not all(_is_text_to_video(case) for case in cases):
         return None
     shapes = [tuple(case.latent["samples"].shape) for case in cases]
-    small = [_cut_down(shape) for shape in shapes]
+    small = [_small_shape(shape) for shape in shapes]
     if any(math.prod(shape[2:]) < MIN_VALUES for shape in small):
         return None
-    chosen = list(islice(cycle(zip(cases, small, strict=True)), pairs))
+    chosen = list(islice(cycle(zip(cases, small, strict=True)), count))
     clips = tuple(
         Case(case.positive, case.negative, {"samples": torch.zeros(shape)}, _seed(case, number))
         for number, (case, shape) in enumerate(chosen)
@@ -37,8 +37,8 @@ def small_clips(cases: Sequence[Case], pairs: int) -> tuple[tuple[Case, ...], fl
     return clips, sum(map(math.prod, small)) / sum(map(math.prod, shapes))
 
 
-def _cut_down(shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
-    """One clip `[1, C, T, H, W]` of half the size and a third of the length, in whole patches."""
+def _small_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
+    """Return one clip `[1, C, T, H, W]` of half the size and a third of the length, in whole patches."""
     _, channels, frames, height, width = shape
     height, width = (max(PATCH, PATCH * round(side / 2 / PATCH)) for side in (height, width))
     return 1, channels, (frames + 2) // 3, height, width
@@ -51,15 +51,15 @@ def _seed(case: Case, number: int) -> int:
 def _is_text_to_video(case: Case) -> bool:
     latent = case.latent
     samples = latent["samples"]
-    empty = samples.ndim == 5 and set(latent) <= {"samples", "downscale_ratio_spacial"} and not samples.any()
-    return empty and all(_is_of_text(each) for each in (*case.positive, *case.negative))
+    is_empty = samples.ndim == 5 and set(latent) <= {"samples", "downscale_ratio_spacial"} and not samples.any()
+    return is_empty and all(_is_text(each) for each in (*case.positive, *case.negative))
 
 
-def _is_of_text(conditioning: Sequence) -> bool:
+def _is_text(conditioning: Sequence) -> bool:
     _, facts = conditioning
-    return all(key in OF_ANY_SIZE or _is_plain(value) for key, value in facts.items())
+    return all(key in SIZE_INDEPENDENT or _is_unset(value) for key, value in facts.items())
 
 
-def _is_plain(value: object) -> bool:
-    """Nothing that a model would be given: host's nodes put None or False where there is nothing."""
+def _is_unset(value: object) -> bool:
+    """True for values that a model does not get: ComfyUI's nodes set None or False for a missing input."""
     return value is None or value is False or (isinstance(value, Tensor) and value.numel() == 0)

@@ -1,4 +1,4 @@
-"""What one run gave the model and got from it, at a few places of the latents. Knows nothing of budgets or losses."""
+"""Records a run's latents and predictions at a sample of their values. Knows nothing of budgets or losses."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ...engine.blocks.interface import RowGroup
 from ...errors import SearchError
 
 PARTIAL = (
-    "a conditioning covers a part of the latents only (an area, or context windows): searching needs conditionings for "
-    "all of the video at once"
+    "a conditioning covers only a part of the latents (an area, or context windows): a search needs conditionings for "
+    "the whole video"
 )
 
 
-def places_of(sampled: Tensor, most: int) -> Tensor:
-    """Which of the latents' values are kept, `[D]`: up to `most` in the mask `sampled`, at every call the same ones."""
+def places_of(sampled: Tensor, limit: int) -> Tensor:
+    """Return indices `[D]` of values to keep: up to `limit` in the mask `sampled`, the same at every call."""
     candidates = sampled.reshape(-1).nonzero()[:, 0]
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
-    return candidates[order[:most]].sort().values
+    return candidates[order[:limit]].sort().values
 
 
 class Recorder:
-    """Filled while a run goes on: by the model's calls through `observe`, by the sampler through `tell`.
+    """Recording of a run, filled by `on_model_call` and `on_step`.
 
-    elements: number of values of the latents `[B, C, T, H, W]`; places `[D]`: those to keep.
-    told: by step, what the sampler was told, `[D]` on the CPU.
+    elements: number of values of the latents `[B, C, T, H, W]`; places `[D]`: indices of those to keep.
+    guided: by step, the guided prediction that the sampler got, `[D]` on the CPU.
     """
 
     def __init__(self, places: Tensor, elements: int):
@@ -36,15 +36,15 @@ class Recorder:
         self._latents: dict[int, Tensor] = {}
         self._predictions: dict[int, dict[Hashable, Tensor]] = {}
         self._order: dict[Hashable, int] = {}
-        self.told: dict[int, Tensor] = {}
+        self.guided: dict[int, Tensor] = {}
 
-    def observe(self, step: int, x: Tensor, denoised: Tensor, groups: tuple[RowGroup, ...]) -> None:
-        """A computed model call: its input and prediction `[B, C, T, H, W]`. Later evaluations of a step are passed by.
+    def on_model_call(self, step: int, x: Tensor, denoised: Tensor, groups: tuple[RowGroup, ...]) -> None:
+        """Record a computed call's input and prediction `[B, C, T, H, W]`; only the first evaluation of a step counts.
 
-        What is picked stays on the device until the sampler has made its step, so that no call waits for a copy.
+        Samples stay on the device until the sampler has made its step, so that no call waits for a copy.
         """
         if not groups:
-            raise SearchError("The host does not say which conditionings a model call holds; searching needs that.")
+            raise SearchError("ComfyUI does not say which conditionings a model call holds; a search needs that.")
         kept = self._predictions.setdefault(step, {})
         for group in groups:
             if group.key in kept:
@@ -54,15 +54,15 @@ class Recorder:
                 self._latents[step] = self.sampled(x[group.rows])
             kept[group.key] = self.sampled(denoised[group.rows])
 
-    def tell(self, step: int, denoised: Tensor) -> None:
-        """The sampler was told this, `[B, C, T, H, W]`, and goes on to the next step."""
-        self.told[step] = self.sampled(denoised).cpu()
-        for done in [known for known in self._latents if known <= step]:
+    def on_step(self, step: int, denoised: Tensor) -> None:
+        """Record the guided prediction `[B, C, T, H, W]` of a step that the sampler has made."""
+        self.guided[step] = self.sampled(denoised).cpu()
+        for done in [recorded for recorded in self._latents if recorded <= step]:
             self._latents[done] = self._latents[done].cpu()
             self._predictions[done] = {key: value.cpu() for key, value in self._predictions[done].items()}
 
     def sampled(self, latents: Tensor) -> Tensor:
-        """The kept values `[D]` in fp32, on the latents' device."""
+        """Return the values to keep, `[D]` in fp32 on the latents' device."""
         if latents.numel() != self._elements:
             raise SearchError(f"This cannot be searched: {PARTIAL}.")
         if self._places.device != latents.device:
@@ -70,14 +70,14 @@ class Recorder:
         return latents.reshape(-1)[self._places].float()
 
     def latents(self, step: int) -> Tensor | None:
-        """What the model was given at a step, `[D]`; None where it was not asked."""
+        """Return the model's input at a step, `[D]`; None if it was not called."""
         found = self._latents.get(step)
         return found.cpu() if found is not None else None
 
     def predictions(self, step: int) -> Tensor | None:
-        """Of each conditioning at a step, `[G, D]`, 0 for those that do not hold at it; None where none was computed.
+        """Return predictions of each conditioning at a step, `[G, D]`, 0 for a missing one; None if none was computed.
 
-        Positive ones come first, then by when they first were seen: ids are new in every run, this order is not.
+        Positive ones come first, then in the order they were first seen: ids differ between runs, this order does not.
         """
         found = self._predictions.get(step)
         if found is None:

@@ -1,4 +1,4 @@
-"""The host's samplers and schedulers: their names for a node's lists, and what KSampler would sample with."""
+"""ComfyUI's samplers and schedulers: names for a node's lists, SAMPLER objects, noise levels as KSampler's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """sampler: a SAMPLER; sigmas: the noise levels, the last included; cfg: guidance scale."""
+class SamplerInputs:
+    """Inputs of SamplerCustom. sampler: a SAMPLER; sigmas: noise levels including the last; cfg: guidance scale."""
 
     sampler: Any
     sigmas: Tensor
@@ -27,10 +27,10 @@ def scheduler_names() -> list[str]:
 
 
 def sampler_named(name: str) -> Any:
-    """The SAMPLER of that name."""
+    """Return the SAMPLER of this name."""
     return comfy.samplers.sampler_object(name)
 
 
 def sigmas_of(model: Any, steps: int, sampler_name: str, scheduler: str) -> Tensor:
-    """The noise levels of a KSampler with these widgets, which drops one level for some samplers."""
+    """Return the noise levels of a KSampler with these widgets, which drops one level for some samplers."""
     return comfy.samplers.KSampler(model, steps, "cpu", sampler_name, scheduler, 1.0).sigmas

@@ -1,4 +1,4 @@
-"""What a search in ComfyUI is about: its cases, and the setting that follows from model, sampler and noise levels."""
+"""The sampling configuration of a search in ComfyUI, from its model, cases, sampler and noise levels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..sampling.sampler_probe import profile_of
 from .fingerprint import digest_of, model_fingerprint
 
 MIN_STEPS = 2
-OWN_LEVELS = "it goes through noise levels of its own"
+OWN_LEVELS = "it uses noise levels of its own"
 PROJECT_FILE = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run to be kept close to: positive and negative CONDITIONING, a LATENT `{"samples": [B, C, T, H, W], …}`."""
+    """A dense run to compare with: positive and negative CONDITIONING, a LATENT `{"samples": [B, C, T, H, W], …}`."""
 
     positive: list
     negative: list
@@ -38,19 +38,19 @@ class Case:
 def setting_of(
     model: Any, family: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float
 ) -> SamplingConfig:
-    """Raises SearchError without cases, steps, conditionings or video."""
+    """Return the configuration. Raises SearchError without cases, steps, conditionings or video."""
     if sigmas.ndim != 1 or len(sigmas) < MIN_STEPS + 1:
         raise SearchError(
             f"There are no steps to save: the noise levels hold {max(0, sigmas.numel() - 1)} steps and a search needs "
             f"at least {MIN_STEPS}. Is the denoise setting too low, or another node's SIGMAS connected?"
         )
     if not (sigmas[:-1] > sigmas[1:]).all() or float(sigmas[-1]) < 0.0:
-        raise SearchError("The noise levels do not fall from step to step: connect SIGMAS of a scheduler.")
+        raise SearchError("The noise levels do not decrease from step to step: connect SIGMAS of a scheduler.")
     if not cases:
         raise SearchError("A search needs at least one prompt and seed.")
     for case in cases:
         _check(model, case)
-    evaluations, weights, starts = _sampled_by(model, cases[0], sampler, sigmas, cfg)
+    evaluations, weights, starts = _probe(model, cases[0], sampler, sigmas, cfg)
     fingerprint = model_fingerprint(model)
     return SamplingConfig(
         sigmas=tuple(float(sigma) for sigma in sigmas),
@@ -73,11 +73,13 @@ def _check(model: Any, case: Case) -> None:
         raise SearchError(f"The latent holds no video: its shape is {list(shape)}, [B, C, T, H, W] is needed.")
     channels = model.get_model_object("latent_format").latent_channels
     if shape[1] != channels:
-        raise SearchError(f"The latent has {shape[1]} channels and the model takes {channels}: it is another model's.")
+        raise SearchError(
+            f"The latent has {shape[1]} channels and the model takes {channels}: it is for another model."
+        )
 
 
-def _sampled_by(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
-    """Evaluations by step, weights `[K, K]` and starts `[K + 1]` as in `SamplingConfig`."""
+def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
+    """Return evaluations by step, weights `[K, K]` and starts `[K + 1]` as in `SamplingConfig`."""
     steps = len(sigmas) - 1
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(case.positive, case.negative)
@@ -92,10 +94,10 @@ def _sampled_by(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float
 
 
 def _identity(model: Any, fingerprint: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float) -> str:
-    """Of everything results depend on, as far as it can be read; what other nodes have put on the MODEL included."""
+    """Return a digest of everything that results depend on, patches of other nodes on the MODEL included."""
     return digest_of(
         fingerprint,
-        _sampler(sampler),
+        _sampler_parts(sampler),
         sigmas,
         float(cfg),
         [(case.positive, case.negative, case.latent, case.seed) for case in cases],
@@ -104,7 +106,7 @@ def _identity(model: Any, fingerprint: str, cases: Sequence[Case], sampler: Any,
     )[:32]
 
 
-def _sampler(sampler: Any) -> list:
+def _sampler_parts(sampler: Any) -> list:
     options = [getattr(sampler, name, None) for name in ("extra_options", "inpaint_options")]
     return [type(sampler).__name__, getattr(sampler, "sampler_function", sampler), *options]
 
@@ -150,7 +152,7 @@ def _comfyui_version() -> str:
 
 
 def _pack_version() -> str:
-    """Of pyproject.toml, which is the one place that has it; a plain search, as Python 3.10 cannot read the format."""
+    """Read the version from pyproject.toml; by a regular expression, as Python 3.10 has no parser."""
     try:
         found = re.search(r'^version = "(.+)"$', PROJECT_FILE.read_text("utf-8"), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""Draws what a search found: loss against speed, how the search went, the schedules, and which steps matter."""
+"""Plots of a search: quality against speed, its progress, the schedules found, and which steps matter."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ...search.result import HistoryPoint, Result
+from ...search.result import HistoryPoint, SearchResult, psnr_of
 from .drawing import FAINT, GRID, HEIGHT, INK, LINE, PAPER, SCALE, SERIES, WIDTH, Axis, font, new_plot, spread, text
 from .search_steps import draw_schedules, draw_sensitivity
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
-CLOUD, HAND_MADE = (196, 200, 204), (96, 100, 108)
-SHOWN_BELOW = 8.0  # dB below the worst schedule that matters; candidates further down are left out
+CLOUD, BASELINE = (196, 200, 204), (96, 100, 108)
+SHOWN_BELOW = 8.0  # dB below the worst named schedule; candidates further below are left out
 LABEL_GAP = 15 * SCALE
 
 
-def draw_search(result: Result) -> tuple[Image.Image, ...]:
-    """The four plots, all of one size."""
+def draw_search(result: SearchResult) -> tuple[Image.Image, ...]:
+    """Return the four plots, all of one size."""
     return draw_front(result), draw_convergence(result), draw_schedules(result), draw_sensitivity(result)
 
 
-def draw_front(result: Result) -> Image.Image:
-    """Closeness to the original against predicted speed: all candidates, the hand-made ones, the front, the found."""
+def draw_front(result: SearchResult) -> Image.Image:
+    """Plot closeness to the original against predicted speed: candidates, baselines, Pareto front, schedules found."""
     image, draw = new_plot()
     named = [*result.front, *result.baselines, *result.best]
     if not named:
         return _empty(image, draw, "nothing has been found yet")
     cloud = [
-        (result.dense_seconds / seconds, _decibels(loss))
+        (result.dense_seconds / seconds, psnr_of(loss))
         for seconds, loss in result.tried
         if seconds > 0.0 and 0.0 < loss < math.inf
     ]
-    floor = min(found.psnr for found in named) - SHOWN_BELOW
-    cloud = [(speed, decibels) for speed, decibels in cloud if decibels >= floor]
+    lowest = min(found.psnr for found in named) - SHOWN_BELOW
+    cloud = [(speed, decibels) for speed, decibels in cloud if decibels >= lowest]
     points = [*cloud, *((found.speedup, found.psnr) for found in named)]
     across = _axis([speed for speed, _ in points], LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
     up = _axis([decibels for _, decibels in points], (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
@@ -55,44 +55,40 @@ def draw_front(result: Result) -> Image.Image:
     return image
 
 
-def draw_convergence(result: Result) -> Image.Image:
-    """The best closeness by budget against what had been spent."""
+def draw_convergence(result: SearchResult) -> Image.Image:
+    """Plot the best closeness so far by budget against the effort spent."""
     image, draw = new_plot()
     lines = _histories(result)
     if not lines:
         return _empty(image, draw, "nothing has been measured yet")
-    values = [_decibels(moment.loss) for moments in lines.values() for moment in moments]
-    across = Axis(0.0, max(result.spent, 1.0), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
+    values = [psnr_of(point.loss) for points in lines.values() for point in points]
+    across = Axis(0.0, max(result.cost, 1.0), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
     up = _axis(values, (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
     ended = "" if result.finished else ", then stopped"
-    _title(draw, "how the search went", f"best so far by budget; {result.spent:.1f} dense runs' worth of time{ended}")
+    _title(draw, "how the search went", f"best so far by budget; {result.cost:.1f} dense runs' worth of time{ended}")
     _grid(draw, across, up, "dense runs' worth of time spent", "dB (PSNR)")
     ends = []
-    for number, moments in enumerate(lines.values()):
+    for number, points in enumerate(lines.values()):
         path: list[tuple[float, float]] = []
-        for moment in moments:
-            x, y = across.at(moment.spent), up.at(_decibels(moment.loss))
+        for point in points:
+            x, y = across.at(point.cost), up.at(psnr_of(point.loss))
             path += [(x, path[-1][1]), (x, y)] if path else [(x, y)]
         path.append((across.end, path[-1][1]))
         draw.line(path, _colour(number), 2 * SCALE, joint="curve")
         _dot(draw, *path[0], 2.5, _colour(number))
         ends.append(path[-1])
-    words = [f"{budget:.2f}: {_decibels(moments[-1].loss):.1f} dB" for budget, moments in lines.items()]
-    _labels(draw, ends, words)
+    labels = [f"{budget:.2f}: {psnr_of(points[-1].loss):.1f} dB" for budget, points in lines.items()]
+    _labels(draw, ends, labels)
     return image
 
 
-def _histories(result: Result) -> dict[float, list[HistoryPoint]]:
-    """Moments with a finite loss by budget, in the order of the budgets found."""
+def _histories(result: SearchResult) -> dict[float, list[HistoryPoint]]:
+    """Return points with a finite loss by budget, in the order of the budgets found."""
     lines: dict[float, list[HistoryPoint]] = {found.budget: [] for found in result.best}
-    for moment in sorted(result.history, key=lambda each: each.spent):
-        if 0.0 < moment.loss < math.inf:
-            lines.setdefault(moment.budget, []).append(moment)
-    return {budget: moments for budget, moments in lines.items() if moments}
-
-
-def _decibels(loss: float) -> float:
-    return -10.0 * math.log10(max(loss, 1e-20))
+    for point in sorted(result.history, key=lambda each: each.cost):
+        if 0.0 < point.loss < math.inf:
+            lines.setdefault(point.budget, []).append(point)
+    return {budget: points for budget, points in lines.items() if points}
 
 
 def _colour(number: int) -> tuple[int, int, int]:
@@ -104,7 +100,7 @@ def _pale(colour: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 def _axis(values: Sequence[float], start: float, end: float) -> Axis:
-    """A scale that holds all values with a little room around them."""
+    """Return a scale that holds all values, with a margin."""
     low, high = min(values), max(values)
     room = 0.06 * (high - low) or max(0.05 * abs(high), 0.05)
     return Axis(low - room, high + room, start, end)
@@ -138,15 +134,15 @@ def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: tup
 
 def _cross(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
     size = 4 * SCALE
-    draw.line((x - size, y - size, x + size, y + size), HAND_MADE, 2 * SCALE)
-    draw.line((x - size, y + size, x + size, y - size), HAND_MADE, 2 * SCALE)
+    draw.line((x - size, y - size, x + size, y + size), BASELINE, 2 * SCALE)
+    draw.line((x - size, y + size, x + size, y - size), BASELINE, 2 * SCALE)
 
 
-def _labels(draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], words: Sequence[str]) -> None:
-    """Words in the right margin, each at its place's height as far as they have room, joined to it by a thin line."""
+def _labels(draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
+    """Write labels in the right margin, each near the height of its place and joined to it by a thin line."""
     left = (WIDTH - RIGHT + 14) * SCALE
     heights = spread([y for _, y in places], LABEL_GAP, TOP * SCALE, (HEIGHT - BOTTOM) * SCALE)
-    for number, ((x, y), height, label) in enumerate(zip(places, heights, words, strict=True)):
+    for number, ((x, y), height, label) in enumerate(zip(places, heights, labels, strict=True)):
         draw.line((x, y, left - 10 * SCALE, height, left - 4 * SCALE, height), _pale(_colour(number)), SCALE // 2)
         text(draw, left, height, label, 10.5, fill=_colour(number))
 
@@ -155,12 +151,12 @@ def _front_legend(draw: ImageDraw.ImageDraw) -> None:
     x, y = float(LEFT * SCALE), (HEIGHT - 22) * SCALE
     for kind, label in (
         ("cloud", "candidate"),
-        ("hand", "bundled"),
-        ("front", "front: nothing is both faster and closer"),
+        ("baseline", "bundled"),
+        ("front", "front: no other is both faster and closer"),
         ("found", "found, by budget"),
     ):
         middle = x + 6 * SCALE
-        if kind == "hand":
+        if kind == "baseline":
             _cross(draw, middle, y)
         elif kind == "front":
             draw.line((x, y, x + 12 * SCALE, y), INK, SCALE)

@@ -1,4 +1,4 @@
-"""The two plots of a search that have a bar per step: the schedules found, and what each step is worth."""
+"""Plots of a search with a bar per step: the schedules found, and the sensitivity of each step."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from ...engine.report import FULL, REUSE, TOKEN
-from ...search.result import FoundSchedule, Result
+from ...search.result import FoundSchedule, SearchResult
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, font, new_plot, text
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
 LEGEND = {FULL: "computed in full", TOKEN: "computed in part", REUSE: "estimated from earlier steps"}
 ROW_GAP = 0.22  # of a row's height
 UNKNOWN = (
-    "Not known for this sampler: it calls the model several times a step, or draws",
-    "fresh noise, so what a single step is worth cannot be worked out.",
+    "Unknown for this sampler: it calls the model several times per step, or adds fresh",
+    "noise, so that the effect of a single step cannot be computed.",
 )
 
 
-def draw_schedules(result: Result) -> Image.Image:
-    """A row per budget: how much of each step its schedule computes."""
+def draw_schedules(result: SearchResult) -> Image.Image:
+    """Plot a row per budget: the share of each step that its schedule computes."""
     image, draw = new_plot()
     text(draw, LEFT * SCALE, 22 * SCALE, "the schedules found", 17)
-    text(draw, LEFT * SCALE, 46 * SCALE, "how much of each sampling step is computed; a row per budget", 12, fill=FAINT)
+    text(
+        draw, LEFT * SCALE, 46 * SCALE, "share of each sampling step that is computed; a row per budget", 12, fill=FAINT
+    )
     if not result.best:
         text(draw, LEFT * SCALE, TOP * SCALE, "nothing has been found yet", 12)
         return image
@@ -53,8 +55,8 @@ def _row(draw: ImageDraw.ImageDraw, across: Axis, found: FoundSchedule, bottom: 
     text(draw, across.end + 14 * SCALE, middle, f"{found.psnr:.1f} dB, {found.speedup:.2f}x", 10.5)
 
 
-def draw_sensitivity(result: Result) -> Image.Image:
-    """What reusing a single step costs: the higher the bar, the more that step matters."""
+def draw_sensitivity(result: SearchResult) -> Image.Image:
+    """Plot the loss if a single step is reused: the higher the bar, the more the step matters."""
     image, draw = new_plot()
     text(draw, LEFT * SCALE, 22 * SCALE, "which steps matter", 17)
     finite = [decibels for decibels in map(_decibels, result.sensitivity[1:]) if math.isfinite(decibels)]
@@ -62,10 +64,10 @@ def draw_sensitivity(result: Result) -> Image.Image:
         for number, line in enumerate(UNKNOWN):
             text(draw, LEFT * SCALE, (50 + 18 * number) * SCALE, line, 12, fill=FAINT)
         return image
-    detail = "what is lost when that step alone is estimated: the higher its bar, the more it matters"
+    detail = "loss if only this step is estimated: the higher the bar, the more the step matters"
     text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
     across = Axis(0, len(result.sensitivity), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
-    # Few decibels left is much lost: the scale runs downwards.
+    # Fewer dB mean more loss: the scale runs downwards.
     most, least = max(finite), min(finite)
     room = 0.08 * (most - least) or 1.0
     up = Axis(most + room, least - room, (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
@@ -74,16 +76,16 @@ def draw_sensitivity(result: Result) -> Image.Image:
         text(draw, across.start - 8 * SCALE, up.at(value), f"{value:g}", anchor="rm", fill=FAINT)
     text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, "dB (PSNR) left")
     for step, decibels in enumerate(map(_decibels, result.sensitivity)):
-        always = step == 0 or decibels == -math.inf
-        top = up.end if always else min(up.at(min(decibels, up.low)), up.start - 2 * SCALE)
-        _bar(draw, across, step, top, up.start, COLOURS[FULL if always else TOKEN])
+        is_computed = step == 0 or decibels == -math.inf
+        top = up.end if is_computed else min(up.at(min(decibels, up.low)), up.start - 2 * SCALE)
+        _bar(draw, across, step, top, up.start, COLOURS[FULL if is_computed else TOKEN])
     _steps(draw, across, up.start)
-    _legend(draw, [(COLOURS[FULL], "always computed"), (COLOURS[TOKEN], "if it alone is estimated")])
+    _legend(draw, [(COLOURS[FULL], "always computed"), (COLOURS[TOKEN], "if only this one is estimated")])
     return image
 
 
 def _decibels(loss: float) -> float:
-    """PSNR of a loss; infinite at 0, minus infinity where the loss is not finite."""
+    """Return the PSNR of a loss; infinite at 0, minus infinity if the loss is not finite."""
     if not math.isfinite(loss):
         return -math.inf
     return -10.0 * math.log10(loss) if loss > 0.0 else math.inf

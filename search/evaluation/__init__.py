@@ -1,1 +1,1 @@
-"""Evaluation of candidates: replayed, run, remembered, and compared with the baseline."""
+"""Evaluation of candidates: runs and their log, costs, replay, expected gains."""

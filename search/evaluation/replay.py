@@ -1,10 +1,9 @@
-"""What a schedule of whole steps would cost in quality, from the dense runs alone: the engine's own forecasts and
-corrections on the dense predictions, no model involved.
+"""Replay: losses of step-skipping schedules computed from the dense runs alone, without model calls.
 
-Reused predictions are off; so are then the latents, and so the next prediction that is computed: by the latents' error
-times how strongly the model answers, which real runs show (`Outcome.responses`). Where that error points is not known,
-so it is taken to keep its direction; what is left is good for ranking, not for the loss itself. All vectors are
-combinations of the dense predictions, so they are held in a basis of those.
+The engine's own forecasts and corrections run on the dense predictions. A reused prediction has an error; then so have
+the latents, and the next computed prediction: by the latents' error times the model's response, which real runs show
+(`Outcome.responses`). The direction of that error is unknown and assumed to be kept, so the result ranks schedules but
+does not predict their loss. All vectors are combinations of the dense predictions and held in a basis of these.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from ...schedules import TIME_AXES, TimeAxis
 from ..candidate import Genome
 from ..problem import Outcome, Recording, SamplingConfig
 
-UNKNOWN_RESPONSE = 1.0
+DEFAULT_RESPONSE = 1.0  # before any run has shown one
 
 
 class CaseGain(ExtrapolationGain):
-    """As the engine's, with a gain for each case of its own. Rows: cases × conditionings."""
+    """The engine's extrapolation gain, measured for each case separately. Rows: cases × conditionings."""
 
     def __init__(self, cases: int, prior: float, axis: TimeAxis):
         super().__init__(prior, axis)
@@ -49,18 +48,18 @@ def _no_attention(*_: Tensor, **__: bool) -> tuple[Tensor, None]:
 
 
 class Replay:
-    """Losses of schedules of whole steps by the dense recordings.
+    """Losses of step-skipping schedules, from dense recordings. Raises ValueError without the sampler's weights.
 
-    responses: by step, how strongly predictions answer to an error of the latents (ratio of norms).
+    responses: by step, norm of the predictions' error over norm of the latents' error.
     """
 
     def __init__(self, setting: SamplingConfig, recordings: Sequence[Recording]):
         if setting.weights is None:
-            raise ValueError("a sampler whose weights are not known cannot be replayed")
+            raise ValueError("a sampler of unknown weights cannot be replayed")
         self.setting, self.cases = setting, len(recordings)
         self.weights = torch.tensor(setting.weights)
         self.solver = solver_of(setting)
-        self.responses = [UNKNOWN_RESPONSE] * setting.steps
+        self.responses = [DEFAULT_RESPONSE] * setting.steps
         parts = [_in_basis(recording) for recording in recordings]
         rank = max(part.shape[-1] for part, _ in parts)
         padded = [torch.nn.functional.pad(part, (0, rank - part.shape[-1])) for part, _ in parts]
@@ -68,41 +67,41 @@ class Replay:
         self.guidance = torch.stack([mix for _, mix in parts])  # [N, G]
         self.guided = torch.einsum("ng,kngd->knd", self.guidance, self.predictions)
         self.scale = torch.tensor([1.0 / (r.final.numel() * r.peak**2) for r in recordings])
-        self._known: dict[Genome, list[float]] = {}
+        self._losses: dict[Genome, list[float]] = {}
 
-    def learn(self, outcomes: Sequence[Outcome]) -> None:
-        """Take the responses from real runs: the median at each step, at others that of the nearest step known."""
+    def fit_responses(self, outcomes: Sequence[Outcome]) -> None:
+        """Set the responses to medians over real runs; a step without any gets that of the nearest step."""
         steps = range(self.setting.steps)
         seen = [[o.responses[k] for o in outcomes if k < len(o.responses)] for k in steps]
         known = {k: median(values) for k in steps if (values := [v for v in seen[k] if v is not None])}
         if known:
             self.responses = [known[min(known, key=lambda other: (abs(other - k), other))] for k in steps]
-            self._known.clear()
+            self._losses.clear()
 
     def losses(self, genome: Genome) -> list[float]:
-        """One per case; see `problem`. Only whole steps can be replayed."""
-        if genome not in self._known:
-            if not genome.whole:
-                raise ValueError("token steps cannot be replayed")
-            self._known[genome] = self._replayed(genome)
-        return self._known[genome]
+        """Return a loss per case (see `problem`). Raises ValueError for partial steps, which cannot be replayed."""
+        if genome not in self._losses:
+            if genome.has_partial_steps:
+                raise ValueError("partial steps cannot be replayed")
+            self._losses[genome] = self._replay(genome)
+        return self._losses[genome]
 
     @torch.inference_mode()
-    def _replayed(self, genome: Genome) -> list[float]:
+    def _replay(self, genome: Genome) -> list[float]:
         steps, run = self.setting.steps, self._begin(genome)
         errors = torch.zeros(steps, *self.guided.shape[1:])
-        off = torch.zeros_like(self.guided[0])
+        latent_error = torch.zeros_like(self.guided[0])
         for step in range(steps):
-            call = run.begin_call(self._request(step, off.device))
+            call = run.begin_call(self._request(step, latent_error.device))
             if isinstance(call, ReuseCall):
                 predicted = call.estimate()
             else:
-                answered = self.predictions[step] + self.responses[step] * off.unsqueeze(1)
-                predicted = answered.flatten(0, 1)
+                computed = self.predictions[step] + self.responses[step] * latent_error.unsqueeze(1)
+                predicted = computed.flatten(0, 1)
             returned = run.end_call(call, predicted).view_as(self.predictions[step])
             errors[step] = torch.einsum("ng,ngd->nd", self.guidance, returned) - self.guided[step]
-            off = torch.einsum("k,knd->nd", self.weights[step, : step + 1], errors[: step + 1])
-        return (off.square().sum(1) * self.scale).tolist()
+            latent_error = torch.einsum("k,knd->nd", self.weights[step, : step + 1], errors[: step + 1])
+        return (latent_error.square().sum(1) * self.scale).tolist()
 
     def _begin(self, genome: Genome) -> Run:
         """Begin a run of all cases at once, on rows of coefficients."""
@@ -125,7 +124,7 @@ class Replay:
         )
 
     def sensitivity(self, genome: Genome) -> tuple[float, ...]:
-        """By step, the mean loss if it alone is reused; 0 for the first, which always is computed."""
+        """Return by step the mean loss if only that step is reused; 0 for the first, which is always computed."""
         steps = self.setting.steps
         found = [0.0]
         for step in range(1, steps):
@@ -136,7 +135,7 @@ class Replay:
 
 
 def solver_of(setting: SamplingConfig) -> Solver:
-    """The sampler's weights as corrections use them; Euler's where it is not known what it carries on."""
+    """Return the sampler's weights as corrections use them; Euler's if its impulse response is unknown."""
     if setting.weights is None or setting.starts is None:
         return Solver.from_sigmas(setting.sigmas)
     solver = Solver.from_impulse_response([[0.0] * setting.steps, *map(list, setting.weights)], setting.starts)
@@ -144,10 +143,10 @@ def solver_of(setting: SamplingConfig) -> Solver:
 
 
 def _in_basis(recording: Recording) -> tuple[Tensor, Tensor]:
-    """The predictions as coefficients `[K, G, d]` of an orthonormal basis, and the weights `[G]` of guidance."""
+    """Return the predictions as coefficients `[K, G, d]` in an orthonormal basis, and the guidance weights `[G]`."""
     flat = recording.predictions.flatten(0, 1).double()  # [K G, D]
     basis, _ = torch.linalg.qr(flat.T)
     coefficients = (flat @ basis).view(*recording.predictions.shape[:2], -1)
     rows = recording.predictions.double().transpose(1, 2).reshape(-1, recording.predictions.shape[1])
-    mix = torch.linalg.lstsq(rows, recording.told.double().reshape(-1, 1)).solution[:, 0]
+    mix = torch.linalg.lstsq(rows, recording.guided.double().reshape(-1, 1)).solution[:, 0]
     return coefficients.float(), mix.float()

@@ -1,4 +1,4 @@
-"""What a run will take, from what the steps of measured runs took: by kind of step, and for token steps by budget."""
+"""Predicted seconds of a run, from measured seconds of steps by their budgets."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from ..candidate import Genome
 from ..problem import Outcome
 
 FULL = 1.0
+NEWEST = 60  # runs kept
 
 
 class StepSeconds:
-    """Seconds of a step by its budget, learnt from outcomes.
+    """Seconds of a step by its budget, from outcomes.
 
-    Medians, so that one hiccup does not count; the most recent runs only, so that a device that has warmed up or slowed
-    down is known as it is.
+    Medians, so that single outliers do not count; of the newest runs, so that it follows a device that warms up or
+    slows down.
     """
 
-    def __init__(self, newest: int = 60):
+    def __init__(self, newest: int = NEWEST):
         self._newest = newest
-        self._seen: dict[float, list[float]] = {}
+        self._seconds: dict[float, list[float]] = {}
 
     def add(self, genome: Genome, outcome: Outcome) -> None:
-        """Take a run's steps, but its first, in which memory and kernels are made ready."""
+        """Add a run's steps without the first, which also prepares memory and kernels."""
         self.add_steps(genome.budgets, outcome.seconds)
 
     def add_steps(self, budgets: Sequence[float], seconds: Sequence[float]) -> None:
+        """Add the steps of a run, without the first."""
         by_budget: dict[float, list[float]] = {}
         for budget, spent in list(zip(budgets, seconds, strict=False))[1:]:
             by_budget.setdefault(round(budget, 3), []).append(spent)
         for budget, values in by_budget.items():
-            kept = self._seen.setdefault(budget, [])
+            kept = self._seconds.setdefault(budget, [])
             kept.append(median(values))
             del kept[: -self._newest]
 
     def has(self, budget: float) -> bool:
-        """Whether such a step has been measured."""
-        return round(budget, 3) in self._seen
+        """True if a step of this budget has been measured."""
+        return round(budget, 3) in self._seconds
 
     def of(self, budget: float) -> float:
-        """Seconds of one step; between measured budgets along a line, beyond them by the nearest pair's line."""
-        known = sorted((b, median(values)) for b, values in self._seen.items())
+        """Seconds of one step; interpolated between measured budgets, extrapolated from the nearest two beyond them."""
+        known = sorted((b, median(values)) for b, values in self._seconds.items())
         exact = dict(known).get(round(budget, 3))
         if exact is not None:
             return exact
         if budget in (0.0, FULL) or not known:
             return budget * dict(known).get(FULL, 1.0)
-        # A reuse step is no short token step: the line is drawn through steps in which the model runs.
+        # Reuse steps are left out: they do not run the model.
         running = [point for point in known if point[0] > 0.0]
         if len(running) == 1:
             return running[0][1] * budget / running[0][0]
@@ -57,7 +59,7 @@ class StepSeconds:
         return max(0.0, s0 + (budget - b0) * (s1 - s0) / (b1 - b0))
 
     def of_run(self, genome: Genome, evaluations: Sequence[int]) -> float:
-        """Seconds in the model; steps of several calls were measured as such, all but the last are taken alike."""
+        """Seconds in the model. Steps of several calls are measured as a whole; one of fewer calls gets its share."""
         most = max(evaluations)
         return math.fsum(self.of(b) * e / most for b, e in zip(genome.budgets, evaluations, strict=True))
 

@@ -1,1 +1,1 @@
-"""Candidates that a search starts from."""
+"""Proposals: candidates that a search evaluates."""

@@ -10,7 +10,7 @@ from prompts import accelerated, node, search
 from server import ComfyServer, PromptInterrupted
 
 pytestmark = pytest.mark.slow
-SMALL = b'"key":"small '  # in the memo, of runs of small clips
+SMALL = b'"key":"small '  # in the run_log, of runs of small clips
 
 
 def large_clips(**settings: Any) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def large_clips(**settings: Any) -> dict[str, Any]:
 
 
 def small_runs(server: ComfyServer) -> int:
-    memos = (server.base / "user" / "astraea" / "search").glob("*.jsonl")
-    return sum(memo.read_bytes().count(SMALL) for memo in memos)
+    run_logs = (server.base / "user" / "astraea" / "search").glob("*.jsonl")
+    return sum(run_log.read_bytes().count(SMALL) for run_log in run_logs)
 
 
 def cancel_during_small_clips(server: ComfyServer, prompt: dict[str, Any]) -> None:

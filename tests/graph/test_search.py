@@ -21,29 +21,29 @@ from shipped import copy_shipped
 
 pytestmark = pytest.mark.slow
 QUICK, GOOD, THOROUGH = "quick (10 dense runs)", "good (30 dense runs)", "thorough (100 dense runs)"
-SMALL = b'"key":"small '  # in the memo, of runs of small clips
+SMALL = b'"key":"small '  # in the run_log, of runs of small clips
 
 
 def schedules(server: ComfyServer) -> Path:
     return server.base / "user" / "astraea" / "schedules"
 
 
-def memos(server: ComfyServer) -> list[Path]:
+def run_logs(server: ComfyServer) -> list[Path]:
     return sorted((server.base / "user" / "astraea" / "search").glob("*.jsonl"))
 
 
-def told(server: ComfyServer, prompt: dict[str, Any]) -> str:
+def text_of(server: ComfyServer, prompt: dict[str, Any]) -> str:
     return server.queue(prompt)["outputs"]["search"]["text"][0]
 
 
-def lines(memo: Path) -> int:
-    return memo.read_bytes().count(b"\n")
+def lines(run_log: Path) -> int:
+    return run_log.read_bytes().count(b"\n")
 
 
 def taken_from_before(text: str) -> tuple[int, int]:
     """Candidate runs that a search used, and how many of them it had from before."""
-    runs, _, known = re.search(r"\((\d+) candidate runs(, (\d+) of them taken from before)?\)", text).groups()
-    return int(runs), int(known or 0)
+    runs, _, cached = re.search(r"\((\d+) candidate runs(, (\d+) of them taken from before)?\)", text).groups()
+    return int(runs), int(cached or 0)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -54,7 +54,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def nothing_half_written(server: ComfyServer) -> bool:
-    """Whether every file among the schedules is a whole one."""
+    """True if every schedule file is complete."""
     files = list(schedules(server).iterdir())
     return all(path.suffix == ".json" and json.loads(path.read_text("utf-8"))["points"] for path in files)
 
@@ -62,7 +62,7 @@ def nothing_half_written(server: ComfyServer) -> bool:
 def test_a_search_ends_with_schedules_that_accelerate_lists(server: ComfyServer) -> None:
     outputs = server.queue(search(name="fresh"))["outputs"]["search"]
     (text,) = outputs["text"]
-    assert re.search(r"Budget 0\.50: fresh-0\.50\n  promises \d\.\d\dx the speed at \d\d\.\d dB", text)
+    assert re.search(r"Budget 0\.50: fresh-0\.50\n  expected: \d\.\d\dx the speed, \d\d\.\d dB", text)
     assert f"Saved in {schedules(server)}" in text
     pictures = [server.view(file["filename"], file["subfolder"], file["type"]) for file in outputs["images"]]
     assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(1520, 800)] * 4
@@ -73,18 +73,18 @@ def test_a_search_ends_with_schedules_that_accelerate_lists(server: ComfyServer)
 
 
 def test_the_same_search_once_more_is_quick_and_finds_the_same(server: ComfyServer) -> None:
-    first = told(server, search(name="one"))
+    first = text_of(server, search(name="one"))
     # Another name: the server would answer the very same prompt from its cache.
-    second = told(server, search(name="other"))
-    runs, known = taken_from_before(second)
-    assert runs == known > 0
-    assert re.findall(r"at [\d.]+ dB", first) == re.findall(r"at [\d.]+ dB", second)
+    second = text_of(server, search(name="other"))
+    runs, cached = taken_from_before(second)
+    assert runs == cached > 0
+    assert re.findall(r"speed, [\d.]+ dB", first) == re.findall(r"speed, [\d.]+ dB", second)
 
 
 def test_an_interrupt_is_obeyed_at_once_and_keeps_what_was_found(server: ComfyServer) -> None:
-    before = set(memos(server))
+    before = set(run_logs(server))
     waiting = server.submit(search(steps=16, name="stopped", effort=THOROUGH, cases=4))
-    wait_until(lambda: any(lines(memo) > 12 for memo in set(memos(server)) - before))
+    wait_until(lambda: any(lines(run_log) > 12 for run_log in set(run_logs(server)) - before))
     start = time.monotonic()
     server.interrupt()
     with pytest.raises(PromptInterrupted):
@@ -98,24 +98,24 @@ def test_an_interrupt_is_obeyed_at_once_and_keeps_what_was_found(server: ComfySe
 
 @pytest.mark.newest_host
 def test_a_search_is_stopped_while_it_runs_small_clips_and_goes_on_from_there(server: ComfyServer) -> None:
-    before = set(memos(server))
+    before = set(run_logs(server))
 
     def large(effort: str) -> dict[str, Any]:
         size = node("EmptyHunyuanLatentVideo", width=128, height=128, length=21, batch_size=1)
         return search(budgets="0.3", effort=effort, name="cut down") | {"size": size}
 
     waiting = server.submit(large(GOOD))
-    wait_until(lambda: any(memo.read_bytes().count(SMALL) > 6 for memo in set(memos(server)) - before))
+    wait_until(lambda: any(run_log.read_bytes().count(SMALL) > 6 for run_log in set(run_logs(server)) - before))
     start = time.monotonic()
     server.interrupt()
     with pytest.raises(PromptInterrupted):
         server.wait(waiting, seconds=20)
     assert time.monotonic() - start < 2.0
-    (memo,) = set(memos(server)) - before
-    measured = lines(memo) - 1
-    runs, known = taken_from_before(told(server, large(QUICK)))
-    assert 6 < known <= measured
-    assert known < runs
+    (run_log,) = set(run_logs(server)) - before
+    measured = lines(run_log) - 1
+    runs, cached = taken_from_before(text_of(server, large(QUICK)))
+    assert 6 < cached <= measured
+    assert cached < runs
     saved = json.loads((schedules(server) / "cut down-0.30.json").read_text("utf-8"))
     assert saved["provenance"]["search"]["small_clips"] >= 12
     assert "interrupted" not in saved["provenance"]["found"]
@@ -162,15 +162,15 @@ own_server_of_all = pytest.fixture(server_of_its_own, scope="module")
 @pytest.mark.newest_host
 def test_a_search_goes_on_after_a_crash(own_server: ComfyServer) -> None:
     own_server.submit(search())
-    wait_until(lambda: any(lines(memo) > 6 for memo in memos(own_server)))
+    wait_until(lambda: any(lines(run_log) > 6 for run_log in run_logs(own_server)))
     own_server.crash()
-    (memo,) = memos(own_server)
-    measured = lines(memo) - 1
-    with memo.open("ab") as file:
+    (run_log,) = run_logs(own_server)
+    measured = lines(run_log) - 1
+    with run_log.open("ab") as file:
         file.write(b'0badc0de {"key": "cut off')
     own_server.restart()
-    runs, known = taken_from_before(told(own_server, search()))
-    assert measured - 1 <= known < runs
+    runs, cached = taken_from_before(text_of(own_server, search()))
+    assert measured - 1 <= cached < runs
     assert "1 lines of" in own_server.log
     assert nothing_half_written(own_server)
 
@@ -183,18 +183,18 @@ def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server_
     place.write_text("in the way", "utf-8")
     with pytest.raises(PromptFailed, match=r"Nothing can be written to .*Nothing has been started"):
         own_server.queue(search())
-    assert memos(own_server) == []
+    assert run_logs(own_server) == []
     place.unlink()
-    assert "0.50: searched-0.50" in told(own_server, search())
+    assert "0.50: searched-0.50" in text_of(own_server, search())
 
 
 def test_a_model_of_unknown_blocks_is_refused_in_words(own_server_of_all: ComfyServer) -> None:
-    known = memos(own_server_of_all)
+    before = run_logs(own_server_of_all)
     prompt = search(model=["strange", 0])
     prompt["strange"] = node("StrangeBlocks", model=["loader", 0])
     with pytest.raises(PromptFailed, match="This model cannot be accelerated: "):
         own_server_of_all.queue(prompt)
-    assert memos(own_server_of_all) == known
+    assert run_logs(own_server_of_all) == before
 
 
 def test_sigmas_without_steps_are_named(server: ComfyServer) -> None:

@@ -1,4 +1,4 @@
-"""`python search`: what it saves and prints, that it goes on where it was stopped, and what it refuses in one line."""
+"""The command `python search`: what it saves and prints, how it resumes, and errors in one line."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def _unloaded():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Options for folders of this test's own."""
-    return ["--out", str(tmp_path / "out"), "--memo", str(tmp_path / "memo")]
+    """Options for folders of this test."""
+    return ["--out", str(tmp_path / "out"), "--run-log", str(tmp_path / "log")]
 
 
-def known(folder):
-    """Lines of the folder's one memo, the heading left out."""
-    (memo,) = folder.glob("*.jsonl")
-    return memo.read_text("utf-8").splitlines()[1:]
+def logged(folder):
+    """Lines of the folder's only run log, without the heading."""
+    (run_log,) = folder.glob("*.jsonl")
+    return run_log.read_text("utf-8").splitlines()[1:]
 
 
 def test_a_search_saves_what_it_found_and_a_second_one_measures_nothing(tmp_path, folders, capsys):
     assert main([*SMALL, *folders]) == 0
-    first, runs = capsys.readouterr().out, known(tmp_path / "memo")
+    first, runs = capsys.readouterr().out, logged(tmp_path / "log")
     schedule = load(tmp_path / "out" / "searched-0.60.json")
     assert schedule.provenance["found"].startswith("searched: ")
     assert "interrupted" not in schedule.provenance["found"]
@@ -72,7 +72,7 @@ def test_a_search_saves_what_it_found_and_a_second_one_measures_nothing(tmp_path
 
     assert main([*SMALL, *folders]) == 0
     assert f"{len(runs)} candidate runs, {len(runs)} of them taken from before" in capsys.readouterr().out
-    assert known(tmp_path / "memo") == runs
+    assert logged(tmp_path / "log") == runs
     again = load(tmp_path / "out" / "searched-0.60.json")
     assert (again.points, again.forecast, again.mode) == (schedule.points, schedule.forecast, schedule.mode)
 
@@ -86,48 +86,68 @@ def test_without_folders_it_saves_where_the_nodes_look(capsys):
 def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
     large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "16", "--budgets", "0.5", "--cases", "2"]
     assert main([*large, *folders]) == 0
-    told = capsys.readouterr().out
-    assert "budget 0.5, small clips: " in told
-    pairs = load(tmp_path / "out" / "searched-0.50.json").provenance["search"]["small_clips"]
-    assert pairs >= 16
-    small = [line for line in known(tmp_path / "memo") if '"key":"small ' in line]
-    assert len(small) > 2 * pairs
+    printed = capsys.readouterr().out
+    assert "budget 0.5, small clips: " in printed
+    cases = load(tmp_path / "out" / "searched-0.50.json").provenance["search"]["small_clips"]
+    assert cases >= 16
+    small = [line for line in logged(tmp_path / "log") if '"key":"small ' in line]
+    assert len(small) > 2 * cases
 
     assert main([*large, *folders]) == 0
-    told = capsys.readouterr().out
-    runs = len(known(tmp_path / "memo"))
-    assert f"{runs} candidate runs, {runs} of them taken from before" in told
+    printed = capsys.readouterr().out
+    runs = len(logged(tmp_path / "log"))
+    assert f"{runs} candidate runs, {runs} of them taken from before" in printed
 
-    assert main([*large, *folders, "--effort", "8", "--no-small-clips"]) == 0
+    assert main([*large, *folders, "--effort", "8", "--no-proxy"]) == 0
     assert "small clips" not in capsys.readouterr().out
     assert "small_clips" not in load(tmp_path / "out" / "searched-0.50.json").provenance["search"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: spreading was NOT TESTED")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: workers were NOT TESTED")
 def test_two_workers_find_what_one_process_finds(tmp_path):
-    """By the same price of steps in part: else the clock has a say."""
+    """With the same overhead of partial steps: measured, it depends on the clock."""
     for name, options in (("one", []), ("two", ["--workers", "2"])):
-        out = ["--out", str(tmp_path / name), "--memo", str(tmp_path / name / "memo")]
-        assert main([*SMALL, "--effort", "6", "--floor", "0.3", *out, *options]) == 0
+        out = ["--out", str(tmp_path / name), "--run-log", str(tmp_path / name / "log")]
+        assert main([*SMALL, "--effort", "6", "--partial-step-overhead", "0.3", *out, *options]) == 0
     one, two = (load(tmp_path / name / "searched-0.60.json") for name in ("one", "two"))
     assert (one.points, one.forecast, one.mode) == (two.points, two.forecast, two.mode)
     assert one.provenance["search"] == two.provenance["search"]
     assert one.provenance["figures"] == two.provenance["figures"]
-    assert len(known(tmp_path / "one" / "memo")) == len(known(tmp_path / "two" / "memo"))
+    assert len(logged(tmp_path / "one" / "log")) == len(logged(tmp_path / "two" / "log"))
+
+
+def test_the_papers_search_is_a_method(tmp_path, folders, capsys):
+    """Through the same flow: run log, saved schedules, table."""
+    assert main([*SMALL, *folders, "--method", "paper"]) == 0
+    provenance = load(tmp_path / "out" / "searched-0.60.json").provenance
+    assert provenance["found"] == "searched: the paper's evolutionary search (arXiv 2506.05096, section 3.3)"
+    runs = len(logged(tmp_path / "log"))
+    assert f"{runs} candidate runs, 0 of them taken from before" in capsys.readouterr().out
+    assert main([*SMALL, *folders, "--method", "paper"]) == 0
+    assert f"{runs} candidate runs, {runs} of them taken from before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(["--memo", "here"], ["--run-log", "here"]), (["--small-clips"], ["--proxy"])]
+    + [(["--no-small-clips"], ["--no-proxy"]), (["--floor", "0.4"], ["--partial-step-overhead", "0.4"])],
+)
+def test_former_names_of_options_still_work(old, new):
+    assert parse(old) == parse(new)
 
 
 @pytest.mark.parametrize("finished_before", [False, True])
 def test_what_was_found_before_an_interrupt_is_saved(tmp_path, folders, monkeypatch, capsys, finished_before):
     if finished_before:
         assert main([*SMALL, *folders]) == 0
-        shutil.rmtree(tmp_path / "memo")
+        shutil.rmtree(tmp_path / "log")
 
-    class Interrupted(command.Lines):
-        def __call__(self, progress):
+    class Interrupted(command.ConsoleView):
+        def update(self, progress):
             if progress.best:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "Lines", Interrupted)
+    monkeypatch.setattr(command, "ConsoleView", Interrupted)
     assert main([*SMALL, *folders]) == 130
     stopped = tmp_path / "out" / ("searched-0.60 so far.json" if finished_before else "searched-0.60.json")
     assert "interrupted after" in load(stopped).provenance["found"]
@@ -143,14 +163,14 @@ def test_a_file_that_cannot_be_saved_keeps_no_other_from_it(tmp_path, folders, m
             raise ScheduleError("The schedule cannot be written to 'there' (No space left on device).")
         return save(schedule, folder, **options)
 
-    class Interrupted(command.Lines):
-        def __call__(self, progress):
+    class Interrupted(command.ConsoleView):
+        def update(self, progress):
             if len(progress.best) == 2 and not finished:
                 raise KeyboardInterrupt
 
     for module in (session, command):
         monkeypatch.setattr(module, "save", failing, raising=False)
-    monkeypatch.setattr(command, "Lines", Interrupted)
+    monkeypatch.setattr(command, "ConsoleView", Interrupted)
     assert main([*SMALL, "--effort", "8", "--budgets", "0.6,0.4", *folders]) == (2 if finished else 130)
     errors = capsys.readouterr().err
     assert "'searched-0.60': The schedule cannot be written to 'there' (No space left on device)." in errors
@@ -194,7 +214,7 @@ def test_ctrl_c_ends_a_process_with_what_it_found(tmp_path, folders, capsys):
     try:
         end = time.monotonic() + 60.0
         while time.monotonic() < end and process.poll() is None:
-            if list((tmp_path / "memo").glob("*.jsonl")) and len(known(tmp_path / "memo")) >= 4:
+            if list((tmp_path / "log").glob("*.jsonl")) and len(logged(tmp_path / "log")) >= 4:
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -213,11 +233,13 @@ def test_ctrl_c_ends_a_process_with_what_it_found(tmp_path, folders, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budgets", "0.5,0.1"], "outside 0.2...0.95"),
+        (["--budgets", "0.5,0.09"], "outside 0.1...0.95"),
         (["--budgets", "0.5,0.502"], "listed twice"),
         (["--steps", "1"], "whole number of 2 or more"),
         (["--cfg", "nan"], "not a number"),
+        (["--partial-step-overhead", "1.5"], "share of 0 to 1"),
         (["--floor", "1.5"], "share of 0 to 1"),
+        (["--method", "random"], "--method"),
         (["--name", "../up"], "name"),
         (["--prompts", "absent.txt"], "absent.txt"),
         (["--lora", "style"], "NAME:STRENGTH"),

@@ -1,10 +1,11 @@
-"""What stands around a search in the graph: widgets, progress, what is saved whatever ends it."""
+"""The search node: widgets, progress, and what is saved however it ends."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
@@ -18,13 +19,15 @@ from searches import found
 from astraea.errors import AstraeaError, ScheduleError, SearchError
 from astraea.host.folders import find_schedule, schedule_names, user_schedule_folder, user_search_folder
 from astraea.host.search import session
-from astraea.host.search.progress import SearchView, picture, progress_text
+from astraea.host.search.progress import NodeView, draw_preview, progress_text
 from astraea.host.search.samplers import sigmas_of
-from astraea.host.search.session import cases_of
+from astraea.host.search.session import make_cases
 from astraea.nodes.search import AstraeaSearch
 from astraea.nodes.search_inputs import EFFORTS
 from astraea.schedules import load, save
 from astraea.search.budgets import SO_FAR, check_search_name, parse_budgets
+from astraea.search.config import SearchConfig
+from astraea.search.evaluation.run_log import RunLog
 from astraea.search.result import Progress
 
 QUICK = next(iter(EFFORTS))
@@ -40,7 +43,7 @@ def _no_schedules_before() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("text", "budgets"),
-    [("0.5, 0.4, 0.3", (0.5, 0.4, 0.3)), ("0.5", (0.5,)), (" .4;0.95  0.20,\n", (0.4, 0.95, 0.2)), ("0.333", (0.333,))],
+    [("0.5, 0.4, 0.3", (0.5, 0.4, 0.3)), ("0.5", (0.5,)), (" .4;0.95  0.10,\n", (0.4, 0.95, 0.1)), ("0.333", (0.333,))],
 )
 def test_budgets_are_read_in_their_order(text: str, budgets: tuple[float, ...]) -> None:
     assert parse_budgets(text) == budgets
@@ -53,9 +56,9 @@ def test_budgets_are_read_in_their_order(text: str, budgets: tuple[float, ...]) 
         (" , ", "There is no budget"),
         ("abc", "'abc' is not a budget"),
         ("50%", "'50%' is not a budget"),
-        ("0,5", "Decimals are written with a point"),
-        ("0.1", "outside 0.2...0.95"),
-        ("1.0", "outside 0.2...0.95"),
+        ("0,5", "Write decimals with a point"),
+        ("0.09", "outside 0.1...0.95"),
+        ("1.0", "outside 0.1...0.95"),
         ("nan", "outside"),
         ("inf", "outside"),
         ("0.5, 0.500", "0.50 is listed twice"),
@@ -75,17 +78,17 @@ def test_a_name_that_cannot_carry_a_budget_is_refused(name: str) -> None:
     assert check_search_name("x" * 68) == "x" * 68
 
 
-@pytest.mark.parametrize("budgets", ["abc", "", "0.5, 0.1"])
+@pytest.mark.parametrize("budgets", ["abc", "", "0.5, 0.09"])
 def test_budgets_are_refused_when_they_are_queued(budgets: str) -> None:
-    with pytest.raises(SearchError) as told:
+    with pytest.raises(SearchError) as caught:
         parse_budgets(budgets)
-    assert AstraeaSearch.validate_inputs(budgets=budgets) == str(told.value)
+    assert AstraeaSearch.validate_inputs(budgets=budgets) == str(caught.value)
     assert AstraeaSearch.validate_inputs(budgets="0.5") is True
     assert AstraeaSearch.validate_inputs(budgets=None) is True  # linked: not known yet
 
 
 def test_clips_take_the_prompts_in_turn_and_the_next_seed() -> None:
-    cases = cases_of(["a", "b"], "none", {}, 2**64 - 2, 5)
+    cases = make_cases(["a", "b"], "none", {}, 2**64 - 2, 5)
     assert [(case.positive, case.seed) for case in cases] == [
         ("a", 2**64 - 2),
         ("b", 2**64 - 1),
@@ -93,7 +96,7 @@ def test_clips_take_the_prompts_in_turn_and_the_next_seed() -> None:
         ("b", 1),
         ("a", 2),
     ]
-    assert [case.positive for case in cases_of(["a", "b", "c"], "none", {}, 0, 1)] == ["a", "b", "c"]
+    assert [case.positive for case in make_cases(["a", "b", "c"], "none", {}, 0, 1)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpm_2"])
@@ -106,21 +109,29 @@ def test_noise_levels_are_those_of_ksampler(sampler: str, load_tiny: Callable) -
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
-    """What the host's progress bar was told: value, total, preview."""
-    told: list[tuple[int, int, Any]] = []
-    hook = lambda value, total, preview, node_id=None: told.append((value, total, preview))  # noqa: E731
+    """Values, totals and previews shown by ComfyUI's progress bar."""
+    shown_: list[tuple[int, int, Any]] = []
+    hook = lambda value, total, preview, node_id=None: shown_.append((value, total, preview))  # noqa: E731
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    return told
+    return shown_
 
 
-def test_the_bar_moves_and_a_new_best_is_pictured(shown: list) -> None:
-    view = SearchView()
-    view.bench = type("Bench", (), {"latest": torch.randn(1, 16, 3, 6, 8)})
-    view(Progress("dense run 1 of 2", 0.0, 10.0, None, ()))
+CONFIG = SearchConfig(budgets=(0.4,), effort=10.0, seed=0)
+
+
+def stub_runner(latest: torch.Tensor | None) -> Any:
+    """All that a view asks of a runner."""
+    return SimpleNamespace(latest=latest, setting=SimpleNamespace(steps=4, cases=2))
+
+
+def test_the_bar_moves_and_a_new_best_has_a_preview(shown: list) -> None:
+    view = NodeView()
+    view.begin(stub_runner(torch.randn(1, 16, 3, 6, 8)), RunLog(), CONFIG)
+    view.update(Progress("dense run 1 of 2", 0.0, 10.0, None, ()))
     time.sleep(0.15)  # newer hosts tell the browser ten times a second at most
-    view(Progress("budget 0.4", 5.0, 10.0, 90.0, (found(0.4, 31.0),), improved=True))
+    view.update(Progress("budget 0.4", 5.0, 10.0, 90.0, (found(0.4, 31.0),), improved=True))
     time.sleep(0.15)
-    view(Progress("budget 0.4", 12.0, 10.0, 0.0, ()))
+    view.update(Progress("budget 0.4", 12.0, 10.0, 0.0, ()))
     assert [value / total for value, total, _ in shown] == pytest.approx([0.0, 0.5, 1.0], abs=0.002)
     assert all(value < total for value, total, _ in shown)
     kind, image, side = shown[1][2]
@@ -136,21 +147,21 @@ def test_the_progress_text_says_how_long_it_takes() -> None:
 
 
 def test_the_bar_moves_within_a_run_and_never_back(shown: list) -> None:
-    view = SearchView()
-    view.bench = type("Bench", (), {"latest": None, "setting": type("Setting", (), {"steps": 4})})
-    view(Progress("dense run 1 of 2", 0.0, 10.0, None, ()))
+    view = NodeView()
+    view.begin(stub_runner(None), RunLog(), CONFIG)
+    view.update(Progress("dense run 1 of 2", 0.0, 10.0, None, ()))
     for _ in range(4):
         time.sleep(0.15)
-        view.step()
+        view.on_step()
     assert [value for value, *_ in shown] == [0, 25, 50, 75, 100]
     time.sleep(0.15)
-    view(Progress("dense run 2 of 2", 0.6, 10.0, None, ()))
+    view.update(Progress("dense run 2 of 2", 0.6, 10.0, None, ()))
     assert shown[-1][0] == 100
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 3, 6, 8), (2, 48, 1, 6, 8), (1, 5, 2, 6, 8)])
 def test_any_latents_have_a_picture(shape: tuple[int, ...]) -> None:
-    assert picture(torch.randn(shape)).size == (8, 6)
+    assert draw_preview(torch.randn(shape)).size == (8, 6)
 
 
 def run(model: Any, **changes: Any) -> Any:
@@ -182,17 +193,17 @@ def test_a_search_saves_what_it_found_and_does_not_measure_twice(load_tiny: Call
     assert "taken from before" not in text
     again = run(model).args
     assert again[0].budgets == schedule.budgets
-    runs, known = (int(word) for word in again[2].split("(")[1].split() if word.isdigit())
-    assert runs == known > 0
+    runs, cached = (int(word) for word in again[2].split("(")[1].split() if word.isdigit())
+    assert runs == cached > 0
 
 
-class Cancelled(SearchView):
+class Cancelled(NodeView):
     """The user cancels after some candidates have been run."""
 
     after = 8
 
-    def __call__(self, progress: Progress) -> None:
-        super().__call__(progress)
+    def update(self, progress: Progress) -> None:
+        super().update(progress)
         if progress.best:
             self.after -= 1
         if self.after <= 0:
@@ -201,7 +212,7 @@ class Cancelled(SearchView):
 
 @pytest.fixture
 def cancelled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(session, "SearchView", Cancelled)
+    monkeypatch.setattr(session, "NodeView", Cancelled)
     yield
     comfy.model_management.interrupt_current_processing(False)
 
@@ -246,7 +257,7 @@ def test_a_folder_that_cannot_be_written_stops_it_before_it_starts(
         place.unlink()
 
 
-def test_a_disk_that_fills_up_is_told_and_nothing_half_written_stays(
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(
     load_tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> Path:
@@ -261,9 +272,9 @@ def test_a_disk_that_fills_up_is_told_and_nothing_half_written_stays(
 def test_lines_that_a_crash_cut_off_are_measured_again(load_tiny: Callable) -> None:
     model = load_tiny()
     schedule = run(model).args[0]
-    (memo,) = user_search_folder().iterdir()
-    whole = memo.read_bytes()
-    memo.write_bytes(whole[: len(whole) // 2] + b"\x00\xff{broken\n")
+    (run_log,) = user_search_folder().iterdir()
+    content = run_log.read_bytes()
+    run_log.write_bytes(content[: len(content) // 2] + b"\x00\xff{broken\n")
     again, _, text = run(model).args
     assert again.budgets == schedule.budgets
     assert "of them taken from before" in text
@@ -280,7 +291,7 @@ def test_lines_that_a_crash_cut_off_are_measured_again(load_tiny: Callable) -> N
         ({"budgets": "none"}, "not a budget"),
     ],
 )
-def test_what_only_shows_when_it_runs_is_told_as_clearly(changes: dict, message: str, load_tiny: Callable) -> None:
+def test_what_only_shows_when_it_runs_is_named_as_clearly(changes: dict, message: str, load_tiny: Callable) -> None:
     with pytest.raises(AstraeaError, match=message):
         run(load_tiny(), **changes)
     assert not list(user_schedule_folder().glob("*.json"))

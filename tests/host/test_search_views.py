@@ -1,4 +1,4 @@
-"""What a search shows when it ends: plots and texts."""
+"""Plots and texts of a finished search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from searches import NOTHING, found, partial, result
 
-from astraea.host.search.session import SearchRun
+from astraea.host.search.view import SearchRun
 from astraea.nodes.plots.drawing import Axis, spread
 from astraea.nodes.plots.search import draw_search
 from astraea.nodes.search_text import search_text
@@ -38,23 +38,25 @@ def test_ticks_are_few_and_within_the_scale(low: float, high: float) -> None:
     assert all(low - 1e-6 <= tick <= high + 1e-6 for tick in ticks)
 
 
-def test_the_text_tells_what_each_schedule_promises() -> None:
+def test_the_text_has_the_result_expected_of_each_schedule() -> None:
     outcome = result((0.5, 0.3))
     schedules = tuple(each.schedule.renamed(f"mine-{each.budget:.2f}") for each in outcome.best)
     text = search_text(SearchRun(outcome, schedules, Path("folder"), 90, 40), (0.5, 0.4, 0.3))
     assert "90 candidate runs, 40 of them taken from before" in text
-    assert "Budget 0.50: mine-0.50\n  promises 2.00x the speed at 35.0 dB" in text
+    assert "Budget 0.50: mine-0.50\n  expected: 2.00x the speed, 35.0 dB" in text
     assert "+2.5 dB against the bundled one (32.5 dB at 2.00x), closer on 2 of 2 clips" in text
     assert "Budget 0.40: nothing found" in text
     assert "Saved in folder" in text
-    by_hand = dataclasses.replace(outcome, best=(found(0.5, 32.5, baselines=True),))
-    assert "nothing is expected to beat" in search_text(SearchRun(by_hand, schedules[:1], Path("folder"), 9, 0), (0.5,))
+    unimproved = dataclasses.replace(outcome, best=(found(0.5, 32.5, is_baseline=True),))
+    assert "nothing is expected to beat" in search_text(
+        SearchRun(unimproved, schedules[:1], Path("folder"), 9, 0), (0.5,)
+    )
 
 
-def test_of_steps_in_part_the_text_tells_what_they_compute_and_what_time_they_take() -> None:
+def test_the_text_has_the_tokens_and_the_time_of_partial_steps() -> None:
     part = partial(0.5, 33.0)
     outcome = dataclasses.replace(result((0.5, 0.4)), best=(part, found(0.4, 30.0)))
     schedules = (part.schedule.renamed("mine-0.50"), found(0.4, 30.0).schedule.renamed("mine-0.40"))
     text = search_text(SearchRun(outcome, schedules, Path("folder"), 9, 0), (0.5, 0.4))
-    assert f"computes {part.schedule.mean_budget:.0%} of the video in the time of 50%, judged" in text
-    assert f"computes {schedules[1].mean_budget:.0%} of the steps, judged" in text
+    assert f"computes {part.schedule.mean_budget:.0%} of the video in the time of 50%, compared" in text
+    assert f"computes {schedules[1].mean_budget:.0%} of the steps, compared" in text

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from astraea.search import evolution
+from astraea.search.proposals import breeding
 
 
 @pytest.fixture
 def small_populations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For searches whose own choices make no difference to what is shown: evolution by replay takes most of a search's
-    time on a toy.
-    """
+    """Speed up tests that do not depend on a search's choices: evolution by replay takes most of their time."""
     for name, size in {"POPULATION": 8, "CHILDREN": 6, "GENERATIONS": 2}.items():
-        monkeypatch.setattr(evolution, name, size)
+        monkeypatch.setattr(breeding, name, size)

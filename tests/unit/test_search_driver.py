@@ -1,4 +1,4 @@
-"""A whole search on a toy: what it keeps to, what it finds, and what it tells on the way."""
+"""A whole search on a toy runner: its limits, results and progress."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from toy_bench import ToyBench
+from toy_runner import ToyRunner
 
+from astraea.search.astraea_search import DENSE_SHARE
 from astraea.search.candidate import FORECASTS, Genome, mean_budget
-from astraea.search.driver import DENSE_SHARE, Search
+from astraea.search.config import SearchConfig
+from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.evolution import ENOUGH_FOR_PROBE
 from astraea.search.proposals.priors import prior_gain
-from astraea.search.result import Progress, Result
+from astraea.search.result import Progress, SearchResult
 
 # Toy, budgets, effort.
 SEARCHES = {
     "one budget": ({"steps": 8, "cases": 3}, (0.5,), 16),
     "three budgets": ({"steps": 8, "cases": 3}, (0.3, 0.5, 0.7), 24),
     "unordered budgets": ({"steps": 7, "cases": 2}, (0.7, 0.3, 0.45), 12),
-    "token steps": ({"steps": 8, "cases": 2}, (0.55,), 1.2 * ENOUGH_FOR_PROBE),
+    "token steps": ({"steps": 8, "cases": 2}, (0.55,), 48),
     "least effort": ({"steps": 8, "cases": 2}, (0.5,), 3),
     "one case": ({"steps": 8, "cases": 1}, (0.5,), 8),
-    "more cases than are paid for": ({"steps": 8, "cases": 9}, (0.4,), 16),
+    "more cases than the effort allows": ({"steps": 8, "cases": 9}, (0.4,), 16),
     "three steps": ({"steps": 3, "cases": 2}, (0.7, 0.9), 14),
     "more effort than candidates": ({"steps": 3, "cases": 2}, (0.7,), 60),
     "no replay": ({"steps": 8, "cases": 2, "calls": 2}, (0.5,), 24),
     "ending above sigma 0": ({"steps": 8, "cases": 2, "end": 0.1}, (0.4,), 8),
-    "everything paid for": ({"steps": 6, "cases": 2}, (1.0,), 6),
+    "full budget": ({"steps": 6, "cases": 2}, (1.0,), 6),
     "barely the ends": ({"steps": 8, "cases": 2}, (0.25,), 8),
 }
 TOO_SHORT = {
@@ -43,24 +44,24 @@ EACH = pytest.mark.parametrize("name", SEARCHES)
 
 
 class Watched:
-    """A search that has been run, with what it told on the way."""
+    """A search that has been run, with its progress."""
 
     def __init__(self, name: str, seed: int = 0):
         toy, self.budgets, self.effort = (SEARCHES | TOO_SHORT)[name]
-        self.bench = ToyBench(**toy)
-        self.told: list[Progress] = []
-        self.made: list[int] = []  # how many runs had been made when each was told
+        self.runner = ToyRunner(**toy)
+        self.seen: list[Progress] = []
+        self.made: list[int] = []  # number of runs made at each progress
         self.search = Search(
-            self.bench, RunLog(), budgets=self.budgets, effort=self.effort, seed=seed, watch=self._watch
+            self.runner, RunLog(), SearchConfig(budgets=self.budgets, effort=self.effort, seed=seed), watch=self._watch
         )
         self.result = self.search.run()
 
     def _watch(self, progress: Progress) -> None:
-        self.told.append(progress)
-        self.made.append(len(self.bench.runs))
+        self.seen.append(progress)
+        self.made.append(len(self.runner.runs))
 
     def mean(self, budgets: tuple[float, ...]) -> float:
-        return mean_budget(budgets, self.bench.setting.evaluations)
+        return mean_budget(budgets, self.runner.setting.evaluations)
 
 
 @cache
@@ -82,29 +83,26 @@ def test_what_is_found_is_within_its_budget(name):
 
 
 @EACH
-def test_every_candidate_but_the_probe_is_within_a_budget(name):
+def test_every_candidate_is_within_a_budget(name):
     run = watched(name)
-    beyond = [schedule for _, schedule in run.bench.runs if run.mean(schedule.budgets) > max(run.budgets) * 1.005]
-    assert len(beyond) <= 4
-    for schedule in beyond:
-        assert set(schedule.budgets[1::2]) == {1.0} or set(schedule.budgets[2::2]) == {1.0}, "every other step in full"
+    assert all(run.mean(schedule.budgets) <= max(run.budgets) * 1.005 for _, schedule in run.runner.runs)
 
 
 @EACH
-def test_no_more_is_spent_than_asked_for_once_the_bundled_ones_are_paid(name):
+def test_no_more_is_spent_than_asked_for_after_the_baselines(name):
     run = watched(name)
-    cases = len(run.search.judge._dense)
+    cases = len(run.search.method.evaluator._dense)
     least = cases + cases * sum(run.budgets)
-    assert run.result.spent <= max(run.effort, least) * 1.005
+    assert run.result.cost <= max(run.effort, least) * 1.005
 
 
 @EACH
-def test_what_is_spent_is_what_was_computed(name):
+def test_the_cost_is_what_was_computed(name):
     run = watched(name)
-    judge, calls = run.search.judge, sum(run.bench.setting.evaluations)
-    computed = sum(outcome.computed for outcome in judge.outcomes.values())
-    assert len(judge.outcomes) == len(run.bench.runs), "none was run twice"
-    assert run.result.spent == pytest.approx(len(judge._dense) + computed / calls)
+    evaluator, calls = run.search.method.evaluator, sum(run.runner.setting.evaluations)
+    computed = sum(outcome.computed for outcome in evaluator.outcomes.values())
+    assert len(evaluator.outcomes) == len(run.runner.runs), "none was run twice"
+    assert run.result.cost == pytest.approx(len(evaluator._dense) + computed / calls)
 
 
 @EACH
@@ -131,23 +129,23 @@ def test_a_search_is_worth_its_effort(name, least):
 @EACH
 def test_losses_found_are_those_of_a_run(name):
     run = watched(name)
-    judge = Evaluator(ToyBench(**SEARCHES[name][0]), RunLog())
+    evaluator = Evaluator(ToyRunner(**SEARCHES[name][0]), RunLog())
     for best in run.result.best:
         genome = Genome(best.schedule.budgets, best.schedule.forecast, best.schedule.mode)
-        verdict = judge.verdicts([genome], range(len(best.losses)))[0]
-        assert best.losses == verdict.losses
-        assert best.psnr == pytest.approx(verdict.score)
+        evaluation = evaluator.evaluate([genome], range(len(best.losses)))[0]
+        assert best.losses == evaluation.losses
+        assert best.psnr == pytest.approx(evaluation.score)
 
 
-def test_with_enough_effort_steps_in_part_are_tried():
+def test_with_enough_effort_partial_steps_are_tried():
     run = watched("token steps")
-    affordable = [s.budgets for _, s in run.bench.runs if run.mean(s.budgets) <= 0.55 * 1.005]
+    affordable = [s.budgets for _, s in run.runner.runs if run.mean(s.budgets) <= 0.55 * 1.005]
     assert any(0.0 < budget < 1.0 for budgets in affordable for budget in budgets[1:-1])
 
 
-def test_the_best_is_judged_on_all_cases_that_are_searched_on():
-    run = watched("more cases than are paid for")
-    assert len(run.result.best[0].losses) == round(run.effort / DENSE_SHARE) < run.bench.setting.cases
+def test_the_best_is_run_on_all_cases_of_the_search():
+    run = watched("more cases than the effort allows")
+    assert len(run.result.best[0].losses) == round(run.effort / DENSE_SHARE) < run.runner.setting.cases
 
 
 @pytest.mark.parametrize("name", ["three budgets", "unordered budgets", "one budget"])
@@ -170,75 +168,75 @@ def test_seconds_are_those_of_the_steps():
 
 
 @EACH
-def test_sensitivity_is_told_by_step_where_there_is_replay(name):
+def test_sensitivity_is_known_by_step_with_replay(name):
     run = watched(name)
-    replayed = run.bench.setting.weights is not None
-    assert len(run.result.sensitivity) == (run.bench.setting.steps if replayed else 0)
+    is_replayed = run.runner.setting.weights is not None
+    assert len(run.result.sensitivity) == (run.runner.setting.steps if is_replayed else 0)
 
 
 @EACH
-def test_history_tells_each_new_best_of_a_budget(name):
+def test_history_has_each_new_best_of_a_budget(name):
     result = watched(name).result
     for best in result.best:
-        moments = [moment for moment in result.history if moment.budget == best.budget]
-        assert moments[-1].loss == best.loss
-        assert [m.spent for m in moments] == sorted(m.spent for m in moments)
+        points = [point for point in result.history if point.budget == best.budget]
+        assert points[-1].loss == best.loss
+        assert [m.cost for m in points] == sorted(m.cost for m in points)
 
 
 def test_a_budget_asked_for_twice_is_searched_once():
-    def result(budgets: tuple[float, ...]) -> Result:
-        return Search(ToyBench(steps=6), RunLog(), budgets=budgets, effort=8, seed=0).run()
+    def result(budgets: tuple[float, ...]) -> SearchResult:
+        return Search(ToyRunner(steps=6), RunLog(), SearchConfig(budgets=budgets, effort=8, seed=0)).run()
 
     assert result((0.5, 0.7, 0.5)) == result((0.5, 0.7))
 
 
 @pytest.mark.parametrize("name", TOO_SHORT)
-def test_where_the_budget_does_not_pay_for_the_ends_nothing_is_run(name):
+def test_nothing_is_run_if_the_budget_is_too_small_for_the_ends(name):
     run = watched(name)
     assert (run.result.best, run.result.front, run.result.baselines) == ((), (), ())
-    assert (run.result.finished, run.bench.runs) == (True, [])
+    assert (run.result.finished, run.runner.runs) == (True, [])
 
 
-# --- what is told on the way ------------------------------------------------------------------------------------
+# --- progress --------------------------------------------------------------------------------------------------
 
 
 @EACH
-def test_progress_is_told_after_every_run(name):
+def test_progress_is_reported_after_every_run(name):
     run = watched(name)
-    assert set(run.made) >= set(range(1, len(run.bench.runs) + 1))
-    spent = [progress.spent for progress in run.told]
+    assert set(run.made) >= set(range(1, len(run.runner.runs) + 1))
+    spent = [progress.cost for progress in run.seen]
     assert spent == sorted(spent)
-    assert all(progress.planned == run.effort for progress in run.told)
-    assert run.told[0].stage.startswith("dense run 1 of ")
-    assert run.told[-1].stage == "done"
+    assert all(progress.effort == run.effort for progress in run.seen)
+    assert run.seen[0].stage.startswith("dense run 1 of ")
+    assert run.seen[-1].stage == "done"
 
 
 @EACH
 def test_time_left_is_unknown_or_not_negative(name):
-    left = [progress.seconds_left for progress in watched(name).told]
+    left = [progress.seconds_left for progress in watched(name).seen]
     assert left[0] is None
     assert all(each is None or (math.isfinite(each) and each >= 0.0) for each in left)
 
 
 @EACH
-def test_a_new_best_is_told_with_the_run_that_made_it(name):
-    """Its latents are what a host shows."""
+def test_a_new_best_is_reported_with_the_run_that_made_it(name):
+    """A host shows its latents."""
     run = watched(name)
-    for progress, made in zip(run.told, run.made, strict=True):
+    for progress, made in zip(run.seen, run.made, strict=True):
         if progress.improved:
-            assert run.bench.runs[made - 1][1].points in [best.schedule.points for best in progress.best]
+            assert run.runner.runs[made - 1][1].points in [best.schedule.points for best in progress.best]
     if len(run.budgets) == 1:  # else a candidate may be known from another budget
-        assert sum(progress.improved for progress in run.told) == len(run.result.history)
+        assert sum(progress.improved for progress in run.seen) == len(run.result.history)
 
 
-def test_a_remembered_best_is_not_told_as_a_run_just_made():
-    memo, told = RunLog(), []
+def test_a_cached_best_is_not_reported_as_new():
+    run_log, seen = RunLog(), []
     toy, budgets, effort = SEARCHES["one budget"]
-    Search(ToyBench(**toy), memo, budgets=budgets, effort=effort, seed=0).run()
-    search = Search(ToyBench(**toy), memo, budgets=budgets, effort=effort, seed=0, watch=told.append)
+    Search(ToyRunner(**toy), run_log, SearchConfig(budgets=budgets, effort=effort, seed=0)).run()
+    search = Search(ToyRunner(**toy), run_log, SearchConfig(budgets=budgets, effort=effort, seed=0), watch=seen.append)
     search.run()
-    assert search.cache_hits == len(search.judge.outcomes)
-    assert not any(progress.improved for progress in told)
+    assert search.effort.cache_hits == len(search.method.evaluator.outcomes)
+    assert not any(progress.improved for progress in seen)
 
 
 # --- chance -----------------------------------------------------------------------------------------------------
@@ -254,14 +252,17 @@ def test_another_seed_may_find_something_else():
 
 
 @pytest.mark.usefixtures("small_populations")
-def test_ways_that_were_not_run_are_ranked_by_what_they_gain_elsewhere():
-    search = Search(ToyBench(steps=20), RunLog(), budgets=(0.5,), effort=12, seed=0)
+def test_forecasts_that_were_not_run_are_ranked_by_their_prior_gains():
+    search = Search(ToyRunner(steps=20), RunLog(), SearchConfig(budgets=(0.5,), effort=12, seed=0))
     search.run()
-    (evolution,) = search._evolutions.values()
+    (evolution,) = search.searches.values()
     reference, setting = evolution.baselines[0], search.setting
-    seen = {verdict.genome.forecast for verdict in (*evolution.judged.values(), *evolution.partly.values())}
-    evolution.replay.losses = lambda genome: (1e-4,) * setting.cases
-    ranked = [g.forecast for g in evolution._ranked([replace(reference, forecast=way) for way in FORECASTS])]
-    unseen = [prior_gain(way, setting) for way in ranked if way not in seen]
+    seen = {
+        evaluation.genome.forecast
+        for evaluation in (*evolution.standings.complete.values(), *evolution.standings.partial.values())
+    }
+    evolution._ranking.replay.losses = lambda genome: (1e-4,) * setting.cases
+    ranked = [g.forecast for g in evolution._ranking.rank([replace(reference, forecast=f) for f in FORECASTS])]
+    unseen = [prior_gain(each, setting) for each in ranked if each not in seen]
     assert unseen == sorted(unseen, reverse=True)
     assert len(set(unseen)) >= 3

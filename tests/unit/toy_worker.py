@@ -1,4 +1,4 @@
-"""What a worker of a spread search runs in the tests: the toy bench, which may end its own process."""
+"""Runs in a Ray worker of the tests: the toy runner, which may end its own process."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
-def bench_with_small_clips(steps: int, cases: int) -> Any:
-    """A toy bench that has small clips."""
-    return bench(steps, cases, small_share=0.1)
+def runner_with_small_clips(steps: int, cases: int) -> Any:
+    """A toy runner that has small clips."""
+    return runner(steps, cases, proxy_cost=0.1)
 
 
-def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0, **options: Any) -> Any:
-    """A toy bench. The first `deaths` runs of the deadly case end their process; the folder `mark` counts them."""
-    toy = _toy_bench()
+def runner(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0, **options: Any) -> Any:
+    """A toy runner. The first `deaths` runs of the deadly case end their process; the folder `mark` counts them."""
+    toy = _load_toy()
 
-    class Worker(toy.ToyBench):  # type: ignore[name-defined]
-        def known(self, case: int) -> Any:
+    class Worker(toy.ToyRunner):  # type: ignore[name-defined]
+        def reference(self, case: int) -> Any:
             (Path(mark) / f"dense-{case}-{os.getpid()}").touch() if mark else None
-            return self._known(case)
+            return self._dense_trace(case)
 
-        def load_reference(self, case: int, known: Any) -> None:
-            self._dense[case] = known
+        def load_reference(self, case: int, reference: Any) -> None:
+            self._dense[case] = reference
 
         def measure(self, jobs: Any) -> Any:
             dead = len(list(Path(mark).glob("dead-*"))) if mark else 0
@@ -41,23 +41,23 @@ def bench(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths:
 
 
 def refused() -> Any:
-    """A bench that cannot be made."""
-    _toy_bench()
+    """A runner that cannot be made."""
+    _load_toy()
     raise importlib.import_module("astraea.errors").SearchError("This model cannot be searched.")
 
 
 def broken() -> Any:
-    """A bench that fails by a fault."""
+    """A runner that fails by a programming error."""
     raise KeyError("weights")
 
 
 def other_by_process(folder: str) -> Any:
-    """A bench whose setting is another in every worker."""
+    """A runner whose setting differs between workers."""
     (Path(folder) / str(os.getpid())).touch()
-    return _toy_bench().ToyBench(steps=8, cases=2, answers=float(os.getpid()))
+    return _load_toy().ToyRunner(steps=8, cases=2, response=float(os.getpid()))
 
 
-def _toy_bench() -> Any:
+def _load_toy() -> Any:
     """The module, with the pack loaded as tests/conftest.py does it."""
     if "astraea" not in sys.modules:
         spec = importlib.util.spec_from_file_location(
@@ -68,4 +68,4 @@ def _toy_bench() -> Any:
         sys.modules["astraea"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["astraea"])
         sys.path.append(str(HERE))
-    return importlib.import_module("toy_bench")
+    return importlib.import_module("toy_runner")

@@ -71,13 +71,13 @@ class Contest:
         """Runs offers on the held-out pairs, and drops those that are `hopeless` dB behind on the first of them."""
         best: list[float] = []
         for offer in offers:
-            first = self.held_out.verdicts([offer.genome], range(min(FIRST_PAIRS, len(self.held_out_pairs))))[0].score
+            first = self.held_out.evaluate([offer.genome], range(min(FIRST_PAIRS, len(self.held_out_pairs))))[0].score
             if best and first < max(best) - hopeless:
                 print(f"{budget:g}  {offer.contestant:34} is {max(best) - first:.1f} dB behind: dropped", flush=True)
                 self.drop([offer.contestant, budget, offer.seed])
                 continue
             best.append(first)
-            verdict = self.held_out.verdicts([offer.genome], range(self.held_out.setting.cases))[0]
+            evaluation = self.held_out.evaluate([offer.genome], range(self.held_out.setting.cases))[0]
             row = {
                 "contestant": offer.contestant,
                 "budget": budget,
@@ -86,8 +86,8 @@ class Contest:
                 "clock": None if offer.clock is None else round(offer.clock, 1),
                 "mean_budget": round(sum(offer.genome.budgets) / len(offer.genome.budgets), 4),
                 "psnr_calibration": offer.psnr,
-                "psnr": verdict.score,
-                "psnr_all": [round(psnr_of(loss), 3) for loss in verdict.losses],
+                "psnr": evaluation.score,
+                "psnr_all": [round(psnr_of(loss), 3) for loss in evaluation.losses],
                 "held_out_seeds_from": self.args.held_out_from,
                 "budgets": list(offer.genome.budgets),
                 "mode": offer.genome.mode,
@@ -95,4 +95,6 @@ class Contest:
                 "speedup": offer.speedup,
             }
             self.add(row)
-            print(f"{budget:g}  {offer.contestant:34} seed {offer.seed}  {verdict.score:6.2f} dB held out", flush=True)
+            print(
+                f"{budget:g}  {offer.contestant:34} seed {offer.seed}  {evaluation.score:6.2f} dB held out", flush=True
+            )

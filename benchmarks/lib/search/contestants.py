@@ -14,28 +14,25 @@ import unittest.mock
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from astraea.schedules import bundled_folder, load
 from astraea.search import evolution
 from astraea.search.candidate import Genome, genome_of
+from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
-from astraea.search.evaluation.replay import Replay
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.paper_search import PaperSearch
-from astraea.search.proposals.dynamic_programming import cheapest
 from astraea.search.proposals.initial import (
-    TOKEN_PATTERN,
+    PARTIAL_PATTERN,
     bundled_candidate,
+    periodic_candidate,
     step_skipping_candidates,
-    token_candidate,
     uniform_candidate,
 )
-from astraea.search.proposals.sensitivity import allotted, probe
 
-TOKEN_PATTERNS = (TOKEN_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
+TOKEN_PATTERNS = (PARTIAL_PATTERN, (0.0, 0.5), (0.1, 0.3, 0.8))
 PAPER_CASES = 4  # prompts of the paper's fitness
 
 
@@ -78,55 +75,40 @@ def baselines(setting: Any, budget: float) -> dict[str, Genome]:
     ):
         found[f"whole steps {number + 1}"] = genome
         found[f"whole steps {number + 1}, held"] = replace(genome, mode="hold")
-    rhythms = dict.fromkeys(token_candidate(setting, budget, pattern) for pattern in TOKEN_PATTERNS)
-    for number, genome in enumerate(genome for genome in rhythms if not genome.whole):
+    rhythms = dict.fromkeys(periodic_candidate(setting, budget, pattern) for pattern in TOKEN_PATTERNS)
+    for number, genome in enumerate(genome for genome in rhythms if genome.has_partial_steps):
         found[f"token rhythm {number + 1}"] = genome
     return found
-
-
-def by_programming(bench: Any, budget: float) -> Iterator[Offer]:
-    """Dynamic programming and the sensitivity probe alone, from two dense runs."""
-    judge = Evaluator(bench, RunLog())
-    replay = Replay(bench.setting, [judge.dense(case) for case in (0, 1)])
-    start = baseline(bench.setting, budget)
-    judge.verdicts([start], [0])
-    replay.learn(list(judge.outcomes.values()))
-    programmed = cheapest(lambda genome: fmean(replay.losses(genome)), start)
-    if programmed is not None:
-        yield Offer("gaps by dynamic programming", 0, judge.spent, programmed, None)
-    found = probe(judge, 0, replay)
-    if found is not None:
-        yield Offer("budgets by sensitivity", 0, judge.spent, allotted(found, bench.setting, budget), None)
 
 
 def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]:
     """The node's search, from hand-made schedules."""
     began = time.monotonic()
     with from_baseline():
-        search = Search(bench, RunLog(), budgets=[budget], effort=effort, seed=seed)
+        search = Search(bench, RunLog(), SearchConfig(budgets=(budget,), effort=effort, seed=seed))
         result = search.run()
     if result.best:
         best = result.best[0]
         name = f"ours, effort {effort:g}"
         clock = (time.monotonic() - began) / result.dense_seconds
-        yield Offer(name, seed, result.spent, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
+        yield Offer(name, seed, result.cost, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
 def papers(bench: Any, budget: float, seed: int, efforts: list[float], memo_folder: Path) -> Iterator[Offer]:
     """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `memo_folder`."""
-    judge = Evaluator(bench, RunLog(memo_folder / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
+    evaluator = Evaluator(bench, RunLog(memo_folder / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
     cases = range(min(PAPER_CASES, bench.setting.cases))
-    search = PaperSearch(judge, cases, budget, random.Random(seed))
+    search = PaperSearch(evaluator, cases, budget, random.Random(seed))
     offers: list[Offer] = []
     pending = sorted(efforts)
 
     def note(best: Evaluation) -> None:
-        while pending and judge.spent >= pending[0]:
+        while pending and evaluator.cost >= pending[0]:
             contestant = f"paper's search, effort {pending.pop(0):g}"
-            offers.append(Offer(contestant, seed, judge.spent, best.genome, best.score))
+            offers.append(Offer(contestant, seed, evaluator.cost, best.genome, best.score))
             print(f"  {contestant}, seed {seed}: {best.score:.2f} dB", flush=True)
 
     for case in cases:
-        judge.dense(case)
-    search.run(max(efforts) + 1e-6, note)
+        evaluator.dense(case)
+    search.run(max(efforts) + 1e-6 - evaluator.cost, note)
     yield from offers

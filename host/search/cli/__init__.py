@@ -1,1 +1,1 @@
-"""The search's command line: options, inputs from files, output."""
+"""The command `python search`."""

@@ -1,10 +1,9 @@
-"""Parts of the search that know no model: how candidates are changed, paths through the steps, what steps take."""
+"""Parts of the search without a model: mutation and crossover, predicted step times."""
 
 from __future__ import annotations
 
 import random
 from fractions import Fraction
-from itertools import combinations, pairwise
 
 import pytest
 
@@ -13,28 +12,26 @@ from astraea.search.candidate import (
     AXES,
     CURVATURES,
     FINAL_STEP_GAINS,
-    FREE_SIZES,
     PRIOR_GAINS,
     Genome,
-    block_crossover,
+    change_forecast,
+    fill_budget,
+    longest_skip,
     mean_budget,
-    most_steps,
-    moved,
-    other_forecast,
-    repaired,
+    move_steps,
     uniform_crossover,
     with_ends,
 )
 from astraea.search.evaluation.step_time import StepSeconds
+from astraea.search.paper_search import BUDGETS, block_crossover, repair
 from astraea.search.problem import Outcome
-from astraea.search.proposals.dynamic_programming import MAX_SKIP, cheapest_paths, skip_costs
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
 SEEDS = pytest.mark.parametrize("seed", range(6))
 CALLS = pytest.mark.parametrize("evaluations", [EVEN, HEUN, [2] * 11 + [1]], ids=["one call", "heun", "midpoint"])
 
 
-def whole(rng: random.Random, steps: int = 12) -> Genome:
+def step_skipping(rng: random.Random, steps: int = 12) -> Genome:
     return Genome((1.0, *(float(rng.random() < 0.4) for _ in range(steps - 2)), 1.0))
 
 
@@ -48,7 +45,7 @@ def sizes(rng: random.Random, steps: int = 12) -> list[float]:
 def test_repair_lands_in_the_band_and_keeps_the_ends(seed, evaluations, budget):
     rng = random.Random(seed)
     low, high = 0.9 * budget, 1.1 * budget
-    budgets = repaired(sizes(rng), evaluations, (low, high), rng)
+    budgets = repair(sizes(rng), evaluations, (low, high), rng)
     assert low <= mean_budget(budgets, evaluations) <= high
     assert budgets[0] == 1.0
     assert budgets[-1] >= 0.5
@@ -59,11 +56,11 @@ def test_repair_leaves_alone_what_is_in_the_band(seed):
     rng = random.Random(seed)
     budgets = sizes(rng)
     mean = mean_budget(budgets, EVEN)
-    assert repaired(budgets, EVEN, (mean - 0.01, mean + 0.01), rng) == budgets
+    assert repair(budgets, EVEN, (mean - 0.01, mean + 0.01), rng) == budgets
 
 
 def test_repair_ends_where_the_band_cannot_be_reached():
-    budgets = repaired([1.0, 0.5, 0.5], [1, 1, 1], (0.0, 0.1), random.Random(0))
+    budgets = repair([1.0, 0.5, 0.5], [1, 1, 1], (0.0, 0.1), random.Random(0))
     assert budgets == [1.0, 0.0, 0.5]
 
 
@@ -91,8 +88,8 @@ def test_block_crossover_takes_one_segment_from_the_second_parent(seed):
 @pytest.mark.parametrize("moves", [0, 1, 2, 7])
 def test_moves_keep_the_number_of_computed_steps_and_the_ends(seed, moves):
     rng = random.Random(seed)
-    genome = whole(rng)
-    child = moved(genome, rng, moves)
+    genome = step_skipping(rng)
+    child = move_steps(genome, rng, moves)
     assert sorted(child.budgets) == sorted(genome.budgets)
     assert (child.budgets[0], child.budgets[-1]) == (1.0, 1.0)
     assert (child.forecast, child.mode) == (genome.forecast, genome.mode)
@@ -101,97 +98,67 @@ def test_moves_keep_the_number_of_computed_steps_and_the_ends(seed, moves):
 @SEEDS
 def test_one_move_takes_one_step_at_most_three_places(seed):
     rng = random.Random(seed)
-    genome = whole(rng)
-    changed = [k for k, (x, y) in enumerate(zip(genome.budgets, moved(genome, rng).budgets, strict=True)) if x != y]
+    genome = step_skipping(rng)
+    changed = [
+        k for k, (x, y) in enumerate(zip(genome.budgets, move_steps(genome, rng).budgets, strict=True)) if x != y
+    ]
     assert len(changed) in (0, 2)
     assert not changed or changed[1] - changed[0] <= 3
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_where_nothing_can_be_moved_nothing_is(steps):
+def test_without_a_step_to_move_nothing_changes(steps):
     genome = Genome((1.0,) * steps)
-    assert moved(genome, random.Random(0), 3) == genome
+    assert move_steps(genome, random.Random(0), 3) == genome
 
 
 @SEEDS
 def test_another_forecast_is_a_neighbour(seed):
     now = Forecast(PRIOR_GAINS[1], *AXES[2], CURVATURES[1])
-    other = other_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
-    times = [(way.extrapolation_axis, way.interpolation_axis) for way in (now, other)]
+    other = change_forecast(Genome((1.0, 0.0, 1.0), now), random.Random(seed)).forecast
+    times = [(each.extrapolation_axis, each.interpolation_axis) for each in (now, other)]
     settings = [times, *zip(vars(now).values(), vars(other).values(), strict=True)]
     same = [before == after for before, after in [settings[0], settings[1], *settings[4:]]]
     assert same.count(False) == 1
 
 
-def test_the_last_step_answers_only_to_steps_missed_right_before_it():
-    way = Forecast(final_step_gain=FINAL_STEP_GAINS[-1])
-    assert Genome((1.0, 0.0, 1.0), way).forecast == way
-    assert Genome((1.0, 0.0, 1.0, 1.0), way) == Genome((1.0, 0.0, 1.0, 1.0))
-    assert Genome((1.0,), way) == Genome((1.0,))
+def test_a_final_step_gain_needs_a_skipped_step_before_the_last():
+    forecast = Forecast(final_step_gain=FINAL_STEP_GAINS[-1])
+    assert Genome((1.0, 0.0, 1.0), forecast).forecast == forecast
+    assert Genome((1.0, 0.0, 1.0, 1.0), forecast) == Genome((1.0, 0.0, 1.0, 1.0))
+    assert Genome((1.0,), forecast) == Genome((1.0,))
 
 
 @SEEDS
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.75, 1.0])
-def test_as_many_steps_as_are_paid_for(seed, target):
+def test_as_many_steps_as_the_budget_allows(seed, target):
     rng = random.Random(seed)
-    genome = most_steps(whole(rng), EVEN, target, rng)
+    genome = fill_budget(step_skipping(rng), EVEN, target, rng)
     assert sum(genome.budgets) == int(12 * target)
 
 
 @SEEDS
 @CALLS
-def test_never_more_steps_than_are_paid_for(seed, evaluations):
+def test_never_more_steps_than_the_budget_allows(seed, evaluations):
     rng = random.Random(seed)
-    genome = most_steps(whole(rng), evaluations, 0.45, rng)
+    genome = fill_budget(step_skipping(rng), evaluations, 0.45, rng)
     spent = mean_budget(genome.budgets, evaluations)
     assert 0.45 - 2 / sum(evaluations) < spent <= 0.45 + 1e-6
     assert (genome.budgets[0], genome.budgets[-1]) == (1.0, 1.0)
 
 
-@SEEDS
-def test_the_cheapest_path_is_what_trying_all_finds(seed):
-    rng, steps = random.Random(seed), 8
-    prices = {(a, b): rng.random() if b > a + 1 else 0.0 for a, b in combinations(range(steps), 2)}
-
-    def price(computed: tuple[int, ...]) -> float:
-        return sum(prices[gap] for gap in pairwise(computed))
-
-    paths = cheapest_paths(prices, steps)
-    assert set(paths) == set(range(2, steps + 1))
-    for number, budgets in paths.items():
-        found = tuple(k for k in range(steps) if budgets[k] == 1.0)
-        every = [(0, *inner, steps - 1) for inner in combinations(range(1, steps - 1), number - 2)]
-        assert len(found) == number
-        assert set(budgets) <= {0.0, 1.0}
-        assert price(found) == pytest.approx(min(map(price, every)))
-        assert (budgets[0], budgets[-1]) == (1.0, 1.0)
-
-
-def test_no_path_has_a_wider_gap_than_was_priced():
-    steps = 30
-    prices = {(a, b): 0.0 for a, b in combinations(range(steps), 2) if b - a <= MAX_SKIP}
-    paths = cheapest_paths(prices, steps)
-    assert min(paths) == 5  # 4 gaps of 8 span 32 steps, 3 only 24
-
-
-def test_additive_losses_give_the_gaps_their_prices():
-    rng, steps = random.Random(3), 11
-    true = {(a, b): rng.random() if b > a + 1 else 0.0 for a, b in combinations(range(steps), 2)}
-
-    def loss(genome: Genome) -> float:
-        computed = [k for k, budget in enumerate(genome.budgets) if budget]
-        return sum(true[gap] for gap in pairwise(computed))
-
-    prices = skip_costs(loss, Genome((1.0,) * steps))
-    assert prices == pytest.approx({gap: true[gap] for gap in prices})
-    assert set(prices) == {gap for gap in true if gap[1] - gap[0] <= MAX_SKIP}
+@pytest.mark.parametrize(
+    ("budgets", "longest"), [((1.0, 1.0), 0), ((1.0, 0.0, 0.3, 0.0, 0.0, 1.0), 2), ((1.0, 0.0, 0.0, 0.0), 3)]
+)
+def test_the_longest_skip_is_the_most_steps_in_a_row_that_are_not_computed(budgets, longest):
+    assert longest_skip(budgets) == longest
 
 
 def outcome(budgets: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[Genome, Outcome]:
     return Genome(budgets), Outcome(0.1, len(budgets), (0.1,) * len(budgets), 1.0, seconds, ("full",) * len(budgets))
 
 
-def known(points: dict[float, float]) -> StepSeconds:
+def seconds_of(points: dict[float, float]) -> StepSeconds:
     seconds = StepSeconds()
     seconds.add(*outcome((1.0, *points), (9.0, *points.values())))
     return seconds
@@ -199,12 +166,12 @@ def known(points: dict[float, float]) -> StepSeconds:
 
 def test_measured_steps_take_what_they_took():
     points = {0.0: 0.01, 0.3: 0.5, 1.0: 1.2}
-    seconds = known(points)
+    seconds = seconds_of(points)
     assert {budget: seconds.of(budget) for budget in points} == points
 
 
 def test_a_runs_first_step_does_not_count():
-    assert known({1.0: 2.0}).of(1.0) == 2.0
+    assert seconds_of({1.0: 2.0}).of(1.0) == 2.0
 
 
 def test_one_hiccup_does_not_count():
@@ -221,17 +188,17 @@ def test_only_the_newest_runs_count():
 
 
 def test_between_measured_budgets_along_a_line():
-    seconds = known({0.0: 0.01, 0.2: 0.3, 0.6: 0.7, 1.0: 2.0})
+    seconds = seconds_of({0.0: 0.01, 0.2: 0.3, 0.6: 0.7, 1.0: 2.0})
     assert seconds.of(0.3) == pytest.approx(0.4)
     assert seconds.of(0.8) == pytest.approx(1.35)
 
 
 def test_below_the_least_token_step_along_the_token_steps_line():
-    assert known({0.0: 0.01, 0.2: 0.3, 0.6: 0.7}).of(0.1) == pytest.approx(0.2)
+    assert seconds_of({0.0: 0.01, 0.2: 0.3, 0.6: 0.7}).of(0.1) == pytest.approx(0.2)
 
 
 def test_a_token_step_is_not_drawn_towards_reuse_steps():
-    assert known({0.0: 0.01, 1.0: 1.0}).of(0.5) == pytest.approx(0.5)
+    assert seconds_of({0.0: 0.01, 1.0: 1.0}).of(0.5) == pytest.approx(0.5)
 
 
 def test_before_anything_is_known_a_full_step_is_the_unit():
@@ -239,7 +206,7 @@ def test_before_anything_is_known_a_full_step_is_the_unit():
 
 
 def test_a_run_takes_what_its_calls_take():
-    seconds = known({0.0: 0.1, 1.0: 2.0})
+    seconds = seconds_of({0.0: 0.1, 1.0: 2.0})
     assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (1, 1, 1)) == pytest.approx(4.1)
     assert seconds.of_run(Genome((1.0, 0.0, 1.0)), (2, 2, 1)) == pytest.approx(3.1)
     assert seconds.of_dense((1, 1, 1)) == pytest.approx(6.0)
@@ -250,6 +217,6 @@ def test_a_run_takes_what_its_calls_take():
 def test_a_mean_budget_is_rounded_once_whatever_the_python(seed):
     """The built-in sum is compensated from Python 3.12 on, and a repair ends by the last bit of a mean."""
     rng = random.Random(seed)
-    budgets, evaluations = rng.choices(FREE_SIZES, k=30), rng.choices((1, 2), k=30)
+    budgets, evaluations = rng.choices(BUDGETS, k=30), rng.choices((1, 2), k=30)
     exact = sum((Fraction(budget) * calls for budget, calls in zip(budgets, evaluations, strict=True)), Fraction())
     assert mean_budget(budgets, evaluations) == float(exact) / sum(evaluations)

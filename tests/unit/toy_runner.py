@@ -1,8 +1,8 @@
-"""A bench as a search needs it, small enough to run hundreds of candidates a second, and no mock: latents of 64 values
-are sampled by Euler's method through the engine's own runs, under guidance, from a network of two layers.
+"""A runner for searches that makes hundreds of runs a second, and no mock: latents of 64 values are sampled by Euler's
+method through the engine's own runs, with guidance, from a network of two layers.
 
-Of a step in part the toy has no tokens to choose: it takes the whole prediction with an error that shrinks with the
-budget. What steps take is nominal: a full one a second.
+A partial step has no tokens to select here: its prediction gets an error that shrinks with the budget. Step times are
+nominal: a full step takes a second.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ GROUPS = (RowGroup("prompt", slice(0, 1)), RowGroup("empty", slice(1, 2)))
 
 
 class PartCall(ModelCall):
-    """A token step of the toy: no blocks, a prediction all the same."""
+    """A token step without blocks."""
 
     kind = TOKEN
 
 
 class ToyRun(Run):
-    """The engine's run, but that token steps need nothing kept per block."""
+    """The engine's run, except that token steps keep nothing per block."""
 
     def _new_call(self, step: int, request: CallRequest, conds: tuple[CondRows, ...]) -> ModelCall:
         if 0.0 < self.budgets[step] < 1.0:
@@ -51,23 +51,23 @@ class ToyRun(Run):
 
 @dataclass
 class Trace:
-    """What a run went through, by step: the first evaluation's latents, predictions `[G, D]` and what was told."""
+    """A run by step: latents, predictions `[G, D]` and guided predictions of the first evaluation."""
 
     latents: list[Tensor] = field(default_factory=list)
     predictions: list[Tensor | None] = field(default_factory=list)
-    told: list[Tensor] = field(default_factory=list)
+    guided: list[Tensor] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     budgets: list[float] = field(default_factory=list)
     final: Tensor | None = None
 
 
-class ToyBench:
-    """Fulfils `search.problem.Bench`; the same arguments make the same bench.
+class ToyRunner:
+    """Implements `search.problem.Runner`; the same arguments make the same runner.
 
-    calls: evaluations per step but the last; with two (the midpoint method) nothing can be replayed. answers: how
-    strongly predictions answer to the latents. end: the last noise level. floor: seconds that a step in part takes
-    however little it computes. small_share: what a small clip costs of a dense run, None where there are none. runs:
-    every candidate that was measured; small: the bench of small clips, once there is one.
+    calls: evaluations per step except the last; with two (the midpoint method) nothing can be replayed. response: how
+    strongly predictions depend on the latents. end: last noise level. overhead: least seconds of a partial step.
+    proxy_cost: of a small clip in dense runs, None if there are no small clips. runs: every candidate that was
+    measured; proxy_runner: the runner of small clips, once there is one.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class ToyBench:
         cases: int = 2,
         *,
         calls: int = 1,
-        answers: float = 1.0,
+        response: float = 1.0,
         end: float = 0.0,
         shift: float = 3.0,
-        floor: float = 0.05,
-        small_share: float | None = None,
+        overhead: float = 0.05,
+        proxy_cost: float | None = None,
     ):
         sigmas = (*flow_sigmas(steps, shift), end)
         linear = calls == 1
@@ -90,32 +90,32 @@ class ToyBench:
             cases=cases,
             family="wan",
             weights=euler_weights(sigmas) if linear else None,
-            identity=f"toy {steps} {cases} {calls} {answers} {end} {shift} {floor}",
+            identity=f"toy {steps} {cases} {calls} {response} {end} {shift} {overhead}",
             facts={"device": "toy", "sampling": {"sampler": "euler", "cfg": GUIDANCE, "latent": [1, 1, VALUES]}},
             starts=tuple(sigma / sigmas[0] for sigma in sigmas) if linear else None,
         )
-        self.answers, self.floor, self.small_share = answers, floor, small_share
-        self.small: ToyBench | None = None
+        self.response, self.overhead, self.proxy_cost = response, overhead, proxy_cost
+        self.proxy_runner: ToyRunner | None = None
         self.runs: list[tuple[int, Schedule]] = []
         generator = torch.Generator().manual_seed(7)
 
-        def drawn(*shape: int) -> Tensor:
+        def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator)
 
-        self._inward, self._outward = drawn(VALUES, HIDDEN) / VALUES**0.5, drawn(HIDDEN, VALUES) / HIDDEN**0.5
-        self._phase, self._bend = drawn(HIDDEN), 2.0 * drawn(HIDDEN)
-        self._noise = drawn(cases, VALUES)
-        self._prompts = torch.stack([drawn(cases, HIDDEN), torch.zeros(cases, HIDDEN)], 1)  # [N, G, H]
-        self._token_errors = TOKEN_ERROR * drawn(cases, steps, 2, VALUES)
+        self._inward, self._outward = normal(VALUES, HIDDEN) / VALUES**0.5, normal(HIDDEN, VALUES) / HIDDEN**0.5
+        self._phase, self._bend = normal(HIDDEN), 2.0 * normal(HIDDEN)
+        self._noise = normal(cases, VALUES)
+        self._prompts = torch.stack([normal(cases, HIDDEN), torch.zeros(cases, HIDDEN)], 1)  # [N, G, H]
+        self._token_errors = TOKEN_ERROR * normal(cases, steps, 2, VALUES)
         self._dense: dict[int, Trace] = {}
 
     def dense(self, case: int) -> Recording:
-        trace = self._known(case)
+        trace = self._dense_trace(case)
         assert trace.final is not None
         return Recording(
             latents=torch.stack(trace.latents),
             predictions=torch.stack([p for p in trace.predictions if p is not None]),
-            told=torch.stack(trace.told),
+            guided=torch.stack(trace.guided),
             final=trace.final,
             peak=float(trace.final.max() - trace.final.min()),
             seconds=self._seconds(trace),
@@ -126,34 +126,34 @@ class ToyBench:
             self.runs.append((job.case, job.schedule))
             yield self._measured(job)
 
-    def smaller(self, pairs: int) -> ToyBench | None:
-        """Clips of other noise and prompts at a share of the price, where there are any; they are no smaller."""
-        if self.small_share is None:
+    def proxy(self, cases: int) -> ToyRunner | None:
+        """Return cases of other noise and prompts at a share of the cost; their latents are as large."""
+        if self.proxy_cost is None:
             return None
-        bench = copy.copy(self)
-        bench.setting = replace(self.setting, cases=pairs, share=self.small_share)
-        drawn = [torch.Generator().manual_seed(1000 + pair) for pair in range(pairs)]
-        bench._noise = torch.stack([torch.randn(VALUES, generator=each) for each in drawn])
-        prompts = torch.stack([torch.randn(HIDDEN, generator=each) for each in drawn])
-        bench._prompts = torch.stack([prompts, torch.zeros_like(prompts)], 1)
-        bench.runs, bench._dense, self.small = [], {}, bench
-        return bench
+        runner = copy.copy(self)
+        runner.setting = replace(self.setting, cases=cases, relative_cost=self.proxy_cost)
+        generators = [torch.Generator().manual_seed(1000 + case) for case in range(cases)]
+        runner._noise = torch.stack([torch.randn(VALUES, generator=each) for each in generators])
+        prompts = torch.stack([torch.randn(HIDDEN, generator=each) for each in generators])
+        runner._prompts = torch.stack([prompts, torch.zeros_like(prompts)], 1)
+        runner.runs, runner._dense, self.proxy_runner = [], {}, runner
+        return runner
 
-    def _known(self, case: int) -> Trace:
+    def _dense_trace(self, case: int) -> Trace:
         if case not in self._dense:
             full = Schedule("dense", tuple((sigma, 1.0) for sigma in self.setting.sigmas if sigma > 0.0))
             self._dense[case] = self._run(case, full, None)
         return self._dense[case]
 
     def _measured(self, job: Job) -> Outcome:
-        dense, recording = self._known(job.case), self.dense(job.case)
+        dense, recording = self._dense_trace(job.case), self.dense(job.case)
         losses: list[float] = []
 
-        def worth_going_on(step: int, told: Tensor) -> bool:
-            losses.append(_loss(told, dense.told[step], recording.peak))
+        def is_within_limits(step: int, guided: Tensor) -> bool:
+            losses.append(_loss(guided, dense.guided[step], recording.peak))
             return job.limits is None or losses[-1] <= job.limits[step]
 
-        trace = self._run(job.case, job.schedule, worth_going_on)
+        trace = self._run(job.case, job.schedule, is_within_limits)
         return Outcome(
             loss=math.inf if trace.final is None else _loss(trace.final, recording.final, recording.peak),
             steps=len(losses),
@@ -165,29 +165,29 @@ class ToyBench:
         )
 
     @torch.inference_mode()
-    def _run(self, case: int, schedule: Schedule, goes_on: Any) -> Trace:
+    def _run(self, case: int, schedule: Schedule, keep_going: Any) -> Trace:
         setting, trace = self.setting, Trace()
         profile = SamplerProfile.of(setting.sigmas, setting.evaluations)
         run = ToyRun.of(make_plan(schedule), setting.sigmas, profile=profile)
         x = self._noise[case] * setting.sigmas[0]
         for step, (sigma, following) in enumerate(pairwise(setting.sigmas)):
             trace.latents.append(x)
-            told = self._told(run, case, step, x, sigma, trace)
+            guided = self._guided(run, case, step, x, sigma, trace)
             trace.budgets.append(run.budgets[step])
-            trace.told.append(told)
-            if goes_on is not None and not goes_on(step, told):
+            trace.guided.append(guided)
+            if keep_going is not None and not keep_going(step, guided):
                 return trace
             if setting.evaluations[step] == 2:
                 middle = (sigma + following) / 2.0
-                halfway = told + (x - told) * (middle / sigma)
-                told = self._told(run, case, step, halfway, middle, None)
-            x = told + (x - told) * (following / sigma)
+                halfway = guided + (x - guided) * (middle / sigma)
+                guided = self._guided(run, case, step, halfway, middle, None)
+            x = guided + (x - guided) * (following / sigma)
         trace.final = x
         run.finish()
         return trace
 
-    def _told(self, run: Run, case: int, step: int, x: Tensor, sigma: float, trace: Trace | None) -> Tensor:
-        """What the sampler is told at a noise level, `[D]`."""
+    def _guided(self, run: Run, case: int, step: int, x: Tensor, sigma: float, trace: Trace | None) -> Tensor:
+        """Return the guided prediction at a noise level, `[D]`."""
         request = CallRequest(
             sigma=sigma,
             groups=GROUPS,
@@ -211,17 +211,17 @@ class ToyBench:
         return empty + GUIDANCE * (prompt - empty)
 
     def _predicted(self, case: int, x: Tensor, sigma: float) -> Tensor:
-        """Denoised latents of both conditionings, `[G, D]`: smooth in the latents and bent along the noise level."""
-        moved = self.answers * (x @ self._inward) + self._phase + self._bend * math.sin(1.5 * sigma)
+        """Return denoised latents of both conditionings, `[G, D]`: smooth in the latents, curved in the noise level."""
+        moved = self.response * (x @ self._inward) + self._phase + self._bend * math.sin(1.5 * sigma)
         return torch.tanh(moved + self._prompts[case]) @ self._outward
 
     def _seconds(self, trace: Trace) -> tuple[float, ...]:
         steps = zip(trace.kinds, trace.budgets, self.setting.evaluations, strict=False)
-        return tuple(e * SECONDS.get(kind, self.floor + (1.0 - self.floor) * b) for kind, b, e in steps)
+        return tuple(e * SECONDS.get(kind, self.overhead + (1.0 - self.overhead) * b) for kind, b, e in steps)
 
 
 def euler_weights(sigmas: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """By step, what 1 more in each prediction adds to the latents after it."""
+    """Return by step the change of the latents after it per unit change of each prediction."""
     rows: list[tuple[float, ...]] = []
     row = [0.0] * (len(sigmas) - 1)
     for step, (sigma, following) in enumerate(pairwise(sigmas)):
@@ -236,9 +236,9 @@ def _loss(own: Tensor, dense: Tensor, peak: float) -> float:
 
 
 def _response(trace: Trace, dense: Trace, step: int) -> float | None:
-    predictions, known = trace.predictions[step], dense.predictions[step]
+    predictions, reference = trace.predictions[step], dense.predictions[step]
     off = float((trace.latents[step] - dense.latents[step]).norm())
-    if predictions is None or known is None or off < 1e-6:
+    if predictions is None or reference is None or off < 1e-6:
         return None
-    prompt, empty = predictions - known
+    prompt, empty = predictions - reference
     return float((empty + GUIDANCE * (prompt - empty)).norm()) / off

@@ -1,4 +1,4 @@
-"""Small clips to search on: what they are cut down to, and when there are none."""
+"""Small clips of a search: their shapes, and cases that have none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from sampling import PROMPT, conditioning, sample
 
-from astraea.host.search.proxy_clips import small_clips
-from astraea.host.search.runner import SMALL_SAMPLED, ComfyRunner
+from astraea.host.search.proxy_clips import make_proxy_clips
+from astraea.host.search.runner import PROXY_SAMPLED, ComfyRunner
 from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
 from astraea.search.problem import Job
@@ -23,19 +23,19 @@ def case(prompt=PROMPT, seed=0, shape=SHAPE, facts=None, **latent):
     return Case(positive, conditioning(""), {"samples": torch.zeros(shape), **latent}, seed)
 
 
-def bench_of(model, *cases):
+def runner_of(model, *cases):
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
     return ComfyRunner(model, cases, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, cfg=CFG)
 
 
 def test_clips_are_half_as_high_and_wide_a_third_as_long_with_the_prompts_in_turn():
     cases = (case(seed=5), case(OTHER, seed=6))
-    clips, share = small_clips(cases, 5)
+    clips, share = make_proxy_clips(cases, 5)
     assert share == pytest.approx(1 / 12)
     assert [clip.positive for clip in clips] == [cases[n % 2].positive for n in range(5)]
     assert {tuple(clip.latent["samples"].shape) for clip in clips} == {SMALL}
     assert len({clip.seed for clip in clips} | {5, 6}) == 7
-    assert [clip.seed for clip in small_clips(cases, 3)[0]] == [clip.seed for clip in clips[:3]]
+    assert [clip.seed for clip in make_proxy_clips(cases, 3)[0]] == [clip.seed for clip in clips[:3]]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_clips_are_half_as_high_and_wide_a_third_as_long_with_the_prompts_in_tur
     ],
 )
 def test_sizes_are_in_whole_patches_and_batches_of_one(shape, small):
-    clips, share = small_clips([case(shape=shape)], 1)
+    clips, share = make_proxy_clips([case(shape=shape)], 1)
     assert tuple(clips[0].latent["samples"].shape) == small
     assert share == pytest.approx(torch.Size(small).numel() / torch.Size(shape).numel())
 
@@ -65,30 +65,30 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_tasks_need_large_clips(name):
-    assert small_clips([case(), REFUSED[name]], 4) is None
+    assert make_proxy_clips([case(), REFUSED[name]], 4) is None
 
 
 def test_what_text_encoders_add_is_no_reason():
     facts = {"pooled_output": torch.ones(1, 768), "guidance": 5.0, "control": None}
-    assert small_clips([case(facts=facts)], 4) is not None
+    assert make_proxy_clips([case(facts=facts)], 4) is not None
 
 
 def test_the_bench_runs_them_as_the_host_does(load_tiny):
     model = load_tiny()
-    bench = bench_of(model, case())
-    small = bench.smaller(3)
-    assert (small.setting.cases, small.setting.share) == (3, pytest.approx(1 / 12))
-    assert (small.setting.sigmas, small.setting.weights) == (bench.setting.sigmas, bench.setting.weights)
-    assert small.dense(1).told.shape == (STEPS, SMALL_SAMPLED)
-    clip = small_clips([case()], 3)[0][1]
-    own = sample(model, steps=STEPS, cfg=CFG, seed=clip.seed, shape=SMALL, sigmas=torch.tensor(bench.setting.sigmas))
-    assert torch.equal(small.known(1).final, model.model.process_latent_in(own))
+    runner = runner_of(model, case())
+    small = runner.proxy(3)
+    assert (small.setting.cases, small.setting.relative_cost) == (3, pytest.approx(1 / 12))
+    assert (small.setting.sigmas, small.setting.weights) == (runner.setting.sigmas, runner.setting.weights)
+    assert small.dense(1).guided.shape == (STEPS, PROXY_SAMPLED)
+    clip = make_proxy_clips([case()], 3)[0][1]
+    own = sample(model, steps=STEPS, cfg=CFG, seed=clip.seed, shape=SMALL, sigmas=torch.tensor(runner.setting.sigmas))
+    assert torch.equal(small.reference(1).final, model.model.process_latent_in(own))
     budgets = [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
-    schedule = Schedule("tried", tuple(zip(bench.setting.sigmas, budgets, strict=False)))
+    schedule = Schedule("tried", tuple(zip(runner.setting.sigmas, budgets, strict=False)))
     outcome = next(small.measure([Job(1, schedule)]))
     assert 0.0 < outcome.loss < 0.1
     assert outcome.computed == 4.0
 
 
 def test_without_small_clips_the_bench_has_none(load_tiny):
-    assert bench_of(load_tiny(), case(noise_mask=torch.ones(1, 1, 6, 16, 16))).smaller(2) is None
+    assert runner_of(load_tiny(), case(noise_mask=torch.ones(1, 1, 6, 16, 16))).proxy(2) is None

@@ -1,4 +1,4 @@
-"""What a candidate is expected to gain elsewhere, from few and scattered gains."""
+"""Posterior gains of candidates, from few and varying gains."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ def losses(*decibels: float) -> list[float]:
     return [10.0 ** (-value / 10.0) for value in decibels]
 
 
-def test_gains_are_taken_pair_by_pair_and_only_as_far_as_they_can_be_seen():
+def test_gains_are_taken_case_by_case_and_capped_where_invisible():
     gains = gains_of(losses(40, 70, PSNR_CAP_DB + 5), losses(37, 55, PSNR_CAP_DB + 20))
     assert gains == pytest.approx([3.0, PSNR_CAP_DB - 55.0, 0.0])
 
 
-def test_a_candidate_on_fewer_cases_is_held_against_those():
+def test_a_candidate_on_fewer_cases_is_compared_on_those():
     assert gains_of(losses(40, 41), losses(38, 38, 10)) == pytest.approx([2.0, 3.0])
 
 
-def test_more_pairs_weigh_more_against_what_was_expected():
+def test_more_cases_weigh_more_against_the_prior():
     few = posterior_gain(losses(42, 43, 41), losses(40, 40, 40), 0.0)
     many = posterior_gain(losses(*([42, 43, 41] * 5)), losses(*([40] * 15)), 0.0)
     assert 0.0 < few < many < 2.0
 
 
-def test_of_two_that_gain_alike_the_steadier_one_is_preferred():
+def test_of_two_with_the_same_mean_gain_the_steadier_is_preferred():
     steady = posterior_gain(losses(42, 42.5, 41.5, 42), losses(40, 40, 40, 40), 0.0)
     lucky = posterior_gain(losses(54, 36, 38, 40), losses(40, 40, 40, 40), 0.0)
     assert steady > 2.0 * lucky > 0.0
 
 
-def test_without_evidence_the_expectation_remains():
+def test_without_evidence_the_prior_remains():
     assert posterior_gain(losses(60, 20, 60, 20), losses(40, 40, 40, 40), 0.5) == pytest.approx(0.5, abs=0.05)
     assert posterior_gain(losses(40), losses(40), 0.5) < 0.5
 
@@ -50,14 +50,14 @@ def test_without_evidence_the_expectation_remains():
     ("gains", "ahead"),
     [
         ((1.0, -0.5, 0.2), True),
-        ((-8.0, 1.0, 0.5, 2.0), True),  # behind on the whole by one pair alone
-        ((9.0, -1.0, -0.5, -2.0), True),  # on the whole ahead by one pair
+        ((-8.0, 1.0, 0.5, 2.0), True),  # behind in the mean because of one case
+        ((9.0, -1.0, -0.5, -2.0), True),  # ahead in the mean because of one case
         ((-1.0, 0.2, -0.4), False),
         ((0.0, 0.0), False),
         ((-0.1,), False),
     ],
 )
-def test_ahead_is_what_gains_on_the_whole_or_on_most_pairs(gains, ahead):
+def test_a_candidate_beats_the_baseline_in_the_mean_or_on_most_cases(gains, ahead):
     assert beats_baseline(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is ahead
 
 
@@ -65,18 +65,18 @@ def test_ahead_is_what_gains_on_the_whole_or_on_most_pairs(gains, ahead):
     ("gains", "behind"),
     [
         ((-4.0, -5.0, -6.0), True),
-        ((-4.0, 5.0, -6.0), False),  # too scattered to tell
-        ((-3.0,), False),  # by one pair alone
+        ((-4.0, 5.0, -6.0), False),  # too much variance
+        ((-3.0,), False),  # one case only
         ((-1.0,) * 3, False),
         ((-1.0,) * 16, True),
         ((2.0, 3.0), False),
     ],
 )
-def test_behind_is_what_is_clearly_so(gains, behind):
+def test_significantly_worse_needs_a_clear_mean_loss(gains, behind):
     assert significantly_worse(losses(*(40.0 + gain for gain in gains)), losses(*([40.0] * len(gains)))) is behind
 
 
-def test_an_expectation_is_off_by_less_the_more_pairs_tell_and_the_less_they_scatter():
+def test_the_posterior_std_falls_with_more_cases_and_less_variance():
     reference = losses(*([40.0] * 16))
     steady, scattered = [41.0, 43.0] * 8, [36.0, 48.0] * 8
     assert posterior_std(losses(), reference, 1.5) == 1.5
@@ -86,7 +86,7 @@ def test_an_expectation_is_off_by_less_the_more_pairs_tell_and_the_less_they_sca
     assert posterior_std(losses(*scattered), reference, 1e9) == pytest.approx(math.sqrt(36.0 * 16 / 15 / 16), rel=0.01)
 
 
-def test_what_is_less_trusted_is_moved_more_by_runs():
+def test_a_wider_prior_is_moved_more_by_runs():
     own, reference = losses(43, 42, 44), losses(40, 40, 40)
     assert posterior_gain(own, reference, 0.0, 0.5) < posterior_gain(own, reference, 0.0, 2.0) < 3.0
     assert posterior_gain(losses(), reference, 0.7) == 0.7

@@ -1,4 +1,4 @@
-"""A search spread by Ray finds what one process finds; workers may end, and what goes wrong is said in one line."""
+"""A search in Ray workers finds what one process finds; workers may end, and errors are one line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_bench import ToyBench
+from toy_runner import ToyRunner
 
 from astraea.errors import SearchError
 from astraea.schedules import Schedule
+from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation import ray_runner
 from astraea.search.evaluation.ray_runner import Cluster, Factory, RayRunner
@@ -18,81 +19,81 @@ from astraea.search.evaluation.run_log import RunLog
 from astraea.search.problem import Job
 
 if importlib.util.find_spec("ray") is None:
-    pytest.skip("Ray is not installed: spreading a search was NOT TESTED (pip install ray)", allow_module_level=True)
+    pytest.skip("Ray is not installed: searching in workers was NOT TESTED (pip install ray)", allow_module_level=True)
 
 TOY = Path(__file__).with_name("toy_worker.py")
 STEPS, CASES = 8, 3
-SMALL = Factory(TOY, "bench_with_small_clips", (STEPS, CASES))
+SMALL = Factory(TOY, "runner_with_small_clips", (STEPS, CASES))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     """One Ray for all tests: a second is not started where there is one."""
-    ray, own = ray_runner._started(Cluster(workers=2))
+    ray, own = ray_runner._start_ray(Cluster(workers=2))
     assert own
     yield
     ray.shutdown()
 
 
-def spread_toy(*arguments, workers=2):
-    return RayRunner(Factory(TOY, "bench", (STEPS, CASES, *arguments)), Cluster(workers))
+def toy_in_workers(*arguments, workers=2):
+    return RayRunner(Factory(TOY, "runner", (STEPS, CASES, *arguments)), Cluster(workers))
 
 
-def searched(bench):
-    return Search(bench, RunLog(), budgets=(0.5, 0.35), effort=16.0, seed=3).run()
+def searched(runner):
+    return Search(runner, RunLog(), SearchConfig(budgets=(0.5, 0.35), effort=16.0, seed=3)).run()
 
 
-def jobs(bench, count=7):
+def jobs(runner, count=7):
     """Runs that differ in which step is reused."""
-    sigmas = bench.setting.sigmas
+    sigmas = runner.setting.sigmas
     budgets = [[0.0 if step == 1 + n % (STEPS - 2) else 1.0 for step in range(STEPS)] for n in range(count)]
     return [Job(n % CASES, Schedule("tried", tuple(zip(sigmas, b, strict=False)))) for n, b in enumerate(budgets)]
 
 
 def test_two_workers_find_what_one_process_finds(tmp_path):
-    bench = spread_toy(-1, str(tmp_path))
+    runner = toy_in_workers(-1, str(tmp_path))
     try:
-        assert searched(bench) == searched(ToyBench(STEPS, CASES))
+        assert searched(runner) == searched(ToyRunner(STEPS, CASES))
         assert sorted(path.name.split("-")[1] for path in tmp_path.glob("dense-*")) == ["0", "1", "2"]
         assert len({path.name.split("-")[2] for path in tmp_path.glob("dense-*")}) == 2
-        tried = jobs(bench)
-        assert list(bench.measure(tried)) == list(ToyBench(STEPS, CASES).measure(tried))
-        next(unfinished := bench.measure(tried))
+        tried = jobs(runner)
+        assert list(runner.measure(tried)) == list(ToyRunner(STEPS, CASES).measure(tried))
+        next(unfinished := runner.measure(tried))
         unfinished.close()
-        assert list(bench.measure(tried[:1])) == list(ToyBench(STEPS, CASES).measure(tried[:1]))
+        assert list(runner.measure(tried[:1])) == list(ToyRunner(STEPS, CASES).measure(tried[:1]))
     finally:
-        bench.close()
+        runner.close()
 
 
-def test_small_clips_are_spread_too():
+def test_small_clips_run_in_workers_too():
     found = {}
-    for name, bench in (("spread", RayRunner(SMALL, Cluster(2))), ("alone", ToyBench(STEPS, CASES, small_share=0.1))):
+    for name, runner in (("workers", RayRunner(SMALL, Cluster(2))), ("alone", ToyRunner(STEPS, CASES, proxy_cost=0.1))):
         try:
-            search = Search(bench, RunLog(), budgets=(0.5,), effort=30.0, seed=3, small_clips=True)
-            found[name] = search.run(), search.runs
-            assert search._small.judge.outcomes
+            search = Search(runner, RunLog(), SearchConfig(budgets=(0.5,), effort=30.0, seed=3, use_proxy=True))
+            found[name] = search.run(), search.effort.runs
+            assert search.method.evaluators[1].outcomes
         finally:
-            bench.close() if name == "spread" else None
-    assert found["spread"] == found["alone"]
+            runner.close() if name == "workers" else None
+    assert found["workers"] == found["alone"]
 
 
 def test_a_run_whose_worker_ends_is_made_by_another(tmp_path):
-    bench = spread_toy(2, str(tmp_path), 1)
+    runner = toy_in_workers(2, str(tmp_path), 1)
     try:
-        assert list(bench.measure(jobs(bench))) == list(ToyBench(STEPS, CASES).measure(jobs(bench)))
+        assert list(runner.measure(jobs(runner))) == list(ToyRunner(STEPS, CASES).measure(jobs(runner)))
         assert len(list(tmp_path.glob("dead-*"))) == 1
     finally:
-        bench.close()
+        runner.close()
 
 
 def test_a_run_that_ends_two_workers_ends_the_search(tmp_path):
-    bench = spread_toy(2, str(tmp_path), 9)
+    runner = toy_in_workers(2, str(tmp_path), 9)
     try:
         with pytest.raises(SearchError, match="ended two workers"):
-            list(bench.measure(jobs(bench, 3)))
+            list(runner.measure(jobs(runner, 3)))
     finally:
         began = time.monotonic()
-        bench.close()
+        runner.close()
     assert time.monotonic() - began < 5.0
 
 
@@ -113,7 +114,7 @@ def test_workers_that_do_not_sample_alike_are_refused(tmp_path):
 
 def test_more_workers_than_there_is_room_for_are_refused():
     with pytest.raises(SearchError, match="no place for 1000 workers"):
-        spread_toy(workers=1000)
+        toy_in_workers(workers=1000)
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
@@ -122,4 +123,4 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(ray_runner.importlib, "import_module", missing)
     with pytest.raises(SearchError, match=r"Ray is not installed.*pip install ray"):
-        spread_toy()
+        toy_in_workers()

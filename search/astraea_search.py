@@ -1,0 +1,78 @@
+"""The search method `astraea`: small clips first, then evolution by replay for each budget."""
+
+from __future__ import annotations
+
+import random
+
+from .config import SearchConfig
+from .effort import Effort
+from .evaluation.evaluator import Evaluator, OnOutcome
+from .evaluation.replay import Replay
+from .evaluation.run_log import RunLog
+from .evaluation.step_cost import StepCost
+from .evolution import Evolution
+from .problem import Runner
+from .proxy import MAX_CASES, MIN_CASES, RUNS_PER_CASE, ProxySearch
+
+MIN_CASES_FULL = 2
+DENSE_SHARE = 4.0  # a quarter of the effort at most makes dense runs
+DENSE_SHARE_WITH_PROXY = 7.5  # with proxy cases, which show most
+PROXY_SHARE = 0.7  # largest share of what dense runs leave
+MIN_EVALUATED = 3.5  # candidates run on all cases for each budget, baseline included
+EVALUATED_SHARE = 0.55  # of the effort that these may take
+MAX_PROXY_COST = 0.5  # of a dense run; more expensive small clips are of no use
+PROXY_KEY = "small "  # prefix of proxy cases in the run log
+
+
+class AstraeaMethod:
+    """Fulfils `methods.Method`.
+
+    evaluators: of full-size cases, then of proxy cases if there are any; cases: full-size ones to search on.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        run_log: RunLog,
+        config: SearchConfig,
+        on_outcome: OnOutcome,
+        on_proxy_outcome: OnOutcome,
+    ):
+        self.evaluator = Evaluator(runner, run_log, on_outcome)
+        overhead = config.partial_step_overhead
+        self._step_cost = StepCost(overhead) if overhead is not None else None
+        proxy = proxy_runner(runner, config) if config.use_proxy else None
+        self._proxy = ProxySearch(Evaluator(proxy, run_log, on_proxy_outcome, PROXY_KEY)) if proxy is not None else None
+        dense = dense_runs_with_proxy(config) if proxy is not None else round(config.effort / DENSE_SHARE)
+        self.cases = range(min(runner.setting.cases, max(MIN_CASES_FULL, dense)))
+
+    @property
+    def evaluators(self) -> tuple[Evaluator, ...]:
+        return (self.evaluator,) if self._proxy is None else (self.evaluator, self._proxy.evaluator)
+
+    @property
+    def proxy_cases(self) -> int:
+        return 0 if self._proxy is None else self._proxy.cases
+
+    def search_for(self, budget: float, rng: random.Random, effort: Effort, replay: Replay | None) -> Evolution:
+        """Return the search for one budget. replay: of the dense runs of all cases, shared by all budgets."""
+        return Evolution(self.evaluator, replay, self.cases, budget, rng, effort, self._step_cost, self._proxy)
+
+
+def dense_runs_with_proxy(config: SearchConfig) -> int:
+    """Return the number of dense runs in full size, if there are proxy cases too: fewer for several budgets."""
+    all_budgets = int(EVALUATED_SHARE * config.effort / (1.0 + MIN_EVALUATED * sum(config.budgets)))
+    return min(round(config.effort / DENSE_SHARE_WITH_PROXY), all_budgets)
+
+
+def proxy_runner(runner: Runner, config: SearchConfig) -> Runner | None:
+    """Return small clips, as many as the effort allows; None if these are too few or hardly cheaper than full size."""
+    smallest = runner.proxy(MIN_CASES)
+    if smallest is None or smallest.setting.relative_cost > MAX_PROXY_COST:
+        return None
+    budgets = sum(config.budgets)
+    dense = min(runner.setting.cases, max(MIN_CASES_FULL, dense_runs_with_proxy(config)))
+    left = config.effort - dense
+    case_cost = smallest.setting.relative_cost * (1.0 + RUNS_PER_CASE * budgets)
+    cases = min(MAX_CASES, int(min(PROXY_SHARE * left, left - MIN_EVALUATED * dense * budgets) / case_cost))
+    return runner.proxy(cases) if cases >= MIN_CASES else None

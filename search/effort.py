@@ -1,0 +1,39 @@
+"""Account of a search's effort in dense-run equivalents, over all of its evaluators."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from .evaluation.evaluator import Evaluator
+
+
+class Effort:
+    """Effort that is planned and spent. planned: dense-run equivalents; the clock starts at construction."""
+
+    def __init__(self, evaluators: Sequence[Evaluator], planned: float):
+        self._evaluators, self.planned = tuple(evaluators), planned
+        self._began = time.monotonic()
+
+    @property
+    def cost(self) -> float:
+        """Dense-run equivalents spent, those of cached outcomes included."""
+        return sum(each.cost for each in self._evaluators)
+
+    @property
+    def runs(self) -> int:
+        """Candidate runs used, proxy cases included."""
+        return sum(len(each.outcomes) for each in self._evaluators)
+
+    @property
+    def cache_hits(self) -> int:
+        """Runs of these that were taken from the run log."""
+        return sum(each.cache_hits for each in self._evaluators)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the remaining seconds from the pace of new runs; None before the first."""
+        fresh = sum(each.fresh_cost for each in self._evaluators)
+        if not fresh:
+            return None
+        pace = (time.monotonic() - self._began) / fresh
+        return max(0.0, self.planned - self.cost) * pace
