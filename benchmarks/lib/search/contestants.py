@@ -7,8 +7,6 @@ contestant has seen.
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 import time
 import unittest.mock
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from astraea.schedules import bundled_folder, load
+from astraea.schedules import bundled_schedules
 from astraea.search import evolution
 from astraea.search.candidate import Genome, genome_of
 from astraea.search.config import SearchConfig
@@ -55,11 +53,8 @@ class Offer:
 
 def baseline(setting: Any, budget: float) -> Genome:
     """The hand-made bundled schedule."""
-    with tempfile.TemporaryDirectory() as name:
-        for path in bundled_folder().glob("*.json"):
-            if str(load(path).provenance.get("found", "")).startswith("by hand"):
-                shutil.copy(path, name)
-        return bundled_candidate(setting, budget, [Path(name)])
+    hand_made = [each for each in bundled_schedules() if str(each.provenance.get("found", "")).startswith("by hand")]
+    return bundled_candidate(setting, budget, hand_made)
 
 
 def from_baseline() -> Any:
