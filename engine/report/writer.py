@@ -121,7 +121,7 @@ class ReportWriter:
             self.note(f"{computed} are computed: no further whole step fits into the budget")
 
     def _reason_for_excess(self) -> str:
-        """Why more was computed; "" where a note of its own tells it already, as without room for the caches."""
+        """Why more was computed; "" where another note explains it, as without memory for the caches."""
         last = self.report.steps - 1
         full = {call.step for call in self.report.calls if call.kind == FULL}
         if full <= {0}:
