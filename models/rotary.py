@@ -12,14 +12,14 @@ def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:
 
     Computed once for all blocks of a call, which share positions and selection.
     """
-    memo = selection.memo
-    if memo.get("freqs_source") is not freqs:
+    derived = selection.derived
+    if derived.get("freqs_source") is not freqs:
         if freqs.shape[0] == 1:
             chosen = freqs[0].index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
         else:
             chosen = freqs.flatten(0, 1).index_select(0, selection.flat).unflatten(0, selection.indices.shape)
-        memo["freqs_source"], memo["freqs"] = freqs, chosen
-    return memo["freqs"]
+        derived["freqs_source"], derived["freqs"] = freqs, chosen
+    return derived["freqs"]
 
 
 def rotate(x: Tensor, freqs: Tensor) -> Tensor:

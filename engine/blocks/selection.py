@@ -28,12 +28,12 @@ def selected_count(budget: float, tokens: int, carry: float = 0.0) -> int:
 class Selection:
     """The tokens computed in one call: `indices` int64 `[rows, M]`, ascending within each row.
 
-    `memo` holds what is derived from the indices once per call (rotary positions of the selected tokens).
+    `derived` holds what is made from the indices once per call (rotary positions of the selected tokens).
     """
 
     indices: Tensor
     tokens: int
-    memo: dict = field(default_factory=dict)
+    derived: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = torch.arange(self.indices.shape[0], device=self.indices.device).unsqueeze(1)
