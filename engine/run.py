@@ -241,7 +241,7 @@ class Run:
         else:
             if not self._skipped_step_follows(self._step):
                 self.budgets[step] = 1.0  # no prediction was kept so far
-            self.budgets = without_partial_steps(self.budgets, self.profile.evaluations, step)
+            self.budgets = without_partial_steps(self.budgets, self.profile.calls_per_step, step)
         for state in self.states:
             state.release_store()
 
@@ -277,4 +277,4 @@ class Run:
             self._finished = True
             self.states.clear()
             self.context.gain.reset()
-            return self.writer.finish(self._tracker.without_call, self._tracker.levels_differ)
+            return self.writer.finish(self._tracker.steps_without_call, self._tracker.levels_differ)

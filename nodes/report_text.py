@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engine.report import FULL, KINDS, REUSE, SKIPPED, TOKEN, CallRecord, Report
+from ..engine.report import ANSWERED, FULL, KINDS, REUSE, TOKEN, CallRecord, Report
 from ..schedules import expected_from
 
 MEANING = {
     FULL: "all tokens computed",
     TOKEN: "part of the tokens computed",
     REUSE: "nothing computed, the change was forecast",
-    SKIPPED: "answered by another node, without the model",
+    ANSWERED: "answered by another node, without the model",
 }
 
 

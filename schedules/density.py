@@ -9,7 +9,7 @@ from .schedule import Schedule
 
 PLACEMENT_TOLERANCE = 1e-4  # a noise level this close to a schedule's point lies on it
 MIN_SPAN = 1e-6
-SETTLED = 0.005  # relative difference from the wanted sum that is accepted
+BUDGET_TOLERANCE = 0.005  # relative difference from the wanted sum that is accepted
 SMOOTHED_OVER = 2  # periods to either side
 
 
@@ -61,8 +61,8 @@ def smoothed(budgets: Sequence[float], periods: int = SMOOTHED_OVER) -> list[flo
 
     Error diffusion creates the period anew; two periods would interfere.
     """
-    head = full_run(budgets)
-    tail = max(head, len(budgets) - max(1, full_run(budgets[::-1])))
+    head = leading_full_steps(budgets)
+    tail = max(head, len(budgets) - max(1, leading_full_steps(budgets[::-1])))
     longest, run = 0, 0
     low = (min(budgets[head:tail], default=0.0) + max(budgets[head:tail], default=0.0)) / 2
     for budget in budgets[head:tail]:
@@ -76,21 +76,21 @@ def smoothed(budgets: Sequence[float], periods: int = SMOOTHED_OVER) -> list[flo
     return smooth
 
 
-def full_run(budgets: Sequence[float]) -> int:
+def leading_full_steps(budgets: Sequence[float]) -> int:
     """Count the full steps at the start."""
     return next((i for i, budget in enumerate(budgets) if budget < 1.0), len(budgets))
 
 
-def weighted(budgets: Sequence[float], weights: Sequence[int]) -> float:
-    return sum(b * w for b, w in zip(budgets, weights, strict=True))
+def weighted(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
+    return sum(b * w for b, w in zip(budgets, calls_per_step, strict=True))
 
 
-def solve(budgets_at: Callable[[float], list[float]], weights: Sequence[int], total: float) -> float:
+def bisect_factor(budgets_at: Callable[[float], list[float]], calls_per_step: Sequence[int], total: float) -> float:
     """Find by bisection the factor at which non-decreasing budgets sum to the total, or come closest."""
     low, high = 0.0, 2048.0
     for _ in range(80):
         middle = (low + high) / 2
-        if weighted(budgets_at(middle), weights) < total:
+        if weighted(budgets_at(middle), calls_per_step) < total:
             low = middle
         else:
             high = middle

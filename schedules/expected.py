@@ -12,7 +12,7 @@ from typing import Any
 from ..limits import MAX_CFG, MAX_STEPS
 from .schedule import Schedule
 
-KEY = "promise"  # in files
+EXPECTED_KEY = "promise"  # in files
 MIN_FIGURE = 1e-6  # of every kind; smaller ones were never measured
 MAX_DB, MAX_SPEEDUP, MAX_SECONDS = 400.0, 1000.0, 1e7
 MAX_WORD_LENGTH = 80
@@ -56,7 +56,7 @@ class ExpectedResult:
 
 def expected_of(schedule: Schedule) -> ExpectedResult | None:
     """Return the expected result in a schedule's provenance; None where loss or speed-up is missing."""
-    return expected_from(schedule.provenance.get(KEY))
+    return expected_from(schedule.provenance.get(EXPECTED_KEY))
 
 
 def expected_from(data: Any) -> ExpectedResult | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..limits import ZERO_SIGMA
-from .density import SETTLED, density_of, progress_at, smoothed, solve, weighted
+from .density import BUDGET_TOLERANCE, bisect_factor, density_of, progress_at, smoothed, weighted
 from .schedule import Schedule
 from .step_skipping import max_full_steps
 
@@ -24,13 +24,13 @@ def budgets_for(
     schedule: Schedule,
     sigmas: Sequence[float],
     *,
-    evaluations: Sequence[int] | None = None,
+    calls_per_step: Sequence[int] | None = None,
     mean: float | None = None,
 ) -> list[float]:
     """Return the budget of each step of a run.
 
     sigmas: the run's noise levels including the one it ends at, so one more than there are steps.
-    evaluations: model calls per step (Heun: two for most), default one each; the mean is over calls.
+    calls_per_step: model calls per step (Heun: two for most), default one each; the mean is over calls.
     mean: mean budget wanted, default the schedule's own.
 
     Partial steps come to the mean within the tolerance. Of whole steps there are as many as fit a mean that is asked
@@ -41,27 +41,27 @@ def budgets_for(
     steps = len(sigmas) - 1
     if steps < 1:
         return []
-    weights = list(evaluations) if evaluations is not None else [1] * steps
-    question_of = schedule.mean_budget if mean is None else mean
-    if question_of >= 1.0:
+    calls_per_step = list(calls_per_step) if calls_per_step is not None else [1] * steps
+    wanted = schedule.mean_budget if mean is None else mean
+    if wanted >= 1.0:
         return [1.0] * steps
-    total = question_of * sum(weights)
+    total = wanted * sum(calls_per_step)
     floors = _floors(sigmas, steps)
     own = schedule.budgets if _same_steps(schedule, sigmas) else ()
-    if own and _is_above(own, floors) and (mean is None or _is_settled(own, floors, weights, total)):
+    if own and _is_above(own, floors) and (mean is None or _is_settled(own, floors, calls_per_step, total)):
         return list(own)  # its steps were placed for exactly this
     # A single partial step is no pattern: it met the budget where whole steps did not come out even.
     if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1:
         # A mean that is asked for is a ceiling; the schedule's own is only approached.
-        most = total * (1.0 + SETTLED) if mean is not None else total + max(weights) / 2
-        placed = max_full_steps(schedule, sigmas, weights, most)
-        as_many = not schedule.has_partial_steps and sum(own) == sum(placed) and weighted(own, weights) <= most
+        most = total * (1.0 + BUDGET_TOLERANCE) if mean is not None else total + max(calls_per_step) / 2
+        placed = max_full_steps(schedule, sigmas, calls_per_step, most)
+        as_many = not schedule.has_partial_steps and sum(own) == sum(placed) and weighted(own, calls_per_step) <= most
         return list(own) if as_many and _is_above(own, floors) else placed
     density = density_of(smoothed(schedule.budgets), schedule, sigmas)
-    factor = solve(lambda f: _clipped(density, floors, f), weights, total)
+    factor = bisect_factor(lambda f: _clipped(density, floors, f), calls_per_step, total)
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
-    budgets = _diffuse(_clipped(density, floors, factor), floors, weights, sorted(palette))
-    return _settle(budgets, floors, weights, total)
+    budgets = _diffuse(_clipped(density, floors, factor), floors, calls_per_step, sorted(palette))
+    return _settle(budgets, floors, calls_per_step, total)
 
 
 def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
@@ -71,9 +71,9 @@ def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
     return steps == len(schedule.points) and max(before, after) * steps < 0.5
 
 
-def _is_settled(budgets: Sequence[float], floors: Sequence[float], weights: Sequence[int], total: float) -> bool:
+def _is_settled(budgets: Sequence[float], floors: Sequence[float], calls_per_step: Sequence[int], total: float) -> bool:
     """Tell whether budgets sum to the total, with none below its floor."""
-    return _is_above(budgets, floors) and abs(weighted(budgets, weights) - total) <= SETTLED * total
+    return _is_above(budgets, floors) and abs(weighted(budgets, calls_per_step) - total) <= BUDGET_TOLERANCE * total
 
 
 def _is_above(budgets: Sequence[float], floors: Sequence[float]) -> bool:
@@ -93,11 +93,11 @@ def _clipped(density: Sequence[float], floors: Sequence[float], factor: float) -
 
 
 def _diffuse(
-    density: Sequence[float], floors: Sequence[float], weights: Sequence[int], palette: Sequence[float]
+    density: Sequence[float], floors: Sequence[float], calls_per_step: Sequence[int], palette: Sequence[float]
 ) -> list[float]:
     """Give each step the palette's budget nearest to its density plus the carry of earlier steps."""
     budgets, carry = [], 0.0
-    for wanted, floor, weight in zip(density, floors, weights, strict=True):
+    for wanted, floor, weight in zip(density, floors, calls_per_step, strict=True):
         goal = wanted + carry / max(weight, 1)
         budget = max(floor, min(palette, key=lambda value: (abs(value - goal), value)))
         carry += weight * (wanted - budget)
@@ -105,10 +105,10 @@ def _diffuse(
     return budgets
 
 
-def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int], total: float) -> list[float]:
+def _settle(budgets: list[float], floors: Sequence[float], calls_per_step: Sequence[int], total: float) -> list[float]:
     """Bring the sum to the total: first by scaling partial budgets, then by changing single steps."""
-    tolerance = SETTLED * total
-    if abs(weighted(budgets, weights) - total) <= tolerance:
+    tolerance = BUDGET_TOLERANCE * total
+    if abs(weighted(budgets, calls_per_step) - total) <= tolerance:
         return budgets
     if any(0.0 < b < 1.0 for b in budgets):
         given = budgets
@@ -119,17 +119,17 @@ def _settle(budgets: list[float], floors: Sequence[float], weights: Sequence[int
                 for b, floor in zip(given, floors, strict=True)
             ]
 
-        budgets = scaled(solve(scaled, weights, total))
-    while (left := total - weighted(budgets, weights)) > tolerance:
+        budgets = scaled(bisect_factor(scaled, calls_per_step, total))
+    while (left := total - weighted(budgets, calls_per_step)) > tolerance:
         step = _middle_of_longest_gap(budgets)
         if step is None:
             break
-        budgets[step] = min(1.0, left / max(weights[step], 1))
-    while (left := total - weighted(budgets, weights)) < -tolerance:
+        budgets[step] = min(1.0, left / max(calls_per_step[step], 1))
+    while (left := total - weighted(budgets, calls_per_step)) < -tolerance:
         step = _most_expendable(budgets, floors)
         if step is None:
             break
-        budgets[step] = max(floors[step], budgets[step] + left / max(weights[step], 1))
+        budgets[step] = max(floors[step], budgets[step] + left / max(calls_per_step[step], 1))
         if budgets[step] < MIN_PARTIAL_BUDGET:
             budgets[step] = 0.0
     return budgets

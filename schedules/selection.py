@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ScheduleError
 from ..limits import MAX_CFG
 from .density import span_of
-from .expected import KEY, usable_cfg
+from .expected import EXPECTED_KEY, usable_cfg
 from .forecast import DEFAULT_FORECAST, Forecast
 from .format import load
 from .schedule import Schedule
@@ -111,7 +111,7 @@ def _stated_guidance(schedule: Schedule) -> float | None:
 
 def _guidance_entries(schedule: Schedule) -> list[float]:
     """Return the numbers of its provenance that state a guidance scale, sensible or not; 0 states nothing."""
-    expected = schedule.provenance.get(KEY)
+    expected = schedule.provenance.get(EXPECTED_KEY)
     entries = [schedule.provenance.get("guidance"), expected.get("cfg") if isinstance(expected, Mapping) else None]
     return [each for each in entries if isinstance(each, (int, float)) and not isinstance(each, bool) and each != 0]
 

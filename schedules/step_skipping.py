@@ -6,24 +6,28 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..limits import ZERO_SIGMA
-from .density import SETTLED, density_of, full_run, progress_at, smoothed, solve, weighted
+from .density import BUDGET_TOLERANCE, bisect_factor, density_of, leading_full_steps, progress_at, smoothed, weighted
 from .schedule import Schedule
 
 PERIODS_SMOOTHED = 6  # to either side; fewer would keep the rounding of even skips
 
 
-def max_full_steps(schedule: Schedule, sigmas: Sequence[float], weights: Sequence[int], most: float) -> list[float]:
+def max_full_steps(
+    schedule: Schedule, sigmas: Sequence[float], calls_per_step: Sequence[int], most: float
+) -> list[float]:
     """Place as many full steps as come to at most `most` model calls, in the schedule's density.
 
-    weights: model calls per step.
+    calls_per_step: model calls per step.
     """
     density = density_of(_without_ends(schedule.budgets), schedule, sigmas)
     ends = _full_ends(schedule, sigmas)
     placed: list[float] = []
-    affordable = sum(spent <= most for spent in accumulate(sorted(weights)))  # no more than the cheapest steps allow
+    affordable = sum(
+        spent <= most for spent in accumulate(sorted(calls_per_step))
+    )  # no more than the cheapest steps allow
     for number in range(min(len(density), affordable), -1, -1):
         placed = _place_full_steps(density, *ends, number)
-        if weighted(placed, weights) <= most:
+        if weighted(placed, calls_per_step) <= most:
             break
     return placed
 
@@ -33,7 +37,7 @@ def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
     steps, source = len(sigmas) - 1, list(schedule.budgets)
     start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
     covered = max(end - start, 1e-6)
-    head, tail = full_run(source), full_run(source[::-1])
+    head, tail = leading_full_steps(source), leading_full_steps(source[::-1])
     first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
     last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
     return max(1, round(first)), max(int(sigmas[-1] <= ZERO_SIGMA), round(last))
@@ -49,7 +53,7 @@ def _place_full_steps(density: Sequence[float], head: int, tail: int, wanted: in
     tail = min(tail, steps - head, max(1, wanted - head))
     between = density[head : steps - tail]
     number = min(len(between), max(0, wanted - head - tail))
-    share = solve(lambda f: [min(1.0, f * value) for value in between], [1] * len(between), number)
+    share = bisect_factor(lambda f: [min(1.0, f * value) for value in between], [1] * len(between), number)
     budgets, reached, placed = [1.0] * head, 0.0, 0
     for value in between:
         reached += min(1.0, share * value) if number else 0.0
@@ -65,26 +69,26 @@ def _without_ends(budgets: Sequence[float]) -> list[float]:
     Else the remainder of rounding their number would add a step next to them.
     """
     smooth = smoothed(budgets, PERIODS_SMOOTHED)
-    head, tail = full_run(budgets), full_run(budgets[::-1])
+    head, tail = leading_full_steps(budgets), leading_full_steps(budgets[::-1])
     if head + tail >= len(budgets):
         return smooth
     middle = smooth[head : len(budgets) - tail]
     return [middle[0]] * head + middle + [middle[-1]] * tail
 
 
-def without_partial_steps(budgets: Sequence[float], weights: Sequence[int], start: int = 0) -> list[float]:
+def without_partial_steps(budgets: Sequence[float], calls_per_step: Sequence[int], start: int = 0) -> list[float]:
     """Turn partial steps from `start` on into full and skipped ones, at about the same mean, at most a step above.
 
     For runs that cannot keep residuals per block. The first step is full, and the last if it was computed at all.
     """
     whole = list(budgets)
     last = len(whole) - 1
-    carry = -(weights[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
+    carry = -(calls_per_step[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
     for i in range(start, last + 1):
         if i == 0 or (i == last and whole[i] > 0.0):
             whole[i] = 1.0  # before the first there is nothing to reuse
             continue
-        carry += weights[i] * whole[i]
-        whole[i] = 1.0 if carry >= weights[i] * (1.0 - SETTLED) else 0.0
-        carry -= weights[i] * whole[i]
+        carry += calls_per_step[i] * whole[i]
+        whole[i] = 1.0 if carry >= calls_per_step[i] * (1.0 - BUDGET_TOLERANCE) else 0.0
+        carry -= calls_per_step[i] * whole[i]
     return whole

@@ -59,13 +59,13 @@ def genome_of(schedule: Schedule) -> Genome:
     return Genome(schedule.budgets, schedule.forecast, schedule.mode)
 
 
-def mean_budget(budgets: Sequence[float], evaluations: Sequence[int]) -> float:
-    """Mean over the model calls of a run; evaluations: calls per step.
+def mean_budget(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
+    """Return the mean over the model calls of a run.
 
     Sums that decide something use `math.fsum`: `sum` rounds differently from Python 3.12 on, and a seed must find the
     same schedule everywhere.
     """
-    return math.fsum(b * e for b, e in zip(budgets, evaluations, strict=True)) / sum(evaluations)
+    return math.fsum(b * e for b, e in zip(budgets, calls_per_step, strict=True)) / sum(calls_per_step)
 
 
 def longest_skip(budgets: Sequence[float]) -> int:
@@ -122,18 +122,18 @@ def with_ends(budgets: Sequence[float], sigmas: Sequence[float]) -> list[float]:
     return ended
 
 
-def fill_budget(genome: Genome, evaluations: Sequence[int], budget: float, rng: random.Random) -> Genome:
+def fill_budget(genome: Genome, calls_per_step: Sequence[int], budget: float, rng: random.Random) -> Genome:
     """Skip or compute random steps of a step-skipping candidate until no further step fits the mean budget."""
-    budgets, calls = list(genome.budgets), sum(evaluations)
+    budgets, calls = list(genome.budgets), sum(calls_per_step)
     inner = range(1, len(budgets) - 1)
-    while mean_budget(budgets, evaluations) > budget + 1e-6:
+    while mean_budget(budgets, calls_per_step) > budget + 1e-6:
         computed = [k for k in inner if budgets[k] > 0.0]
         if not computed:
             break
         budgets[rng.choice(computed)] = 0.0
     while free := [k for k in inner if budgets[k] == 0.0]:
         step = rng.choice(free)
-        if mean_budget(budgets, evaluations) + evaluations[step] / calls > budget + 1e-6:
+        if mean_budget(budgets, calls_per_step) + calls_per_step[step] / calls > budget + 1e-6:
             break
         budgets[step] = 1.0
     return replace(genome, budgets=tuple(budgets))

@@ -95,7 +95,7 @@ class Search:
             tried=tuple((each.seconds, each.loss) for each in everything),
             history=tuple(self.history.points),
             sensitivity=self._sensitivity(),
-            dense_seconds=self.method.evaluator.step_seconds.of_dense(self.setting.evaluations),
+            dense_seconds=self.method.evaluator.step_seconds.of_dense(self.setting.calls_per_step),
             cost=self.effort.cost,
             proxy_cases=self.method.proxy_cases,
             finished=self._finished,
@@ -107,8 +107,8 @@ class Search:
 
     def _found(self, budget: float, evaluation: Evaluation) -> FoundSchedule:
         search, step_seconds = self.searches[budget], self.method.evaluator.step_seconds
-        seconds = step_seconds.of_run(evaluation.genome, self.setting.evaluations)
-        dense = step_seconds.of_dense(self.setting.evaluations)
+        seconds = step_seconds.of_run(evaluation.genome, self.setting.calls_per_step)
+        dense = step_seconds.of_dense(self.setting.calls_per_step)
         return FoundSchedule(
             schedule=evaluation.genome.schedule(self.setting.sigmas, family=self.setting.family),
             budget=budget,

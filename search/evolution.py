@@ -49,11 +49,11 @@ class Evolution:
         setting = evaluator.setting
         known = [bundled_candidate(setting, budget), *step_skipping_candidates(setting, budget)]
         fits = [
-            g for g in dict.fromkeys(known) if (step_cost or StepCost()).fits_budget(g, setting.evaluations, budget)
+            g for g in dict.fromkeys(known) if (step_cost or StepCost()).fits_budget(g, setting.calls_per_step, budget)
         ]
         prior = GainPrior(setting, (fits or known)[0], replay)
         self.baselines = tuple(fits)
-        self.standings = Standings(budget, setting.evaluations, prior, step_cost)
+        self.standings = Standings(budget, setting.calls_per_step, prior, step_cost)
         self._evaluator, self._cases, self._effort, self._proxy = evaluator, list(cases), effort, proxy
         self._ranking = ReplayRanking(replay, evaluator, self.standings) if replay is not None else None
         self._breeder = Breeder(setting, self.standings, self._ranking, rng)

@@ -8,7 +8,7 @@ from .candidate import Genome, longest_skip
 from .evaluation.evaluator import mean_psnr
 from .evaluation.replay import Replay
 from .problem import SamplingConfig
-from .proposals.priors import prior_gain
+from .proposals.priors import expected_forecast_gain
 
 # dB subtracted for each step that is moved, and for each step by which the longest skip is longer.
 MOVED_DB, LONGER_SKIP_DB = 0.15, 2.0
@@ -24,7 +24,9 @@ class GainPrior:
 
     def of(self, genome: Genome) -> float:
         """Return the expected gain of a candidate."""
-        gain = prior_gain(genome.forecast, self._setting) - prior_gain(self.baseline.forecast, self._setting)
+        gain = expected_forecast_gain(genome.forecast, self._setting) - expected_forecast_gain(
+            self.baseline.forecast, self._setting
+        )
         if genome.budgets == self.baseline.budgets:
             return gain
         gain -= self.penalty(genome)

@@ -110,7 +110,7 @@ class PaperSearch:
 
     def _add(self, genome: Genome, on_candidate: Callable[[Evaluation], None] | None) -> None:
         """Evaluate a candidate, unless it is in the population already or no repair brought it into the band."""
-        mean = mean_budget(genome.budgets, self.evaluator.setting.evaluations)
+        mean = mean_budget(genome.budgets, self.evaluator.setting.calls_per_step)
         low, high = self._band
         if not low <= mean <= high or genome in {each.genome for each in self.population}:
             return
@@ -157,7 +157,7 @@ class PaperSearch:
     def _make_genome(self, budgets: Sequence[float]) -> Genome:
         setting = self.evaluator.setting
         ended = with_ends(budgets, setting.sigmas)
-        return Genome(tuple(repair(ended, setting.evaluations, self._band, self._rng)), mode=self.mode)
+        return Genome(tuple(repair(ended, setting.calls_per_step, self._band, self._rng)), mode=self.mode)
 
     @property
     def _band(self) -> tuple[float, float]:
@@ -172,7 +172,7 @@ def block_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) 
 
 def repair(
     budgets: Sequence[float],
-    evaluations: Sequence[int],
+    calls_per_step: Sequence[int],
     band: tuple[float, float],
     rng: random.Random,
     sizes: Sequence[float] = BUDGETS,
@@ -184,7 +184,7 @@ def repair(
     repaired, last = list(budgets), len(budgets) - 1
     low, high = band
     for _ in range(200 * len(budgets)):
-        mean = mean_budget(repaired, evaluations)
+        mean = mean_budget(repaired, calls_per_step)
         if low <= mean <= high:
             break
         upwards = mean < low

@@ -20,7 +20,7 @@ MAX_SAMPLED = 8192  # latent values of each step kept in a recording
 class SamplingConfig:
     """The sampling that schedules are searched for.
 
-    sigmas: noise levels including the last; evaluations: model calls per step; cases: number of prompt–seed pairs.
+    sigmas: noise levels including the last; calls_per_step: model calls per step; cases: number of prompt–seed pairs.
     weights: `weights[k][n]` is the change of the latents after step k per unit change of the prediction at step n,
         `[K, K]`. None if a step has several calls or the sampler is not linear: then nothing can be replayed.
     starts: change of the latents at each step's beginning and at the end per unit change of the initial latents,
@@ -31,7 +31,7 @@ class SamplingConfig:
     """
 
     sigmas: tuple[float, ...]
-    evaluations: tuple[int, ...]
+    calls_per_step: tuple[int, ...]
     cases: int
     family: str
     weights: tuple[tuple[float, ...], ...] | None

@@ -15,7 +15,7 @@ from ..schedules import DEFAULT_MODE
 from .candidate import Genome
 from .evaluation.evaluator import Evaluator
 from .evaluation.posterior_gain import posterior_gain, posterior_std
-from .proposals.priors import initial_forecasts, prior_gain
+from .proposals.priors import expected_forecast_gain, initial_forecasts
 from .proposals.step_placements import step_placements
 
 MIN_CASES, MAX_CASES = 12, 128
@@ -94,7 +94,7 @@ class ProxySearch:
         outcomes = self.evaluator.outcomes
         both = [case for case in range(cases) if (case, genome) in outcomes and (case, reference) in outcomes]
         own, other = ([outcomes[case, each].loss for case in both] for each in (genome, reference))
-        prior_of = partial(prior_gain, setting=self.evaluator.setting)
+        prior_of = partial(expected_forecast_gain, setting=self.evaluator.setting)
         prior = prior_of(genome.forecast) - prior_of(reference.forecast)
         return posterior_gain(own, other, prior, prior_std), posterior_std(own, other, prior_std)
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from .candidate import Genome
 from .evaluation.evaluator import Evaluator, mean_psnr
 from .evaluation.replay import Replay
-from .proposals.priors import prior_gain
+from .proposals.priors import expected_forecast_gain
 from .standings import BEHIND_DB, Standings
 
 
@@ -43,7 +43,7 @@ class ReplayRanking:
 
         Their mean is shrunk toward the prior gain of the forecast, the more the fewer its runs.
         """
-        prior = cache(partial(prior_gain, setting=self._evaluator.setting))
+        prior = cache(partial(expected_forecast_gain, setting=self._evaluator.setting))
         residuals: dict[tuple, list[float]] = {}  # beyond the prior gain
         for genome, evaluation in {**self._standings.partial, **self._standings.complete}.items():
             if not genome.has_partial_steps and not evaluation.aborted:

@@ -23,20 +23,20 @@ class Standings:
     without a search, None until it was run; best: None until a candidate was evaluated on all cases.
     """
 
-    def __init__(self, budget: float, evaluations: Sequence[int], prior: GainPrior, step_cost: StepCost | None):
-        """evaluations: model calls per step; step_cost: None if it is to be measured."""
+    def __init__(self, budget: float, calls_per_step: Sequence[int], prior: GainPrior, step_cost: StepCost | None):
+        """calls_per_step: model calls per step; step_cost: None if it is to be measured."""
         self.budget, self.prior = budget, prior
         self.step_cost, self.is_cost_given = step_cost or StepCost(), step_cost is not None
         self.complete: dict[Genome, Evaluation] = {}
         self.partial: dict[Genome, Evaluation] = {}
         self.baseline: Evaluation | None = None
         self.best: Evaluation | None = None
-        self._evaluations = evaluations
+        self._calls_per_step = calls_per_step
         self._proxy: ProxyResult | None = None
 
     def fits_budget(self, genome: Genome) -> bool:
         """True if a run takes no longer than the full steps that the budget allows."""
-        return self.step_cost.fits_budget(genome, self._evaluations, self.budget)
+        return self.step_cost.fits_budget(genome, self._calls_per_step, self.budget)
 
     def add_partial(self, evaluated: Sequence[Evaluation]) -> None:
         """Add candidates evaluated on the first cases."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..blocks.interface import BlockCall, BlockRunner
 from ..estimators import SkippedStep, prediction_error
-from ..report import FULL, SKIPPED, CallRecord
+from ..report import ANSWERED, FULL, CallRecord
 from ..sampler.solver import Solver
 from .context import CallInfo, CondRows, RunContext
 
@@ -67,7 +67,7 @@ class ModelCall:
         """
         info, reason, kind, computed = self.info, self.info.reason, self.kind, self.tokens
         if skipped or (self.runs_blocks and not self.blocks_run):
-            kind, reason, computed = SKIPPED, "", 0
+            kind, reason, computed = ANSWERED, "", 0
         elif self.blocks_full:
             partial = (self.blocks_run - self.blocks_full) * self.tokens
             computed = round((partial + self.blocks_full * info.layout.video) / self.blocks_run)

@@ -37,24 +37,27 @@ class BlockCost:
             return 0.0
         return (self.key_value + min(budget, 1.0) * self.selected) / (self.key_value + self.selected)
 
-    def speedup(self, budgets: Sequence[float], weights: Sequence[int] | None = None) -> float:
-        """Return the ideal speed-up of a run over the dense one. weights: model calls per step, default one."""
-        weights = weights or [1] * len(budgets)
-        spent = sum(w * self.relative_cost(b) for b, w in zip(budgets, weights, strict=True))
-        return sum(weights) / spent
+    def speedup(self, budgets: Sequence[float], calls_per_step: Sequence[int] | None = None) -> float:
+        """Return the ideal speed-up of a run over the dense one. calls_per_step: model calls per step, default one."""
+        calls_per_step = calls_per_step or [1] * len(budgets)
+        spent = sum(w * self.relative_cost(b) for b, w in zip(budgets, calls_per_step, strict=True))
+        return sum(calls_per_step) / spent
 
 
 def budget_for_speedup(
-    target: float, cost: BlockCost, budgets_at: Callable[[float], list[float]], weights: Sequence[int] | None = None
+    target: float,
+    cost: BlockCost,
+    budgets_at: Callable[[float], list[float]],
+    calls_per_step: Sequence[int] | None = None,
 ) -> float:
     """Return the largest mean budget whose run reaches the target speed-up by the cost model, at least MIN_BUDGET.
 
-    budgets_at: budgets per step for a mean budget; weights: model calls per step.
+    budgets_at: budgets per step for a mean budget; calls_per_step: model calls per step.
     """
     low, high = MIN_BUDGET, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        if cost.speedup(budgets_at(middle), weights) >= target:
+        if cost.speedup(budgets_at(middle), calls_per_step) >= target:
             low = middle
         else:
             high = middle

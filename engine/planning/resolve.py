@@ -104,9 +104,9 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
         cache=plan.cache,
         budgets=tuple(budgets),
         forecast=forecast,
-        asked_budget=mean if plan.target_speedup is None else _mean(budgets, profile.evaluations),
+        asked_budget=mean if plan.target_speedup is None else _mean(budgets, profile.calls_per_step),
         target_speedup=plan.target_speedup,
-        ideal_speedup=facts.cost.speedup(budgets, profile.evaluations) if facts.cost is not None else 1.0,
+        ideal_speedup=facts.cost.speedup(budgets, profile.calls_per_step) if facts.cost is not None else 1.0,
         is_full=is_full,
         choice=choice,
         expected=expected,
@@ -172,11 +172,11 @@ def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, f
         if spreads_evenly:
             mean = schedule.mean_budget if mean is None else mean
             placed = every_nth("even", max(2, round(1.0 / mean)), flow_sigmas(EVEN_STEPS))
-        budgets = budgets_for(placed, profile.levels, evaluations=profile.evaluations, mean=mean)
-        return budgets if has_partial_steps else without_partial_steps(budgets, profile.evaluations)
+        budgets = budgets_for(placed, profile.levels, calls_per_step=profile.calls_per_step, mean=mean)
+        return budgets if has_partial_steps else without_partial_steps(budgets, profile.calls_per_step)
 
     if plan.target_speedup is not None and cost is not None:
-        return budgets_at(budget_for_speedup(plan.target_speedup, cost, budgets_at, profile.evaluations))
+        return budgets_at(budget_for_speedup(plan.target_speedup, cost, budgets_at, profile.calls_per_step))
     return budgets_at(budget)
 
 
@@ -231,5 +231,5 @@ def _notes(
     return notes
 
 
-def _mean(budgets: Sequence[float], evaluations: Sequence[int]) -> float:
-    return sum(b * e for b, e in zip(budgets, evaluations, strict=True)) / max(1, sum(evaluations))
+def _mean(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
+    return sum(b * e for b, e in zip(budgets, calls_per_step, strict=True)) / max(1, sum(calls_per_step))

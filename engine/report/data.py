@@ -7,14 +7,14 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-FULL, TOKEN, REUSE, SKIPPED = KINDS = ("full", "token", "reuse", "skipped")
+FULL, TOKEN, REUSE, ANSWERED = KINDS = ("full", "token", "reuse", "answered")
 
 
 @dataclass
 class CallRecord:
     """One model call, as it ran.
 
-    kind: one of KINDS, SKIPPED where another pack answered in the model's place; computed, tokens: over all rows;
+    kind: one of KINDS, ANSWERED where another pack answered in the model's place; computed, tokens: over all rows;
     reason: why it ran in full though that was not planned.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..planning.resolve import RunSettings
 from ..sampler.profile import SamplerProfile
-from . import FULL, REUSE, SKIPPED, CallRecord, Report
+from . import ANSWERED, FULL, REUSE, CallRecord, Report
 
 NOTED_SHORTFALL = 0.01
 NOTED_EXCESS = 0.03
@@ -86,14 +86,14 @@ class ReportWriter:
     def _add_skipped_steps(self, steps_without_call: Iterable[int]) -> None:
         """Add steps that another pack answered before the model was asked."""
         calls, seen = self.report.calls, {call.step for call in self.report.calls}
-        evaluations = self._profile.evaluations
-        missing = sorted(step for step in set(steps_without_call) - seen if step < len(evaluations))
+        calls_per_step = self._profile.calls_per_step
+        missing = sorted(step for step in set(steps_without_call) - seen if step < len(calls_per_step))
         if not missing or not seen:
             return
-        usual = max(sum(c.tokens for c in calls if c.step == step) / evaluations[step] for step in seen)
+        usual = max(sum(c.tokens for c in calls if c.step == step) / calls_per_step[step] for step in seen)
         for step in missing:
-            tokens = round(usual * evaluations[step])
-            calls.append(CallRecord(step, self._profile.levels[step], 1.0, SKIPPED, 0, tokens))
+            tokens = round(usual * calls_per_step[step])
+            calls.append(CallRecord(step, self._profile.levels[step], 1.0, ANSWERED, 0, tokens))
         calls.sort(key=lambda call: call.step)
 
     def _explain(self) -> None:
@@ -102,7 +102,7 @@ class ReportWriter:
             affected = [call for call in calls if call.reason == reason]
             how = "in full" if all(call.kind == FULL for call in affected) else "in part in full"
             self.note(f"{len(affected)} of {len(calls)} calls ran {how}: {reason}")
-        skipped = sum(call.kind == SKIPPED for call in calls)
+        skipped = sum(call.kind == ANSWERED for call in calls)
         if skipped:
             self.note(f"{skipped} of {len(calls)} calls were answered by another node, without the model")
         if not skipped and not any(call.reason for call in calls):
@@ -131,7 +131,7 @@ class ReportWriter:
         tokens = [0] * self.report.steps
         for call in self.report.calls:
             tokens[call.step] += call.tokens
-        per_call = {count / calls for count, calls in zip(tokens, self._profile.evaluations, strict=True)}
+        per_call = {count / calls for count, calls in zip(tokens, self._profile.calls_per_step, strict=True)}
         return "the model was called more often at some steps than was planned" if len(per_call) > 1 else ""
 
 

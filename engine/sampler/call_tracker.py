@@ -49,14 +49,14 @@ class CallTracker:
         self._callbacks = 0
         self._reports_steps = False
         self._called = False
-        self.without_call: set[int] = set()  # steps that the sampler made without a call that came this far
-        self._has_single_calls = all(count == 1 for count in profile.evaluations)
+        self.steps_without_call: set[int] = set()  # steps that the sampler made without a call that came this far
+        self._has_single_calls = all(count == 1 for count in profile.calls_per_step)
         self.levels_differ = False  # the model has been given other noise levels than the sampler's
 
     def on_step(self, step: int) -> None:
         """Take the sampler's report that the first call of this step is done."""
         if not self._called:
-            self.without_call.add(step)
+            self.steps_without_call.add(step)
         self._called = False
         self._callbacks = step + 1
         self._reports_steps = True

@@ -20,7 +20,8 @@ MAX_CALLS_PER_STEP = 12  # beyond, a sampler is not followed
 class SamplerProfile:
     """The sampler of one run.
 
-    levels: noise levels of the run's steps, the last one included; evaluations: model calls of each step, at least one.
+    levels: noise levels of the run's steps, the last one included; calls_per_step: model
+    calls, at least one each.
     calls: noise level of each model call, in order; call_steps: the step of each. Both are empty where unknown.
     solver: weights of predictions; None where they could not be read: then nothing is corrected.
     full_reason: why such a run is computed in full; "" where steps can be skipped.
@@ -29,7 +30,7 @@ class SamplerProfile:
     """
 
     levels: tuple[float, ...]
-    evaluations: tuple[int, ...]
+    calls_per_step: tuple[int, ...]
     calls: tuple[float, ...] = ()
     call_steps: tuple[int, ...] = ()
     solver: Solver | None = None
@@ -64,14 +65,14 @@ class SamplerProfile:
 
     @staticmethod
     def of(
-        levels: Sequence[float], evaluations: Sequence[int] | None = None, solver: Solver | None = None
+        levels: Sequence[float], calls_per_step: Sequence[int] | None = None, solver: Solver | None = None
     ) -> SamplerProfile:
         """Return the profile of a sampler with so many calls a step, one by default, in the order of the levels.
 
         solver: Euler's by default, where each step has one call.
         """
         steps = max(1, len(levels) - 1)
-        counts = tuple(evaluations) if evaluations is not None else (1,) * steps
+        counts = tuple(calls_per_step) if calls_per_step is not None else (1,) * steps
         single = all(count == 1 for count in counts)
         solver = solver or (Solver.from_sigmas(levels) if single else None)
         if len(levels) < 2:
@@ -95,10 +96,10 @@ class SamplerProfile:
         if own_levels:
             levels = (*_distinct(calls), levels[-1])
             steps = [step_of(levels, sigma) for sigma in calls]
-        evaluations = tuple(steps.count(step) for step in range(len(levels) - 1))
+        calls_per_step = tuple(steps.count(step) for step in range(len(levels) - 1))
         return SamplerProfile(
             levels,
-            evaluations,
+            calls_per_step,
             tuple(calls),
             tuple(steps),
             solver,

@@ -18,7 +18,7 @@ from ...models import Architecture
 from .attention import RunAttention
 from .cond_groups import OptionWatch
 
-KEY = "astraea"
+PLAN_KEY = "astraea"
 RUN_KEY = "astraea_run"
 
 OnModelCall = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
@@ -50,7 +50,7 @@ class ActiveRun:
     announced_bytes: int = 0
     on_model_call: OnModelCall | None = None
     is_wrapped: bool = False
-    options: OptionWatch = field(default_factory=OptionWatch)
+    option_watch: OptionWatch = field(default_factory=OptionWatch)
     _architectures: dict[int, Architecture] = field(default_factory=dict)
     _reached: dict[int, bool] = field(default_factory=dict)  # by thread: whether the model itself ran in its call
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...engine.blocks.interface import RowGroup
 
-# Options that are no part of the question: the call's place, or notes that models make on their way.
+# Options that do not change what a call computes: where it stands in the run, or notes that models make.
 IGNORED = {
     "activations_shape",
     "block",
@@ -35,26 +35,26 @@ MAX_DISTINCT_VALUES = 3  # of an option; one that differs at every step has more
 def cond_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup, ...]:
     """Return one group per conditioning in the call; none where the host states none (the call then runs in full).
 
-    Keys hold everything that makes a call another question: the conditioning's id and role, the latent's size, the
-    context window, every replacement and patch of other nodes, all plain values among the options, and the device. Rows
-    that agree in all of these continue one another from step to step.
+    The key of a group holds everything that changes the prediction besides latents and timestep: the conditioning's id
+    and role, the latent's size, the context window, every replacement and patch of other nodes, all plain values among
+    the options, and the device. Rows of equal keys share their state from step to step.
     """
     ids, roles = transformer_options.get("uuids"), transformer_options.get("cond_or_uncond")
     if not ids or not roles or len(ids) != len(roles) or x.shape[0] % len(ids):
         return ()
     rows = x.shape[0] // len(ids)
-    place = (tuple(x.shape[2:]), _window(transformer_options), question_of(transformer_options), str(x.device))
+    shared = (tuple(x.shape[2:]), _window(transformer_options), options_key(transformer_options), str(x.device))
     seen: Counter = Counter()
     groups = []
     for number, (identity, role) in enumerate(zip(ids, roles, strict=True)):
         repeat = seen[identity, role]
         seen[identity, role] += 1
-        groups.append(RowGroup((identity, role, repeat, *place), slice(number * rows, (number + 1) * rows)))
+        groups.append(RowGroup((identity, role, repeat, *shared), slice(number * rows, (number + 1) * rows)))
     return tuple(groups)
 
 
-def question_of(transformer_options: dict[str, Any]) -> tuple:
-    """Return the options that distinguish one question from another: `(name, value)`, sorted."""
+def options_key(transformer_options: dict[str, Any]) -> tuple:
+    """Return the options that change what a call computes: `(name, value)`, sorted by name."""
     plain = {
         name: value
         for name, value in transformer_options.items()
@@ -73,7 +73,7 @@ class OptionWatch:
 
     def add(self, sigma: float, transformer_options: dict[str, Any]) -> None:
         self._sigmas.add(sigma)
-        for name, value in question_of(transformer_options):
+        for name, value in options_key(transformer_options):
             self._values.setdefault(name, set()).add(value)
 
     def note(self) -> str:

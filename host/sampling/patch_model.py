@@ -12,7 +12,7 @@ from ...engine.report import ReportHandle
 from ...engine.report.writer import pass_through_report
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
-from .attachment import KEY, OnModelCall, PlanAttachment
+from .attachment import PLAN_KEY, OnModelCall, PlanAttachment
 from .casting import cast_like
 from .wrappers import apply_model, outer_sample, prepare_sampling
 
@@ -50,16 +50,16 @@ def accelerate(model: Any, plan: Plan, handle: ReportHandle, on_model_call: OnMo
         handle.add(pass_through_report(plan.name, note))
         return accelerated
     options = accelerated.model_options.setdefault("transformer_options", {})
-    options[KEY] = PlanAttachment(plan, handle, on_model_call)
+    options[PLAN_KEY] = PlanAttachment(plan, handle, on_model_call)
     for kind, wrapper in WRAPPERS:
-        accelerated.add_wrapper_with_key(kind, KEY, wrapper)
+        accelerated.add_wrapper_with_key(kind, PLAN_KEY, wrapper)
     return accelerated
 
 
 def without_acceleration(model: Any) -> Any:
     """Return a clone of the MODEL with any earlier Astraea plan taken off."""
     clone = model.clone()
-    clone.model_options.setdefault("transformer_options", {}).pop(KEY, None)
+    clone.model_options.setdefault("transformer_options", {}).pop(PLAN_KEY, None)
     for kind, _ in WRAPPERS:
-        clone.remove_wrappers_with_key(kind, KEY)
+        clone.remove_wrappers_with_key(kind, PLAN_KEY)
     return clone

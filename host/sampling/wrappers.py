@@ -20,7 +20,7 @@ from ...engine.run import Run
 from ...engine.sampler.profile import SamplerProfile
 from ...errors import UnsupportedModel
 from ...models import Architecture, describe
-from .attachment import KEY, RUN_KEY, ActiveRun, OnModelCall
+from .attachment import PLAN_KEY, RUN_KEY, ActiveRun, OnModelCall
 from .attention import RunAttention
 from .casting import cast_like
 from .cond_groups import cond_groups
@@ -34,7 +34,7 @@ CALLBACK, SEED = 5, 7  # places among the arguments of OUTER_SAMPLE
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE: owns one run. args: noise, latent image, sampler, sigmas, denoise mask, callback, …, seed."""
     guider = executor.class_obj
-    attachment = guider.model_options.get("transformer_options", {}).get(KEY)
+    attachment = guider.model_options.get("transformer_options", {}).get(PLAN_KEY)
     if attachment is None:
         return executor(*args, **kwargs)
     began = time.perf_counter()
@@ -56,7 +56,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return output
     finally:
         guider.model_options = original_options
-        run.writer.note(active.options.note())
+        run.writer.note(active.option_watch.note())
         run.finish()
         report = run.writer.close(time.perf_counter() - began, finished)
         attachment.handle.add(report)
@@ -107,7 +107,7 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None) -> tuple[Run,
         guidance=guidance_scale(guider),
         has_runner=architecture.runner is not None,
     )
-    run.writer.note(second_model_note(guider, KEY))
+    run.writer.note(second_model_note(guider, PLAN_KEY))
     announced = announced_bytes(run, architecture, guider, tuple(noise.shape))
     run.writer.announce(announced)
     return run, announced
@@ -141,7 +141,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
-    active.options.add(_sigma(options) or 0.0, options)
+    active.option_watch.add(_sigma(options) or 0.0, options)
     request = _request(args[0], options, kwargs, architecture, active.attention)
     call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):

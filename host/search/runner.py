@@ -165,9 +165,9 @@ class ComfyRunner:
     def _guidance(self, recording: Recording) -> Tensor:
         """Fit the weights `[G]` of predictions in the guided prediction.
 
-        From steps of one evaluation if there are any: in others the two may belong to different evaluations.
+        From steps of one model call if there are any: in others the two may belong to different calls.
         """
-        single = [step for step, count in enumerate(self._setting.evaluations) if count == 1]
+        single = [step for step, count in enumerate(self._setting.calls_per_step) if count == 1]
         steps = single or list(range(self._setting.steps))
         rows = recording.predictions[steps].double().transpose(1, 2).flatten(0, 1)  # [K·D, G]
         guided = recording.guided[steps].double().flatten()
@@ -194,7 +194,7 @@ class ComfyRunner:
             loss=loss,
             steps=steps,
             losses=tuple(losses),
-            computed=_computed(run.report, self._setting.evaluations),
+            computed=_computed(run.report, self._setting.calls_per_step),
             seconds=_seconds(run.report, steps),
             kinds=_kinds(run.report, steps),
             responses=tuple(_response(run.recorder, dense, step) for step in range(steps)),
@@ -297,10 +297,10 @@ def _kinds(report: Report, steps: int) -> tuple[str, ...]:
     return tuple(first.get(step, REUSE) for step in range(steps))
 
 
-def _computed(report: Report, evaluations: Sequence[int]) -> float:
-    """Return full evaluations' worth of computed tokens; separate calls per conditioning count as one."""
+def _computed(report: Report, calls_per_step: Sequence[int]) -> float:
+    """Return the tokens computed, in full model calls; separate calls per conditioning count as one."""
     total = 0.0
-    for step, count in enumerate(evaluations):
+    for step, count in enumerate(calls_per_step):
         shares = [call.computed / call.tokens for call in report.calls if call.step == step]
         total += count * sum(shares) / max(1, len(shares))
     return total

@@ -50,11 +50,11 @@ def setting_of(
         raise SearchError("A search needs at least one prompt and seed.")
     for case in cases:
         _check(model, case)
-    evaluations, weights, starts = _probe(model, cases[0], sampler, sigmas, cfg)
+    calls_per_step, weights, starts = _probe(model, cases[0], sampler, sigmas, cfg)
     fingerprint = model_fingerprint(model)
     return SamplingConfig(
         sigmas=tuple(float(sigma) for sigma in sigmas),
-        evaluations=evaluations,
+        calls_per_step=calls_per_step,
         cases=len(cases),
         family=family,
         weights=weights,
@@ -79,7 +79,7 @@ def _check(model: Any, case: Case) -> None:
 
 
 def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
-    """Return evaluations by step, weights `[K, K]` and starts `[K + 1]` as in `SamplingConfig`."""
+    """Return model calls per step, weights `[K, K]` and starts `[K + 1]` as in `SamplingConfig`."""
     steps = len(sigmas) - 1
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(case.positive, case.negative)
@@ -89,8 +89,8 @@ def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> 
         raise SearchError(f"This sampler cannot be searched for: {profile.full_reason or OWN_LEVELS}.")
     solver = profile.solver
     if solver is None or solver.calls != steps:  # several calls a step, or not linear
-        return profile.evaluations, None, None
-    return profile.evaluations, solver.responses, solver.starts
+        return profile.calls_per_step, None, None
+    return profile.calls_per_step, solver.responses, solver.starts
 
 
 def _identity(model: Any, fingerprint: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float) -> str:

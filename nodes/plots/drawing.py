@@ -12,12 +12,12 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ...engine.report import FULL, REUSE, SKIPPED, TOKEN
+from ...engine.report import ANSWERED, FULL, REUSE, TOKEN
 
 SCALE = 2
 WIDTH, HEIGHT = 760, 400
 PAPER, INK, FAINT, GRID = (252, 252, 250), (34, 36, 40), (120, 124, 130), (226, 228, 230)
-COLOURS = {FULL: (58, 84, 132), TOKEN: (86, 162, 178), REUSE: (216, 200, 160), SKIPPED: (170, 170, 174)}
+COLOURS = {FULL: (58, 84, 132), TOKEN: (86, 162, 178), REUSE: (216, 200, 160), ANSWERED: (170, 170, 174)}
 LINE = (200, 76, 48)
 SERIES = (
     (200, 76, 48),

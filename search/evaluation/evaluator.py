@@ -130,7 +130,7 @@ class Evaluator:
 
     def _cost_of(self, genome: Genome, outcome: Outcome) -> float:
         """Cost of a run; that of an aborted one follows from its steps' kinds, as in `_abort_at`."""
-        calls = self.setting.evaluations
+        calls = self.setting.calls_per_step
         computed = outcome.computed if self._is_complete(outcome) else _computed(genome, outcome.kinds, calls)
         return self.setting.relative_cost * computed / sum(calls)
 
@@ -153,7 +153,7 @@ class Evaluator:
             loss=math.inf,
             steps=steps,
             losses=outcome.losses[:steps],
-            computed=_computed(genome, kinds, self.setting.evaluations),
+            computed=_computed(genome, kinds, self.setting.calls_per_step),
             seconds=outcome.seconds[:steps],
             kinds=kinds,
             responses=outcome.responses[:steps],
@@ -166,8 +166,8 @@ def _steps_within(outcome: Outcome, limit: tuple[float, ...] | None) -> int:
     return next((step for step, (loss, largest) in pairs if not loss <= largest), outcome.steps)
 
 
-def _computed(genome: Genome, kinds: Sequence[str], evaluations: Sequence[int]) -> float:
+def _computed(genome: Genome, kinds: Sequence[str], calls_per_step: Sequence[int]) -> float:
     """Full steps' worth of tokens computed by the first steps, which are of these kinds."""
     shares = {FULL: 1.0, REUSE: 0.0}
-    steps = zip(kinds, genome.budgets, evaluations, strict=False)
+    steps = zip(kinds, genome.budgets, calls_per_step, strict=False)
     return math.fsum(calls * shares.get(kind, budget) for kind, budget, calls in steps)

@@ -34,16 +34,16 @@ class StepCost:
         overhead = self.partial_step_overhead
         return overhead + (1.0 - overhead) * budget if 0.0 < budget < FULL else budget
 
-    def of_run(self, budgets: Sequence[float], evaluations: Sequence[int]) -> float:
+    def of_run(self, budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
         """Mean cost over the model calls of a run, comparable to a mean budget."""
-        return math.fsum(self.of(b) * e for b, e in zip(budgets, evaluations, strict=True)) / sum(evaluations)
+        return math.fsum(self.of(b) * e for b, e in zip(budgets, calls_per_step, strict=True)) / sum(calls_per_step)
 
-    def fits_budget(self, genome: Genome, evaluations: Sequence[int], budget: float) -> bool:
+    def fits_budget(self, genome: Genome, calls_per_step: Sequence[int], budget: float) -> bool:
         """True if a run takes no longer than the full steps that the budget allows."""
-        return self.of_run(genome.budgets, evaluations) <= budget * BUDGET_TOLERANCE
+        return self.of_run(genome.budgets, calls_per_step) <= budget * BUDGET_TOLERANCE
 
     def largest_affordable(
-        self, pattern: Callable[[float], Genome], budget: float, evaluations: Sequence[int]
+        self, pattern: Callable[[float], Genome], budget: float, calls_per_step: Sequence[int]
     ) -> Genome | None:
         """Return the pattern at the largest mean budget whose cost fits; None if hardly anything of it remains.
 
@@ -51,13 +51,13 @@ class StepCost:
         """
         for part in range(MAX_TRIES, 0, -1):
             genome = pattern(budget * part / MAX_TRIES)
-            cost = self.of_run(genome.budgets, evaluations)
+            cost = self.of_run(genome.budgets, calls_per_step)
             if genome.has_partial_steps and cost <= budget:
                 return genome if cost > MIN_USED * budget else None
         return None
 
 
-def measure_step_cost(partial_runs: Runs, full_runs: Runs, evaluations: Sequence[int]) -> StepCost:
+def measure_step_cost(partial_runs: Runs, full_runs: Runs, calls_per_step: Sequence[int]) -> StepCost:
     """Measure the overhead of partial steps; 0 without runs that show it.
 
     partial_runs: of candidates with partial steps, whose time beyond that of their full and reuse steps is attributed
@@ -65,15 +65,15 @@ def measure_step_cost(partial_runs: Runs, full_runs: Runs, evaluations: Sequence
     """
     known = StepSeconds()
     for genome, outcome in full_runs:
-        known.add_steps(genome.budgets, _seconds_per_call(outcome, evaluations))
+        known.add_steps(genome.budgets, _seconds_per_call(outcome, calls_per_step))
     reuse = known.of(0.0)
     full = known.of(FULL) - reuse
     spent, tokens, steps = 0.0, 0.0, 0.0
     for genome, outcome in partial_runs:
         own = StepSeconds()
-        own.add_steps(genome.budgets, _seconds_per_call(outcome, evaluations))
+        own.add_steps(genome.budgets, _seconds_per_call(outcome, calls_per_step))
         # Without the first step, which also prepares memory and kernels.
-        for budget, calls in list(zip(genome.budgets, evaluations, strict=True))[1 : outcome.steps]:
+        for budget, calls in list(zip(genome.budgets, calls_per_step, strict=True))[1 : outcome.steps]:
             if budget > 0.0:
                 spent += calls * (own.of(budget) - reuse - (full if budget == FULL else 0.0))
             if 0.0 < budget < FULL:
@@ -84,5 +84,5 @@ def measure_step_cost(partial_runs: Runs, full_runs: Runs, evaluations: Sequence
     return StepCost(min(1.0, max(0.0, round(overhead / ROUNDED_TO) * ROUNDED_TO)))
 
 
-def _seconds_per_call(outcome: Outcome, evaluations: Sequence[int]) -> list[float]:
-    return [seconds / calls for seconds, calls in zip(outcome.seconds, evaluations, strict=False)]
+def _seconds_per_call(outcome: Outcome, calls_per_step: Sequence[int]) -> list[float]:
+    return [seconds / calls for seconds, calls in zip(outcome.seconds, calls_per_step, strict=False)]

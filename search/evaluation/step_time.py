@@ -58,10 +58,10 @@ class StepSeconds:
         (b0, s0), (b1, s1) = running[max(above - 1, 0)], running[max(above, 1)]
         return max(0.0, s0 + (budget - b0) * (s1 - s0) / (b1 - b0))
 
-    def of_run(self, genome: Genome, evaluations: Sequence[int]) -> float:
+    def of_run(self, genome: Genome, calls_per_step: Sequence[int]) -> float:
         """Seconds in the model. Steps of several calls are measured as a whole; one of fewer calls gets its share."""
-        most = max(evaluations)
-        return math.fsum(self.of(b) * e / most for b, e in zip(genome.budgets, evaluations, strict=True))
+        most = max(calls_per_step)
+        return math.fsum(self.of(b) * e / most for b, e in zip(genome.budgets, calls_per_step, strict=True))
 
-    def of_dense(self, evaluations: Sequence[int]) -> float:
-        return self.of(FULL) * sum(evaluations) / max(evaluations)
+    def of_dense(self, calls_per_step: Sequence[int]) -> float:
+        return self.of(FULL) * sum(calls_per_step) / max(calls_per_step)

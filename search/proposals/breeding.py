@@ -64,7 +64,7 @@ class Breeder:
             second = rng.choice(parents)
             if not second.has_partial_steps:
                 mixed = replace(child, budgets=tuple(uniform_crossover(child.budgets, second.budgets, rng)))
-                child = fill_budget(mixed, self._setting.evaluations, self._standings.budget, rng)
+                child = fill_budget(mixed, self._setting.calls_per_step, self._standings.budget, rng)
         child = move_steps(child, rng, rng.choice(MOVES))
         changes = rng.random() < FORECAST_PROBABILITY and child.mode == DEFAULT_MODE
         return change_forecast(child, rng) if changes else child

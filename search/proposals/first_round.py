@@ -79,7 +79,7 @@ class FirstRound:
 
     def _cheaper(self, partials: Iterable[tuple[Genome, Callable[[float], Genome]]]) -> list[Genome]:
         """Return patterns that cost more than the budget, made again within it."""
-        standings, calls = self._standings, self._evaluator.setting.evaluations
+        standings, calls = self._standings, self._evaluator.setting.calls_per_step
         found = [
             standings.step_cost.largest_affordable(pattern, standings.budget, calls)
             for genome, pattern in partials
@@ -92,5 +92,5 @@ class FirstRound:
         outcomes, case, baseline = self._evaluator.outcomes, self._cases[0], self._baselines[0]
         partial_runs = [(genome, outcomes[case, genome]) for genome in partials if (case, genome) in outcomes]
         full_runs = [] if baseline.has_partial_steps else [(baseline, outcomes[c, baseline]) for c in self._cases]
-        cost = measure_step_cost(partial_runs, full_runs, self._evaluator.setting.evaluations)
+        cost = measure_step_cost(partial_runs, full_runs, self._evaluator.setting.calls_per_step)
         self._standings.learn_step_cost(cost)

@@ -31,7 +31,7 @@ def bundled_candidate(setting: SamplingConfig, budget: float, schedules: Sequenc
         schedule = pick(budget, setting.family, schedules, equivalent_steps(schedule, setting.sigmas), **guidance)
     except ScheduleError:
         schedule = warped_skip("even", budget, setting.sigmas[:-1])
-    placed = budgets_for(schedule, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+    placed = budgets_for(schedule, setting.sigmas, calls_per_step=setting.calls_per_step, mean=budget)
     forecast = forecast_for(schedule, setting.sigmas, placed, setting.cfg)
     return Genome(tuple(with_ends(placed, setting.sigmas)), forecast, schedule.mode)
 
@@ -41,9 +41,9 @@ def step_skipping_candidates(setting: SamplingConfig, budget: float) -> list[Gen
     levels, found = setting.sigmas[:-1], []
     for warp, start, end in SHAPES:
         shape = warped_skip("seed", budget, levels, warp=warp, full_start=start, full_end=end)
-        placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+        placed = budgets_for(shape, setting.sigmas, calls_per_step=setting.calls_per_step, mean=budget)
         found.append(Genome(tuple(with_ends(placed, setting.sigmas))))
-    affordable = [g for g in found if mean_budget(g.budgets, setting.evaluations) <= budget + 1e-6]
+    affordable = [g for g in found if mean_budget(g.budgets, setting.calls_per_step) <= budget + 1e-6]
     return list(dict.fromkeys(affordable))
 
 
@@ -53,12 +53,12 @@ def periodic_candidate(setting: SamplingConfig, budget: float, pattern: Sequence
     With few computed steps there may be no partial step among them.
     """
     shape = periodic("seed", list(pattern), setting.sigmas[:-1], full_start=1)
-    placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+    placed = budgets_for(shape, setting.sigmas, calls_per_step=setting.calls_per_step, mean=budget)
     return Genome(tuple(with_ends(placed, setting.sigmas)))
 
 
 def uniform_candidate(setting: SamplingConfig, budget: float) -> Genome:
     """Return the same budget at every step between a full first and a full last step."""
     shape = uniform("uniform", budget, setting.sigmas[:-1])
-    placed = budgets_for(shape, setting.sigmas, evaluations=setting.evaluations, mean=budget)
+    placed = budgets_for(shape, setting.sigmas, calls_per_step=setting.calls_per_step, mean=budget)
     return Genome(tuple(with_ends(placed, setting.sigmas)))

@@ -44,13 +44,13 @@ def initial_forecasts(setting: SamplingConfig) -> tuple[Forecast, ...]:
     return tuple(replace(each, final_step_gain=FINAL_STEP_GAINS[-1]) for each in forecasts)
 
 
-def prior_gain(forecast: Forecast, setting: SamplingConfig) -> float:
+def expected_forecast_gain(forecast: Forecast, setting: SamplingConfig) -> float:
     """Return the gain in dB over the default forecast that is expected before any run.
 
     0 for settings without experience, except for extrapolation where predictions are not smooth.
     """
     if forecast.final_step_gain:
-        return prior_gain(replace(forecast, final_step_gain=0.0), setting) + FINAL_STEP_EXTRA_GAIN
+        return expected_forecast_gain(replace(forecast, final_step_gain=0.0), setting) + FINAL_STEP_EXTRA_GAIN
     smooth = is_smooth(setting)
     aggressive, conservative = GAINS_SMOOTH if smooth else GAINS_UNSTEADY
     if forecast == DEFAULT_FORECAST:

@@ -1,4 +1,4 @@
-"""What makes a model call another question is in its key: tiles, switches, replacements. Nothing is mixed up."""
+"""Whatever changes a prediction is in its conditioning's key: tiles, switches, replacements. Nothing is mixed up."""
 
 from __future__ import annotations
 

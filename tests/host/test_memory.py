@@ -63,31 +63,31 @@ def test_no_store_without_fractional_budgets(load_tiny):
 
 
 def test_the_host_is_asked_for_room_before_the_model_is_loaded(load_tiny, monkeypatch):
-    question_of = []
+    requested = []
     load = comfy.model_management.load_models_gpu
 
     def spy(models, memory_required=0, **options):
-        question_of.append(memory_required)
+        requested.append(memory_required)
         return load(models, memory_required=memory_required, **options)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
     model = load_tiny()
     sample(model, **SIZE)
-    plain = max(question_of)
-    question_of.clear()
+    plain = max(requested)
+    requested.clear()
     fast, handle = accelerated(model, budget=0.5)
     sample(fast, **SIZE)
-    assert max(question_of) - plain >= 0.9 * last(handle).announced_bytes
+    assert max(requested) - plain >= 0.9 * last(handle).announced_bytes
 
 
 class Scarce:
     """Stands in for the store's constructor and refuses some policies, as a full device does."""
 
     def __init__(self, refused: set[str]):
-        self.refused, self.question_of, self.real = refused, [], store_module.ResidualStore
+        self.refused, self.requested, self.real = refused, [], store_module.ResidualStore
 
     def __call__(self, size, policy, dtype, device):
-        self.question_of.append(policy)
+        self.requested.append(policy)
         if policy in self.refused:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
         return self.real(size, policy, dtype, device)

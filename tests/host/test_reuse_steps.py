@@ -107,7 +107,7 @@ def probed(model, sampler, steps=20):
 )
 def test_the_probe_finds_the_samplers_calls_and_how_it_uses_predictions(load_tiny, sampler, memory, calls):
     profile = probed(load_tiny(), sampler)
-    assert len(profile.calls) == sum(profile.evaluations) == calls
+    assert len(profile.calls) == sum(profile.calls_per_step) == calls
     assert profile.solver.memory == memory
     assert not profile.full_reason
     assert not profile.uncorrected_reason

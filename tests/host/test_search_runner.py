@@ -105,17 +105,17 @@ def test_eulers_weights(load_tiny):
         now[k] += 1.0 - kept
         expected[k] = now
     torch.testing.assert_close(torch.tensor(setting.weights, dtype=torch.float64), expected, rtol=1e-4, atol=1e-5)
-    assert setting.evaluations == (1,) * STEPS
+    assert setting.calls_per_step == (1,) * STEPS
 
 
 def test_samplers_of_several_evaluations_cannot_be_replayed(load_tiny):
     runner = runner_of(load_tiny(), sampler="heun")
     assert runner.setting.weights is None
     assert runner.setting.starts is None
-    assert max(runner.setting.evaluations) == 2
+    assert max(runner.setting.calls_per_step) == 2
     outcome = measured(runner, [1.0] * STEPS)
     assert outcome.loss == 0.0
-    assert outcome.computed == sum(runner.setting.evaluations)
+    assert outcome.computed == sum(runner.setting.calls_per_step)
     assert math.isfinite(measured(runner, REUSING).loss)
 
 

@@ -39,7 +39,7 @@ from astraea.schedules import (
     serialise,
     without_partial_steps,
 )
-from astraea.schedules.density import SETTLED
+from astraea.schedules.density import BUDGET_TOLERANCE
 from astraea.schedules.expected import describe
 from astraea.schedules.format import MAX_BYTES
 from astraea.search.evaluation.run_log import RunLog
@@ -68,16 +68,18 @@ def check_placed(rng: Generator, schedule: Schedule) -> None:
     sigmas, mean = some_run(rng), rng.choice([None, None, rng.uniform(0.1, 1.0), 0.1, 0.5])
     steps = len(sigmas) - 1
     weights = [1] * steps if rng.random() < 0.6 else [rng.choice([1, 2, 3]) for _ in range(steps)]
-    budgets = budgets_for(schedule, sigmas, evaluations=weights, mean=mean)
+    budgets = budgets_for(schedule, sigmas, calls_per_step=weights, mean=mean)
     assert len(budgets) == steps
     assert all(math.isfinite(budget) and 0.0 <= budget <= 1.0 for budget in budgets)
     asked = (schedule.mean_budget if mean is None else mean) * sum(weights)
     spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))
     least = weights[0] + weights[-1]  # has to be computed whatever is asked for
     if mean is not None and set(budgets) <= {0.0, 1.0}:
-        assert spent <= max(asked * (1.0 + SETTLED), least) + 1e-6, f"{spent} for {asked}"
+        assert spent <= max(asked * (1.0 + BUDGET_TOLERANCE), least) + 1e-6, f"{spent} for {asked}"
     elif mean is not None or tuple(budgets) != schedule.budgets:
-        assert spent <= max(asked, least + 0.02 * sum(weights)) + max(weights) + SETTLED * asked, f"{spent} for {asked}"
+        assert spent <= max(asked, least + 0.02 * sum(weights)) + max(weights) + BUDGET_TOLERANCE * asked, (
+            f"{spent} for {asked}"
+        )
     whole = without_partial_steps(budgets, weights)
     assert set(whole) <= {0.0, 1.0}
     assert len(whole) == steps

@@ -88,7 +88,7 @@ def ended(case: Case, *, plan: Plan | None, threads: bool = False) -> Ended:
 
 
 def check_planned(case: Case, run: Run) -> None:
-    assert len(run.budgets) == run.profile.steps == len(run.profile.evaluations)
+    assert len(run.budgets) == run.profile.steps == len(run.profile.calls_per_step)
     assert all(0.0 <= budget <= 1.0 for budget in run.budgets)
     size = run.store_bytes(2, 64, DIM, 3, case.dtype, 1000)
     assert isinstance(size, int)
@@ -105,7 +105,7 @@ def check_report(case: Case, plan: Plan | None, found: Ended) -> None:
         assert 0 <= call.computed <= call.tokens
         assert 0 <= call.step < report.steps
         assert call.kind != "full" or call.computed == call.tokens
-        assert call.kind not in ("reuse", "skipped") or call.computed == 0
+        assert call.kind not in ("reuse", "answered") or call.computed == 0
     if found.error or case.fault is not None or not report.calls:
         return
     assert len(report.calls) >= found.calls, "a call is not in the report"

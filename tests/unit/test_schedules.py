@@ -177,7 +177,7 @@ def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
 
 
 def assert_as_many_whole_steps_as_fit(schedule, sigmas, calls, mean):
-    budgets = budgets_for(schedule, sigmas, evaluations=calls, mean=mean)
+    budgets = budgets_for(schedule, sigmas, calls_per_step=calls, mean=mean)
     spent = sum(b * c for b, c in zip(budgets, calls, strict=True))
     assert set(budgets) <= {0.0, 1.0}
     assert mean * sum(calls) - max(calls) < spent <= mean * sum(calls) * 1.005
@@ -223,7 +223,7 @@ def test_mean_budget_is_kept_on_any_grid(shape, mean):
                 if not shape.has_partial_steps:
                     assert_as_many_whole_steps_as_fit(shape, grid(steps, shift), calls, mean)
                     continue
-                budgets = budgets_for(shape, grid(steps, shift), evaluations=calls, mean=mean)
+                budgets = budgets_for(shape, grid(steps, shift), calls_per_step=calls, mean=mean)
                 kept = sum(b * c for b, c in zip(budgets, calls, strict=True)) / sum(calls)
                 assert kept == pytest.approx(mean, rel=0.01), (steps, shift, calls[:2])
                 assert all(0.0 <= b <= 1.0 for b in budgets)

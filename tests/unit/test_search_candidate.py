@@ -28,7 +28,7 @@ from astraea.search.problem import Outcome
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
 SEEDS = pytest.mark.parametrize("seed", range(6))
-CALLS = pytest.mark.parametrize("evaluations", [EVEN, HEUN, [2] * 11 + [1]], ids=["one call", "heun", "midpoint"])
+CALLS = pytest.mark.parametrize("calls_per_step", [EVEN, HEUN, [2] * 11 + [1]], ids=["one call", "heun", "midpoint"])
 
 
 def step_skipping(rng: random.Random, steps: int = 12) -> Genome:
@@ -42,11 +42,11 @@ def sizes(rng: random.Random, steps: int = 12) -> list[float]:
 @SEEDS
 @CALLS
 @pytest.mark.parametrize("budget", [0.2, 0.5, 0.8])
-def test_repair_lands_in_the_band_and_keeps_the_ends(seed, evaluations, budget):
+def test_repair_lands_in_the_band_and_keeps_the_ends(seed, calls_per_step, budget):
     rng = random.Random(seed)
     low, high = 0.9 * budget, 1.1 * budget
-    budgets = repair(sizes(rng), evaluations, (low, high), rng)
-    assert low <= mean_budget(budgets, evaluations) <= high
+    budgets = repair(sizes(rng), calls_per_step, (low, high), rng)
+    assert low <= mean_budget(budgets, calls_per_step) <= high
     assert budgets[0] == 1.0
     assert budgets[-1] >= 0.5
 
@@ -139,11 +139,11 @@ def test_as_many_steps_as_the_budget_allows(seed, target):
 
 @SEEDS
 @CALLS
-def test_never_more_steps_than_the_budget_allows(seed, evaluations):
+def test_never_more_steps_than_the_budget_allows(seed, calls_per_step):
     rng = random.Random(seed)
-    genome = fill_budget(step_skipping(rng), evaluations, 0.45, rng)
-    spent = mean_budget(genome.budgets, evaluations)
-    assert 0.45 - 2 / sum(evaluations) < spent <= 0.45 + 1e-6
+    genome = fill_budget(step_skipping(rng), calls_per_step, 0.45, rng)
+    spent = mean_budget(genome.budgets, calls_per_step)
+    assert 0.45 - 2 / sum(calls_per_step) < spent <= 0.45 + 1e-6
     assert (genome.budgets[0], genome.budgets[-1]) == (1.0, 1.0)
 
 
@@ -217,6 +217,6 @@ def test_a_run_takes_what_its_calls_take():
 def test_a_mean_budget_is_rounded_once_whatever_the_python(seed):
     """The built-in sum is compensated from Python 3.12 on, and a repair ends by the last bit of a mean."""
     rng = random.Random(seed)
-    budgets, evaluations = rng.choices(BUDGETS, k=30), rng.choices((1, 2), k=30)
-    exact = sum((Fraction(budget) * calls for budget, calls in zip(budgets, evaluations, strict=True)), Fraction())
-    assert mean_budget(budgets, evaluations) == float(exact) / sum(evaluations)
+    budgets, calls_per_step = rng.choices(BUDGETS, k=30), rng.choices((1, 2), k=30)
+    exact = sum((Fraction(budget) * calls for budget, calls in zip(budgets, calls_per_step, strict=True)), Fraction())
+    assert mean_budget(budgets, calls_per_step) == float(exact) / sum(calls_per_step)

@@ -16,7 +16,7 @@ from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.proposals.priors import prior_gain
+from astraea.search.proposals.priors import expected_forecast_gain
 from astraea.search.result import Progress, SearchResult
 
 # Toy, budgets, effort.
@@ -61,7 +61,7 @@ class Watched:
         self.made.append(len(self.runner.runs))
 
     def mean(self, budgets: tuple[float, ...]) -> float:
-        return mean_budget(budgets, self.runner.setting.evaluations)
+        return mean_budget(budgets, self.runner.setting.calls_per_step)
 
 
 @cache
@@ -99,7 +99,7 @@ def test_no_more_is_spent_than_asked_for_after_the_baselines(name):
 @EACH
 def test_the_cost_is_what_was_computed(name):
     run = watched(name)
-    evaluator, calls = run.search.method.evaluator, sum(run.runner.setting.evaluations)
+    evaluator, calls = run.search.method.evaluator, sum(run.runner.setting.calls_per_step)
     computed = sum(outcome.computed for outcome in evaluator.outcomes.values())
     assert len(evaluator.outcomes) == len(run.runner.runs), "none was run twice"
     assert run.result.cost == pytest.approx(len(evaluator._dense) + computed / calls)
@@ -263,6 +263,6 @@ def test_forecasts_that_were_not_run_are_ranked_by_their_prior_gains():
     }
     evolution._ranking.replay.losses = lambda genome: (1e-4,) * setting.cases
     ranked = [g.forecast for g in evolution._ranking.rank([replace(reference, forecast=f) for f in FORECASTS])]
-    unseen = [prior_gain(each, setting) for each in ranked if each not in seen]
+    unseen = [expected_forecast_gain(each, setting) for each in ranked if each not in seen]
     assert unseen == sorted(unseen, reverse=True)
     assert len(set(unseen)) >= 3

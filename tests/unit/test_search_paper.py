@@ -65,7 +65,7 @@ def test_a_population_is_filled_then_grows_by_children_and_the_best_survive():
 def test_every_candidate_keeps_the_band_and_the_ends():
     runner = paper_run().runner
     for _, schedule in runner.runs:
-        mean = mean_budget(schedule.budgets, runner.setting.evaluations)
+        mean = mean_budget(schedule.budgets, runner.setting.calls_per_step)
         assert BAND[0] * BUDGET <= mean <= BAND[1] * BUDGET
         assert schedule.budgets[0] == 1.0
         assert schedule.budgets[-1] >= 0.5

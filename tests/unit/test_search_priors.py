@@ -8,7 +8,7 @@ import pytest
 from toy_runner import ToyRunner
 
 from astraea.schedules import DEFAULT_FORECAST, Forecast
-from astraea.search.proposals.priors import initial_forecasts, is_smooth, prior_gain
+from astraea.search.proposals.priors import expected_forecast_gain, initial_forecasts, is_smooth
 
 EXTRAPOLATING, HALF_CURVED, UNTRIED = (
     Forecast(0.25, "root", "root", 0.0),
@@ -38,23 +38,30 @@ def test_a_part_of_a_run_is_as_steady_as_the_whole(steps, smooth):
 
 def test_extrapolation_gains_with_fine_steps_and_loses_with_coarse_ones():
     fine, coarse = setting(), setting(steps=8)
-    assert prior_gain(EXTRAPOLATING, fine) > prior_gain(HALF_CURVED, fine) > prior_gain(DEFAULT_FORECAST, fine) == 0.0
-    assert prior_gain(HALF_CURVED, coarse) > 0.0 > prior_gain(EXTRAPOLATING, coarse)
-    assert prior_gain(UNTRIED, fine) == prior_gain(UNTRIED, coarse) == 0.0
-    assert prior_gain(Forecast(0.5), coarse) < 0.0 == prior_gain(Forecast(0.5), fine)
+    assert (
+        expected_forecast_gain(EXTRAPOLATING, fine)
+        > expected_forecast_gain(HALF_CURVED, fine)
+        > expected_forecast_gain(DEFAULT_FORECAST, fine)
+        == 0.0
+    )
+    assert expected_forecast_gain(HALF_CURVED, coarse) > 0.0 > expected_forecast_gain(EXTRAPOLATING, coarse)
+    assert expected_forecast_gain(UNTRIED, fine) == expected_forecast_gain(UNTRIED, coarse) == 0.0
+    assert expected_forecast_gain(Forecast(0.5), coarse) < 0.0 == expected_forecast_gain(Forecast(0.5), fine)
     mixed = Forecast(0.5, "sigma", "log-snr", 0.0)
-    assert prior_gain(mixed, coarse) < 0.0 == prior_gain(mixed, fine)
+    assert expected_forecast_gain(mixed, coarse) < 0.0 == expected_forecast_gain(mixed, fine)
 
 
 def test_a_final_step_gain_is_expected_to_gain_everywhere():
     for here in (setting(), setting(cfg=7.0)):
         for forecast in (EXTRAPOLATING, HALF_CURVED, DEFAULT_FORECAST):
-            assert prior_gain(replace(forecast, final_step_gain=0.35), here) > prior_gain(forecast, here)
+            assert expected_forecast_gain(replace(forecast, final_step_gain=0.35), here) > expected_forecast_gain(
+                forecast, here
+            )
 
 
 def test_the_first_initial_forecast_has_the_largest_prior_gain():
     for here in (setting(), setting(cfg=7.0)):
-        gains = [prior_gain(forecast, here) for forecast in initial_forecasts(here)]
+        gains = [expected_forecast_gain(forecast, here) for forecast in initial_forecasts(here)]
         assert gains[0] == max(gains) > 0.0
 
 

@@ -56,8 +56,8 @@ def test_placements_are_run_on_small_clips():
     cases = [case for case, _ in runs]
     assert len(runs) > 50
     assert len(set(cases)) >= MIN_CASES
-    evaluations = watched().runner.setting.evaluations
-    assert {round(mean_budget(schedule.budgets, evaluations), 3) for _, schedule in runs} == {0.375}
+    calls_per_step = watched().runner.setting.calls_per_step
+    assert {round(mean_budget(schedule.budgets, calls_per_step), 3) for _, schedule in runs} == {0.375}
     assert len({schedule.budgets for _, schedule in runs}) > 5
 
 
@@ -66,7 +66,7 @@ def test_the_cost_is_what_was_computed_in_both_sizes():
     full_size, small = run.search.method.evaluators
     for evaluator, share in ((small, SHARE), (full_size, 1.0)):
         computed = sum(outcome.computed for outcome in evaluator.outcomes.values()) / sum(
-            run.runner.setting.evaluations
+            run.runner.setting.calls_per_step
         )
         assert evaluator.cost == pytest.approx(share * (computed + len(evaluator._dense)))
     assert run.result.cost == pytest.approx(small.cost + full_size.cost)
@@ -180,4 +180,4 @@ def test_samplers_of_several_calls_are_searched_on_small_clips_too():
     assert run.proxy_runs > 50
     assert run.result.cost <= EFFORT * 1.005
     for _, schedule in run.runner.proxy_runner.runs:
-        assert mean_budget(schedule.budgets, run.runner.setting.evaluations) <= BUDGET * 1.005
+        assert mean_budget(schedule.budgets, run.runner.setting.calls_per_step) <= BUDGET * 1.005

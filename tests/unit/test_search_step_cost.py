@@ -35,7 +35,7 @@ def mixed(setting: SamplingConfig, budget: float) -> Genome:
 def test_the_overhead_is_measured_by_step_times(overhead, calls, pattern):
     runner = ToyRunner(steps=12, overhead=overhead, calls=calls)
     full_runs = runs(runner, step_skipping_candidates(runner.setting, 0.5)[0])
-    cost = measure_step_cost(runs(runner, pattern(runner.setting, 0.5)), full_runs, runner.setting.evaluations)
+    cost = measure_step_cost(runs(runner, pattern(runner.setting, 0.5)), full_runs, runner.setting.calls_per_step)
     assert cost.partial_step_overhead == pytest.approx(overhead, abs=0.03)
 
 
@@ -45,9 +45,11 @@ def test_what_partial_steps_add_to_full_ones_is_attributed_to_them():
     partial = Genome((*(1.0, 0.3) * 5, 1.0, 1.0))
     (_, outcome), *_ = runs(runner, partial)
     slower = replace(outcome, seconds=tuple(s + 0.1 * (s == SECONDS["full"]) for s in outcome.seconds))
-    evaluations = runner.setting.evaluations
-    assert measure_step_cost([(partial, outcome)], full_runs, evaluations).partial_step_overhead == pytest.approx(0.2)
-    assert measure_step_cost([(partial, slower)], full_runs, evaluations).partial_step_overhead > 0.25
+    calls_per_step = runner.setting.calls_per_step
+    assert measure_step_cost([(partial, outcome)], full_runs, calls_per_step).partial_step_overhead == pytest.approx(
+        0.2
+    )
+    assert measure_step_cost([(partial, slower)], full_runs, calls_per_step).partial_step_overhead > 0.25
 
 
 def test_an_aborted_run_shows_the_times_of_its_steps():
@@ -56,7 +58,7 @@ def test_an_aborted_run_shows_the_times_of_its_steps():
     (genome, outcome), *_ = runs(runner, uniform_candidate(runner.setting, 0.5))
     cut = replace(outcome, steps=5, seconds=outcome.seconds[:5], kinds=outcome.kinds[:5], loss=float("inf"))
     assert measure_step_cost(
-        [(genome, cut)], full_runs, runner.setting.evaluations
+        [(genome, cut)], full_runs, runner.setting.calls_per_step
     ).partial_step_overhead == pytest.approx(0.4, abs=0.03)
 
 
@@ -64,8 +66,8 @@ def test_without_runs_partial_steps_cost_their_tokens():
     runner = ToyRunner(steps=8)
     full_runs = runs(runner, step_skipping_candidates(runner.setting, 0.5)[0])
     partial = runs(runner, uniform_candidate(runner.setting, 0.5))
-    assert measure_step_cost([], full_runs, runner.setting.evaluations) == StepCost()
-    assert measure_step_cost(partial, [], runner.setting.evaluations) == StepCost()
+    assert measure_step_cost([], full_runs, runner.setting.calls_per_step) == StepCost()
+    assert measure_step_cost(partial, [], runner.setting.calls_per_step) == StepCost()
 
 
 def test_full_steps_cost_one_and_partial_steps_at_least_the_overhead():
@@ -77,18 +79,18 @@ def test_full_steps_cost_one_and_partial_steps_at_least_the_overhead():
 @OVERHEADS
 def test_a_pattern_is_made_for_the_largest_budget_that_fits(overhead):
     setting, cost = ToyRunner(steps=20).setting, StepCost(overhead)
-    found = cost.largest_affordable(lambda mean: mixed(setting, mean), 0.5, setting.evaluations)
+    found = cost.largest_affordable(lambda mean: mixed(setting, mean), 0.5, setting.calls_per_step)
     if overhead > 0.5:
         assert found is None, "hardly any tokens per step fit"
         return
     assert found is not None
     assert found.has_partial_steps
-    assert 0.45 < cost.of_run(found.budgets, setting.evaluations) <= 0.5
+    assert 0.45 < cost.of_run(found.budgets, setting.calls_per_step) <= 0.5
 
 
 def affordable_seconds(setting: SamplingConfig, budget: float) -> float:
     """Seconds of a run that spends the whole budget on full steps."""
-    return sum(setting.evaluations) * (budget * SECONDS["full"] + (1.0 - budget) * SECONDS["reuse"])
+    return sum(setting.calls_per_step) * (budget * SECONDS["full"] + (1.0 - budget) * SECONDS["reuse"])
 
 
 @pytest.mark.parametrize("overhead", [0.05, 1.0])

@@ -15,7 +15,7 @@ def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeyp
     monkeypatch.setattr(step_skipping, "_place_full_steps", lambda *args: tried.append(args[-1]) or place(*args))
     weights = [2] * (steps - 1) + [1]
     budgets = budgets_for(
-        periodic("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], evaluations=weights, mean=0.4
+        periodic("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], calls_per_step=weights, mean=0.4
     )
     assert len(tried) == 1
     spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))

@@ -86,7 +86,7 @@ class ToyRunner:
         linear = calls == 1
         self.setting = SamplingConfig(
             sigmas=sigmas,
-            evaluations=(*[calls] * (steps - 1), 1),
+            calls_per_step=(*[calls] * (steps - 1), 1),
             cases=cases,
             family="wan",
             weights=euler_weights(sigmas) if linear else None,
@@ -158,7 +158,7 @@ class ToyRunner:
             loss=math.inf if trace.final is None else _loss(trace.final, recording.final, recording.peak),
             steps=len(losses),
             losses=tuple(losses),
-            computed=sum(b * e for b, e in zip(trace.budgets, self.setting.evaluations, strict=False)),
+            computed=sum(b * e for b, e in zip(trace.budgets, self.setting.calls_per_step, strict=False)),
             seconds=self._seconds(trace),
             kinds=tuple(trace.kinds),
             responses=tuple(_response(trace, dense, step) for step in range(len(losses))),
@@ -167,7 +167,7 @@ class ToyRunner:
     @torch.inference_mode()
     def _run(self, case: int, schedule: Schedule, keep_going: Any) -> Trace:
         setting, trace = self.setting, Trace()
-        profile = SamplerProfile.of(setting.sigmas, setting.evaluations)
+        profile = SamplerProfile.of(setting.sigmas, setting.calls_per_step)
         run = ToyRun.of(make_plan(schedule), setting.sigmas, profile=profile)
         x = self._noise[case] * setting.sigmas[0]
         for step, (sigma, following) in enumerate(pairwise(setting.sigmas)):
@@ -177,7 +177,7 @@ class ToyRunner:
             trace.guided.append(guided)
             if keep_going is not None and not keep_going(step, guided):
                 return trace
-            if setting.evaluations[step] == 2:
+            if setting.calls_per_step[step] == 2:
                 middle = (sigma + following) / 2.0
                 halfway = guided + (x - guided) * (middle / sigma)
                 guided = self._guided(run, case, step, halfway, middle, None)
@@ -216,7 +216,7 @@ class ToyRunner:
         return torch.tanh(moved + self._prompts[case]) @ self._outward
 
     def _seconds(self, trace: Trace) -> tuple[float, ...]:
-        steps = zip(trace.kinds, trace.budgets, self.setting.evaluations, strict=False)
+        steps = zip(trace.kinds, trace.budgets, self.setting.calls_per_step, strict=False)
         return tuple(e * SECONDS.get(kind, self.overhead + (1.0 - self.overhead) * b) for kind, b, e in steps)
 
 

@@ -1,4 +1,4 @@
-"""Forecast: each stale token's residual is extrapolated in sigma from its last two computed values."""
+"""Mode `forecast`: each stale token's residual is extrapolated in sigma from its last two computed values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def token_step_ratios(sigma: float, newest: Tensor, older: Tensor) -> Tensor:
     return ratios.clamp_(0.0, MAX_STEP_RATIO).masked_fill_(same, 0.0).unsqueeze(-1)
 
 
-class Forecast(TokenEstimator):
+class TokenForecast(TokenEstimator):
     """Kept + ratio · (kept − older). State: sigmas of each token's last two computations, `[2, rows, N]`."""
 
     name = "forecast"
