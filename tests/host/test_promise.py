@@ -12,7 +12,7 @@ from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
 from PIL import ImageChops
 from sampling import accelerated, last, sample
 
-from astraea.engine.report.data.data import ReportHandle
+from astraea.engine.report.data import ReportHandle
 from astraea.host.folders import user_schedule_folder
 from astraea.host.sampling.guiders import guidance_scale
 from astraea.host.sampling.patch_model import accelerate
