@@ -4,7 +4,7 @@
     python benchmarks/attention.py --cpu        linearity and torch's own attention on the same rows, on a CPU
     python benchmarks/attention.py --small      a trial of the first on the CPU, below two minutes
 
-Ceilings, accuracy, speed by shape, whole blocks, passes over rows. Partial results are kept; parts that did not fit
+Ceilings, accuracy, speed by shape, whole blocks. Partial results are kept; parts that did not fit
 into the time are listed.
 """
 

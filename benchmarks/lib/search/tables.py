@@ -154,7 +154,7 @@ def gain_over_pairs(row: Row, base: Row) -> tuple[float, float] | None:
 def found_for_all() -> str:
     """Results of `find_schedules.py` against hand-made schedules, on its control pairs."""
     header = ["steps", "guidance", "budget", "gain, dB", "± over pairs"]
-    header += ["expected, along, bend", "which steps", "bundled"]
+    header += ["prior gain, axis, curvature", "which steps", "bundled"]
     lines: list[list[Any]] = []
     for path in sorted(RESULTS.glob("schedules-*.json")):
         for row in json.loads(path.read_text("utf-8"))["rows"]:
