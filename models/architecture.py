@@ -44,8 +44,12 @@ def describe(diffusion_model: Any, cast: Cast) -> Architecture:
         architecture = family.describe_model(model, cast)
         if architecture is not None:
             return architecture
-    supported = " and ".join(family.SUPPORTED for family in _families())
-    raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are {supported}")
+    raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are {supported()}")
+
+
+def supported() -> str:
+    """Return the names of the models that have a file here, for users."""
+    return ", ".join(family.SUPPORTED for family in _families())
 
 
 def describe_box(family: str = "any") -> Architecture:

@@ -7,9 +7,6 @@ context `[B, L, dim]`.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Hashable
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,14 +17,20 @@ from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedModel
 from .architecture import Architecture, Cast
+from .block_code import BlockCode
 from .rotary import rotate, selected_positions
 
 SUPPORTED = "Wan 2.1 and 2.2"
 MODEL_CLASSES = {"WanModel", "VaceWanModel", "CameraWanModel"}
-BLOCK_CLASS = "WanAttentionBlock"
-BLOCK_PARTS = ("norm1", "self_attn", "norm3", "cross_attn", "norm2", "ffn", "modulation")
-ATTENTION_PARTS = ("q", "k", "v", "o", "norm_q", "norm_k", "num_heads", "head_dim")
-BLOCK_ARGUMENTS = ("x", "e", "freqs", "context", "context_img_len", "transformer_options")
+BLOCK = BlockCode(
+    class_name="WanAttentionBlock",
+    parts=(
+        *("norm1", "norm3", "cross_attn", "norm2", "ffn", "modulation"),
+        *(f"self_attn.{part}" for part in ("q", "k", "v", "o", "norm_q", "norm_k", "num_heads", "head_dim")),
+    ),
+    arguments=("x", "e", "freqs", "context", "context_img_len", "transformer_options"),
+    leading=4,
+)
 INNER_PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch", "mlp_patch")
 DEFAULT_CONTEXT = 512
 
@@ -60,25 +63,7 @@ def check(model: Any) -> None:
     if model.patch_size[0] != 1:
         raise UnsupportedModel(f"a patch size of {tuple(model.patch_size)} is not supported")
     for block in model.blocks:
-        _check_block(getattr(block, "_orig_mod", block))
-
-
-def _check_block(block: Any) -> None:
-    name = type(block).__name__
-    if name != BLOCK_CLASS:
-        raise UnsupportedModel(f"blocks of class {name} are not known")
-    missing = [part for part in BLOCK_PARTS if not hasattr(block, part)]
-    missing += [f"self_attn.{part}" for part in ATTENTION_PARTS if not hasattr(block.self_attn, part)]
-    if missing:
-        raise UnsupportedModel(f"{name} has changed: no {', '.join(missing)}")
-    arguments = _arguments(block.__class__)
-    if arguments[:4] != BLOCK_ARGUMENTS[:4]:
-        raise UnsupportedModel(f"{name}.forward has changed: it takes {', '.join(arguments)}")
-
-
-@cache
-def _arguments(block_class: Hashable) -> tuple[str, ...]:
-    return tuple(inspect.signature(getattr(block_class, "forward")).parameters)[1:]  # noqa: B009 a class of the host
+        BLOCK.check(block)
 
 
 def cost(model: Any, tokens: int, context: int | None) -> BlockCost:
@@ -120,11 +105,6 @@ def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
     return e.gather(1, index.unsqueeze(-1).expand(-1, -1, e.shape[-1]))
 
 
-def _named_arguments(call: BlockCall) -> dict[str, Any]:
-    """Return a block's arguments by name; ones that this file does not know keep their keyword."""
-    return dict(zip(BLOCK_ARGUMENTS, call.args, strict=False)) | call.kwargs
-
-
 class WanRunner:
     """Runs a WanAttentionBlock, which takes and returns one tensor and leaves its input as it is."""
 
@@ -144,14 +124,12 @@ class WanRunner:
         return hidden
 
     def unsupported_reason(self, call: BlockCall) -> str:
-        arguments = _named_arguments(call)
+        if reason := BLOCK.foreign_arguments(call):
+            return reason
         block: Any = call.block
-        foreign = [name for name, value in arguments.items() if name not in BLOCK_ARGUMENTS and value is not None]
-        if foreign or len(call.args) > len(BLOCK_ARGUMENTS):
-            return f"it was called with {', '.join(foreign) or 'more arguments than known'}"
         if "forward" in vars(block.self_attn):
             return "another node has replaced its self-attention"
-        patches = (arguments.get("transformer_options") or {}).get("patches", {})
+        patches = (BLOCK.named_arguments(call).get("transformer_options") or {}).get("patches", {})
         inside = [name for name in INNER_PATCHES if patches.get(name)]
         return f"another node patches inside it ({', '.join(inside)})" if inside else ""
 
@@ -159,7 +137,7 @@ class WanRunner:
         self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         block: Any = call.block
-        arguments = _named_arguments(call)
+        arguments = BLOCK.named_arguments(call)
         x, freqs, options = arguments["x"], arguments["freqs"], arguments.get("transformer_options") or {}
         tokens = x.shape[1]
         shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(block, arguments["e"], x)

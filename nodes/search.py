@@ -10,6 +10,7 @@ from ..errors import SearchError
 from ..host.search.samplers import SamplerInputs, sampler_named, sampler_names, scheduler_names, sigmas_of
 from ..host.search.session import make_cases, search_in_graph
 from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
+from ..models import supported
 from ..search.budgets import parse_budgets
 from ..search.config import SearchConfig
 from .plots.images import to_batch
@@ -21,7 +22,7 @@ from .search_text import search_text
 DEFAULT_EFFORT = list(EFFORTS)[1]
 TIPS = {
     "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
-    "Wan 2.1 and 2.2 can be searched for.",
+    f"A search works for {supported()}.",
     "positive": "A prompt like those of your videos. The search compares clips of this prompt.",
     "negative": "The negative prompt of your sampler.",
     "latent": "The size and length of your video, as for the sampler. A search on smaller or shorter clips takes less "

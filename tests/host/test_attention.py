@@ -77,7 +77,8 @@ def test_the_hosts_attention_is_used_where_no_backend_is_faster(load_tiny, timed
     assert len(races) == 1
     assert {HOST_NAME, OWN} < set(races[0])
     if ON_CPU:
-        assert {HOST_NAME, OWN, "cpu-flash", "cpu-onednn"} == set(races[0])
+        assert {HOST_NAME, OWN, "cpu-flash", "cpu-onednn"} <= set(races[0])
+        assert not {"cudnn", "flash", "efficient", "reference"} & set(races[0])
     assert last(handle).attention == HOST_NAME
     assert not served
 

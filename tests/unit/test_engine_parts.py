@@ -204,7 +204,7 @@ def test_cache_ladder_steps_down():
 
 
 def test_every_token_estimator_has_a_mode():
-    assert set(MODES) == {"default", "paper", "random", "hold", "refit", "forecast"}
+    assert {"default", "paper", "random", "hold", "refit", "forecast"} <= set(MODES)
     assert {mode.token_estimator.name for mode in MODES.values()} == set(ESTIMATORS)
 
 
