@@ -85,6 +85,25 @@ def weighted(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
     return sum(b * w for b, w in zip(budgets, calls_per_step, strict=True))
 
 
+def place_full_steps(density: Sequence[float], number: int, tolerance: float = 0.0) -> list[float]:
+    """Place `number` full steps among skipped ones, each in the middle of its share of the density.
+
+    Skips are then alike where the density is. tolerance: by which the sum of densities may fall short of a middle.
+    """
+
+    def scaled(factor: float) -> list[float]:
+        return [min(1.0, factor * value) for value in density]
+
+    budgets: list[float] = []
+    reached, placed = 0.0, 0
+    for share in scaled(bisect_factor(scaled, [1] * len(density), number)):
+        reached += share
+        due = placed < number and reached >= placed + 0.5 - tolerance
+        placed += due
+        budgets.append(1.0 if due else 0.0)
+    return budgets
+
+
 def bisect_factor(budgets_at: Callable[[float], list[float]], calls_per_step: Sequence[int], total: float) -> float:
     """Find by bisection the factor at which non-decreasing budgets sum to the total, or come closest."""
     low, high = 0.0, 2048.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .density import place_full_steps
 from .schedule import DEFAULT_MODE, Schedule
 
 
@@ -56,26 +57,8 @@ def warped_skip(
     # What lies before each middle step.
     bridged = [max(fall, 1e-6) ** warp for fall in falls[full_start - 1 : steps - full_end - 1]]
     between = min(len(bridged), max(0, round(budget * steps) - full_start - full_end))
-    budgets, reached, placed = [1.0] * full_start, 0.0, 0
-    for density in _densities(bridged, between):
-        reached += density
-        due = reached >= placed + 0.5 and placed < between
-        placed += due
-        budgets.append(1.0 if due else 0.0)
-    budgets = (budgets + [1.0] * full_end)[:steps]
+    budgets = ([1.0] * full_start + place_full_steps(bridged, between) + [1.0] * full_end)[:steps]
     return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), mode=mode)
-
-
-def _densities(weights: Sequence[float], total: int) -> list[float]:
-    """Return densities of at most 1 that sum to the total, in proportion to the weights where that allows."""
-    low, high = 0.0, 1e9
-    for _ in range(100):
-        middle = (low + high) / 2
-        if sum(min(1.0, middle * weight) for weight in weights) < total:
-            low = middle
-        else:
-            high = middle
-    return [min(1.0, high * weight) for weight in weights]
 
 
 def every_nth(name: str, period: int, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..limits import ZERO_SIGMA
-from .density import BUDGET_TOLERANCE, bisect_factor, density_of, leading_full_steps, progress_at, smoothed, weighted
+from .density import (
+    BUDGET_TOLERANCE,
+    MIN_SPAN,
+    density_of,
+    leading_full_steps,
+    place_full_steps,
+    progress_at,
+    smoothed,
+    weighted,
+)
 from .schedule import Schedule
 
 PERIODS_SMOOTHED = 6  # to either side; fewer would keep the rounding of even skips
@@ -26,7 +35,7 @@ def max_full_steps(
         spent <= most for spent in accumulate(sorted(calls_per_step))
     )  # no more than the cheapest steps allow
     for number in range(min(len(density), affordable), -1, -1):
-        placed = _place_full_steps(density, *ends, number)
+        placed = _place_with_ends(density, *ends, number)
         if weighted(placed, calls_per_step) <= most:
             break
     return placed
@@ -36,31 +45,24 @@ def _full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
     """Count the full steps that a run begins and ends with: one where the schedule has one, else the same share."""
     steps, source = len(sigmas) - 1, list(schedule.budgets)
     start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
-    covered = max(end - start, 1e-6)
+    covered = max(end - start, MIN_SPAN)
     head, tail = leading_full_steps(source), leading_full_steps(source[::-1])
     first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
     last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
     return max(1, round(first)), max(int(sigmas[-1] <= ZERO_SIGMA), round(last))
 
 
-def _place_full_steps(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
-    """Place `wanted` full steps: at both ends, the others each in the middle of its share of the density.
+def _place_with_ends(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
+    """Place `wanted` full steps: `head` and `tail` of them at the ends of the run, the others by the density.
 
-    Skips are then alike where the density is, next to the ends too, which error diffusion does not achieve.
+    Skips are then alike next to the ends too, which error diffusion does not achieve.
     """
     steps = len(density)
     head = min(head, steps, max(1, wanted - min(1, tail)))
     tail = min(tail, steps - head, max(1, wanted - head))
     between = density[head : steps - tail]
     number = min(len(between), max(0, wanted - head - tail))
-    share = bisect_factor(lambda f: [min(1.0, f * value) for value in between], [1] * len(between), number)
-    budgets, reached, placed = [1.0] * head, 0.0, 0
-    for value in between:
-        reached += min(1.0, share * value) if number else 0.0
-        due = placed < number and reached >= placed + 0.5 - 1e-9
-        placed += due
-        budgets.append(1.0 if due else 0.0)
-    return budgets + [1.0] * tail
+    return [1.0] * head + place_full_steps(between, number, tolerance=1e-9) + [1.0] * tail
 
 
 def _without_ends(budgets: Sequence[float]) -> list[float]:
