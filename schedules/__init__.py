@@ -4,7 +4,7 @@ from .expected import ExpectedResult, expected_from, expected_of
 from .forecast import DEFAULT_FORECAST, Forecast
 from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
 from .resample import budgets_for
-from .schedule import AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
+from .schedule import ANY_FAMILY, AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
     FORMER_NAMES,
     OWN_MEAN_TOLERANCE,
@@ -24,6 +24,7 @@ from .step_skipping import without_partial_steps
 from .time_axes import TIME_AXES, TimeAxis, sigma_axis
 
 __all__ = [
+    "ANY_FAMILY",
     "AUTO",
     "DEFAULT_FORECAST",
     "DEFAULT_MODE",

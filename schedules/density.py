@@ -82,6 +82,10 @@ def leading_full_steps(budgets: Sequence[float]) -> int:
 
 
 def weighted(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
+    """Return the sum of budgets over a run's model calls.
+
+    `sum` will do here, though its last digit depends on Python's version: sums are compared within a tolerance.
+    """
     return sum(b * w for b, w in zip(budgets, calls_per_step, strict=True))
 
 

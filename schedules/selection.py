@@ -14,7 +14,7 @@ from .density import span_of
 from .expected import EXPECTED_KEY, usable_cfg
 from .forecast import DEFAULT_FORECAST, Forecast
 from .format import load
-from .schedule import Schedule
+from .schedule import ANY_FAMILY, Schedule
 
 OWN_MEAN_TOLERANCE = 0.005
 SAME_BUDGET = 0.015  # schedules whose budgets differ by less are chosen between by their steps and guidance
@@ -86,7 +86,7 @@ def pick(
     ones. Raises ScheduleError where none is of the family or of any.
     """
     candidates = bundled_schedules() if schedules is None else schedules
-    usable = [schedule for schedule in candidates if schedule.family in (family, "any")]
+    usable = [schedule for schedule in candidates if schedule.family in (family, ANY_FAMILY)]
     if not usable:
         raise ScheduleError(f"No schedule for the model family '{family}' was found.")
     nearest = min(_budget_distance(schedule, budget) for schedule in usable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from .config import SearchConfig
-from .effort import Effort
+from .effort import Effort, count_cases
 from .evaluation.evaluator import Evaluator, OnOutcome
 from .evaluation.replay import Replay
 from .evaluation.run_log import RunLog
@@ -14,9 +14,7 @@ from .evolution import Evolution
 from .problem import Runner
 from .proxy import MAX_CASES, MIN_CASES, RUNS_PER_CASE, ProxySearch
 
-MIN_CASES_FULL = 2
-DENSE_SHARE = 4.0  # a quarter of the effort at most makes dense runs
-DENSE_SHARE_WITH_PROXY = 7.5  # with proxy cases, which show most
+DENSE_SHARE_WITH_PROXY = 7.5  # as `effort.DENSE_SHARE`, with proxy cases, which show most
 PROXY_SHARE = 0.7  # largest share of what dense runs leave
 MIN_EVALUATED = 3.5  # candidates run on all cases for each budget, baseline included
 EVALUATED_SHARE = 0.55  # of the effort that these may take
@@ -43,8 +41,8 @@ class AstraeaMethod:
         self._step_cost = StepCost(overhead) if overhead is not None else None
         proxy = proxy_runner(runner, config) if config.use_proxy else None
         self._proxy = ProxySearch(Evaluator(proxy, run_log, on_proxy_outcome, PROXY_KEY)) if proxy is not None else None
-        dense = dense_runs_with_proxy(config) if proxy is not None else round(config.effort / DENSE_SHARE)
-        self.cases = range(min(runner.setting.cases, max(MIN_CASES_FULL, dense)))
+        dense_runs = dense_runs_with_proxy(config) if proxy is not None else None
+        self.cases = range(count_cases(runner.setting, config.effort, dense_runs))
 
     @property
     def evaluators(self) -> tuple[Evaluator, ...]:
@@ -71,7 +69,7 @@ def proxy_runner(runner: Runner, config: SearchConfig) -> Runner | None:
     if smallest is None or smallest.setting.relative_cost > MAX_PROXY_COST:
         return None
     budgets = sum(config.budgets)
-    dense = min(runner.setting.cases, max(MIN_CASES_FULL, dense_runs_with_proxy(config)))
+    dense = count_cases(runner.setting, config.effort, dense_runs_with_proxy(config))
     left = config.effort - dense
     case_cost = smallest.setting.relative_cost * (1.0 + RUNS_PER_CASE * budgets)
     cases = min(MAX_CASES, int(min(PROXY_SHARE * left, left - MIN_EVALUATED * dense * budgets) / case_cost))

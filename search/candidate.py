@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..limits import ZERO_SIGMA
-from ..schedules import DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
+from ..schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
 
 MIN_LAST_BUDGET = 0.5  # of a step that ends at sigma 0
 MAX_MOVE = 3  # steps by which one move shifts a computed step
@@ -49,7 +49,7 @@ class Genome:
         """True if a step computes some of its tokens, False for a step-skipping candidate."""
         return not set(self.budgets) <= {0.0, 1.0}
 
-    def schedule(self, sigmas: Sequence[float], name: str = "candidate", family: str = "any") -> Schedule:
+    def schedule(self, sigmas: Sequence[float], name: str = "candidate", family: str = ANY_FAMILY) -> Schedule:
         """Return the candidate as a schedule on these noise levels; the last one may be included."""
         points = tuple(zip(sigmas, self.budgets, strict=False))
         return Schedule(name, points, family=family, mode=self.mode, forecast=self.forecast)

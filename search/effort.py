@@ -6,6 +6,19 @@ import time
 from collections.abc import Sequence
 
 from .evaluation.evaluator import Evaluator
+from .problem import SamplingConfig
+
+DENSE_SHARE = 4.0  # at most a quarter of the effort is spent on dense runs
+MIN_CASES = 2
+
+
+def count_cases(setting: SamplingConfig, effort: float, dense_runs: int | None = None) -> int:
+    """Return the number of full-size cases to search on, each of which needs a dense run.
+
+    dense_runs: that the effort allows; None: those that 1 / DENSE_SHARE of it pays for.
+    """
+    allowed = round(effort / DENSE_SHARE) if dense_runs is None else dense_runs
+    return min(setting.cases, max(MIN_CASES, allowed))
 
 
 class Effort:

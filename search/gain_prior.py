@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .candidate import Genome, longest_skip
-from .evaluation.evaluator import mean_psnr
 from .evaluation.replay import Replay
+from .losses import mean_psnr
 from .problem import SamplingConfig
 from .proposals.priors import expected_forecast_gain
 

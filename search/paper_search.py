@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Sequence
 from ..schedules import DEFAULT_MODE
 from .candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
 from .config import SearchConfig
-from .effort import Effort
-from .evaluation.evaluator import MAX_LOSS, Evaluation, Evaluator, OnOutcome
+from .effort import Effort, count_cases
+from .evaluation.evaluator import Evaluation, Evaluator, OnOutcome
 from .evaluation.replay import Replay
 from .evaluation.run_log import RunLog
 from .evaluation.step_cost import StepCost
+from .losses import MAX_LOSS
 from .problem import Runner
 
 BUDGETS = tuple(number / 10 for number in range(11))
@@ -29,8 +30,6 @@ POPULATION, CHILDREN, GENERATIONS = 50, 30, 30
 BAND = (0.9, 1.1)
 MUTATION = (0.1, 0.01)
 MAX_IDLE_GENERATIONS = 20  # without a new candidate, after which a search ends: few steps allow few candidates
-DENSE_SHARE = 4.0  # a quarter of the effort at most makes dense runs
-MIN_CASES = 2
 
 
 class PaperMethod:
@@ -48,7 +47,7 @@ class PaperMethod:
     ):
         self.evaluator = Evaluator(runner, run_log, on_outcome)
         self.evaluators = (self.evaluator,)
-        self.cases = range(min(runner.setting.cases, max(MIN_CASES, round(config.effort / DENSE_SHARE))))
+        self.cases = range(count_cases(runner.setting, config.effort))
 
     def search_for(self, budget: float, rng: random.Random, effort: Effort, replay: Replay | None) -> PaperSearch:
         return PaperSearch(self.evaluator, self.cases, budget, rng)

@@ -8,8 +8,9 @@ from functools import cache, partial
 from statistics import fmean
 
 from .candidate import Genome
-from .evaluation.evaluator import Evaluator, mean_psnr
+from .evaluation.evaluator import Evaluator
 from .evaluation.replay import Replay
+from .losses import mean_psnr
 from .proposals.priors import expected_forecast_gain
 from .standings import BEHIND_DB, Standings
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..schedules import Schedule
-
-MIN_LOSS = 1e-20  # that a PSNR is stated for
-
-
-def psnr_of(loss: float) -> float:
-    """PSNR of a loss in dB."""
-    return -10.0 * math.log10(max(loss, MIN_LOSS))
+from .losses import psnr_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +66,10 @@ class SearchResult:
     cost: float
     finished: bool
     proxy_cases: int = 0
+
+    def baseline_for(self, budget: float) -> FoundSchedule | None:
+        """Return the baseline of a budget; None if it has none."""
+        return next((each for each in self.baselines if each.budget == budget), None)
 
 
 @dataclass(frozen=True)

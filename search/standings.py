@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 from .candidate import Genome
-from .evaluation.evaluator import Evaluation, mean_psnr
+from .evaluation.evaluator import Evaluation
 from .evaluation.posterior_gain import PRIOR_STD_DB, beats_baseline, posterior_gain, significantly_worse
 from .evaluation.step_cost import StepCost
 from .gain_prior import GainPrior
+from .losses import mean_psnr
 from .proxy import ProxyResult
 
 NOTICEABLE_DB = 0.05  # gain over the best so far that a new best needs

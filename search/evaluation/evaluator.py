@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 from ...engine.report import FULL, REUSE
 from ..candidate import Genome
+from ..losses import MIN_LOSS, mean_psnr
 from ..problem import Job, Outcome, Recording, Runner
 from .run_log import RunLog, key_of
 from .step_time import StepSeconds
-
-MIN_LOSS = 1e-20
-MAX_LOSS = 1.0  # counted for a run that is not finite or was aborted
 
 Limits = Mapping[int, tuple[float, ...]]  # by case, the largest loss after each step
 # Called after each run with its candidate, case and outcome, and True if the outcome was in the run log.
@@ -39,12 +37,6 @@ class Evaluation:
     def score(self) -> float:
         """Mean PSNR in dB over the cases: higher is better."""
         return mean_psnr(self.losses)
-
-
-def mean_psnr(losses: Sequence[float]) -> float:
-    """Mean of −10 lg loss in dB; losses are bounded to [MIN_LOSS, MAX_LOSS]."""
-    bounded = [min(MAX_LOSS, max(MIN_LOSS, loss)) for loss in losses]
-    return -10.0 * math.fsum(math.log10(loss) for loss in bounded) / len(bounded)
 
 
 class Evaluator:

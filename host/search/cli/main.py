@@ -121,7 +121,6 @@ def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
 
 def format_table(run: SearchRun, budgets: Sequence[float]) -> str:
     """Return a line per budget: the schedule found, and its gain over the bundled one."""
-    baselines = {each.budget: each.psnr for each in run.result.baselines}
     found = {each.budget: (each, schedule) for each, schedule in zip(run.result.best, run.schedules, strict=True)}
     lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against bundled':>17}  file"]
     for budget in budgets:
@@ -129,7 +128,8 @@ def format_table(run: SearchRun, budgets: Sequence[float]) -> str:
             lines.append(f"{budget:>6.2f}  nothing found: raise the effort")
             continue
         best, schedule = found[budget]
-        gain = f"{best.psnr - baselines[budget]:+.1f} dB" if budget in baselines else "-"
+        baseline = run.result.baseline_for(budget)
+        gain = "-" if baseline is None else f"{best.psnr - baseline.psnr:+.1f} dB"
         file = run.folder / f"{schedule.name}.json"
         lines.append(f"{budget:>6.2f}  {best.psnr:>5.1f} dB  {best.speedup:>7.2f}x  {gain:>17}  {file}")
     return "\n".join(lines)
