@@ -89,9 +89,8 @@ def means_by_testbed(losses: Sequence[float], bench: JointBench) -> dict[str, fl
 
 def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Namespace) -> dict[str, Any]:
     """The row of one search: its schedule and the hand-made one on the control pairs."""
-    from lib.search.contestants import from_baseline
+    from lib.search.contestants import from_baseline, genome_of
 
-    from astraea.search.candidate import genome_of
     from astraea.search.config import SearchConfig
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .density import place_full_steps
-from .schedule import DEFAULT_MODE, Schedule
+from .schedule import Schedule
 
 
 def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
@@ -14,26 +14,18 @@ def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
     return [shift * u / (1.0 + (shift - 1.0) * u) for u in uniform_levels]
 
 
-def periodic(
-    name: str,
-    pattern: Sequence[float],
-    sigmas: Sequence[float],
-    *,
-    full_start: int = 3,
-    mode: str = DEFAULT_MODE,
-    family: str = "any",
-) -> Schedule:
+def periodic(name: str, pattern: Sequence[float], sigmas: Sequence[float], *, full_start: int = 3) -> Schedule:
     """Make a schedule of `full_start` full steps, then the pattern repeated, and a full last step."""
     middle = max(0, len(sigmas) - full_start - 1)
     budgets = [1.0] * min(full_start, len(sigmas)) + [pattern[i % len(pattern)] for i in range(middle)]
     budgets = (budgets + [1.0])[: len(sigmas)]
     budgets[-1] = 1.0
-    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), family=family, mode=mode)
+    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)))
 
 
-def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
+def uniform(name: str, budget: float, sigmas: Sequence[float]) -> Schedule:
     """Make a schedule of one budget between a full first and a full last step."""
-    return periodic(name, [budget], sigmas, full_start=1, mode=mode)
+    return periodic(name, [budget], sigmas, full_start=1)
 
 
 def warped_skip(
@@ -44,7 +36,6 @@ def warped_skip(
     warp: float = 0.5,
     full_start: int = 1,
     full_end: int = 1,
-    mode: str = DEFAULT_MODE,
 ) -> Schedule:
     """Make a step-skipping schedule whose full steps stand closer where sigma falls faster, or more slowly.
 
@@ -58,9 +49,9 @@ def warped_skip(
     bridged = [max(fall, 1e-6) ** warp for fall in falls[full_start - 1 : steps - full_end - 1]]
     between = min(len(bridged), max(0, round(budget * steps) - full_start - full_end))
     budgets = ([1.0] * full_start + place_full_steps(bridged, between) + [1.0] * full_end)[:steps]
-    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), mode=mode)
+    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)))
 
 
-def every_nth(name: str, period: int, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
+def every_nth(name: str, period: int, sigmas: Sequence[float]) -> Schedule:
     """Make a schedule of one full step in every `period`; all others are skipped."""
-    return periodic(name, [0.0] * (period - 1) + [1.0], sigmas, mode=mode)
+    return periodic(name, [0.0] * (period - 1) + [1.0], sigmas)

@@ -49,14 +49,10 @@ class Genome:
         """True if a step computes some of its tokens, False for a step-skipping candidate."""
         return not set(self.budgets) <= {0.0, 1.0}
 
-    def schedule(self, sigmas: Sequence[float], name: str = "candidate", family: str = ANY_FAMILY) -> Schedule:
+    def schedule(self, sigmas: Sequence[float], family: str = ANY_FAMILY) -> Schedule:
         """Return the candidate as a schedule on these noise levels; the last one may be included."""
         points = tuple(zip(sigmas, self.budgets, strict=False))
-        return Schedule(name, points, family=family, mode=self.mode, forecast=self.forecast)
-
-
-def genome_of(schedule: Schedule) -> Genome:
-    return Genome(schedule.budgets, schedule.forecast, schedule.mode)
+        return Schedule("candidate", points, family=family, mode=self.mode, forecast=self.forecast)
 
 
 def mean_budget(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:

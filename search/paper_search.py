@@ -14,7 +14,6 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from ..schedules import DEFAULT_MODE
 from .candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
 from .config import SearchConfig
 from .effort import Effort, count_cases
@@ -54,20 +53,13 @@ class PaperMethod:
 
 
 class PaperSearch:
-    """The search for one budget. mode: of its candidates."""
+    """The search for one budget."""
 
     baselines: tuple[Genome, ...] = ()
     step_cost = StepCost()
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        cases: Sequence[int],
-        budget: float,
-        rng: random.Random,
-        mode: str = DEFAULT_MODE,
-    ) -> None:
-        self.evaluator, self.cases, self.budget, self.mode = evaluator, list(cases), budget, mode
+    def __init__(self, evaluator: Evaluator, cases: Sequence[int], budget: float, rng: random.Random) -> None:
+        self.evaluator, self.cases, self.budget = evaluator, list(cases), budget
         self.population: list[Evaluation] = []
         self._rng = rng
         self._beaten: dict[Genome, Evaluation] = {}
@@ -141,8 +133,8 @@ class PaperSearch:
     def _hardest_first(self) -> list[int]:
         """Return the cases by their share of the error, so that beaten candidates are recognised early."""
         survivors = self.population[:POPULATION]
-        totals = [math.fsum(each.losses[place] for each in survivors) for place in range(len(self.cases))]
-        return [self.cases[place] for place in sorted(range(len(totals)), key=lambda k: -totals[k])]
+        totals = [math.fsum(each.losses[number] for each in survivors) for number in range(len(self.cases))]
+        return [self.cases[number] for number in sorted(range(len(totals)), key=lambda k: -totals[k])]
 
     def _random_budgets(self) -> list[float]:
         return [self._rng.choice(BUDGETS) for _ in range(self.evaluator.setting.steps)]
@@ -156,7 +148,7 @@ class PaperSearch:
     def _make_genome(self, budgets: Sequence[float]) -> Genome:
         setting = self.evaluator.setting
         ended = with_ends(budgets, setting.sigmas)
-        return Genome(tuple(repair(ended, setting.calls_per_step, self._band, self._rng)), mode=self.mode)
+        return Genome(tuple(repair(ended, setting.calls_per_step, self._band, self._rng)))
 
     @property
     def _band(self) -> tuple[float, float]:
@@ -170,13 +162,9 @@ def block_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) 
 
 
 def repair(
-    budgets: Sequence[float],
-    calls_per_step: Sequence[int],
-    band: tuple[float, float],
-    rng: random.Random,
-    sizes: Sequence[float] = BUDGETS,
+    budgets: Sequence[float], calls_per_step: Sequence[int], band: tuple[float, float], rng: random.Random
 ) -> list[float]:
-    """Move random steps one size up or down until the mean budget lies in the band (§3.3).
+    """Move the budgets of random steps to the next of BUDGETS until their mean lies in the band (§3.3).
 
     Returns budgets outside the band if it cannot be reached.
     """
@@ -188,9 +176,9 @@ def repair(
             break
         upwards = mean < low
         step = rng.randrange(1, len(budgets))
-        place = min(range(len(sizes)), key=lambda i: abs(sizes[i] - repaired[step]))
-        place = min(max(place + (1 if upwards else -1), 0), len(sizes) - 1)
-        repaired[step] = max(sizes[place], MIN_LAST_BUDGET if step == last else 0.0)
+        nearest = min(range(len(BUDGETS)), key=lambda i: abs(BUDGETS[i] - repaired[step]))
+        following = min(max(nearest + (1 if upwards else -1), 0), len(BUDGETS) - 1)
+        repaired[step] = max(BUDGETS[following], MIN_LAST_BUDGET if step == last else 0.0)
     return repaired
 
 

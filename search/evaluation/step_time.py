@@ -10,7 +10,7 @@ from ..candidate import Genome
 from ..problem import Outcome
 
 FULL = 1.0
-NEWEST = 60  # runs kept
+MAX_RUNS = 60  # of each budget that count, the newest
 
 
 class StepSeconds:
@@ -20,8 +20,7 @@ class StepSeconds:
     slows down.
     """
 
-    def __init__(self, newest: int = NEWEST):
-        self._newest = newest
+    def __init__(self) -> None:
         self._seconds: dict[float, list[float]] = {}
 
     def add(self, genome: Genome, outcome: Outcome) -> None:
@@ -36,7 +35,7 @@ class StepSeconds:
         for budget, values in by_budget.items():
             kept = self._seconds.setdefault(budget, [])
             kept.append(median(values))
-            del kept[: -self._newest]
+            del kept[:-MAX_RUNS]
 
     def has(self, budget: float) -> bool:
         """True if a step of this budget has been measured."""

@@ -31,11 +31,9 @@ CONFIG = SearchConfig(budgets=(0.5, 0.7), effort=8, seed=4)
 class PaperRun:
     """The paper's search, with the best after each candidate."""
 
-    def __init__(
-        self, seed: int = 0, limit: float = LIMIT, mode: str = "default", kind: type[PaperSearch] = PaperSearch
-    ):
+    def __init__(self, seed: int = 0, limit: float = LIMIT, kind: type[PaperSearch] = PaperSearch):
         self.runner = ToyRunner(steps=8, cases=2)
-        self.search = kind(Evaluator(self.runner, RunLog()), [0, 1], BUDGET, random.Random(seed), mode)
+        self.search = kind(Evaluator(self.runner, RunLog()), [0, 1], BUDGET, random.Random(seed))
         self.bests: list[Evaluation] = []
         self.sizes: list[int] = []
         self.search.run(limit, self._note)
@@ -102,10 +100,6 @@ def test_the_same_seed_finds_the_same_and_another_something_else():
     first, again, other = PaperRun(limit=12.0), PaperRun(limit=12.0), PaperRun(seed=1, limit=12.0)
     assert first.search.population == again.search.population
     assert first.search.population != other.search.population
-
-
-def test_candidates_have_the_mode_asked_for():
-    assert {schedule.mode for _, schedule in PaperRun(limit=3.0, mode="hold").runner.runs} == {"hold"}
 
 
 class MakesAllRuns(PaperSearch):

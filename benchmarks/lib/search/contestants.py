@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from astraea.schedules import bundled_schedules
+from astraea.schedules import Schedule, bundled_schedules
 from astraea.search import evolution
-from astraea.search.candidate import Genome, genome_of
+from astraea.search.candidate import Genome
 from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
@@ -49,6 +49,10 @@ class Offer:
     seconds: float | None = None
     speedup: float | None = None
     clock: float | None = None
+
+
+def genome_of(schedule: Schedule) -> Genome:
+    return Genome(schedule.budgets, schedule.forecast, schedule.mode)
 
 
 def baseline(setting: Any, budget: float) -> Genome:
