@@ -93,9 +93,9 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
         yield Offer(name, seed, result.cost, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
-def papers(bench: Any, budget: float, seed: int, efforts: list[float], memo_folder: Path) -> Iterator[Offer]:
-    """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `memo_folder`."""
-    evaluator = Evaluator(bench, RunLog(memo_folder / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
+def papers(bench: Any, budget: float, seed: int, efforts: list[float], run_logs: Path) -> Iterator[Offer]:
+    """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `run_logs`."""
+    evaluator = Evaluator(bench, RunLog(run_logs / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
     cases = range(min(PAPER_CASES, bench.setting.cases))
     search = PaperSearch(evaluator, cases, budget, random.Random(seed))
     offers: list[Offer] = []
