@@ -12,17 +12,8 @@ from ..errors import InputError
 from ..host.folders import find_schedule, schedule_folders
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from ..schedules import (
-    ANY_FAMILY,
-    AUTO,
-    OWN_MEAN_TOLERANCE,
-    Schedule,
-    every_nth,
-    list_schedules,
-    load_schedules,
-    pick,
-    uniform,
-)
+from ..schedules import AUTO, OWN_MEAN_TOLERANCE, Schedule, every_nth, list_schedules, load_schedules, pick, uniform
+from ..schedules.schedule import ANY_FAMILY
 from .checks import number, one_of, text
 
 OWN_MODE = "schedule's own"

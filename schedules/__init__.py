@@ -2,7 +2,7 @@
 
 from .expected import ExpectedResult, expected_from, expected_of
 from .forecast import DEFAULT_FORECAST, Forecast
-from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
+from .format import load, parse, save, serialise
 from .resample import budgets_for
 from .schedule import ANY_FAMILY, AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
@@ -28,8 +28,6 @@ __all__ = [
     "AUTO",
     "DEFAULT_FORECAST",
     "DEFAULT_MODE",
-    "FORMAT_NAME",
-    "FORMAT_VERSION",
     "FORMER_NAMES",
     "OWN_MEAN_TOLERANCE",
     "TIME_AXES",

@@ -37,15 +37,14 @@ def warped_skip(
     full_start: int = 1,
     full_end: int = 1,
 ) -> Schedule:
-    """Make a step-skipping schedule whose full steps stand closer where sigma falls faster, or more slowly.
+    """Make a step-skipping schedule whose full steps are closer together where sigma falls faster, or more slowly.
 
-    warp: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
-    falls more slowly. Their number is the nearest to the budget; `full_start` of them begin the run and
-    `full_end` end it.
+    budget: share of full steps, rounded to a whole number; full_start, full_end: how many begin and end the run.
+    warp: 0 spaces the others evenly by steps, 1 evenly by sigma; below 0 they are closer where sigma falls more slowly.
     """
     steps = len(sigmas)
     falls = [a - b for a, b in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
-    # What lies before each middle step.
+    # By the fall of sigma just before each middle step.
     bridged = [max(fall, 1e-6) ** warp for fall in falls[full_start - 1 : steps - full_end - 1]]
     between = min(len(bridged), max(0, round(budget * steps) - full_start - full_end))
     budgets = ([1.0] * full_start + place_full_steps(bridged, between) + [1.0] * full_end)[:steps]

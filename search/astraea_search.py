@@ -14,10 +14,10 @@ from .evolution import Evolution
 from .problem import Runner
 from .proxy import MAX_CASES, MIN_CASES, RUNS_PER_CASE, ProxySearch
 
-DENSE_SHARE_WITH_PROXY = 7.5  # as `effort.DENSE_SHARE`, with proxy cases, which show most
+DENSE_SHARE_WITH_PROXY = 7.5  # as `effort.DENSE_SHARE`, where small clips decide most
 PROXY_SHARE = 0.7  # largest share of what dense runs leave
-MIN_EVALUATED = 3.5  # candidates run on all cases for each budget, baseline included
-EVALUATED_SHARE = 0.55  # of the effort that these may take
+MIN_EVALUATED = 3.5  # candidates to run on all cases for each budget, baseline included
+EVALUATED_SHARE = 0.55  # of the effort that their runs and the dense runs may take
 MAX_PROXY_COST = 0.5  # of a dense run; more expensive small clips are of no use
 PROXY_KEY = "small "  # prefix of proxy cases in the run log
 
@@ -58,13 +58,13 @@ class AstraeaMethod:
 
 
 def dense_runs_with_proxy(config: SearchConfig) -> int:
-    """Return the number of dense runs in full size, if there are proxy cases too: fewer for several budgets."""
+    """Return the number of full-size dense runs of a search with proxy cases; the more budgets, the fewer."""
     all_budgets = int(EVALUATED_SHARE * config.effort / (1.0 + MIN_EVALUATED * sum(config.budgets)))
     return min(round(config.effort / DENSE_SHARE_WITH_PROXY), all_budgets)
 
 
 def proxy_runner(runner: Runner, config: SearchConfig) -> Runner | None:
-    """Return small clips, as many as the effort allows; None if these are too few or hardly cheaper than full size."""
+    """Return a runner of as many small clips as the effort allows; None if these are too few or hardly cheaper."""
     smallest = runner.proxy(MIN_CASES)
     if smallest is None or smallest.setting.relative_cost > MAX_PROXY_COST:
         return None

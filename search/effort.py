@@ -13,12 +13,9 @@ MIN_CASES = 2
 
 
 def count_cases(setting: SamplingConfig, effort: float, dense_runs: int | None = None) -> int:
-    """Return the number of full-size cases to search on, each of which needs a dense run.
-
-    dense_runs: that the effort allows; None: those that 1 / DENSE_SHARE of it pays for.
-    """
-    allowed = round(effort / DENSE_SHARE) if dense_runs is None else dense_runs
-    return min(setting.cases, max(MIN_CASES, allowed))
+    """Return the number of full-size cases to search on. dense_runs: to make at most; None: effort / DENSE_SHARE."""
+    most = round(effort / DENSE_SHARE) if dense_runs is None else dense_runs
+    return min(setting.cases, max(MIN_CASES, most))
 
 
 class Effort:
@@ -40,7 +37,7 @@ class Effort:
 
     @property
     def cache_hits(self) -> int:
-        """Runs of these that were taken from the run log."""
+        """Number of these runs that were taken from the run log."""
         return sum(each.cache_hits for each in self._evaluators)
 
     def seconds_left(self) -> float | None:

@@ -4,8 +4,8 @@ Population 50, 30 children per generation, uniform and block crossover, mutation
 repair into 0.9…1.1 of the budget, fitness the mean square error over the cases. Where the paper says nothing, the
 population begins at random, parents come from the better half, and the best 50 survive.
 
-A child that cannot survive, whatever its remaining cases show, is not run on these, but counted as if it had been: the
-search takes the same course at the same cost in dense-run equivalents, in less time.
+Once a child cannot survive any more, it is not run on its remaining cases, but their cost is counted: the search makes
+the same choices at the same cost in dense-run equivalents, in less time.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PaperSearch:
         return [each for each in self.population if not each.aborted]
 
     def on_outcome(self, genome: Genome) -> bool:
-        """False: candidates join the population, and may become the best, after their last case."""
+        """Return False: a candidate can become the best only later, when it joins the population."""
         return False
 
     def run(self, allowance: float, on_candidate: Callable[[Evaluation], None] | None = None) -> None:
@@ -100,7 +100,7 @@ class PaperSearch:
         self.population = sorted(self.population, key=_error)[:POPULATION]
 
     def _add(self, genome: Genome, on_candidate: Callable[[Evaluation], None] | None) -> None:
-        """Evaluate a candidate, unless it is in the population already or no repair brought it into the band."""
+        """Evaluate a candidate, unless it is in the population already or its mean budget is outside the band."""
         mean = mean_budget(genome.budgets, self.evaluator.setting.calls_per_step)
         low, high = self._band
         if not low <= mean <= high or genome in {each.genome for each in self.population}:
@@ -131,7 +131,7 @@ class PaperSearch:
         return errors[-1] * len(self.cases) if len(errors) == POPULATION else math.inf
 
     def _hardest_first(self) -> list[int]:
-        """Return the cases by their share of the error, so that beaten candidates are recognised early."""
+        """Return the cases, those with the largest losses of survivors first, to recognise beaten candidates early."""
         survivors = self.population[:POPULATION]
         totals = [math.fsum(each.losses[number] for each in survivors) for number in range(len(self.cases))]
         return [self.cases[number] for number in sorted(range(len(totals)), key=lambda k: -totals[k])]

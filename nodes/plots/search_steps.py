@@ -57,7 +57,7 @@ def _row(draw: ImageDraw.ImageDraw, across: Axis, found: FoundSchedule, bottom: 
 
 
 def draw_sensitivity(result: SearchResult) -> Image.Image:
-    """Plot the loss if a single step is reused: the higher the bar, the more the step matters."""
+    """Plot the loss if a single step is skipped: the higher the bar, the more the step matters."""
     image, draw = new_plot()
     text(draw, LEFT * SCALE, 22 * SCALE, "which steps matter", 17)
     known = [psnr_of(loss) for loss in result.sensitivity[1:] if 0.0 < loss < math.inf]

@@ -49,7 +49,7 @@ class Cluster:
 
     @property
     def is_running(self) -> bool:
-        """True if it is a Ray that runs already."""
+        """Tell whether it is a Ray that runs already."""
         return self.address is not None or "RAY_ADDRESS" in os.environ
 
 
@@ -225,11 +225,11 @@ class RayProxyRunner:
         return self._full_size.measure([replace(job, case=first + job.case) for job in jobs])
 
     def proxy(self, cases: int) -> None:
-        """None: a small clip has no smaller one."""
+        """Return None: there are no smaller clips."""
 
 
 def _start_ray(cluster: Cluster) -> tuple[Any, bool]:
-    """Return Ray's module, connected, and True if Ray was started for this search."""
+    """Return Ray's module, connected, and whether Ray was started for this search."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to anybody unless the user wants them
     try:
         ray = importlib.import_module("ray")

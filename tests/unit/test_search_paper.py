@@ -16,7 +16,7 @@ from astraea.errors import ScheduleError
 from astraea.schedules import expected_of, load, save
 from astraea.search.candidate import mean_budget
 from astraea.search.config import PAPER, SearchConfig
-from astraea.search.driver import Search, ignore
+from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.paper_search import BAND, BUDGETS, CHILDREN, POPULATION, PaperSearch
@@ -128,7 +128,10 @@ class Stopped(Exception):
 
 
 def search_by_paper(
-    run_log: RunLog | None = None, watch: Callable[[Progress], None] = ignore, toy: ToyRunner | None = None, **changes
+    run_log: RunLog | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    toy: ToyRunner | None = None,
+    **changes,
 ) -> Search:
     options = {"budgets": (0.5, 0.7), "effort": 40.0, "seed": 4, "method": PAPER, **changes}
     run_log = RunLog() if run_log is None else run_log

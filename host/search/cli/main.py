@@ -112,7 +112,7 @@ def _open_runner(options: CliOptions, arguments: Sequence[str]) -> Iterator[Runn
 
 
 def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
-    """Return what a worker makes the same runner from: the same options and flags."""
+    """Return the factory by which a worker makes the same runner: of the same options and flags."""
     pack = (__package__ or "").removesuffix(".host.search.cli")
     tree = Path(comfy.utils.__file__).parents[1]
     plain = (prompts.positives, prompts.negative)

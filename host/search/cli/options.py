@@ -55,7 +55,7 @@ class CliOptions:
 
     @property
     def is_tiny(self) -> bool:
-        """True for the embedded model."""
+        """Tell whether the embedded model is searched."""
         return self.model == TINY
 
     @property
