@@ -89,16 +89,15 @@ def means_by_testbed(losses: Sequence[float], bench: JointBench) -> dict[str, fl
 
 def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Namespace) -> dict[str, Any]:
     """The row of one search: its schedule and the hand-made one on the control pairs."""
-    from lib.search.contestants import from_baseline
+    from lib.search.contestants import from_baseline, genome_of
 
-    from astraea.search.candidate import genome_of
     from astraea.search.config import SearchConfig
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog
 
-    memo = RunLog(args.memo / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
+    run_log = RunLog(args.run_log / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
     with from_baseline():
-        result = Search(bench, memo, SearchConfig(budgets=(budget,), effort=args.effort, seed=args.seed)).run()
+        result = Search(bench, run_log, SearchConfig(budgets=(budget,), effort=args.effort, seed=args.seed)).run()
     genomes = [genome_of(result.best[0].schedule), genome_of(result.baselines[0].schedule)]
     found, baseline = control.evaluate(genomes, range(control.setting.cases))
     gains = [psnr_of(own) - psnr_of(other) for own, other in zip(found.losses, baseline.losses, strict=True)]
@@ -204,7 +203,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=list(GUIDANCE))
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
     parser.add_argument("--effort", type=float, default=36.0)
-    parser.add_argument("--memo", type=Path, default=ROOT / "output" / "search")
+    parser.add_argument("--run-log", type=Path, default=ROOT / "output" / "search")
     parser.add_argument(
         "--write", action="store_true", help="write the schedules of the result into the pack; search nothing"
     )

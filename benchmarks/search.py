@@ -42,7 +42,7 @@ def run_parts(contest: Contest) -> None:
                     contest.take(budget, contestants.ours(bench, budget, seed, effort))
     for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
         if "paper" in args.parts:
-            contest.take(budget, contestants.papers(bench, budget, seed, args.paper_efforts, args.memo))
+            contest.take(budget, contestants.papers(bench, budget, seed, args.paper_efforts, args.run_log))
     if "easycache" in args.parts:
         contest.put("easycache", list(easycache_rows(contest)))
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--efforts", type=float, nargs="+", default=list(EFFORTS))
     parser.add_argument("--paper-efforts", type=float, nargs="+", default=list(PAPER_EFFORTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--memo", type=Path, default=ROOT / "output" / "search", help="folder of finished runs")
+    parser.add_argument("--run-log", type=Path, default=ROOT / "output" / "search", help="folder of finished runs")
     parser.add_argument("--calibrated-from", type=int, default=CALIBRATION_SEED, help="first seed to search on")
     parser.add_argument("--held-out-from", type=int, help="first seed of the held-out pairs")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="held-out pairs; fewer for a trial")

@@ -13,9 +13,9 @@ from ..host.folders import find_schedule, schedule_folders
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..schedules import AUTO, OWN_MEAN_TOLERANCE, Schedule, every_nth, list_schedules, load_schedules, pick, uniform
+from ..schedules.schedule import ANY_FAMILY
 from .checks import number, one_of, text
 
-UNKNOWN_FAMILY = "any"
 OWN_MODE = "schedule's own"
 UNIFORM = "uniform"
 WHOLE_HOLD = "whole-step hold"
@@ -61,7 +61,7 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
     """Make the plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
     inputs = validate(inputs)
     target = inputs.target_speedup or None
-    if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == UNKNOWN_FAMILY):
+    if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == ANY_FAMILY):
         library = load_schedules(schedule_folders())
         return make_plan(
             None,

@@ -58,7 +58,7 @@ def _clips(count: int) -> str:
 def _against_bundled(found: FoundSchedule, result: SearchResult) -> str:
     if found.is_baseline:
         return "nothing is expected to beat the bundled schedule, so you get that"
-    baseline = next((each for each in result.baselines if each.budget == found.budget), None)
+    baseline = result.baseline_for(found.budget)
     if baseline is None:
         return "there was no bundled schedule of this budget to compare with"
     bundled = f"the bundled one ({baseline.psnr:.1f} dB at {baseline.speedup:.2f}x)"

@@ -2,9 +2,9 @@
 
 from .expected import ExpectedResult, expected_from, expected_of
 from .forecast import DEFAULT_FORECAST, Forecast
-from .format import FORMAT_NAME, FORMAT_VERSION, load, parse, save, serialise
+from .format import load, parse, save, serialise
 from .resample import budgets_for
-from .schedule import AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
+from .schedule import ANY_FAMILY, AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
     FORMER_NAMES,
     OWN_MEAN_TOLERANCE,
@@ -24,11 +24,10 @@ from .step_skipping import without_partial_steps
 from .time_axes import TIME_AXES, TimeAxis, sigma_axis
 
 __all__ = [
+    "ANY_FAMILY",
     "AUTO",
     "DEFAULT_FORECAST",
     "DEFAULT_MODE",
-    "FORMAT_NAME",
-    "FORMAT_VERSION",
     "FORMER_NAMES",
     "OWN_MEAN_TOLERANCE",
     "TIME_AXES",

@@ -22,7 +22,7 @@ class Forecast:
     extrapolation_axis: time axis that predictions are extrapolated along, a key of TIME_AXES.
     interpolation_axis: time axis that they are interpolated along once the next one is computed.
     curvature: weight of the parabola through three predictions in that interpolation, 0…1; 0 is the line through two.
-        Predictions computed from latents that are off make parabolas swing.
+        A parabola swings too far where latents, and so predictions, have errors.
     final_step_gain: response of the last prediction to the remaining error of its latents, 0…1. No later step corrects
         it; with little noise left, predictions follow their latents, but not all the way.
     """

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ScheduleError
 from ..files import read_regular, write_whole
 from .forecast import DEFAULT_FORECAST, Forecast
-from .schedule import Schedule
+from .schedule import ANY_FAMILY, DEFAULT_MODE, Schedule
 
 FORMAT_NAME = "astraea-schedule"
 FORMAT_VERSION = 1
@@ -70,8 +70,8 @@ def _schedule_from(data: dict[str, Any], source: str) -> Schedule:
     return Schedule(
         name=data["name"],
         points=tuple(tuple(point) for point in points),
-        family=data.get("family", "any"),
-        mode=data.get("mode", "default"),
+        family=data.get("family", ANY_FAMILY),
+        mode=data.get("mode", DEFAULT_MODE),
         forecast=forecast_from(data.get("forecast", {}), source),
         provenance=provenance,
     )

@@ -17,6 +17,7 @@ from .forecast import DEFAULT_FORECAST, Forecast
 DEFAULT_MODE = "default"
 MAX_SIGMA = 1e6
 AUTO = "auto"  # in place of a name: Astraea chooses
+ANY_FAMILY = "any"  # of a schedule for all models, and of a model that is not known
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._+-]{{0,{MAX_NAME_LENGTH - 1}}}")
 # Windows opens these devices under any extension, and in any folder.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789")}
@@ -49,8 +50,8 @@ class Schedule:
     """Budgets over the noise levels of one sampling run.
 
     points: `(sigma, budget)` per step of the grid the schedule was made for, sigma strictly falling and above 0
-        (the final sigma 0 has no step), budget in 0...1; 0 is a reuse step.
-    family: model family that it was made for ("wan"), or "any".
+        (the final sigma 0 has no step), budget in 0...1; 0 is a skipped step.
+    family: model family that it was made for ("wan"), or ANY_FAMILY.
     mode: how tokens are selected and the rest is estimated; `engine.planning.modes` knows the names.
     forecast: how its skipped steps are forecast.
     provenance: how, on what and with which figures it was found; plain JSON values.
@@ -58,7 +59,7 @@ class Schedule:
 
     name: str
     points: tuple[tuple[float, float], ...]
-    family: str = "any"
+    family: str = ANY_FAMILY
     mode: str = DEFAULT_MODE
     forecast: Forecast = DEFAULT_FORECAST
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -14,15 +14,16 @@ from .density import span_of
 from .expected import EXPECTED_KEY, usable_cfg
 from .forecast import DEFAULT_FORECAST, Forecast
 from .format import load
-from .schedule import Schedule
+from .schedule import ANY_FAMILY, Schedule
 
 OWN_MEAN_TOLERANCE = 0.005
 SAME_BUDGET = 0.015  # schedules whose budgets differ by less are chosen between by their steps and guidance
 USUAL_STEPS = 30
-# Of schedules that state no guidance: the hand-made ones, which hold where steps are coarse and guidance is strong.
+# Taken for schedules that state no guidance scale. They were made by hand, and serve coarse steps and strong guidance.
 USUAL_GUIDANCE = 6.0
-GUIDANCE_WEIGHT = 2.0  # a ratio of guidance scales counts as the same ratio of steps to this power
-# Relative to the runs that a schedule was found on; beyond, its forecast settings are not used.
+GUIDANCE_WEIGHT = 2.0  # of the logarithm of a ratio of guidance scales, where that of steps weighs 1
+# A run's computed steps and guidance over those that a schedule was found with: beyond these limits, its forecast
+# settings are not used.
 MIN_COMPUTED, MAX_GUIDANCE = 0.75, 1.25
 
 # Bundled schedules that were the same as another: workflows still name them.
@@ -51,9 +52,9 @@ def list_schedules(folder: Path) -> dict[str, Path]:
 
 
 def load_schedules(folders: Iterable[Path]) -> tuple[Schedule, ...]:
-    """Load the schedules of folders, in their order; files that cannot be read are passed over.
+    """Load the schedules of folders, in their order.
 
-    So are files with a guidance that no run can have: whoever wrote them did not mean what they state.
+    Files that cannot be read, or state a guidance scale that no run can have, are skipped.
     """
     found = []
     for folder in folders:
@@ -82,11 +83,11 @@ def pick(
 ) -> Schedule:
     """Pick the schedule made for the nearest budget and, among those, for the most similar runs.
 
-    Of equals one that states its guidance, then that of the family, then the first. schedules: default the bundled
-    ones. Raises ScheduleError where none is of the family or of any.
+    Among equals, one that states its guidance scale comes first, then one of the family itself. schedules: default the
+    bundled ones. Raises ScheduleError where none is for the family or for any.
     """
     candidates = bundled_schedules() if schedules is None else schedules
-    usable = [schedule for schedule in candidates if schedule.family in (family, "any")]
+    usable = [schedule for schedule in candidates if schedule.family in (family, ANY_FAMILY)]
     if not usable:
         raise ScheduleError(f"No schedule for the model family '{family}' was found.")
     nearest = min(_budget_distance(schedule, budget) for schedule in usable)
@@ -110,16 +111,16 @@ def _stated_guidance(schedule: Schedule) -> float | None:
 
 
 def _guidance_entries(schedule: Schedule) -> list[float]:
-    """Return the numbers of its provenance that state a guidance scale, sensible or not; 0 states nothing."""
+    """Return the guidance scales that a schedule's provenance states, also impossible ones; 0 counts as not stated."""
     expected = schedule.provenance.get(EXPECTED_KEY)
     entries = [schedule.provenance.get("guidance"), expected.get("cfg") if isinstance(expected, Mapping) else None]
     return [each for each in entries if isinstance(each, (int, float)) and not isinstance(each, bool) and each != 0]
 
 
 def equivalent_steps(schedule: Schedule, sigmas: Sequence[float]) -> int:
-    """Count the steps of a run over all noise levels that is as fine as this one, which may cover a part of them.
+    """Count the steps that a run would have if it covered all noise levels, with steps of the same size.
 
-    Parts: two samplers one after the other, or a clip that is changed rather than made anew.
+    A run covers a part of them where two samplers share the work, or where a clip is changed rather than made anew.
     """
     start, end = span_of(schedule, sigmas)
     return max(1, round((len(sigmas) - 1) / (end - start)))
@@ -130,8 +131,8 @@ def forecast_for(
 ) -> Forecast:
     """Return the forecast settings for a run: the schedule's, where the run resembles those it was found on.
 
-    A high prior gain helps where steps are fine and guidance is mild, and costs up to 6 dB elsewhere; there the default
-    settings are used, with which the schedule's steps lose nothing.
+    A high prior gain helps where steps are fine and guidance is mild, and costs up to 6 dB elsewhere. There the default
+    settings are used: with them, the schedule's placement of steps is as good as others.
     """
     start, end = span_of(schedule, sigmas)
     coarser = sum(budgets) < MIN_COMPUTED * (end - start) * sum(schedule.budgets)
@@ -146,9 +147,10 @@ def config_distance(schedule: Schedule, steps: int, guidance: float) -> float:
 
 
 def target_budget(schedule: Schedule, budget: float | None) -> float | None:
-    """Return the mean budget that a schedule is brought to for a request; None where it is used as it was found.
+    """Return the mean budget at which to place a schedule for a requested one; None: use it as it was found.
 
-    That is where it was found for this budget and has partial steps: of these it has as many as fit the time.
+    One with partial steps that was found for the requested budget is used as found, with a smaller mean: a partial step
+    takes more time than its share of tokens, and the search has already made the run as long as the budget allows.
     """
     if budget is None or budget >= 1.0 or not schedule.has_partial_steps:  # at a full budget no schedule matters
         return budget
@@ -160,7 +162,7 @@ def _budget_distance(schedule: Schedule, budget: float) -> float:
 
 
 def _intended_budget(schedule: Schedule) -> float:
-    """Return the budget it was made for: step-skipping schedules often spend less, partial steps compute less."""
+    """Return the budget that a schedule was made for, which its mean budget often stays below."""
     stated = schedule.provenance.get("budget")
     if isinstance(stated, bool) or not isinstance(stated, (int, float)):
         return schedule.mean_budget

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .schedule import DEFAULT_MODE, Schedule
+from .density import place_full_steps
+from .schedule import Schedule
 
 
 def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
@@ -13,26 +14,18 @@ def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
     return [shift * u / (1.0 + (shift - 1.0) * u) for u in uniform_levels]
 
 
-def periodic(
-    name: str,
-    pattern: Sequence[float],
-    sigmas: Sequence[float],
-    *,
-    full_start: int = 3,
-    mode: str = DEFAULT_MODE,
-    family: str = "any",
-) -> Schedule:
+def periodic(name: str, pattern: Sequence[float], sigmas: Sequence[float], *, full_start: int = 3) -> Schedule:
     """Make a schedule of `full_start` full steps, then the pattern repeated, and a full last step."""
     middle = max(0, len(sigmas) - full_start - 1)
     budgets = [1.0] * min(full_start, len(sigmas)) + [pattern[i % len(pattern)] for i in range(middle)]
     budgets = (budgets + [1.0])[: len(sigmas)]
     budgets[-1] = 1.0
-    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), family=family, mode=mode)
+    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)))
 
 
-def uniform(name: str, budget: float, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
+def uniform(name: str, budget: float, sigmas: Sequence[float]) -> Schedule:
     """Make a schedule of one budget between a full first and a full last step."""
-    return periodic(name, [budget], sigmas, full_start=1, mode=mode)
+    return periodic(name, [budget], sigmas, full_start=1)
 
 
 def warped_skip(
@@ -43,41 +36,21 @@ def warped_skip(
     warp: float = 0.5,
     full_start: int = 1,
     full_end: int = 1,
-    mode: str = DEFAULT_MODE,
 ) -> Schedule:
-    """Make a step-skipping schedule whose full steps stand closer where sigma falls faster, or more slowly.
+    """Make a step-skipping schedule whose full steps are closer together where sigma falls faster, or more slowly.
 
-    warp: 0 spreads the full steps evenly over the steps, 1 evenly over sigma; below 0 they stand closer where it
-    falls more slowly. Their number is the nearest to the budget; `full_start` of them begin the run and
-    `full_end` end it.
+    budget: share of full steps, rounded to a whole number; full_start, full_end: how many begin and end the run.
+    warp: 0 spaces the others evenly by steps, 1 evenly by sigma; below 0 they are closer where sigma falls more slowly.
     """
     steps = len(sigmas)
     falls = [a - b for a, b in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
-    # What lies before each middle step.
+    # By the fall of sigma just before each middle step.
     bridged = [max(fall, 1e-6) ** warp for fall in falls[full_start - 1 : steps - full_end - 1]]
     between = min(len(bridged), max(0, round(budget * steps) - full_start - full_end))
-    budgets, reached, placed = [1.0] * full_start, 0.0, 0
-    for density in _densities(bridged, between):
-        reached += density
-        due = reached >= placed + 0.5 and placed < between
-        placed += due
-        budgets.append(1.0 if due else 0.0)
-    budgets = (budgets + [1.0] * full_end)[:steps]
-    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)), mode=mode)
+    budgets = ([1.0] * full_start + place_full_steps(bridged, between) + [1.0] * full_end)[:steps]
+    return Schedule(name, tuple(zip(sigmas, budgets, strict=True)))
 
 
-def _densities(weights: Sequence[float], total: int) -> list[float]:
-    """Return densities of at most 1 that sum to the total, in proportion to the weights where that allows."""
-    low, high = 0.0, 1e9
-    for _ in range(100):
-        middle = (low + high) / 2
-        if sum(min(1.0, middle * weight) for weight in weights) < total:
-            low = middle
-        else:
-            high = middle
-    return [min(1.0, high * weight) for weight in weights]
-
-
-def every_nth(name: str, period: int, sigmas: Sequence[float], *, mode: str = DEFAULT_MODE) -> Schedule:
+def every_nth(name: str, period: int, sigmas: Sequence[float]) -> Schedule:
     """Make a schedule of one full step in every `period`; all others are skipped."""
-    return periodic(name, [0.0] * (period - 1) + [1.0], sigmas, mode=mode)
+    return periodic(name, [0.0] * (period - 1) + [1.0], sigmas)

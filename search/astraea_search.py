@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from .config import SearchConfig
-from .effort import Effort
+from .effort import Effort, count_cases
 from .evaluation.evaluator import Evaluator, OnOutcome
 from .evaluation.replay import Replay
 from .evaluation.run_log import RunLog
@@ -14,12 +14,10 @@ from .evolution import Evolution
 from .problem import Runner
 from .proxy import MAX_CASES, MIN_CASES, RUNS_PER_CASE, ProxySearch
 
-MIN_CASES_FULL = 2
-DENSE_SHARE = 4.0  # a quarter of the effort at most makes dense runs
-DENSE_SHARE_WITH_PROXY = 7.5  # with proxy cases, which show most
+DENSE_SHARE_WITH_PROXY = 7.5  # as `effort.DENSE_SHARE`, where small clips decide most
 PROXY_SHARE = 0.7  # largest share of what dense runs leave
-MIN_EVALUATED = 3.5  # candidates run on all cases for each budget, baseline included
-EVALUATED_SHARE = 0.55  # of the effort that these may take
+MIN_EVALUATED = 3.5  # candidates to run on all cases for each budget, baseline included
+EVALUATED_SHARE = 0.55  # of the effort that their runs and the dense runs may take
 MAX_PROXY_COST = 0.5  # of a dense run; more expensive small clips are of no use
 PROXY_KEY = "small "  # prefix of proxy cases in the run log
 
@@ -43,8 +41,8 @@ class AstraeaMethod:
         self._step_cost = StepCost(overhead) if overhead is not None else None
         proxy = proxy_runner(runner, config) if config.use_proxy else None
         self._proxy = ProxySearch(Evaluator(proxy, run_log, on_proxy_outcome, PROXY_KEY)) if proxy is not None else None
-        dense = dense_runs_with_proxy(config) if proxy is not None else round(config.effort / DENSE_SHARE)
-        self.cases = range(min(runner.setting.cases, max(MIN_CASES_FULL, dense)))
+        dense_runs = dense_runs_with_proxy(config) if proxy is not None else None
+        self.cases = range(count_cases(runner.setting, config.effort, dense_runs))
 
     @property
     def evaluators(self) -> tuple[Evaluator, ...]:
@@ -60,18 +58,18 @@ class AstraeaMethod:
 
 
 def dense_runs_with_proxy(config: SearchConfig) -> int:
-    """Return the number of dense runs in full size, if there are proxy cases too: fewer for several budgets."""
+    """Return the number of full-size dense runs of a search with proxy cases; the more budgets, the fewer."""
     all_budgets = int(EVALUATED_SHARE * config.effort / (1.0 + MIN_EVALUATED * sum(config.budgets)))
     return min(round(config.effort / DENSE_SHARE_WITH_PROXY), all_budgets)
 
 
 def proxy_runner(runner: Runner, config: SearchConfig) -> Runner | None:
-    """Return small clips, as many as the effort allows; None if these are too few or hardly cheaper than full size."""
+    """Return a runner of as many small clips as the effort allows; None if these are too few or hardly cheaper."""
     smallest = runner.proxy(MIN_CASES)
     if smallest is None or smallest.setting.relative_cost > MAX_PROXY_COST:
         return None
     budgets = sum(config.budgets)
-    dense = min(runner.setting.cases, max(MIN_CASES_FULL, dense_runs_with_proxy(config)))
+    dense = count_cases(runner.setting, config.effort, dense_runs_with_proxy(config))
     left = config.effort - dense
     case_cost = smallest.setting.relative_cost * (1.0 + RUNS_PER_CASE * budgets)
     cases = min(MAX_CASES, int(min(PROXY_SHARE * left, left - MIN_EVALUATED * dense * budgets) / case_cost))

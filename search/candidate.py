@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..limits import ZERO_SIGMA
-from ..schedules import DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
+from ..schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
+from ..schedules.resample import MIN_LAST_BUDGET
 
-MIN_LAST_BUDGET = 0.5  # of a step that ends at sigma 0
-MAX_MOVE = 3  # steps by which one move shifts a computed step
+MAX_MOVE = 3  # steps by which one move shifts a computed step at most
 PRIOR_GAINS = (0.0, 0.25, 0.5)
 AXES = (
     ("sigma", "sigma"),
@@ -40,23 +40,19 @@ class Genome:
     mode: str = DEFAULT_MODE
 
     def __post_init__(self) -> None:
-        # The gain has no effect if the step before the last is computed: keep one spelling, so that it is run once.
+        # Without effect if the step before the last is computed: 0 then, so that equal candidates are run once.
         if self.forecast.final_step_gain and self.budgets[-2:-1] != (0.0,):
             object.__setattr__(self, "forecast", replace(self.forecast, final_step_gain=0.0))
 
     @property
     def has_partial_steps(self) -> bool:
-        """True if a step computes some of its tokens, False for a step-skipping candidate."""
+        """Tell whether some step computes a part of its tokens; in a step-skipping candidate none does."""
         return not set(self.budgets) <= {0.0, 1.0}
 
-    def schedule(self, sigmas: Sequence[float], name: str = "candidate", family: str = "any") -> Schedule:
+    def schedule(self, sigmas: Sequence[float], family: str = ANY_FAMILY) -> Schedule:
         """Return the candidate as a schedule on these noise levels; the last one may be included."""
         points = tuple(zip(sigmas, self.budgets, strict=False))
-        return Schedule(name, points, family=family, mode=self.mode, forecast=self.forecast)
-
-
-def genome_of(schedule: Schedule) -> Genome:
-    return Genome(schedule.budgets, schedule.forecast, schedule.mode)
+        return Schedule("candidate", points, family=family, mode=self.mode, forecast=self.forecast)
 
 
 def mean_budget(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
@@ -69,7 +65,7 @@ def mean_budget(budgets: Sequence[float], calls_per_step: Sequence[int]) -> floa
 
 
 def longest_skip(budgets: Sequence[float]) -> int:
-    """Largest number of consecutive steps that are not computed."""
+    """Return the largest number of skipped steps in succession."""
     longest = run = 0
     for budget in budgets:
         run = run + 1 if budget == 0.0 else 0

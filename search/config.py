@@ -19,8 +19,8 @@ class SearchConfig:
     budgets: mean budgets, searched for one after the other; effort: dense-run equivalents to spend, dense runs
     included; seed: of the search's own choices.
     method: a key of METHOD_DESCRIPTIONS.
-    partial_step_overhead: least cost of a partial step in full steps (see `step_cost`); None: measure it. Candidates
-    with partial steps are chosen the same way again only if it is given.
+    partial_step_overhead: least cost of a partial step in full steps (see `step_cost`); None: measure it. Only if it is
+    given will a repeated search make the same choices among candidates with partial steps.
     use_proxy: run candidates on small clips first, if the runner has any and the effort allows enough of them.
     """
 

@@ -16,10 +16,6 @@ from .problem import Outcome, Runner
 from .result import FoundSchedule, HistoryPoint, Progress, SearchResult
 
 
-def ignore(progress: Progress) -> None:
-    """Ignore progress."""
-
-
 class History:
     """New bests of all budgets in the order they were found."""
 
@@ -38,9 +34,9 @@ class History:
 class Search:
     """A search for schedules of some budgets.
 
-    The same seed, sampling and effort find the same schedules, whether runs are new or in the run log. With partial
-    steps, reproducible only for a fixed `config.partial_step_overhead`.
-    watch: called after every run. Its exceptions and the runner's pass through `run`; `result` returns what was found.
+    The same seed, sampling and effort find the same schedules, whether runs are new or in the run log; among candidates
+    with partial steps only if `config.partial_step_overhead` is given, since a measured one varies.
+    watch: called after every run. Its exceptions and the runner's end `run`; `result` then returns what was found.
     """
 
     def __init__(
@@ -48,7 +44,7 @@ class Search:
         runner: Runner,
         run_log: RunLog,
         config: SearchConfig,
-        watch: Callable[[Progress], None] = ignore,
+        watch: Callable[[Progress], None] = lambda progress: None,
     ):
         make_method = METHODS[config.method]
         self.config, self.setting, self.history = config, runner.setting, History()
@@ -69,7 +65,7 @@ class Search:
             self._replay = Replay(self.setting, recordings)
         budgets = list(dict.fromkeys(self.config.budgets))
         for number, budget in enumerate(budgets):
-            # A run costs its budget: every budget gets the same number of runs.
+            # In proportion to the budgets: as a run costs its budget, each budget gets about as many runs.
             share = budget / sum(budgets[number:])
             self._stage = f"budget {budget:g}"
             rng = random.Random(f"{self.config.seed} {budget:.4f}")
@@ -121,7 +117,7 @@ class Search:
         )
 
     def _sensitivity(self) -> tuple[float, ...]:
-        """Return the losses of single reused steps, by the forecast of the first step-skipping best."""
+        """Return by step the loss if only that step is skipped, with the forecast of the first step-skipping best."""
         if self._replay is None or not self.searches:
             return ()
         bests = [search.best.genome for search in self.searches.values() if search.best is not None]
@@ -147,7 +143,7 @@ class Search:
 
 
 def _mean_loss(evaluation: Evaluation) -> float:
-    """Loss of the mean PSNR."""
+    """Return the loss whose PSNR is the mean PSNR over the cases."""
     return 10.0 ** (-evaluation.score / 10.0)
 
 

@@ -6,6 +6,16 @@ import time
 from collections.abc import Sequence
 
 from .evaluation.evaluator import Evaluator
+from .problem import SamplingConfig
+
+DENSE_SHARE = 4.0  # at most a quarter of the effort is spent on dense runs
+MIN_CASES = 2
+
+
+def count_cases(setting: SamplingConfig, effort: float, dense_runs: int | None = None) -> int:
+    """Return the number of full-size cases to search on. dense_runs: to make at most; None: effort / DENSE_SHARE."""
+    most = round(effort / DENSE_SHARE) if dense_runs is None else dense_runs
+    return min(setting.cases, max(MIN_CASES, most))
 
 
 class Effort:
@@ -27,7 +37,7 @@ class Effort:
 
     @property
     def cache_hits(self) -> int:
-        """Runs of these that were taken from the run log."""
+        """Number of these runs that were taken from the run log."""
         return sum(each.cache_hits for each in self._evaluators)
 
     def seconds_left(self) -> float | None:

@@ -1,7 +1,7 @@
 """The search for one budget: small clips if there are any, a first round, else rounds of evolution.
 
-Replay of the dense runs needs no model call and ranks step-skipping schedules well, so a population evolves on it. Its
-best are run by successive halving, and these runs correct the replay for the next round.
+Replay of the dense runs needs no model call and ranks step-skipping schedules well, so a population evolves by it. The
+best are run on the model by successive halving, and these runs correct the replay for the next round.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Evolution:
         return self.standings.results()
 
     def on_outcome(self, genome: Genome) -> bool:
-        """Add a candidate to the standings once it has been run on all cases; True if it is a new best."""
+        """Add a candidate to the standings once it has been run on all cases; tell whether it is a new best."""
         outcomes = [self._evaluator.outcomes.get((case, genome)) for case in self._cases]
         losses = tuple(outcome.loss for outcome in outcomes if outcome is not None)
         before = self.best
@@ -80,7 +80,7 @@ class Evolution:
         return self.best is not before
 
     def run(self, allowance: float) -> None:
-        """Spend about this many dense-run equivalents; none if the budget is too small for the ends of a run."""
+        """Spend about this many dense-run equivalents; none if the budget is too small for a first and a last step."""
         if not self.baselines:
             return
         end = self._effort.cost + allowance
@@ -94,7 +94,7 @@ class Evolution:
             self._evaluator, self.standings, rounds, self._breeder, self._ranking, self._cases, self.baselines
         )
         rounds.run(first.propose())
-        if result is None:  # without small clips; after them, evolution has found nothing further
+        if result is None:  # after a search on small clips, evolution never found anything better
             self._evolve(rounds)
 
     def _evolve(self, rounds: SuccessiveHalving) -> None:

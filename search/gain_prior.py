@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .candidate import Genome, longest_skip
-from .evaluation.evaluator import mean_psnr
 from .evaluation.replay import Replay
+from .losses import mean_psnr
 from .problem import SamplingConfig
 from .proposals.priors import expected_forecast_gain
 
@@ -17,7 +17,7 @@ MIN_REPLAY_DB, MAX_REPLAY_DB = -2.0, 1.0
 
 
 class GainPrior:
-    """Prior gains in dB over the baseline: experience with the forecast, replay of the placement, a penalty."""
+    """Prior gains in dB over the baseline, from experience with forecasts and from replay of placements."""
 
     def __init__(self, setting: SamplingConfig, baseline: Genome, replay: Replay | None):
         self._setting, self.baseline, self._replay = setting, baseline, replay
@@ -37,7 +37,7 @@ class GainPrior:
         return gain + min(MAX_REPLAY_DB, max(MIN_REPLAY_DB, REPLAY_SHARE * replayed))
 
     def penalty(self, genome: Genome) -> float:
-        """Return the dB by which replay may overrate a placement: most of all with skips longer than real runs had."""
+        """Return the dB by which replay may overrate a placement, most where skips are longer than the baseline's."""
         known = self.baseline.budgets
         moved = sum(a != b for a, b in zip(genome.budgets, known, strict=True)) / 2.0
         return MOVED_DB * moved + LONGER_SKIP_DB * max(0, longest_skip(genome.budgets) - longest_skip(known))

@@ -19,7 +19,7 @@ from .problem import Runner
 
 
 class BudgetSearch(Protocol):
-    """The search for one budget. baselines: candidates it begins with, that of `auto` first, if it compares any."""
+    """The search for one budget. baselines: candidates that it begins with, the bundled one first; () if none."""
 
     @property
     def baselines(self) -> tuple[Genome, ...]: ...
@@ -39,7 +39,7 @@ class BudgetSearch(Protocol):
         ...
 
     def on_outcome(self, genome: Genome) -> bool:
-        """Note that a candidate has been run; True if it is a new best."""
+        """Note that a candidate has been run; tell whether it is a new best."""
         ...
 
 

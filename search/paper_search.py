@@ -4,8 +4,8 @@ Population 50, 30 children per generation, uniform and block crossover, mutation
 repair into 0.9…1.1 of the budget, fitness the mean square error over the cases. Where the paper says nothing, the
 population begins at random, parents come from the better half, and the best 50 survive.
 
-A child that cannot survive, whatever its remaining cases show, is not run on these, but counted as if it had been: the
-search takes the same course at the same cost in dense-run equivalents, in less time.
+Once a child cannot survive any more, it is not run on its remaining cases, but their cost is counted: the search makes
+the same choices at the same cost in dense-run equivalents, in less time.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from ..schedules import DEFAULT_MODE
 from .candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
 from .config import SearchConfig
-from .effort import Effort
-from .evaluation.evaluator import MAX_LOSS, Evaluation, Evaluator, OnOutcome
+from .effort import Effort, count_cases
+from .evaluation.evaluator import Evaluation, Evaluator, OnOutcome
 from .evaluation.replay import Replay
 from .evaluation.run_log import RunLog
 from .evaluation.step_cost import StepCost
+from .losses import MAX_LOSS
 from .problem import Runner
 
 BUDGETS = tuple(number / 10 for number in range(11))
@@ -29,8 +29,6 @@ POPULATION, CHILDREN, GENERATIONS = 50, 30, 30
 BAND = (0.9, 1.1)
 MUTATION = (0.1, 0.01)
 MAX_IDLE_GENERATIONS = 20  # without a new candidate, after which a search ends: few steps allow few candidates
-DENSE_SHARE = 4.0  # a quarter of the effort at most makes dense runs
-MIN_CASES = 2
 
 
 class PaperMethod:
@@ -48,27 +46,20 @@ class PaperMethod:
     ):
         self.evaluator = Evaluator(runner, run_log, on_outcome)
         self.evaluators = (self.evaluator,)
-        self.cases = range(min(runner.setting.cases, max(MIN_CASES, round(config.effort / DENSE_SHARE))))
+        self.cases = range(count_cases(runner.setting, config.effort))
 
     def search_for(self, budget: float, rng: random.Random, effort: Effort, replay: Replay | None) -> PaperSearch:
         return PaperSearch(self.evaluator, self.cases, budget, rng)
 
 
 class PaperSearch:
-    """The search for one budget. mode: of its candidates."""
+    """The search for one budget."""
 
     baselines: tuple[Genome, ...] = ()
     step_cost = StepCost()
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        cases: Sequence[int],
-        budget: float,
-        rng: random.Random,
-        mode: str = DEFAULT_MODE,
-    ) -> None:
-        self.evaluator, self.cases, self.budget, self.mode = evaluator, list(cases), budget, mode
+    def __init__(self, evaluator: Evaluator, cases: Sequence[int], budget: float, rng: random.Random) -> None:
+        self.evaluator, self.cases, self.budget = evaluator, list(cases), budget
         self.population: list[Evaluation] = []
         self._rng = rng
         self._beaten: dict[Genome, Evaluation] = {}
@@ -82,7 +73,7 @@ class PaperSearch:
         return [each for each in self.population if not each.aborted]
 
     def on_outcome(self, genome: Genome) -> bool:
-        """False: candidates join the population, and may become the best, after their last case."""
+        """Return False: a candidate can become the best only later, when it joins the population."""
         return False
 
     def run(self, allowance: float, on_candidate: Callable[[Evaluation], None] | None = None) -> None:
@@ -109,7 +100,7 @@ class PaperSearch:
         self.population = sorted(self.population, key=_error)[:POPULATION]
 
     def _add(self, genome: Genome, on_candidate: Callable[[Evaluation], None] | None) -> None:
-        """Evaluate a candidate, unless it is in the population already or no repair brought it into the band."""
+        """Evaluate a candidate, unless it is in the population already or its mean budget is outside the band."""
         mean = mean_budget(genome.budgets, self.evaluator.setting.calls_per_step)
         low, high = self._band
         if not low <= mean <= high or genome in {each.genome for each in self.population}:
@@ -140,10 +131,10 @@ class PaperSearch:
         return errors[-1] * len(self.cases) if len(errors) == POPULATION else math.inf
 
     def _hardest_first(self) -> list[int]:
-        """Return the cases by their share of the error, so that beaten candidates are recognised early."""
+        """Return the cases, those with the largest losses of survivors first, to recognise beaten candidates early."""
         survivors = self.population[:POPULATION]
-        totals = [math.fsum(each.losses[place] for each in survivors) for place in range(len(self.cases))]
-        return [self.cases[place] for place in sorted(range(len(totals)), key=lambda k: -totals[k])]
+        totals = [math.fsum(each.losses[number] for each in survivors) for number in range(len(self.cases))]
+        return [self.cases[number] for number in sorted(range(len(totals)), key=lambda k: -totals[k])]
 
     def _random_budgets(self) -> list[float]:
         return [self._rng.choice(BUDGETS) for _ in range(self.evaluator.setting.steps)]
@@ -157,7 +148,7 @@ class PaperSearch:
     def _make_genome(self, budgets: Sequence[float]) -> Genome:
         setting = self.evaluator.setting
         ended = with_ends(budgets, setting.sigmas)
-        return Genome(tuple(repair(ended, setting.calls_per_step, self._band, self._rng)), mode=self.mode)
+        return Genome(tuple(repair(ended, setting.calls_per_step, self._band, self._rng)))
 
     @property
     def _band(self) -> tuple[float, float]:
@@ -171,13 +162,9 @@ def block_crossover(a: Sequence[float], b: Sequence[float], rng: random.Random) 
 
 
 def repair(
-    budgets: Sequence[float],
-    calls_per_step: Sequence[int],
-    band: tuple[float, float],
-    rng: random.Random,
-    sizes: Sequence[float] = BUDGETS,
+    budgets: Sequence[float], calls_per_step: Sequence[int], band: tuple[float, float], rng: random.Random
 ) -> list[float]:
-    """Move random steps one size up or down until the mean budget lies in the band (§3.3).
+    """Move the budgets of random steps to the next of BUDGETS until their mean lies in the band (§3.3).
 
     Returns budgets outside the band if it cannot be reached.
     """
@@ -189,9 +176,9 @@ def repair(
             break
         upwards = mean < low
         step = rng.randrange(1, len(budgets))
-        place = min(range(len(sizes)), key=lambda i: abs(sizes[i] - repaired[step]))
-        place = min(max(place + (1 if upwards else -1), 0), len(sizes) - 1)
-        repaired[step] = max(sizes[place], MIN_LAST_BUDGET if step == last else 0.0)
+        nearest = min(range(len(BUDGETS)), key=lambda i: abs(BUDGETS[i] - repaired[step]))
+        following = min(max(nearest + (1 if upwards else -1), 0), len(BUDGETS) - 1)
+        repaired[step] = max(BUDGETS[following], MIN_LAST_BUDGET if step == last else 0.0)
     return repaired
 
 

@@ -1,4 +1,4 @@
-"""Data that pass between a search and the sampling it runs. A host implements `Runner`; tests do with small models.
+"""Data that pass between a search and the sampling that it runs, which a `Runner` makes: in ComfyUI, or in tests.
 
 Losses are mean square errors over the square of the dense result's value range, so that PSNR is −10 lg loss.
 """

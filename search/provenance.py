@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from ..schedules import Schedule, check_name
 from .config import METHOD_DESCRIPTIONS, SearchConfig
-from .evaluation.evaluator import mean_psnr
+from .losses import mean_psnr
 from .problem import SamplingConfig
 from .result import FoundSchedule, SearchResult
 
@@ -18,7 +18,7 @@ def as_schedule(
     found: FoundSchedule, result: SearchResult, setting: SamplingConfig, config: SearchConfig, name: str
 ) -> Schedule:
     """Return the schedule under this name, with provenance. Raises ScheduleError for a name that cannot be used."""
-    baseline = next((each for each in result.baselines if each.budget == found.budget), None)
+    baseline = result.baseline_for(found.budget)
     sampling = dict(setting.facts.get("sampling", {}))
     expected = {
         "psnr_db": round(found.psnr, 2),

@@ -1,7 +1,7 @@
 """Multi-fidelity search: step placements and forecast settings are first compared on small clips.
 
-Gains differ by several dB between cases, so comparing placements takes hundreds of runs. A small clip has a twelfth of
-the tokens, so that many can be run, and it ranks schedules as the full size does. Results are checked in full size.
+Gains differ by several dB between cases, so comparing placements takes hundreds of runs. Small clips allow so many, as
+one has a twelfth of the tokens, and they rank schedules as full-size clips do. The best are then run in full size.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from .proposals.priors import expected_forecast_gain, initial_forecasts
 from .proposals.step_placements import step_placements
 
 MIN_CASES, MAX_CASES = 12, 128
-PLACEMENT_ROUNDS = ((0.15, 7), (0.4, 3), (1.0, 1))  # (share of the cases run by its end, candidates that go on)
+# Of each round: share of the cases that candidates have been run on by its end, and number of candidates that go on.
+PLACEMENT_ROUNDS = ((0.15, 7), (0.4, 3), (1.0, 1))
 FORECAST_ROUNDS = ((0.4, 2), (1.0, 1))
 BASELINE_SHARE = 0.4  # of the cases that the baseline is run on
-RUNS_PER_CASE = 10  # for each budget, roughly
-TRANSFER = 0.5  # share of a placement's gain on small clips that is expected in full size
-MIN_PROXY_GAIN_DB = 1.0  # gain on small clips below which steps stay: less may hold for small clips only
+RUNS_PER_CASE = 10  # estimate of the candidate runs per small clip, for each budget
+TRANSFERRED_SHARE = 0.5  # of a placement's gain on small clips, expected in full size
+MIN_PROXY_GAIN_DB = 1.0  # of a placement on small clips; a smaller gain may not hold in full size
 PLACEMENT_STD_DB, FORECAST_STD_DB = 1.5, 0.7  # standard deviation of true gains around the prior
 
 Gain = tuple[float, float]  # expected gain in dB and its standard deviation
@@ -45,9 +46,9 @@ class ProxySearch:
         self.evaluator, self.cases = evaluator, evaluator.setting.cases
 
     def run(self, baseline: Genome, fits_budget: Callable[[Genome], bool]) -> ProxyResult | None:
-        """Compare placements of as many steps as the baseline computes, then forecasts on the best of them.
+        """Compare placements of as many steps as the baseline computes, then forecasts on the best placement.
 
-        None if the baseline leaves nothing to place.
+        Return None if there is no other placement.
         """
         if baseline.mode != DEFAULT_MODE:
             return None
@@ -65,7 +66,7 @@ class ProxySearch:
         gains = {same_steps: self._gain(same_steps, baseline, self.cases, FORECAST_STD_DB)}
         for genome in placements:
             own = self._gain(genome, same_steps, self.cases, PLACEMENT_STD_DB)
-            gains[genome] = _add(gains[same_steps], own, TRANSFER)
+            gains[genome] = _add(gains[same_steps], own, TRANSFERRED_SHARE)
         for genome in forecasts:
             gains[genome] = _add(gains[placed], self._gain(genome, placed, self.cases, FORECAST_STD_DB))
         found = (best, placed, replace(baseline, forecast=best.forecast))
@@ -74,7 +75,7 @@ class ProxySearch:
     def _best_of(
         self, genomes: Sequence[Genome], reference: Genome, rounds: Sequence[tuple[float, int]], prior_std: float
     ) -> Genome:
-        """Return the best by successive halving, each round on further cases; the reference if none is better."""
+        """Return the best by successive halving, where every round adds cases; the reference if none is better."""
         running, first = list(dict.fromkeys(genomes)), 0
         for share, kept in rounds:
             last = min(self.cases, max(first + 1, round(share * self.cases)))
@@ -90,7 +91,7 @@ class ProxySearch:
         self.evaluator.run([(case, genome) for case in cases for genome in dict.fromkeys(genomes)])
 
     def _gain(self, genome: Genome, reference: Genome, cases: int, prior_std: float) -> Gain:
-        """Return the expected gain over the reference, from those of the first cases that both were run on."""
+        """Return the expected gain over the reference, from those of the first `cases` cases that both were run on."""
         outcomes = self.evaluator.outcomes
         both = [case for case in range(cases) if (case, genome) in outcomes and (case, reference) in outcomes]
         own, other = ([outcomes[case, each].loss for case in both] for each in (genome, reference))
@@ -100,5 +101,5 @@ class ProxySearch:
 
 
 def _add(gain: Gain, further: Gain, share: float = 1.0) -> Gain:
-    """Add a gain on top of another; share: part of the further mean that counts."""
+    """Return the sum of two gains in succession. share: part of the second mean that counts."""
     return gain[0] + share * further[0], math.hypot(gain[1], further[1])

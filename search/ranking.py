@@ -8,8 +8,9 @@ from functools import cache, partial
 from statistics import fmean
 
 from .candidate import Genome
-from .evaluation.evaluator import Evaluator, mean_psnr
+from .evaluation.evaluator import Evaluator
 from .evaluation.replay import Replay
+from .losses import mean_psnr
 from .proposals.priors import expected_forecast_gain
 from .standings import BEHIND_DB, Standings
 
@@ -25,7 +26,7 @@ class ReplayRanking:
         self.replay.fit_responses(list(self._evaluator.outcomes.values()))
 
     def rank(self, genomes: Sequence[Genome]) -> list[Genome]:
-        """Return those within the budget, best first: by replayed PSNR plus offset minus the prior's penalty."""
+        """Return candidates within the budget, best first: by replayed PSNR plus offset minus the prior's penalty."""
         offset, penalty = self._offsets(), self._standings.prior.penalty
 
         def score(genome: Genome) -> float:
@@ -34,14 +35,14 @@ class ReplayRanking:
         return sorted(dict.fromkeys(filter(self._standings.fits_budget, genomes)), key=score, reverse=True)
 
     def is_close(self, genome: Genome, other: Genome) -> bool:
-        """True if a candidate is replayed at most 2 · BEHIND_DB below another."""
+        """Tell whether a candidate's replayed PSNR is at most 2 · BEHIND_DB below another's."""
         self.update()
         return mean_psnr(self.replay.losses(genome)) > mean_psnr(self.replay.losses(other)) - 2.0 * BEHIND_DB
 
     def _offsets(self) -> Callable[[Genome], float]:
-        """Return real minus replayed dB by forecast and mode.
+        """Return a function of a candidate: dB by which real runs of its forecast and mode beat their replay.
 
-        Their mean is shrunk toward the prior gain of the forecast, the more the fewer its runs.
+        With few runs, the mean difference is shrunk toward the forecast's prior gain.
         """
         prior = cache(partial(expected_forecast_gain, setting=self._evaluator.setting))
         residuals: dict[tuple, list[float]] = {}  # beyond the prior gain

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..schedules import Schedule
-
-MIN_LOSS = 1e-20  # that a PSNR is stated for
-
-
-def psnr_of(loss: float) -> float:
-    """PSNR of a loss in dB."""
-    return -10.0 * math.log10(max(loss, MIN_LOSS))
+from .losses import psnr_of
 
 
 @dataclass(frozen=True)
 class FoundSchedule:
     """A schedule with the result expected of it.
 
-    budget: mean budget it was searched for; loss: mean over the cases (see `problem`), of mean PSNR; losses: by case.
+    budget: mean budget that it was searched for; losses: by case (see `problem`); loss: that of their mean PSNR.
     seconds: predicted for the model calls of one run; speedup: seconds of a dense run over these.
     is_baseline: the search began with it.
-    partial_step_overhead: least cost of a partial step in full steps that the search reckoned with.
+    partial_step_overhead: least cost of a partial step in full steps, by which the search compared costs with budgets.
     """
 
     schedule: Schedule
@@ -58,7 +51,7 @@ class SearchResult:
     front: Pareto front of all budgets in time and loss, fastest first.
     baselines: per budget the bundled schedule, which is used without a search.
     tried: `(predicted seconds, loss)` of every candidate evaluated on all cases.
-    sensitivity: per step, the loss if only that step is reused, by replay of the dense runs; () if unknown.
+    sensitivity: per step, the loss if only that step is skipped, by replay of the dense runs; () if unknown.
     cost: dense-run equivalents spent, dense runs included. finished: False if interrupted.
     proxy_cases: number of small clips that candidates were run on first.
     """
@@ -74,12 +67,16 @@ class SearchResult:
     finished: bool
     proxy_cases: int = 0
 
+    def baseline_for(self, budget: float) -> FoundSchedule | None:
+        """Return the baseline of a budget; None if it has none."""
+        return next((each for each in self.baselines if each.budget == budget), None)
+
 
 @dataclass(frozen=True)
 class Progress:
     """Progress of a search. effort: dense-run equivalents it may spend; seconds_left: None if not known yet.
 
-    best: best schedules so far, at most one per budget; improved: the run just made is a new best, whose latents the
+    best: best schedules so far, at most one per budget; improved: the newest run has made a new best, whose latents the
     runner still holds.
     """
 

@@ -6,21 +6,22 @@ import math
 from collections.abc import Sequence
 
 from .candidate import Genome
-from .evaluation.evaluator import Evaluation, mean_psnr
+from .evaluation.evaluator import Evaluation
 from .evaluation.posterior_gain import PRIOR_STD_DB, beats_baseline, posterior_gain, significantly_worse
 from .evaluation.step_cost import StepCost
 from .gain_prior import GainPrior
+from .losses import mean_psnr
 from .proxy import ProxyResult
 
 NOTICEABLE_DB = 0.05  # gain over the best so far that a new best needs
-BEHIND_DB = 3.0  # standard deviation of the difference of two candidates on one case
+BEHIND_DB = 3.0  # by which one case may mislead: standard deviation of the difference of two candidates on it
 
 
 class Standings:
     """Candidates of one budget.
 
-    complete: evaluated on all cases; partial: on the first cases; baseline: evaluation of the schedule that one has
-    without a search, None until it was run; best: None until a candidate was evaluated on all cases.
+    complete: candidates evaluated on all cases; partial: on the first ones; baseline: evaluation of the schedule that
+    one has without a search, None until it was run; best: None until a candidate was evaluated on all cases.
     """
 
     def __init__(self, budget: float, calls_per_step: Sequence[int], prior: GainPrior, step_cost: StepCost | None):
@@ -35,7 +36,7 @@ class Standings:
         self._proxy: ProxyResult | None = None
 
     def fits_budget(self, genome: Genome) -> bool:
-        """True if a run takes no longer than the full steps that the budget allows."""
+        """Tell whether a run takes no longer than the full steps that the budget allows."""
         return self.step_cost.fits_budget(genome, self._calls_per_step, self.budget)
 
     def add_partial(self, evaluated: Sequence[Evaluation]) -> None:
@@ -58,7 +59,7 @@ class Standings:
         self._proxy = result
 
     def learn_step_cost(self, step_cost: StepCost) -> None:
-        """Use a measured cost of partial steps, unless one was given; the best is chosen again if it no longer fits."""
+        """Use a measured cost of partial steps, unless one was given; choose again if the best no longer fits."""
         if self.is_cost_given:
             return
         self.step_cost = step_cost
@@ -79,9 +80,10 @@ class Standings:
         return sorted(self.complete.values(), key=self.expected_gain, reverse=True)[:count]
 
     def may_win(self, evaluation: Evaluation) -> bool:
-        """True if a candidate is not clearly behind the best on its cases; if from small clips, if a gain is expected.
+        """Tell whether more runs of a candidate may make it the best; never after an aborted run.
 
-        Aborted candidates may not.
+        They may if its PSNR on its cases so far is not clearly below that of the best; if it was found on small clips,
+        if a gain over the baseline is expected.
         """
         if evaluation.aborted:
             return False
@@ -92,7 +94,7 @@ class Standings:
         return self.best is None or evaluation.score > mean_psnr(self.best.losses[:count]) - slack
 
     def results(self) -> list[Evaluation]:
-        """Return candidates within the budget: those evaluated on all cases, else the one evaluated on most."""
+        """Return the candidates within the budget that were run on all cases, or else the one that was run on most."""
         complete = [each for each in self.complete.values() if self.fits_budget(each.genome)]
         if complete:
             return complete
@@ -100,7 +102,7 @@ class Standings:
         return sorted(partial, key=lambda each: (len(each.losses), each.score))[-1:]
 
     def _is_new_best(self, evaluation: Evaluation) -> bool:
-        """True if it beats the baseline (from small clips: is not clearly worse) and has the largest expected gain."""
+        """Tell whether it gains most and beats the baseline or, from small clips, is not significantly worse."""
         if self.best is None or self.baseline is None:
             return self.best is None
         losses = evaluation.losses, self.baseline.losses

@@ -10,10 +10,10 @@ from .evaluation.evaluator import Evaluation, Evaluator, Limits
 from .standings import Standings
 
 FIRST_CASES = 3
-SLACK_DB = 12.0  # a run is aborted if it is this much worse at a step than the best at its worst step
-MIN_COST = 0.05  # of a run, in dense runs
+SLACK_DB = 12.0  # a run is aborted once a step's loss is this much above the best candidate's largest step loss
+MIN_COST = 0.05  # of a candidate's run, in dense runs, for estimates
 MAX_WIDTH = 14  # candidates of a round
-SCREENING_SHARE = 0.5  # of the remaining effort, that a screening may take
+SCREENING_SHARE = 0.5  # of the remaining effort, for a screening at most
 
 
 class SuccessiveHalving:
@@ -32,7 +32,7 @@ class SuccessiveHalving:
 
     @property
     def has_room(self) -> bool:
-        """True if one more candidate can be run on all cases."""
+        """Tell whether one more candidate can be run on all cases."""
         return self._effort.cost + self._standings.budget * len(self._cases) <= self._end + 1e-6
 
     def width(self, share: float) -> int:
@@ -42,7 +42,7 @@ class SuccessiveHalving:
         return int(min(MAX_WIDTH, max(1, self.remaining * share / self._run_cost / runs_each)))
 
     def run(self, genomes: Sequence[Genome]) -> bool:
-        """Run a round and add what it evaluated to the standings; False if nothing more could be run."""
+        """Run a round and add its evaluations to the standings; tell whether another round can follow."""
         running = [genome for genome in dict.fromkeys(genomes) if self._standings.fits_budget(genome)]
         if not running:
             return False
@@ -60,7 +60,7 @@ class SuccessiveHalving:
         return self.has_room
 
     def screen(self, genomes: Sequence[Genome]) -> dict[Genome, Evaluation]:
-        """Run candidates on one case, for up to half of the remaining effort; return those not clearly behind."""
+        """Run candidates on one case within SCREENING_SHARE; return the evaluations of those that may win."""
         affordable = [genome for genome in dict.fromkeys(genomes) if self._standings.fits_budget(genome)]
         affordable = affordable[: max(0, int(self.remaining * SCREENING_SHARE / self._run_cost))]
         evaluated = self._evaluator.evaluate(affordable, self._cases[:1], self._limits(1))

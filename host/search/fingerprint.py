@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SAMPLED_TENSORS, SAMPLED_VALUES = 8, 64
+SAMPLED_TENSORS, SAMPLED_VALUES = 8, 64  # tensors, or keys of patches, of a model; values of a tensor
 MAX_DEPTH = 12
 PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -48,7 +48,7 @@ def _unpatched(model: Any, name: str, weight: Tensor) -> Tensor:
 
 
 def _patches(patches: Mapping[Any, Any]) -> list:
-    """Return keys and strengths of all patches, and some values of some."""
+    """Return the keys and strengths of all patches, and SAMPLED_VALUES of each tensor of SAMPLED_TENSORS keys."""
     keys = sorted(patches, key=str)
     strengths = [(str(key), [(patch[0], patch[2]) for patch in patches[key]]) for key in keys]
     tensors = [t for key in _sample(keys) for patch in patches[key] for t in _tensors(patch[1])]

@@ -93,8 +93,8 @@ class NodeView:
 
     def _move(self, share: float, preview: tuple | None = None) -> None:
         """Set the bar: never backwards, and full only at the end, as ComfyUI takes a full bar for a finished node."""
-        place = max(self._bar.current, min(round(BAR * share), BAR - 1))
-        self._bar.update_absolute(place, BAR, preview)
+        value = max(self._bar.current, min(round(BAR * share), BAR - 1))
+        self._bar.update_absolute(value, BAR, preview)
 
 
 def draw_preview(latents: Tensor) -> Image.Image:

@@ -14,14 +14,14 @@ from .setting import Case
 
 MIN_VALUES = 128  # per channel; a smaller clip is too small to show errors
 PATCH = 2  # latents per token in height and width, of the known models
-# Conditioning keys besides the text that do not depend on the size; with others, a small clip may be another task.
+# Conditioning keys, besides the text, that do not depend on the size. With others, a small clip may be another task.
 SIZE_INDEPENDENT = frozenset({"pooled_output", "guidance", "attention_mask", "frame_rate"})
 
 
 def make_proxy_clips(cases: Sequence[Case], count: int) -> tuple[tuple[Case, ...], float] | None:
-    """Return `count` small cases, and the share of a full-size clip's values in one; None if they cannot be used.
+    """Return `count` small cases, and their size as a share of a full-size clip's; None if small clips cannot be used.
 
-    They cannot with latents that are not empty (video or image to video), masks, control, areas, and small videos.
+    That is so if latents are not empty (video or image to video), with masks, control or areas, and for small videos.
     """
     if not all(_is_text_to_video(case) for case in cases):
         return None
@@ -61,5 +61,5 @@ def _is_text(conditioning: Sequence) -> bool:
 
 
 def _is_unset(value: object) -> bool:
-    """True for values that a model does not get: ComfyUI's nodes set None or False for a missing input."""
+    """Tell whether a model does not get this value: ComfyUI's nodes set None or False for a missing input."""
     return value is None or value is False or (isinstance(value, Tensor) and value.numel() == 0)

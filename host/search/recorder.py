@@ -17,8 +17,8 @@ PARTIAL = (
 )
 
 
-def places_of(sampled: Tensor, limit: int) -> Tensor:
-    """Return indices `[D]` of values to keep: up to `limit` in the mask `sampled`, the same at every call."""
+def choose_sample_indices(sampled: Tensor, limit: int) -> Tensor:
+    """Choose the indices `[D]` of values to keep: up to `limit` in the mask `sampled`, the same at every call."""
     candidates = sampled.reshape(-1).nonzero()[:, 0]
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))
     return candidates[order[:limit]].sort().values
@@ -27,12 +27,12 @@ def places_of(sampled: Tensor, limit: int) -> Tensor:
 class Recorder:
     """Recording of a run, filled by `on_model_call` and `on_step`.
 
-    elements: number of values of the latents `[B, C, T, H, W]`; places `[D]`: indices of those to keep.
+    elements: number of values of the latents `[B, C, T, H, W]`; sample_indices `[D]`: of the values to keep.
     guided: by step, the guided prediction that the sampler got, `[D]` on the CPU.
     """
 
-    def __init__(self, places: Tensor, elements: int):
-        self._places, self._elements = places, elements
+    def __init__(self, sample_indices: Tensor, elements: int):
+        self._sample_indices, self._elements = sample_indices, elements
         self._latents: dict[int, Tensor] = {}
         self._predictions: dict[int, dict[Hashable, Tensor]] = {}
         self._order: dict[Hashable, int] = {}
@@ -65,9 +65,9 @@ class Recorder:
         """Return the values to keep, `[D]` in fp32 on the latents' device."""
         if latents.numel() != self._elements:
             raise SearchError(f"This cannot be searched: {PARTIAL}.")
-        if self._places.device != latents.device:
-            self._places = self._places.to(latents.device)
-        return latents.reshape(-1)[self._places].float()
+        if self._sample_indices.device != latents.device:
+            self._sample_indices = self._sample_indices.to(latents.device)
+        return latents.reshape(-1)[self._sample_indices].float()
 
     def latents(self, step: int) -> Tensor | None:
         """Return the model's input at a step, `[D]`; None if it was not called."""
@@ -77,7 +77,7 @@ class Recorder:
     def predictions(self, step: int) -> Tensor | None:
         """Return predictions of each conditioning at a step, `[G, D]`, 0 for a missing one; None if none was computed.
 
-        Positive ones come first, then in the order they were first seen: ids differ between runs, this order does not.
+        Positive ones come first, then in the order they were first seen, which unlike ids is the same in all runs.
         """
         found = self._predictions.get(step)
         if found is None:

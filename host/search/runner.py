@@ -22,12 +22,12 @@ from ...schedules import Schedule
 from ...search.problem import MAX_SAMPLED, Job, Outcome, Recording, SamplingConfig
 from ..sampling.patch_model import accelerate, family_of, without_acceleration
 from .proxy_clips import make_proxy_clips
-from .recorder import Recorder, places_of
+from .recorder import Recorder, choose_sample_indices
 from .setting import Case, setting_of
 
 MIN_DIFFERENCE = 1e-6  # root mean square error of latents from which a response is measured
 FULL_MASK = 0.999  # noise mask of values that are sampled
-PROXY_SAMPLED = 512  # as `MAX_SAMPLED`, of small clips: there are many, and they are not replayed
+PROXY_SAMPLED = 512  # instead of MAX_SAMPLED, for small clips: there are many, and they are not replayed
 OnGuided = Callable[[int, Tensor], None]  # step, guided prediction `[D]`
 
 
@@ -46,7 +46,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class DenseRun:
-    """A dense run. final: all latents at the end, in the model's space, fp32 on the CPU; guidance `[G]`: weights."""
+    """A dense run. final: all latents at the end, in the model's space, fp32 on the CPU; guidance: see `_guidance`."""
 
     recording: Recording
     final: Tensor
@@ -56,10 +56,10 @@ class DenseRun:
 class ComfyRunner:
     """Implements `search.problem.Runner`. Keeps its recordings on the CPU; does not change the MODEL.
 
-    model: a MODEL, an acceleration of which is ignored; sampler, sigmas, cfg: as SamplerCustom takes them.
-    on_step: called after every sampler step, dense runs included. setting: None: determined from the model.
-    sampled: latent values of each step kept in recordings.
-    Raises SearchError if nothing can be searched: see `setting.setting_of`. Interrupts by the user pass through.
+    model: a MODEL; if Astraea accelerates it, it is searched as if it were not. sampler, sigmas, cfg: as SamplerCustom
+    takes them. on_step: called after every sampler step, dense runs included. setting: None: find it by `setting_of`.
+    sampled: number of latent values of each step that recordings keep.
+    Raises SearchError if the sampling cannot be searched: see `setting_of`. Interrupts by the user pass through.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class ComfyRunner:
         family, unsupported_reason = family_of(model)
         if unsupported_reason:
             raise SearchError(f"This model cannot be accelerated: {unsupported_reason}.")
-        # With an earlier plan, if any: each candidate is a clone with its own plan instead. From a clone of a clone,
-        # ComfyUI loses track of the weights if both are freed at once, after an interrupt.
+        # Kept with its plan, if it has one: each candidate is a clone with another plan. Clones of a clone without the
+        # plan would not do: ComfyUI loses track of the weights if both are freed at once, after an interrupt.
         self._model = model
         self._sampler, self._sigmas, self._cfg = sampler, sigmas.detach().cpu().clone(), cfg
         self._on_step = on_step or (lambda: None)
@@ -86,7 +86,7 @@ class ComfyRunner:
         if setting is None:
             setting = setting_of(without_acceleration(model), family, self._cases, sampler, self._sigmas, cfg)
         self._setting = setting
-        self._places = [places_of(_is_sampled(case.latent), sampled) for case in self._cases]
+        self._sample_indices = [choose_sample_indices(_is_sampled(case.latent), sampled) for case in self._cases]
         self._dense: dict[int, DenseRun] = {}
         self._latest: Tensor | None = None
 
@@ -163,9 +163,9 @@ class ComfyRunner:
         )
 
     def _guidance(self, recording: Recording) -> Tensor:
-        """Fit the weights `[G]` of predictions in the guided prediction.
+        """Fit the weights `[G]` by which the guided prediction is a sum of the conditionings' predictions.
 
-        From steps of one model call if there are any: in others the two may belong to different calls.
+        By steps of one model call if there are any: in a step of several, the two may belong to different calls.
         """
         single = [step for step, count in enumerate(self._setting.calls_per_step) if count == 1]
         steps = single or list(range(self._setting.steps))
@@ -201,7 +201,7 @@ class ComfyRunner:
         )
 
     def _run(self, case: int, schedule: Schedule, on_guided: OnGuided) -> _Run:
-        recorder = Recorder(self._places[case], self._cases[case].latent["samples"].numel())
+        recorder = Recorder(self._sample_indices[case], self._cases[case].latent["samples"].numel())
         handle = ReportHandle(keep=1)
         candidate = accelerate(self._model, make_plan(schedule), handle, recorder.on_model_call)
 

@@ -78,8 +78,8 @@ def run_search(
 ) -> SearchRun:
     """Search, and save a schedule per budget. Raises SearchError.
 
-    Resumes from the run log of an earlier search on the same model and sampling. After an interrupt or an error, saves
-    the best schedules so far, then raises it again.
+    Runs in the log of an earlier search on the same model and sampling are not made again. After an interrupt or an
+    error, the best schedules so far are saved before it is raised again.
     open_runner: called after the folders were checked; its context is left at the end of the search.
     """
     for folder in (folders.schedules, folders.run_logs):
@@ -125,7 +125,7 @@ def _save_so_far(search: Search, config: SearchConfig, name: str, folder: Path, 
         result = search.result()
         schedules = name_schedules(result, search.setting, config, name)
         saved = save_all([_beside_finished(each, folder) for each in schedules], folder)
-    except Exception as error:  # a full disk, a name that is taken: shown, as the first error goes on
+    except Exception as error:  # a full disk, a name that is taken; the error that stopped the search is raised on
         view.not_saved(error)
         return
     view.interrupted(result, saved, config)

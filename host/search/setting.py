@@ -38,7 +38,7 @@ class Case:
 def setting_of(
     model: Any, family: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float
 ) -> SamplingConfig:
-    """Return the configuration. Raises SearchError without cases, steps, conditionings or video."""
+    """Find the sampling configuration. Raises SearchError without cases, steps, conditionings or video."""
     if sigmas.ndim != 1 or len(sigmas) < MIN_STEPS + 1:
         raise SearchError(
             f"There are no steps to save: the noise levels hold {max(0, sigmas.numel() - 1)} steps and a search needs "

@@ -29,7 +29,7 @@ SERIES = (
     (196, 104, 140),
     (92, 92, 96),
 )
-REUSE_STUB = 0.012  # height of the bar of a reuse step, which computes nothing
+REUSE_STUB = 0.012  # height of the bar of a skipped step, which computes nothing
 
 
 @dataclass(frozen=True)

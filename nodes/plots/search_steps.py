@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from ...engine.report import FULL, REUSE, TOKEN
+from ...search.losses import psnr_of
 from ...search.result import FoundSchedule, SearchResult
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, font, new_plot, text
 
@@ -56,11 +57,11 @@ def _row(draw: ImageDraw.ImageDraw, across: Axis, found: FoundSchedule, bottom: 
 
 
 def draw_sensitivity(result: SearchResult) -> Image.Image:
-    """Plot the loss if a single step is reused: the higher the bar, the more the step matters."""
+    """Plot the loss if a single step is skipped: the higher the bar, the more the step matters."""
     image, draw = new_plot()
     text(draw, LEFT * SCALE, 22 * SCALE, "which steps matter", 17)
-    finite = [decibels for decibels in map(_decibels, result.sensitivity[1:]) if math.isfinite(decibels)]
-    if not finite:
+    known = [psnr_of(loss) for loss in result.sensitivity[1:] if 0.0 < loss < math.inf]
+    if not known:
         for number, line in enumerate(UNKNOWN):
             text(draw, LEFT * SCALE, (50 + 18 * number) * SCALE, line, 12, fill=FAINT)
         return image
@@ -68,27 +69,20 @@ def draw_sensitivity(result: SearchResult) -> Image.Image:
     text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
     across = Axis(0, len(result.sensitivity), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
     # Fewer dB mean more loss: the scale runs downwards.
-    most, least = max(finite), min(finite)
+    most, least = max(known), min(known)
     room = 0.08 * (most - least) or 1.0
     up = Axis(most + room, least - room, (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
     for value in Axis(up.high, up.low, 0, 1).ticks():
         draw.line((across.start, up.at(value), across.end, up.at(value)), GRID, SCALE)
         text(draw, across.start - 8 * SCALE, up.at(value), f"{value:g}", anchor="rm", fill=FAINT)
     text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, "dB (PSNR) left")
-    for step, decibels in enumerate(map(_decibels, result.sensitivity)):
-        is_computed = step == 0 or decibels == -math.inf
-        top = up.end if is_computed else min(up.at(min(decibels, up.low)), up.start - 2 * SCALE)
+    for step, loss in enumerate(result.sensitivity):
+        is_computed = step == 0 or not math.isfinite(loss)
+        top = up.end if is_computed else min(up.at(min(psnr_of(loss), up.low)), up.start - 2 * SCALE)
         _bar(draw, across, step, top, up.start, COLOURS[FULL if is_computed else TOKEN])
     _steps(draw, across, up.start)
     _legend(draw, [(COLOURS[FULL], "always computed"), (COLOURS[TOKEN], "if only this one is estimated")])
     return image
-
-
-def _decibels(loss: float) -> float:
-    """Return the PSNR of a loss; infinite at 0, minus infinity if the loss is not finite."""
-    if not math.isfinite(loss):
-        return -math.inf
-    return -10.0 * math.log10(loss) if loss > 0.0 else math.inf
 
 
 def _bar(draw: ImageDraw.ImageDraw, across: Axis, step: int, top: float, bottom: float, fill: tuple) -> None:

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 from ...engine.report import FULL, REUSE
 from ..candidate import Genome
+from ..losses import MIN_LOSS, mean_psnr
 from ..problem import Job, Outcome, Recording, Runner
 from .run_log import RunLog, key_of
 from .step_time import StepSeconds
-
-MIN_LOSS = 1e-20
-MAX_LOSS = 1.0  # counted for a run that is not finite or was aborted
 
 Limits = Mapping[int, tuple[float, ...]]  # by case, the largest loss after each step
 # Called after each run with its candidate, case and outcome, and True if the outcome was in the run log.
@@ -26,7 +24,7 @@ OnOutcome = Callable[[Genome, int, Outcome, bool], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses of a candidate, one per case it was run on; infinite if the run was aborted."""
+    """Losses of a candidate, one per case that it was run on; infinite where the run was aborted."""
 
     genome: Genome
     losses: tuple[float, ...]
@@ -39,12 +37,6 @@ class Evaluation:
     def score(self) -> float:
         """Mean PSNR in dB over the cases: higher is better."""
         return mean_psnr(self.losses)
-
-
-def mean_psnr(losses: Sequence[float]) -> float:
-    """Mean of −10 lg loss in dB; losses are bounded to [MIN_LOSS, MAX_LOSS]."""
-    bounded = [min(MAX_LOSS, max(MIN_LOSS, loss)) for loss in losses]
-    return -10.0 * math.fsum(math.log10(loss) for loss in bounded) / len(bounded)
 
 
 class Evaluator:
@@ -95,12 +87,15 @@ class Evaluator:
         self._run_missing(missing, limits)
 
     def count_as_run(self, genome: Genome, cases: Sequence[int], like: int) -> None:
-        """Add the cost of runs that need not be made, each as that on case `like`; runs made before are not added."""
+        """Count the cost of runs on these cases without making them; runs made before are counted already.
+
+        like: a case that the candidate was run on; each of the other runs is taken to cost the same.
+        """
         cost = self._cost_of(genome, self.outcomes[like, genome])
         self.cost += cost * sum((case, genome) not in self.outcomes for case in cases)
 
     def limits(self, best: Genome, cases: Sequence[int], slack_db: float) -> Limits:
-        """Return limits for candidates: at each step, the best's largest loss at any step plus `slack_db`."""
+        """Return limits for candidates: at every step of a case, the best's largest step loss there plus `slack_db`."""
         found = {}
         for case in cases:
             outcome = self.outcomes.get((case, best))
@@ -129,23 +124,23 @@ class Evaluator:
         return self._key_prefix + key_of(pair[0], pair[1].schedule(self.setting.sigmas))
 
     def _cost_of(self, genome: Genome, outcome: Outcome) -> float:
-        """Cost of a run; that of an aborted one follows from its steps' kinds, as in `_abort_at`."""
+        """Return the cost of a run in dense runs; of an aborted one, by the kinds of its steps, as in `_abort_at`."""
         calls = self.setting.calls_per_step
         computed = outcome.computed if self._is_complete(outcome) else _computed(genome, outcome.kinds, calls)
         return self.setting.relative_cost * computed / sum(calls)
 
     def _is_complete(self, outcome: Outcome) -> bool:
-        """True if a run was not aborted, which may also happen at its last step."""
+        """Tell whether a run was not aborted, which may happen even at its last step."""
         made_all = outcome.steps >= self.setting.steps
         return made_all and (math.isfinite(outcome.loss) or not math.isfinite(outcome.losses[-1]))
 
     def _is_valid(self, outcome: Outcome, limit: tuple[float, ...] | None) -> bool:
-        """True if an outcome answers a job with this limit: it is complete, or would be aborted again."""
-        return self._is_complete(outcome) or _steps_within(outcome, limit) < outcome.steps
+        """Tell whether an outcome answers a job with this limit: it is complete, or would be aborted again."""
+        return self._is_complete(outcome) or _count_steps_within(outcome, limit) < outcome.steps
 
     def _abort_at(self, limit: tuple[float, ...] | None, genome: Genome, outcome: Outcome) -> Outcome:
-        """Return the outcome as it would be under this limit, so that cached runs do not change a search."""
-        steps = _steps_within(outcome, limit) + 1
+        """Return the outcome as it would be under this limit, so that a search is the same with cached runs."""
+        steps = _count_steps_within(outcome, limit) + 1
         if steps > outcome.steps:
             return outcome
         kinds = outcome.kinds[:steps]
@@ -160,14 +155,14 @@ class Evaluator:
         )
 
 
-def _steps_within(outcome: Outcome, limit: tuple[float, ...] | None) -> int:
-    """Number of steps before the first that exceeds the limit."""
+def _count_steps_within(outcome: Outcome, limit: tuple[float, ...] | None) -> int:
+    """Count the steps before the first that exceeds the limit."""
     pairs = enumerate(zip(outcome.losses, limit or (), strict=False))
     return next((step for step, (loss, largest) in pairs if not loss <= largest), outcome.steps)
 
 
 def _computed(genome: Genome, kinds: Sequence[str], calls_per_step: Sequence[int]) -> float:
-    """Full steps' worth of tokens computed by the first steps, which are of these kinds."""
+    """Return the work of a run's first steps in full model calls, given their kinds."""
     shares = {FULL: 1.0, REUSE: 0.0}
     steps = zip(kinds, genome.budgets, calls_per_step, strict=False)
     return math.fsum(calls * shares.get(kind, budget) for kind, budget, calls in steps)

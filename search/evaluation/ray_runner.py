@@ -12,26 +12,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ...errors import AstraeaError, SearchError
-from ..problem import Job, Outcome, Recording, Runner, SamplingConfig
+from ..problem import Job, Outcome, Recording, SamplingConfig
 
 HOW_TO_GET = "Ray is not installed, which --workers needs. Install it (pip install ray) or leave --workers out."
 MAX_TRIES = 2
 MAX_REASON_LENGTH = 200  # letters of an error that are shown
-
-
-class SharedRunner(Runner, Protocol):
-    """A runner that can take its dense runs from another one of the same setting."""
-
-    def reference(self, case: int) -> Any:
-        """Return a case's dense run, made at the first call; can be pickled."""
-        ...
-
-    def load_reference(self, case: int, reference: Any) -> None:
-        """Use a dense run that another runner made."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,8 @@ class Factory:
     """Makes a worker's runner: a function of a Python file, called with plain values and tensors.
 
     The file must have the same path on every machine, and load the pack under the name that it has here, as its classes
-    are sent in both directions.
+    are sent in both directions. Besides `Runner`, the runner implements `reference(case)`, which returns a case's dense
+    run to be pickled, and `load_reference(case, reference)`, which takes that of another worker.
     """
 
     file: Path
@@ -60,7 +49,7 @@ class Cluster:
 
     @property
     def is_running(self) -> bool:
-        """True if it is a Ray that runs already."""
+        """Tell whether it is a Ray that runs already."""
         return self.address is not None or "RAY_ADDRESS" in os.environ
 
 
@@ -236,11 +225,11 @@ class RayProxyRunner:
         return self._full_size.measure([replace(job, case=first + job.case) for job in jobs])
 
     def proxy(self, cases: int) -> None:
-        """None: a small clip has no smaller one."""
+        """Return None: there are no smaller clips."""
 
 
 def _start_ray(cluster: Cluster) -> tuple[Any, bool]:
-    """Return Ray's module, connected, and True if Ray was started for this search."""
+    """Return Ray's module, connected, and whether Ray was started for this search."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to anybody unless the user wants them
     try:
         ray = importlib.import_module("ray")

@@ -1,9 +1,12 @@
 """Replay: losses of step-skipping schedules computed from the dense runs alone, without model calls.
 
-The engine's own forecasts and corrections run on the dense predictions. A reused prediction has an error; then so have
-the latents, and the next computed prediction: by the latents' error times the model's response, which real runs show
-(`Outcome.responses`). The direction of that error is unknown and assumed to be kept, so the result ranks schedules but
-does not predict their loss. All vectors are combinations of the dense predictions and held in a basis of these.
+The engine's own forecasts and corrections run on the predictions of a dense run. The forecast of a skipped step has an
+error. It makes an error in the latents, and that one an error in the next computed prediction, which is taken to be the
+latents' error times the model's response, a number per step measured in real runs (`Outcome.responses`). The direction
+of the prediction's error is unknown; as that of the latents' is taken instead, replay ranks schedules but does not
+predict their losses.
+
+All vectors are linear combinations of a case's dense predictions, and held as coefficients in a basis of these.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class Replay:
             raise ValueError("a sampler of unknown weights cannot be replayed")
         self.setting, self.cases = setting, len(recordings)
         self.weights = torch.tensor(setting.weights)
-        self.solver = solver_of(setting)
+        self.solver = make_solver(setting)
         self.responses = [DEFAULT_RESPONSE] * setting.steps
         parts = [_in_basis(recording) for recording in recordings]
         rank = max(part.shape[-1] for part, _ in parts)
@@ -124,7 +127,7 @@ class Replay:
         )
 
     def sensitivity(self, genome: Genome) -> tuple[float, ...]:
-        """Return by step the mean loss if only that step is reused; 0 for the first, which is always computed."""
+        """Return by step the mean loss if only that step is skipped; 0 for the first, which is always computed."""
         steps = self.setting.steps
         found = [0.0]
         for step in range(1, steps):
@@ -134,8 +137,8 @@ class Replay:
         return tuple(found)
 
 
-def solver_of(setting: SamplingConfig) -> Solver:
-    """Return the sampler's weights as corrections use them; Euler's if its impulse response is unknown."""
+def make_solver(setting: SamplingConfig) -> Solver:
+    """Make the solver that corrections use, from the sampler's weights; Euler's if they do not determine one."""
     if setting.weights is None or setting.starts is None:
         return Solver.from_sigmas(setting.sigmas)
     solver = Solver.from_impulse_response([[0.0] * setting.steps, *map(list, setting.weights)], setting.starts)

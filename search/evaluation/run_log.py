@@ -113,7 +113,7 @@ class RunLog:
 
 
 def _ends_with_newline(path: Path) -> bool:
-    """True if the file is empty or its last line is complete."""
+    """Tell whether the file is empty or its last line is complete."""
     with os.fdopen(open_regular(path), "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))

@@ -1,8 +1,8 @@
 """Cost of partial steps in full steps, measured: at least their share of tokens, often much more.
 
 However few tokens a step computes, it reads keys and values of all of them, selects tokens, and needs residuals that
-the full step before it has stored. A budget is compared with costs, so that no candidate takes longer than the full
-steps that the budget allows.
+the full step before it has stored. A candidate fits a budget if its cost does: no candidate then takes longer than the
+full steps that the budget allows.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from ..problem import Outcome
 from .step_time import FULL, StepSeconds
 
 ROUNDED_TO = 0.05  # so that small variations of the clock do not change a search
-MAX_TRIES = 20  # budgets that a pattern is made for until it fits
+MAX_TRIES = 20  # smaller budgets that a pattern is made for until it fits
 BUDGET_TOLERANCE = 1.005
-MIN_USED = 0.75  # of the budget; a pattern that uses less consists of its ends
+MIN_USED = 0.75  # of the budget; a pattern that uses less is hardly more than the run's first and last step
 
 Runs = Iterable[tuple[Genome, Outcome]]
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Costs in full steps; a reuse step is free. partial_step_overhead: cost of a partial step of hardly any tokens."""
+    """Costs in full steps; skipped ones cost 0. partial_step_overhead: cost of a partial step of hardly any tokens."""
 
     partial_step_overhead: float = 0.0
 
     def of(self, budget: float) -> float:
-        """Cost of one step."""
+        """Return the cost of one step."""
         overhead = self.partial_step_overhead
         return overhead + (1.0 - overhead) * budget if 0.0 < budget < FULL else budget
 
     def of_run(self, budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
-        """Mean cost over the model calls of a run, comparable to a mean budget."""
+        """Return the mean cost over the model calls of a run, comparable to a mean budget."""
         return math.fsum(self.of(b) * e for b, e in zip(budgets, calls_per_step, strict=True)) / sum(calls_per_step)
 
     def fits_budget(self, genome: Genome, calls_per_step: Sequence[int], budget: float) -> bool:
-        """True if a run takes no longer than the full steps that the budget allows."""
+        """Tell whether a run takes no longer than the full steps that the budget allows."""
         return self.of_run(genome.budgets, calls_per_step) <= budget * BUDGET_TOLERANCE
 
     def largest_affordable(
@@ -60,14 +60,14 @@ class StepCost:
 def measure_step_cost(partial_runs: Runs, full_runs: Runs, calls_per_step: Sequence[int]) -> StepCost:
     """Measure the overhead of partial steps; 0 without runs that show it.
 
-    partial_runs: of candidates with partial steps, whose time beyond that of their full and reuse steps is attributed
-    to partial steps; full_runs: of step-skipping candidates, for the time of full and reuse steps.
+    partial_runs: of candidates with partial steps; their time beyond that of their full and skipped steps is that of
+    partial steps. full_runs: of step-skipping candidates, for the time of full and skipped steps.
     """
     known = StepSeconds()
     for genome, outcome in full_runs:
         known.add_steps(genome.budgets, _seconds_per_call(outcome, calls_per_step))
-    reuse = known.of(0.0)
-    full = known.of(FULL) - reuse
+    skipped = known.of(0.0)
+    full = known.of(FULL) - skipped
     spent, tokens, steps = 0.0, 0.0, 0.0
     for genome, outcome in partial_runs:
         own = StepSeconds()
@@ -75,7 +75,7 @@ def measure_step_cost(partial_runs: Runs, full_runs: Runs, calls_per_step: Seque
         # Without the first step, which also prepares memory and kernels.
         for budget, calls in list(zip(genome.budgets, calls_per_step, strict=True))[1 : outcome.steps]:
             if budget > 0.0:
-                spent += calls * (own.of(budget) - reuse - (full if budget == FULL else 0.0))
+                spent += calls * (own.of(budget) - skipped - (full if budget == FULL else 0.0))
             if 0.0 < budget < FULL:
                 tokens, steps = tokens + calls * budget, steps + calls
     if not known.has(FULL) or not full > 0.0 or not steps > tokens:

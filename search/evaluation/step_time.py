@@ -10,7 +10,7 @@ from ..candidate import Genome
 from ..problem import Outcome
 
 FULL = 1.0
-NEWEST = 60  # runs kept
+MAX_RUNS = 60  # of each budget that count, the newest
 
 
 class StepSeconds:
@@ -20,8 +20,7 @@ class StepSeconds:
     slows down.
     """
 
-    def __init__(self, newest: int = NEWEST):
-        self._newest = newest
+    def __init__(self) -> None:
         self._seconds: dict[float, list[float]] = {}
 
     def add(self, genome: Genome, outcome: Outcome) -> None:
@@ -36,21 +35,21 @@ class StepSeconds:
         for budget, values in by_budget.items():
             kept = self._seconds.setdefault(budget, [])
             kept.append(median(values))
-            del kept[: -self._newest]
+            del kept[:-MAX_RUNS]
 
     def has(self, budget: float) -> bool:
-        """True if a step of this budget has been measured."""
+        """Tell whether a step of this budget has been measured."""
         return round(budget, 3) in self._seconds
 
     def of(self, budget: float) -> float:
-        """Seconds of one step; interpolated between measured budgets, extrapolated from the nearest two beyond them."""
+        """Return the seconds of one step, on the line through the nearest two measured budgets if its own was not."""
         known = sorted((b, median(values)) for b, values in self._seconds.items())
         exact = dict(known).get(round(budget, 3))
         if exact is not None:
             return exact
         if budget in (0.0, FULL) or not known:
             return budget * dict(known).get(FULL, 1.0)
-        # Reuse steps are left out: they do not run the model.
+        # Skipped steps are left out: they do not run the model.
         running = [point for point in known if point[0] > 0.0]
         if len(running) == 1:
             return running[0][1] * budget / running[0][0]
@@ -59,7 +58,7 @@ class StepSeconds:
         return max(0.0, s0 + (budget - b0) * (s1 - s0) / (b1 - b0))
 
     def of_run(self, genome: Genome, calls_per_step: Sequence[int]) -> float:
-        """Seconds in the model. Steps of several calls are measured as a whole; one of fewer calls gets its share."""
+        """Return a run's seconds in the model. Measured steps have the most calls; others get their calls' share."""
         most = max(calls_per_step)
         return math.fsum(self.of(b) * e / most for b, e in zip(genome.budgets, calls_per_step, strict=True))
 

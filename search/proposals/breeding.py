@@ -27,9 +27,9 @@ class Breeder:
         self._setting, self._standings, self._ranking, self._rng = setting, standings, ranking, rng
 
     def evolve(self, population: Sequence[Genome]) -> list[Genome]:
-        """Return all candidates that some replayed generations came upon, best first.
+        """Evolve the population by replay and return all candidates of its generations, best first.
 
-        Without replay: the population, then mutants.
+        Without replay, return the population, then mutants.
         """
         pool = list(dict.fromkeys(population))
         if self._ranking is None:
@@ -55,7 +55,7 @@ class Breeder:
         return [child for child in dict.fromkeys(children) if self._standings.fits_budget(child)]
 
     def _child(self, parents: Sequence[Genome]) -> Genome:
-        """Return a mutant of a parent or of two mixed ones. Parents are sorted; better ones are taken more often."""
+        """Return a mutant of a parent or of two mixed ones. Parents: best first; better ones are drawn more often."""
         rng = self._rng
         child = parents[min(rng.randrange(len(parents)), rng.randrange(len(parents)))]
         if child.has_partial_steps:

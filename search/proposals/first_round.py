@@ -40,10 +40,10 @@ class FirstRound:
         self._cases, self._baselines = list(cases), list(baselines)
 
     def propose(self) -> list[Genome]:
-        """Return candidates, taken in turns from five lists, as many as the round has room for.
+        """Return as many candidates as the round has room for, taken in turns from five lists.
 
-        The lists: other kinds of candidates; the baseline with forecasts of large prior gain (two lists, as forecasts
-        matter more than placements); placements near by; the baseline with the forecasts ranked first by replay.
+        The lists: other kinds of candidates; the baseline with each initial forecast (two lists, as forecasts matter
+        more than placements); other placements, evolved by replay; the baseline with all forecasts, ranked by replay.
         """
         baseline, setting = self._baselines[0], self._evaluator.setting
         kinds, forecasts = self._other_kinds(), initial_forecasts(setting)
@@ -58,10 +58,10 @@ class FirstRound:
         return list(dict.fromkeys(turns))[: self._rounds.width(FIRST_ROUND_SHARE)]
 
     def _other_kinds(self) -> list[Genome]:
-        """Return held predictions and partial steps that are not far behind on one case, best first.
+        """Return candidates that hold predictions or have partial steps and are not far behind on one case, best first.
 
-        These runs measure the cost of partial steps, unless it was given. Patterns that are hopeful but cost more than
-        the budget are made again for a smaller one.
+        Their runs measure the cost of partial steps, unless it was given. Patterns that do well but cost more than the
+        budget are made again for a smaller one.
         """
         baseline, setting, budget = self._baselines[0], self._evaluator.setting, self._standings.budget
         held = replace(baseline, mode=HOLD.name)
@@ -69,7 +69,7 @@ class FirstRound:
         hold_may_win = ranking is None or ranking.is_close(held, baseline)
         patterns = {make(setting, budget): partial(make, setting) for make in (periodic_candidate, uniform_candidate)}
         partials = {genome: pattern for genome, pattern in patterns.items() if genome.has_partial_steps}
-        # A given cost is known before the first run, so that patterns are made within the budget at once.
+        # If the cost is given, cheaper patterns can be made before the first run.
         within = self._cheaper(partials.items()) if self._standings.is_cost_given else []
         hopeful = self._rounds.screen([*([held] if hold_may_win else []), *partials, *within])
         self._measure_step_cost(partials)

@@ -24,7 +24,10 @@ PARTIAL_PATTERN = (0.0, 0.0, 0.7)
 
 
 def bundled_candidate(setting: SamplingConfig, budget: float, schedules: Sequence[Schedule] | None = None) -> Genome:
-    """Return the schedule that `auto` would take, on this run's steps. schedules: default the bundled ones."""
+    """Return the schedule that `auto` takes, on this run's steps. schedules: default the bundled ones.
+
+    On a part of the noise levels `auto` may take another: it counts a run's steps by its pick for USUAL_STEPS.
+    """
     guidance = {} if setting.cfg is None else {"guidance": setting.cfg}
     try:
         schedule = pick(budget, setting.family, schedules, setting.steps, **guidance)

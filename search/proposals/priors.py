@@ -29,7 +29,7 @@ FINAL_STEP_EXTRA_GAIN = 0.25
 
 
 def is_smooth(setting: SamplingConfig) -> bool:
-    """True if predictions are expected to change smoothly from step to step."""
+    """Tell whether predictions are expected to change smoothly from step to step."""
     cfg = 1.0 if setting.cfg is None else setting.cfg
     return cfg <= MAX_MILD_CFG and equivalent_steps(WHOLE_RUN, setting.sigmas) >= MIN_FINE_STEPS
 
@@ -37,7 +37,7 @@ def is_smooth(setting: SamplingConfig) -> bool:
 def initial_forecasts(setting: SamplingConfig) -> tuple[Forecast, ...]:
     """Return forecast settings to begin with, largest prior gain first.
 
-    The second is of the other kind: a model may differ from the test models.
+    The second is the best of those for the opposite case, as a model may differ from the test models.
     """
     first, then = (AGGRESSIVE, CONSERVATIVE) if is_smooth(setting) else (CONSERVATIVE, AGGRESSIVE)
     forecasts = (first[0], then[0], *first[1:], *then[1:])
@@ -47,7 +47,7 @@ def initial_forecasts(setting: SamplingConfig) -> tuple[Forecast, ...]:
 def expected_forecast_gain(forecast: Forecast, setting: SamplingConfig) -> float:
     """Return the gain in dB over the default forecast that is expected before any run.
 
-    0 for settings without experience, except for extrapolation where predictions are not smooth.
+    0 for settings that were never measured, but less for those that extrapolate where predictions are not smooth.
     """
     if forecast.final_step_gain:
         return expected_forecast_gain(replace(forecast, final_step_gain=0.0), setting) + FINAL_STEP_EXTRA_GAIN

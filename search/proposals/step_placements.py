@@ -1,8 +1,8 @@
 """Other placements of the same number of computed steps, with narrower intervals near the ends of a run.
 
 The best spacing at the beginning and at the end depends on the model; in between, even spacing is hard to beat. So a
-dozen placements cover most of the possible gain, and a few dozen runs of each can separate them, while the best of
-thousands would mostly be lucky.
+dozen placements cover most of the possible gain. A few dozen runs of each tell which is best; the best of thousands
+would mostly be lucky.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def step_placements(genome: Genome) -> tuple[Genome, ...]:
     found = []
     for start, end in product(START_WARPS, END_WARPS):
         widths = [1.0] * intervals
-        for place, width in (*enumerate(start), *enumerate(end, start=intervals - len(end))):
-            if 0 <= place < intervals:
-                widths[place] *= width
+        for index, width in (*enumerate(start), *enumerate(end, start=intervals - len(end))):
+            if 0 <= index < intervals:
+                widths[index] *= width
         widths = [width * length / math.fsum(widths) for width in widths]
         found += [_round_positions(widths), _round_widths(widths, length)]
     paths = [set(accumulate(each, initial=path[0])) for each in found if sum(each) == length]
@@ -41,17 +41,17 @@ def step_placements(genome: Genome) -> tuple[Genome, ...]:
 
 def _round_positions(widths: Sequence[float]) -> list[int]:
     """Return integer intervals that put every computed step as near as possible to its exact position."""
-    places, reached = [0], 0.0
+    positions, reached = [0], 0.0
     for width in widths:
         reached += width
-        places.append(max(places[-1] + 1, int(reached + 0.5)))
-    return [b - a for a, b in pairwise(places)]
+        positions.append(max(positions[-1] + 1, int(reached + 0.5)))
+    return [b - a for a, b in pairwise(positions)]
 
 
 def _round_widths(widths: Sequence[float], length: int) -> list[int]:
     """Return integer intervals as near as possible to the exact widths; of equal ones, the first are wider."""
     intervals = [max(1, int(width)) for width in widths]
     while sum(intervals) < length:
-        place = max(range(len(intervals)), key=lambda n: (round(widths[n] - intervals[n], 6), -n))
-        intervals[place] += 1
+        narrowest = max(range(len(intervals)), key=lambda n: (round(widths[n] - intervals[n], 6), -n))
+        intervals[narrowest] += 1
     return intervals

@@ -14,7 +14,7 @@ DENSE_SECONDS = 60.0
 def found(budget: float, psnr: float, *, is_baseline: bool = False, name: str = "candidate") -> FoundSchedule:
     """A step-skipping schedule, `1 / budget` times as fast."""
     every = max(2, round(1 / budget))
-    schedule = periodic(name, [1.0] + [0.0] * (every - 1), flow_sigmas(STEPS), family="wan")
+    schedule = periodic(name, [1.0] + [0.0] * (every - 1), flow_sigmas(STEPS))
     loss = 10 ** (-psnr / 10)
     return FoundSchedule(schedule, budget, loss, (loss, loss), DENSE_SECONDS * budget, 1 / budget, is_baseline)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +42,7 @@ def settings_for(plan: Plan, steps: int) -> RunSettings:
     return resolve(plan, RunFacts(SamplerProfile.of([*flow_sigmas(steps), 0.0]), family="wan"))
 
 
-SCHEDULE = periodic("given", [0.0, 0.3, 0.8], flow_sigmas(30), mode="hold")
+SCHEDULE = replace(periodic("given", [0.0, 0.3, 0.8], flow_sigmas(30)), mode="hold")
 
 
 @pytest.mark.parametrize("mode", MODE_CHOICES)

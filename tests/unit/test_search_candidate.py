@@ -22,7 +22,7 @@ from astraea.search.candidate import (
     uniform_crossover,
     with_ends,
 )
-from astraea.search.evaluation.step_time import StepSeconds
+from astraea.search.evaluation.step_time import MAX_RUNS, StepSeconds
 from astraea.search.paper_search import BUDGETS, block_crossover, repair
 from astraea.search.problem import Outcome
 
@@ -181,8 +181,8 @@ def test_one_hiccup_does_not_count():
 
 
 def test_only_the_newest_runs_count():
-    seconds = StepSeconds(newest=3)
-    for each in (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0):
+    seconds = StepSeconds()
+    for each in [1.0] * (MAX_RUNS + 1) + [2.0] * MAX_RUNS:
         seconds.add(*outcome((1.0, 1.0), (9.0, each)))
     assert seconds.of(1.0) == 2.0
 

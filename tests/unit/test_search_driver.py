@@ -9,10 +9,10 @@ from functools import cache
 import pytest
 from toy_runner import ToyRunner
 
-from astraea.search.astraea_search import DENSE_SHARE
 from astraea.search.candidate import FORECASTS, Genome, mean_budget
 from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
+from astraea.search.effort import DENSE_SHARE
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog

@@ -9,8 +9,9 @@ import pytest
 from toy_runner import ToyRunner
 
 from astraea.search.candidate import Genome
-from astraea.search.evaluation.evaluator import Evaluation, Evaluator, mean_psnr
+from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
+from astraea.search.losses import mean_psnr
 from astraea.search.problem import Job, Outcome
 
 GOOD = Genome((1.0, 1.0, 0.0, 1.0, 1.0, 1.0))

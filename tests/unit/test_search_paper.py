@@ -16,7 +16,7 @@ from astraea.errors import ScheduleError
 from astraea.schedules import expected_of, load, save
 from astraea.search.candidate import mean_budget
 from astraea.search.config import PAPER, SearchConfig
-from astraea.search.driver import Search, ignore
+from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.paper_search import BAND, BUDGETS, CHILDREN, POPULATION, PaperSearch
@@ -31,11 +31,9 @@ CONFIG = SearchConfig(budgets=(0.5, 0.7), effort=8, seed=4)
 class PaperRun:
     """The paper's search, with the best after each candidate."""
 
-    def __init__(
-        self, seed: int = 0, limit: float = LIMIT, mode: str = "default", kind: type[PaperSearch] = PaperSearch
-    ):
+    def __init__(self, seed: int = 0, limit: float = LIMIT, kind: type[PaperSearch] = PaperSearch):
         self.runner = ToyRunner(steps=8, cases=2)
-        self.search = kind(Evaluator(self.runner, RunLog()), [0, 1], BUDGET, random.Random(seed), mode)
+        self.search = kind(Evaluator(self.runner, RunLog()), [0, 1], BUDGET, random.Random(seed))
         self.bests: list[Evaluation] = []
         self.sizes: list[int] = []
         self.search.run(limit, self._note)
@@ -104,10 +102,6 @@ def test_the_same_seed_finds_the_same_and_another_something_else():
     assert first.search.population != other.search.population
 
 
-def test_candidates_have_the_mode_asked_for():
-    assert {schedule.mode for _, schedule in PaperRun(limit=3.0, mode="hold").runner.runs} == {"hold"}
-
-
 class MakesAllRuns(PaperSearch):
     """Runs every candidate on every case, in one go."""
 
@@ -134,7 +128,10 @@ class Stopped(Exception):
 
 
 def search_by_paper(
-    run_log: RunLog | None = None, watch: Callable[[Progress], None] = ignore, toy: ToyRunner | None = None, **changes
+    run_log: RunLog | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    toy: ToyRunner | None = None,
+    **changes,
 ) -> Search:
     options = {"budgets": (0.5, 0.7), "effort": 40.0, "seed": 4, "method": PAPER, **changes}
     run_log = RunLog() if run_log is None else run_log

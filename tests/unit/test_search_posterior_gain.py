@@ -9,7 +9,7 @@ import pytest
 from astraea.search.evaluation.posterior_gain import (
     PSNR_CAP_DB,
     beats_baseline,
-    gains_of,
+    measure_gains,
     posterior_gain,
     posterior_std,
     significantly_worse,
@@ -21,12 +21,12 @@ def losses(*decibels: float) -> list[float]:
 
 
 def test_gains_are_taken_case_by_case_and_capped_where_invisible():
-    gains = gains_of(losses(40, 70, PSNR_CAP_DB + 5), losses(37, 55, PSNR_CAP_DB + 20))
+    gains = measure_gains(losses(40, 70, PSNR_CAP_DB + 5), losses(37, 55, PSNR_CAP_DB + 20))
     assert gains == pytest.approx([3.0, PSNR_CAP_DB - 55.0, 0.0])
 
 
 def test_a_candidate_on_fewer_cases_is_compared_on_those():
-    assert gains_of(losses(40, 41), losses(38, 38, 10)) == pytest.approx([2.0, 3.0])
+    assert measure_gains(losses(40, 41), losses(38, 38, 10)) == pytest.approx([2.0, 3.0])
 
 
 def test_more_cases_weigh_more_against_the_prior():

@@ -13,9 +13,9 @@ from astraea.search.candidate import Genome, mean_budget
 from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluator
-from astraea.search.evaluation.posterior_gain import gains_of
+from astraea.search.evaluation.posterior_gain import measure_gains
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.proxy import MIN_CASES, MIN_PROXY_GAIN_DB, TRANSFER
+from astraea.search.proxy import MIN_CASES, MIN_PROXY_GAIN_DB, TRANSFERRED_SHARE
 from astraea.search.result import Progress
 
 pytestmark = pytest.mark.usefixtures("small_populations")
@@ -103,7 +103,7 @@ def test_steps_stay_unless_others_are_well_ahead(response: float, budget: float)
         if genome.budgets != baseline.budgets and (small.cases - 1, genome) in small.evaluator.outcomes
     ]
     moved = result.found[0].budgets != baseline.budgets
-    assert moved == (max(ahead) >= TRANSFER * MIN_PROXY_GAIN_DB)
+    assert moved == (max(ahead) >= TRANSFERRED_SHARE * MIN_PROXY_GAIN_DB)
 
 
 def test_of_several_budgets_each_runs_what_was_found_on_all_cases():
@@ -123,14 +123,14 @@ def gain_elsewhere(run: Watched, genome: Genome) -> float:
     others = ToyRunner(STEPS, CASES, proxy_cost=SHARE, response=run.runner.response).proxy(200)
     baseline = run.search.searches[BUDGET].standings.baseline
     found, reference = Evaluator(others, RunLog()).evaluate([genome, baseline.genome], range(100, 200))
-    return fmean(gains_of(found.losses, reference.losses))
+    return fmean(measure_gains(found.losses, reference.losses))
 
 
 @pytest.mark.parametrize("response", [2.0])
 def test_what_was_found_gains_on_other_cases_about_as_expected(response: float):
     run = Watched(response=response)
     result = run.search.searches[BUDGET].standings._proxy
-    expected = result.gains[result.found[0]][0] / TRANSFER
+    expected = result.gains[result.found[0]][0] / TRANSFERRED_SHARE
     gained = gain_elsewhere(run, result.found[0])
     assert gained > 0.5
     assert 0.5 * expected < gained < 1.5 * expected

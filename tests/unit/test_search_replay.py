@@ -10,8 +10,8 @@ from toy_runner import ToyRunner
 
 from astraea.schedules import Forecast
 from astraea.search.candidate import FORECASTS, Genome
-from astraea.search.evaluation.evaluator import mean_psnr
 from astraea.search.evaluation.replay import Replay
+from astraea.search.losses import mean_psnr
 from astraea.search.problem import Job, Outcome, Recording
 
 FORECAST = pytest.mark.parametrize(

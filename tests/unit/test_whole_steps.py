@@ -11,8 +11,8 @@ from astraea.schedules import budgets_for, flow_sigmas, periodic, step_skipping,
 def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeypatch, steps):
     """As Heun's method: two calls a step, one at the last. Tried one by one, numbers took ten seconds at 1000 steps."""
     tried = []
-    place = step_skipping._place_full_steps
-    monkeypatch.setattr(step_skipping, "_place_full_steps", lambda *args: tried.append(args[-1]) or place(*args))
+    place = step_skipping._place_with_ends
+    monkeypatch.setattr(step_skipping, "_place_with_ends", lambda *args: tried.append(args[-1]) or place(*args))
     weights = [2] * (steps - 1) + [1]
     budgets = budgets_for(
         periodic("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], calls_per_step=weights, mean=0.4

@@ -42,7 +42,7 @@ def speed_gpu_markdown(result: dict[str, Any]) -> str:
     for clip in result["clips"]:
         size = f"latents {clip['latents']}, {clip['tokens']} tokens, {clip['steps']} steps"
         text += f"\n## {clip['frames']} frames: {size}\n\n"
-        header = ["", "run, s", "speed-up", "ideal", "full step, s", "token step, s", "reuse step, s"]
+        header = ["", "run, s", "speed-up", "ideal", "full step, s", "token step, s", "skipped step, s"]
         header += ["tokens computed", "peak memory, GiB", "cache, GiB"]
         text += table(header, [_speed_gpu_cells(row) for row in clip["rows"]])
         if clip.get("choosing_seconds"):

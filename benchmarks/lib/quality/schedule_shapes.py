@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from astraea.schedules import Schedule, budgets_for, periodic, warped_skip
 
 
 def even_steps(name: str, budget: float, sigmas: Sequence[float], *, mode: str = "default") -> Schedule:
     """Computed steps, evenly spaced, the first and the last among them."""
-    return warped_skip(name, budget, sigmas, warp=0.0, mode=mode, full_start=1, full_end=1)
+    return replace(warped_skip(name, budget, sigmas, warp=0.0, full_start=1, full_end=1), mode=mode)
 
 
 def patterned(

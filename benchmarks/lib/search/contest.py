@@ -30,8 +30,8 @@ class Contest:
         self.bench = bench_for(model, testbed, self.sampling_config, calibration)
         self.held_out_pairs = held_out_pairs(testbed, args.held_out, args.held_out_from)
         held_out = bench_for(model, testbed, self.sampling_config, self.held_out_pairs)
-        memo = RunLog(args.memo / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
-        self.held_out = Evaluator(held_out, memo)
+        run_log = RunLog(args.run_log / f"{held_out.setting.identity}-held-out.jsonl", held_out.setting.identity)
+        self.held_out = Evaluator(held_out, run_log)
 
     @property
     def result(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from astraea.schedules import bundled_schedules
+from astraea.schedules import Schedule, bundled_schedules
 from astraea.search import evolution
-from astraea.search.candidate import Genome, genome_of
+from astraea.search.candidate import Genome
 from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
@@ -49,6 +49,10 @@ class Offer:
     seconds: float | None = None
     speedup: float | None = None
     clock: float | None = None
+
+
+def genome_of(schedule: Schedule) -> Genome:
+    return Genome(schedule.budgets, schedule.forecast, schedule.mode)
 
 
 def baseline(setting: Any, budget: float) -> Genome:
@@ -89,9 +93,9 @@ def ours(bench: Any, budget: float, seed: int, effort: float) -> Iterator[Offer]
         yield Offer(name, seed, result.cost, genome_of(best.schedule), best.psnr, best.seconds, best.speedup, clock)
 
 
-def papers(bench: Any, budget: float, seed: int, efforts: list[float], memo_folder: Path) -> Iterator[Offer]:
-    """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `memo_folder`."""
-    evaluator = Evaluator(bench, RunLog(memo_folder / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
+def papers(bench: Any, budget: float, seed: int, efforts: list[float], run_logs: Path) -> Iterator[Offer]:
+    """The best schedules of the paper's search at each effort, dense runs included. Runs are kept in `run_logs`."""
+    evaluator = Evaluator(bench, RunLog(run_logs / f"{bench.setting.identity}-paper.jsonl", bench.setting.identity))
     cases = range(min(PAPER_CASES, bench.setting.cases))
     search = PaperSearch(evaluator, cases, budget, random.Random(seed))
     offers: list[Offer] = []

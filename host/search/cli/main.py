@@ -112,7 +112,7 @@ def _open_runner(options: CliOptions, arguments: Sequence[str]) -> Iterator[Runn
 
 
 def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
-    """Return what a worker makes the same runner from: the same options and flags."""
+    """Return the factory by which a worker makes the same runner: of the same options and flags."""
     pack = (__package__ or "").removesuffix(".host.search.cli")
     tree = Path(comfy.utils.__file__).parents[1]
     plain = (prompts.positives, prompts.negative)
@@ -121,7 +121,6 @@ def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
 
 def format_table(run: SearchRun, budgets: Sequence[float]) -> str:
     """Return a line per budget: the schedule found, and its gain over the bundled one."""
-    baselines = {each.budget: each.psnr for each in run.result.baselines}
     found = {each.budget: (each, schedule) for each, schedule in zip(run.result.best, run.schedules, strict=True)}
     lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against bundled':>17}  file"]
     for budget in budgets:
@@ -129,7 +128,8 @@ def format_table(run: SearchRun, budgets: Sequence[float]) -> str:
             lines.append(f"{budget:>6.2f}  nothing found: raise the effort")
             continue
         best, schedule = found[budget]
-        gain = f"{best.psnr - baselines[budget]:+.1f} dB" if budget in baselines else "-"
+        baseline = run.result.baseline_for(budget)
+        gain = "-" if baseline is None else f"{best.psnr - baseline.psnr:+.1f} dB"
         file = run.folder / f"{schedule.name}.json"
         lines.append(f"{budget:>6.2f}  {best.psnr:>5.1f} dB  {best.speedup:>7.2f}x  {gain:>17}  {file}")
     return "\n".join(lines)

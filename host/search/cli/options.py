@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ....errors import AstraeaError, SearchError
+from ....errors import AstraeaError
 from ....limits import MAX_SEED
 from ....search.budgets import check_search_name, parse_budgets
 from ....search.config import ASTRAEA, METHOD_DESCRIPTIONS, SearchConfig
@@ -55,7 +55,7 @@ class CliOptions:
 
     @property
     def is_tiny(self) -> bool:
-        """True for the embedded model."""
+        """Tell whether the embedded model is searched."""
         return self.model == TINY
 
     @property
@@ -177,12 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(text: str, meaning: str, minimum: float, *, exclusive: bool = False) -> float:
+def _number(text: str, meaning: str, minimum: float, maximum: float = math.inf, *, exclusive: bool = False) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
+    if not math.isfinite(number) or not minimum <= number <= maximum or (exclusive and number == minimum):
         raise argparse.ArgumentTypeError(f"'{text}' is not {meaning}")
     return number
 
@@ -198,10 +198,7 @@ def _positive(text: str) -> float:
 
 
 def _share(text: str) -> float:
-    share = _number(text, "a share of 0 to 1", 0.0)
-    if share > 1.0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share of 0 to 1")
-    return share
+    return _number(text, "a share of 0 to 1", 0.0, 1.0)
 
 
 def _not_negative(text: str) -> float:
@@ -223,13 +220,6 @@ def _seed(text: str) -> int:
     return seed
 
 
-def _budgets(text: str) -> tuple[float, ...]:
-    try:
-        return parse_budgets(text)
-    except SearchError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _lora(text: str) -> tuple[str, float]:
     name, colon, strength = text.rpartition(":")
     if not colon or not name:
@@ -237,8 +227,16 @@ def _lora(text: str) -> tuple[str, float]:
     return name, _number(strength, "a strength", -math.inf)
 
 
-def _name(text: str) -> str:
-    try:
-        return check_search_name(text)
-    except AstraeaError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _argument_type(parse_text: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function for the parser that reads an option's text; its errors become errors of the option."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse_text(text)
+        except AstraeaError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+_budgets, _name = _argument_type(parse_budgets), _argument_type(check_search_name)
