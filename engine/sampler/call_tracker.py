@@ -118,7 +118,7 @@ class CallTracker:
         return min(self._callbacks, profile.steps - 1)
 
     def _is_possible(self, step: int, known: _Conditioning, sigma: float) -> bool:
-        """Tell whether a call can belong to a step; a sampler that reports steps does so after each step's first call."""
+        """Tell whether a call can belong to a step. A sampler reports a step after its first call, or reports none."""
         if not self._reports_steps:
             return step == 0 or not is_same(sigma, known.first_sigma)
         if self._profile.calls and self._has_single_calls:
