@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
 from ..engine.planning.cost import BlockCost
+from ..engine.planning.resolve import ANY_FAMILY
 from ..errors import UnsupportedModel
 
 Cast = Callable[[Tensor, Tensor], Tensor]
@@ -25,8 +26,8 @@ class Architecture:
     """One loaded diffusion model.
 
     family: the word by which schedules are chosen; blocks: the modules whose `forward` is hooked; runner: runs them for
-    selected tokens, None for a box; layout: places of a call's video tokens, from the latent's shape and the call's
-    extra conditions; cost: sizes of one block, from a call's tokens and the text's, None for a box.
+    selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's extra
+    conditions; cost: sizes of one block, from a call's tokens and the text's, None for a box.
     """
 
     family: str
@@ -48,10 +49,10 @@ def describe(diffusion_model: Any, cast: Cast) -> Architecture:
     raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are {supported}")
 
 
-def describe_box(family: str = "any") -> Architecture:
+def describe_box(family: str = ANY_FAMILY) -> Architecture:
     """Return the architecture of a model whose blocks are not known: whole steps can be skipped, tokens cannot.
 
-    Its layout is the product of the latent's places.
+    Each position of the latent counts as a token.
     """
     return Architecture(family, (), None, lambda shape, conditions: TokenLayout(video=prod(shape[2:])), None)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..engine.planning.modes import DEFAULT, FORECAST, HOLD, PAPER, RANDOM
 from ..engine.planning.plan import Plan, make_plan
+from ..engine.planning.resolve import ANY_FAMILY
 from ..engine.state.residual_store import CACHE_POLICIES, NO_CACHE
 from ..errors import InputError
 from ..host.folders import find_schedule, schedule_folders
@@ -15,13 +16,12 @@ from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..schedules import AUTO, OWN_MEAN_TOLERANCE, Schedule, every_nth, list_schedules, load_schedules, pick, uniform
 from .checks import number, one_of, text
 
-UNKNOWN_FAMILY = "any"
 OWN_MODE = "schedule's own"
 UNIFORM = "uniform"
 WHOLE_HOLD = "whole-step hold"
 WHOLE_FORECAST = "whole-step forecast"
 MODE_CHOICES = (OWN_MODE, DEFAULT.name, PAPER.name, RANDOM.name, UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
-# Controls have a schedule of their own; the other choices are modes by name.
+# Choices for comparison that bring their own schedule, and the mode of each; the other choices name a mode.
 MODE_OF_CONTROL = {UNIFORM: DEFAULT.name, WHOLE_HOLD: HOLD.name, WHOLE_FORECAST: FORECAST.name}
 BUDGET_HINT = "It is the share of the model's work that is done: 0.4 is 40 % of it, 1 changes nothing."
 TARGET_HINT = "2 means twice as fast; 0 means that the budget is used."
@@ -61,7 +61,7 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
     """Make the plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
     inputs = validate(inputs)
     target = inputs.target_speedup or None
-    if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == UNKNOWN_FAMILY):
+    if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == ANY_FAMILY):
         library = load_schedules(schedule_folders())
         return make_plan(
             None,
@@ -89,7 +89,7 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
 
 
 def _schedule_and_budget(inputs: AccelerateInputs, family: str) -> tuple[Schedule, float | None]:
-    """Return the schedule and the mean budget to use it at; None: its own."""
+    """Return the schedule and the mean budget to use it at, which is None for its own mean."""
     if isinstance(inputs.schedule, Schedule):
         return inputs.schedule, None
     if inputs.schedule != AUTO:

@@ -96,7 +96,7 @@ class Scarce:
 @pytest.mark.parametrize(
     ("refused", "settled"),
     [({"full"}, "fp8"), ({"full", "fp8"}, "fp8-host")],
-    ids=["to fp8", "to host memory"],
+    ids=["to fp8", "to CPU memory"],
 )
 def test_steps_down_when_an_allocation_fails(load_tiny, monkeypatch, refused, settled):
     model = load_tiny()

@@ -19,8 +19,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pytest brings it on 3.10
 
-# Folder of the pack → folders whose modules it may import, besides itself. The root's modules (errors, the door's
-# constants) know nothing of the rest and may be imported by all.
+# Folder of the pack → folders whose modules it may import, besides itself. The root's modules (errors,
+# limits) know nothing of the rest and may be imported by all.
 MAY_IMPORT = {
     "nodes": {"host", "search", "engine", "kernels", "schedules", "tiny"},
     "host": {"models", "search", "engine", "kernels", "schedules", "tiny"},
