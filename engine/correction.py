@@ -1,7 +1,8 @@
-"""Corrections: the prediction of a computed call is changed so that it also undoes the errors of skipped calls before.
+"""Corrections of skipped predictions, made at the next computed call.
 
 The latents are a weighted sum of predictions (`engine.sampler.solver`). A computed call shows the errors of the skipped
-predictions before it; weighted and summed, they are what the latents lack. Its correction is that, over its own weight.
+predictions before it. Their weighted sum, over the weight of the call's own prediction, is added to that prediction:
+then the latents lack nothing. Multistep solvers use old predictions again, so later calls take the addition back.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class Corrections:
     def _correct(
         self, solver: Solver, call: int, skipped: Sequence[tuple[SkippedStep, Errors]], lacking: Tensor | None
     ) -> Tensor | None:
-        """Return the correction of a call: what the latents after it would lack, over the call's own weight in them.
+        """Return the correction of a call: what the latents after it lack, over the call's own weight in them.
 
-        They lack `lacking`, by the skipped calls before; less what the solver adds when it uses pending predictions
-        again; plus what remains of an earlier latent error. A call of too small a weight leaves all of it to the next.
+        They lack the argument `lacking` (by skipped calls) − Σ memory weight · pending + latent weight · latent error.
+        A call of too small a weight is not corrected: what the latents lack is the latent error at the next call.
         """
         for older, pending in self._pending.items():
             lacking = _add(lacking, pending, -solver.memory_weight(older, call))

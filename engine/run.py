@@ -262,13 +262,11 @@ class Run:
             return result
 
     def _take_notes(self, call: ModelCall) -> None:
-        """Write down a call's remarks. Without memory for a store the plan changes at the next step, not in this one:
-        whichever call of a step fails, the others are computed as planned.
-        """
+        """Write down a call's remarks. Without memory for a store, all calls from the next step on are planned anew."""
         for note in call.notes:
             self.writer.note(note)
         if call.store_failure:
-            instead = "everything is computed" if self.context.mode.per_block else "whole steps are reused"
+            instead = "everything is computed" if self.context.mode.per_block else "whole steps are skipped"
             self.writer.note(f"{instead} instead of tokens: {call.store_failure}")
             self.writer.withdraw_expectation()
             self._store_failed = True

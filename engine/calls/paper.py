@@ -80,7 +80,8 @@ class PaperTokenCall(ModelCall):
             return self.runner.pack(self._outputs(call, hidden), call)
         result, before, after = self.run_for_all_tokens(call, hidden, reason)
         for rows, blocks in self._kept:
-            _keep_all(blocks, call.index, before[rows], after[rows])  # the earlier log-sum-exp stays: this has none
+            # The log-sum-exp is carried along: a block that runs as it is returns none.
+            _keep_all(blocks, call.index, before[rows], after[rows])
         return result
 
     def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:

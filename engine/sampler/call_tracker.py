@@ -108,7 +108,7 @@ class CallTracker:
         return next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
 
     def _step_without_match(self, known: _Conditioning, sigma: float) -> int:
-        """Return the step that the noise level tells; where it cannot be, from then on the step that callbacks tell."""
+        """Return the step of a noise level; from the first call that cannot be in it on, the step of the callbacks."""
         profile = self._profile
         if not self.levels_differ:
             step = profile.step_of(sigma)

@@ -74,10 +74,10 @@ class Solver:
         return all(self._can_correct)
 
     def equivalent_errors(self, older: int, call: int) -> list[tuple[int, float]]:
-        """Return errors of the newest `memory` predictions, up to `call`, that act as an error of 1 in an older one.
+        """Return errors of the newest `memory` predictions, up to `call`, that act as an error of 1 in `older` does.
 
-        As `(call, error)`. They change later latents alike where the solver uses the predictions again; the effect
-        through the latents after `call` is not part of it.
+        As `(call, error)`. Both change later latents alike where the solver uses the predictions again; effects through
+        the latents after `call` are not counted.
         """
         errors = self._equivalents[call].get(older, [])
         return [(call - self.memory + 1 + n, factor) for n, factor in enumerate(errors) if factor]

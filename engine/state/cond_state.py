@@ -81,9 +81,7 @@ class CondState:
     def new_store(
         self, size: StoreSize, cache: CachePolicy, dtype: torch.dtype, device: torch.device
     ) -> tuple[ResidualStore | None, str]:
-        """Return a store of this size, or None without memory for one; with it, why its policy is not the first of
-        `cache`, "" if it is. A free store of that size is used again.
-        """
+        """Return a store of this size, the free one if it fits, or None; and why its policy is not the first, or ""."""
         self.invalidate()
         free, self._free_store = self._free_store, None
         if free is not None and free.size == size and free.dtype == dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -15,9 +16,7 @@ def cast_like(parameter: Tensor, like: Tensor) -> Tensor:
     return comfy.model_management.cast_to(parameter, dtype=like.dtype, device=like.device)
 
 
-def describe_on_host(diffusion_model: Any) -> Architecture:
-    """Return the architecture of a diffusion model of the host. Raises UnsupportedModel with the reason."""
-    return describe(diffusion_model, cast_like)
+describe_on_host = partial(describe, cast=cast_like)
 
 
 def architecture_of(model: Any) -> Architecture:

@@ -22,8 +22,7 @@ PLAN_KEY = "astraea"
 RUN_KEY = "astraea_run"
 
 OnModelCall = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
-"""on_model_call(step, x [B, …], prediction [B, …], groups): called after each computed call. Tensors are read only; the
-prediction is not corrected yet."""
+"""on_model_call(step, x [B, …], prediction [B, …], groups): after a computed call, before its correction; read only."""
 
 
 @dataclass(frozen=True)

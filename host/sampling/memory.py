@@ -46,10 +46,7 @@ def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.
 
 
 def enlarged_shape(base_model: Any, noise_shape: tuple[int, ...], extra_bytes: int) -> tuple[int, ...]:
-    """Return a latent shape with a larger batch, for which the host reserves about `extra_bytes` more.
-
-    The host estimates the memory of a sampler by twice the batch.
-    """
+    """Return a latent shape with so large a batch that the host, which asks for twice it, frees `extra_bytes` more."""
     estimate = base_model.memory_required([noise_shape[0] * 2, *noise_shape[1:]])
     if extra_bytes <= 0 or estimate <= 0:
         return noise_shape

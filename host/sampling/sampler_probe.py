@@ -118,9 +118,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]) -> SamplerProfile:
-    """Probe with latents of C + 2 columns. Column c < C: from 0, prediction 1 at call c alone; column C: from 1, all
-    predictions 0; column C + 1: from 0, all predictions 1, to check that the sampler is linear.
-    """
+    """Probe with a column of the latents per impulse: at each prediction, at the first latents, at all predictions."""
     half = _run(guider, sampler, sigmas, torch.ones(1), lambda call, x: x * 0.5)
     calls = len(half.levels)
     begin = torch.zeros(calls + 2)

@@ -234,7 +234,7 @@ LINKED = {
     "schedule": ("text", [None, 3, True]),
     "astraea_schedule": ("a schedule from Astraea Schedule Load", [3, "auto", [SCHEDULE]]),
     "steps": ("a whole number from 2 to 1000", [*NO_NUMBER, 8.5, 1, 1001]),
-    "cfg": ("a number from 0 to 10000", [*NO_NUMBER, 10000.5]),
+    "cfg": ("a number from 0 to 100", [*NO_NUMBER, 100.5]),
     "first_seed": ("a whole number from 0 to 18446744073709551615", [*NO_NUMBER, 0.5, -1, 2**64]),
     "cases": ("a whole number from 1 to 16", [*NO_NUMBER, 0, 17, 1.5]),
     "sampler_name": ("one of euler", [*NO_TEXT, "magic"]),

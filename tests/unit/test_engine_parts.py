@@ -293,7 +293,7 @@ def test_without_room_for_a_store_all_conditionings_of_a_step_do_alike(monkeypat
     assert kinds[:4:2] == ["full", "full"]
     assert "reuse" in kinds
     report = run.finish()
-    assert any(note.startswith("whole steps are reused instead of tokens: no memory") for note in report.notes)
+    assert any(note.startswith("whole steps are skipped instead of tokens: no memory") for note in report.notes)
     assert not any("nothing had been kept" in note for note in report.notes)
 
 
