@@ -245,17 +245,17 @@ class Run:
         for state in self.states:
             state.release_store()
 
-    def end_call(self, call: ModelCall, prediction: Tensor, skipped: bool = False) -> Tensor:
+    def end_call(self, call: ModelCall, prediction: Tensor, answered: bool = False) -> Tensor:
         """End a call with its prediction, the denoised latents `[B, …]`; returns what the sampler is to get.
 
-        skipped: another pack has answered in the model's place.
+        answered: another pack has answered in the model's place.
         """
         with self._lock:
             if self._finished:  # another device's call ended the run by an error
                 return prediction
             result = call.end(prediction)
             timer = DeviceTimer(prediction.device)
-            record = call.record(self.budgets[call.info.step], skipped)
+            record = call.record(self.budgets[call.info.step], answered)
             self.writer.add(record, timer.between(call.info.started, timer.mark()))
             self.writer.cache(self.states.nbytes, self.states.cache_policy)
             self._take_notes(call)

@@ -72,13 +72,13 @@ class ModelCall:
         result = call.run()
         return result, before, self.runner.exit(result)
 
-    def record(self, budget: float, skipped: bool = False) -> CallRecord:
+    def record(self, budget: float, answered: bool = False) -> CallRecord:
         """Return the report's record of this call, once it is over.
 
-        budget: planned for its step; skipped: another pack has answered in the model's place.
+        budget: planned for its step; answered: another pack has answered in the model's place.
         """
         info, reason, kind, computed = self.info, self.info.reason, self.kind, self.tokens
-        if skipped or (self.runs_blocks and not self.blocks_run):
+        if answered or (self.runs_blocks and not self.blocks_run):
             kind, reason, computed = ANSWERED, "", 0
         elif self.blocks_full:
             partial = (self.blocks_run - self.blocks_full) * self.tokens

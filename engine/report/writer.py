@@ -74,7 +74,7 @@ class ReportWriter:
         for record, seconds in self._durations:
             record.seconds = seconds()
         self._durations.clear()
-        self._add_skipped_steps(steps_without_call)
+        self._add_answered_steps(steps_without_call)
         self._explain()
         return self.report
 
@@ -83,7 +83,7 @@ class ReportWriter:
         self.report.seconds, self.report.finished = seconds, finished
         return self.report
 
-    def _add_skipped_steps(self, steps_without_call: Iterable[int]) -> None:
+    def _add_answered_steps(self, steps_without_call: Iterable[int]) -> None:
         """Add steps that another pack answered before the model was asked."""
         calls, seen = self.report.calls, {call.step for call in self.report.calls}
         calls_per_step = self._profile.calls_per_step
@@ -102,14 +102,14 @@ class ReportWriter:
             affected = [call for call in calls if call.reason == reason]
             how = "in full" if all(call.kind == FULL for call in affected) else "in part in full"
             self.note(f"{len(affected)} of {len(calls)} calls ran {how}: {reason}")
-        skipped = sum(call.kind == ANSWERED for call in calls)
-        if skipped:
-            self.note(f"{skipped} of {len(calls)} calls were answered by another node, without the model")
-        if not skipped and not any(call.reason for call in calls):
+        answered = sum(call.kind == ANSWERED for call in calls)
+        if answered:
+            self.note(f"{answered} of {len(calls)} calls were answered by another node, without the model")
+        if not answered and not any(call.reason for call in calls):
             self._explain_difference()
 
     def _explain_difference(self) -> None:
-        """Note why a run without unplanned full or skipped calls spent more or less than its budget."""
+        """Note why a run without unplanned full or answered calls spent more or less than its budget."""
         report = self.report
         if len({call.step for call in report.calls}) < report.steps:
             return

@@ -148,10 +148,10 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return active.run.end_call(call, call.estimate())
     with active.watch_model() as model_ran, patched_forwards(architecture.blocks, call):
         prediction = executor(*args, **kwargs)
-        skipped = not model_ran()
+        answered = not model_ran()
     if active.on_model_call is not None:
         active.on_model_call(call.info.step, args[0], prediction, request.groups)
-    return active.run.end_call(call, prediction, skipped)
+    return active.run.end_call(call, prediction, answered)
 
 
 def _sigma(options: dict) -> float | None:
