@@ -124,12 +124,7 @@ class Dispatcher:
         return self._fastest(able, (q, k, v), problem, key, host)
 
     def _fastest(
-        self,
-        able: list[Backend],
-        tensors: tuple[Tensor, Tensor, Tensor],
-        problem: Problem,
-        key: str,
-        host: Backend | None,
+        self, able: list[Backend], tensors: tuple[Tensor, ...], problem: Problem, key: str, host: Backend | None
     ) -> Choice:
         racing = [backend for backend in able if not backend.last_resort] or able
         if len(racing) == 1 or problem.key_tiles:

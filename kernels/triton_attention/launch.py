@@ -56,13 +56,7 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
 
 
 def attend_pointer(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    need_lse: bool,
-    key_tiles: KeyTiles | None = None,
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Compute softmax(q kᵀ · scale) v with pointer loads, over all keys or the listed tiles of keys.
 
