@@ -1,4 +1,4 @@
-"""ComfyUI's door to the Astraea node pack."""
+"""ComfyUI's entry point to the Astraea node pack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """Called by ComfyUI when the pack is loaded; returns the extension with all nodes."""
+    """Return the extension with all nodes; ComfyUI calls this when it loads the pack."""
     from .nodes import AstraeaExtension
 
     return AstraeaExtension()

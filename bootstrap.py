@@ -37,7 +37,7 @@ def load_pack(name: str = PACK) -> None:
 
 
 def _is_inside_pack(entry: str) -> bool:
-    """Tell whether an entry of `sys.path` is the pack's folder or a room of it, whose names could hide others."""
+    """Tell whether an entry of `sys.path` is the pack's folder or a package in it, whose module names hide others."""
     folder = Path(entry or ".").resolve()
     return folder == ROOT or (folder.parent == ROOT and folder.name in ("search", "tiny"))
 

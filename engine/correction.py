@@ -1,8 +1,8 @@
-"""Corrections: a computed call returns its prediction plus the errors of the skipped calls before it.
+"""Corrections of skipped predictions, made at the next computed call.
 
-With the weights of predictions in the latents (`engine.sampler.solver`) the latents return to where computing every
-step leads, as far as the skipped predictions are known by then. Multistep solvers reuse old predictions, and with them
-the correction: later calls subtract it again.
+The latents are a weighted sum of predictions (`engine.sampler.solver`). A computed call shows the errors of the skipped
+predictions before it. Their weighted sum, over the weight of the call's own prediction, is added to that prediction:
+then the latents lack nothing. Multistep solvers use old predictions again, so later calls take the addition back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .estimators import SkippedStep
 from .sampler.solver import Solver
 
 Errors = Callable[[Sequence[SkippedStep], Sequence[float]], "Tensor | None"]
-"""errors(skipped, weights): weighted sum of skipped predictions' errors; None where it is nothing."""
+"""errors(skipped, weights): weighted sum of right minus used predictions; None where it is nothing."""
 
 
 class Corrections:
@@ -23,9 +23,8 @@ class Corrections:
 
     def __init__(self) -> None:
         self._skipped: list[SkippedStep] = []  # since the newest computed call
-        # By sampler call, corrections that the solver will use again and that later calls subtract.
-        self._pending: dict[int, Tensor] = {}
-        self._latent_error: Tensor | None = None  # what the latents lack, where the newest call could not correct it
+        self._pending: dict[int, Tensor] = {}  # by call: used minus right prediction, while the solver uses it again
+        self._latent_error: Tensor | None = None  # right minus used latents, where the newest call could not correct it
 
     def tensors(self) -> Iterator[Tensor]:
         yield from self._pending.values()
@@ -33,11 +32,11 @@ class Corrections:
             yield self._latent_error
 
     def reset(self) -> None:
-        """Start anew, as after a call whose weight in the latents is unknown."""
+        """Forget all errors: after a call of unknown weight, what the latents lack is unknown, too."""
         self._skipped, self._pending, self._latent_error = [], {}, None
 
     def add_skipped(self, step: SkippedStep) -> None:
-        """Note a skipped call, whose error the next computed one shows."""
+        """Note a skipped call; the next computed call shows the error of its prediction."""
         self._skipped.append(step)
 
     def after_skipped(self, solver: Solver, call: int) -> Tensor | None:
@@ -47,9 +46,9 @@ class Corrections:
     def after_computed(self, solver: Solver, call: int, errors: Errors, final_step_gain: float) -> Tensor | None:
         """Return the tensor to add to the prediction of a computed call; None where nothing is added.
 
-        The latents after it are then as if all predictions before had been right.
-        final_step_gain: response of its prediction to the latents' error; above 0 at a run's last call only, as no
-        later one corrects that.
+        With it the latents after the call are as if all predictions before had been right. final_step_gain: share of
+        an error in its latents that the call's prediction repeats; above 0 at a run's last call only, as a later call
+        would correct that.
         """
         skipped, self._skipped = self._skipped, []
         own = solver.cumulative_weight(call, call)
@@ -59,7 +58,11 @@ class Corrections:
     def _correct(
         self, solver: Solver, call: int, skipped: Sequence[tuple[SkippedStep, Errors]], lacking: Tensor | None
     ) -> Tensor | None:
-        """Return the correction of a call. lacking: what the latents lack after it by the skipped calls before it."""
+        """Return the correction of a call: what the latents after it lack, over the call's own weight in them.
+
+        They lack the argument `lacking` (by skipped calls) − Σ memory weight · pending + latent weight · latent error.
+        A call of too small a weight is not corrected: what the latents lack is the latent error at the next call.
+        """
         for older, pending in self._pending.items():
             lacking = _add(lacking, pending, -solver.memory_weight(older, call))
         if self._latent_error is not None:
@@ -75,7 +78,11 @@ class Corrections:
     def _keep_pending(
         self, solver: Solver, call: int, correction: Tensor | None, skipped: Sequence[tuple[SkippedStep, Errors]]
     ) -> None:
-        """Keep what the solver will use again: corrections, and errors of skipped predictions."""
+        """Update `_pending`, the used minus the right prediction of each call that the solver may use again.
+
+        That is +correction for a corrected prediction, −error for a skipped one. The solver uses the newest `memory`
+        predictions: an older one is replaced by equivalent errors of these, which change later latents as it would.
+        """
         pending = dict(self._pending)
         if correction is not None:
             pending[call] = correction
@@ -94,7 +101,10 @@ class Corrections:
 
 
 def _error_weights(skipped: Sequence[SkippedStep], solver: Solver, call: int, response: float) -> list[float]:
-    """Return the weight of each skipped prediction's error in the latents after `call`."""
+    """Return the weight of each skipped prediction's error in the latents after `call`.
+
+    response: share of an error in the latents before `call` that comes back in those after it through its prediction.
+    """
     weights = [solver.cumulative_weight(step.call, call) for step in skipped]
     if response:
         inputs = (solver.input_weight(step.call, call) for step in skipped)

@@ -20,7 +20,7 @@ from .planning.resolve import RunFacts, RunSettings, resolve
 from .report import Report
 from .report.device_timer import DeviceTimer
 from .report.writer import ReportWriter
-from .sampler.call_tracker import CallTracker, Place
+from .sampler.call_tracker import CallPosition, CallTracker
 from .sampler.profile import SamplerProfile
 from .state.cond_state import CondStates
 from .state.residual_store import StoreSize
@@ -32,8 +32,8 @@ TOKENS_CHANGED = "the number of tokens changed"
 class TokenCounts:
     """Tokens that the calls of a step compute: the same count for all calls, with rounding carried to later steps.
 
-    The change of the input is the same for all conditionings. Given the same count they select the same tokens, and
-    guidance, which amplifies differences between them, finds none that the selection has made.
+    All conditionings of a step have the same input: with the same count they select the same tokens. Guidance would
+    amplify the difference between two selections.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Run:
     """Mutable state of one sampler call; dropped when it ends. Calls may come from one thread per device."""
 
     def __init__(self, settings: RunSettings, facts: RunFacts, *, seed: int = 0, gain: ExtrapolationGain | None = None):
-        """gain: how the extrapolation gain is measured; default over all rows at once."""
+        """gain: measures the extrapolation gain; default: one gain for all rows."""
         forecast = settings.forecast
         extrapolation, interpolation = TIME_AXES[forecast.extrapolation_axis], TIME_AXES[forecast.interpolation_axis]
         self.settings = settings
@@ -142,17 +142,17 @@ class Run:
         with self._lock:
             if self._finished:  # another device's call ended the run by an error: nothing may be kept any more
                 return ModelCall(self.context, self._info(request, 0, ()))
-            places = [self._tracker.locate(group.key, request.sigma) for group in request.groups]
-            step = places[0].step if places else self.profile.step_of(request.sigma)
+            positions = [self._tracker.locate(group.key, request.sigma) for group in request.groups]
+            step = positions[0].step if positions else self.profile.step_of(request.sigma)
             self._begin_step(step)
-            conds = tuple(map(self._cond_rows, request.groups, places))
+            conds = tuple(map(self._cond_rows, request.groups, positions))
             return self._new_call(step, request, conds)
 
-    def _cond_rows(self, group: RowGroup, place: Place) -> CondRows:
-        return CondRows(group, self.states.get((group.key, place.ordinal), group.count), place.call)
+    def _cond_rows(self, group: RowGroup, position: CallPosition) -> CondRows:
+        return CondRows(group, self.states.get((group.key, position.ordinal), group.count), position.call)
 
     def _begin_step(self, step: int) -> None:
-        """Drop what cannot be continued when a call belongs to another step than the one before."""
+        """Begin the step of a call, unless it is begun; drop the state of conditionings that went out of use."""
         if step == self._step:
             return
         if self._store_failed:
@@ -181,7 +181,7 @@ class Run:
         return (PaperTokenCall if context.mode.per_block else TokenCall)(context, info, count)
 
     def _full_reason(self, budget: float, tokens: int, conds: tuple[CondRows, ...]) -> str:
-        """Why a call at this budget must be computed in full; "" if it need not."""
+        """Return why a call below budget 1 must be computed in full; "" if it need not."""
         if budget >= 1.0:
             return ""
         if budget == 0.0 and not self.context.mode.per_block:
@@ -211,7 +211,7 @@ class Run:
         reason: str = "",
         keeps_prediction: bool | None = None,
     ) -> CallInfo:
-        """Complete a request. keeps_prediction: default where a later step of the run is skipped."""
+        """Complete a request. keeps_prediction: by default, true if a later step of the run is skipped."""
         if keeps_prediction is None:
             keeps_prediction = bool(conds) and self._skipped_step_follows(step) and not self.context.mode.per_block
         return CallInfo(
@@ -224,7 +224,7 @@ class Run:
         )
 
     def _token_step_follows(self, step: int) -> bool:
-        """Tell whether the next computed step reads what this one keeps per block."""
+        """Tell whether the next step that is not skipped computes a part of the tokens, from what this one keeps."""
         if 0.0 < self.budgets[step] < 1.0:
             return True
         following = next((b for b in self.budgets[step + 1 :] if b > 0.0), 1.0)
@@ -234,7 +234,7 @@ class Run:
         return min(self.budgets[step:]) == 0.0
 
     def _continue_without_store(self, step: int) -> None:
-        """Continue from `step` on with full and skipped steps at about the same mean; in mode `paper`, in full."""
+        """Replan from `step` on without partial steps, at about the same mean budget; in mode `paper`, in full."""
         self._store_failed = False
         if self.context.mode.per_block:
             self.budgets[step:] = [1.0] * (self.profile.steps - step)
@@ -245,28 +245,28 @@ class Run:
         for state in self.states:
             state.release_store()
 
-    def end_call(self, call: ModelCall, prediction: Tensor, skipped: bool = False) -> Tensor:
+    def end_call(self, call: ModelCall, prediction: Tensor, answered: bool = False) -> Tensor:
         """End a call with its prediction, the denoised latents `[B, …]`; returns what the sampler is to get.
 
-        skipped: another pack has answered in the model's place.
+        answered: another pack has answered in the model's place.
         """
         with self._lock:
             if self._finished:  # another device's call ended the run by an error
                 return prediction
             result = call.end(prediction)
             timer = DeviceTimer(prediction.device)
-            record = call.record(self.budgets[call.info.step], skipped)
+            record = call.record(self.budgets[call.info.step], answered)
             self.writer.add(record, timer.between(call.info.started, timer.mark()))
             self.writer.cache(self.states.nbytes, self.states.cache_policy)
             self._take_notes(call)
             return result
 
     def _take_notes(self, call: ModelCall) -> None:
-        """Write down what a call remarked. Without a store, all calls of the next step do alike, in whatever order."""
+        """Write down a call's remarks. Without memory for a store, all calls from the next step on are planned anew."""
         for note in call.notes:
             self.writer.note(note)
         if call.store_failure:
-            instead = "everything is computed" if self.context.mode.per_block else "whole steps are reused"
+            instead = "everything is computed" if self.context.mode.per_block else "whole steps are skipped"
             self.writer.note(f"{instead} instead of tokens: {call.store_failure}")
             self.writer.withdraw_expectation()
             self._store_failed = True

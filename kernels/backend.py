@@ -31,7 +31,7 @@ def missing_operator(name: str) -> str:
 
 @dataclass(frozen=True)
 class Constraints:
-    """Calls that a backend supports; None: any.
+    """Calls that a backend supports; a field that is None allows any.
 
     devices: torch device types; capability: minimum compute capability of NVIDIA devices; head_dims, max_head_dim,
     head_dim_multiple: sizes of D; amd: runs on AMD devices, which torch calls `cuda` too; lse: returns the log-sum-exp;

@@ -48,7 +48,7 @@ def refusal(key: str, device: torch.device) -> str:
 
 
 def attempt(key: str, device: torch.device, work: Callable[[], Result]) -> Result:
-    """Do the work, recorded before and after unless it has returned once. Its exceptions pass through."""
+    """Do the work, and record its begin and return unless it has returned once before. Exceptions pass through."""
     if not _can_be_lost(device) or autotune_cache.read(autotune_cache.ATTEMPTS).get(key, {}).get(RETURNED):
         return work()
     autotune_cache.write(key, {"began": time.time()}, autotune_cache.ATTEMPTS)

@@ -30,15 +30,11 @@ MAX_RATIO_TO_HOST = 0.95  # of the host's time: a backend that takes longer does
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend for calls of one kind, and why.
-
-    milliseconds: times by backend; reasons: why the other backends were not timed; measured: timed in this process.
-    """
+    """The backend for calls of one kind, and why. milliseconds: times by backend; measured: timed in this process."""
 
     backend: Backend
     why: str
     milliseconds: dict[str, float] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
     measured: bool = False
 
     def ratio_to(self, name: str) -> float | None:
@@ -99,7 +95,6 @@ class Dispatcher:
     def _choose(
         self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, preference: str, host: Backend | None
     ) -> Choice:
-        reasons: dict[str, str] = {}
         if preference == HOST and host is not None:
             return Choice(host, "asked for")
         if _is_capturing(problem.device):
@@ -123,51 +118,42 @@ class Dispatcher:
             reason = "" if backend.exact or preference == FAST else "less accurate than its dtype: only under 'fast'"
             reason = backend.unsupported_reason(problem) or reason or self.unsupported_reason(backend, problem)
             if reason:
-                reasons[backend.name] = reason
+                logging.debug(f"Astraea: attention '{backend.name}' is not timed: {reason}")
             else:
                 able.append(backend)
-        return self._fastest(able, reasons, (q, k, v), problem, key, host)
+        return self._fastest(able, (q, k, v), problem, key, host)
 
     def _fastest(
-        self,
-        able: list[Backend],
-        reasons: dict[str, str],
-        tensors: tuple[Tensor, Tensor, Tensor],
-        problem: Problem,
-        key: str,
-        host: Backend | None,
+        self, able: list[Backend], tensors: tuple[Tensor, ...], problem: Problem, key: str, host: Backend | None
     ) -> Choice:
         racing = [backend for backend in able if not backend.last_resort] or able
         if len(racing) == 1 or problem.key_tiles:
-            # Lists of key tiles differ from call to call: a time of one call says little about the next.
-            return Choice(racing[0], "the first usable" if len(racing) > 1 else "the only usable", {}, reasons)
+            # Lists of key tiles differ from call to call: the time of one says little about the next.
+            return Choice(racing[0], "the first usable" if len(racing) > 1 else "the only usable")
         if problem.device.type != "cpu":
             logging.info("Astraea: timing this device's attention kernels, once: this takes some seconds.")
         scale = problem.head_dim**-0.5
         found = autotune.time_backends(racing, *tensors, scale=scale, need_lse=problem.need_lse, key=key)
         times = {name: value for name, value in found.items() if isinstance(value, float)}
-        reasons |= {name: value for name, value in found.items() if isinstance(value, str)}
+        for name in found.keys() - times:
+            logging.debug(f"Astraea: attention '{name}' was not timed: {found[name]}")
         if not times:
-            return Choice(able[-1], "none could be timed", {}, reasons)
+            return Choice(able[-1], "none could be timed")
         best = min(times, key=lambda name: times[name])
         if host is not None and times.get(host.name, 0.0) * MAX_RATIO_TO_HOST <= times[best]:
             best = host.name if host.name in times else best
         chosen = next(backend for backend in racing if backend.name == best)
-        choice = Choice(chosen, "the fastest, timed", times, reasons, measured=True)
+        choice = Choice(chosen, "the fastest, timed", times, measured=True)
         autotune_cache.write(key, {"backend": best, "milliseconds": {name: round(ms, 4) for name, ms in times.items()}})
         logging.info(f"Astraea: {describe_choice(choice, problem)}")
-        for name, reason in reasons.items():
-            logging.debug(f"Astraea: attention '{name}' was not timed: {reason}")
         return choice
 
     def _choose_during_capture(self, problem: Problem, host: Backend | None) -> Choice:
         """Choose while a CUDA graph is captured, where nothing may wait for the device: only among tested backends."""
         if host is not None:
             return Choice(host, "a CUDA graph is being captured")
-        place = (problem.device, problem.dtype, problem.head_dim)
-        tested = {
-            name for (name, *where), result in self._results.items() if tuple(where) == place and not result.reason
-        }
+        kind = [problem.device, problem.dtype, problem.head_dim]
+        tested = {name for (name, *of), result in self._results.items() if of == kind and not result.reason}
         able = [backend for backend in self.backends if backend.exact and not backend.unsupported_reason(problem)]
         usable = [backend for backend in able if backend.name in tested or backend.last_resort]
         return Choice(usable[0], "a CUDA graph is being captured")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# From this number on time is proportional to the queries, and a choice holds for any more. Fewer queries do not fill a
-# large device, and another backend may be faster.
+# Calls with this many queries keep any device busy: their time is proportional to the queries, and the backend that is
+# the fastest at this number is so for all of them. With fewer queries another backend may be faster.
 MANY_QUERIES = 4096
 
 
@@ -48,7 +48,7 @@ class Problem:
 
     @property
     def kind(self) -> Problem:
-        """Kind of call that a choice holds for: few queries or many, keys up to the next power of two."""
+        """The calls that share a choice of backend: few queries or many, keys rounded up to a power of two."""
         queries = MANY_QUERIES if self.has_many_queries else 0
         return replace(self, batch=1, queries=queries, keys=1 << max(0, self.keys - 1).bit_length())
 

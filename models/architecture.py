@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedModel
+from ..schedules import ANY_FAMILY
 
 Cast = Callable[[Tensor, Tensor], Tensor]
 """cast(parameter, like): a bare parameter in a tensor's dtype and on its device, wherever the host keeps it."""
@@ -25,8 +26,8 @@ class Architecture:
     """One loaded diffusion model.
 
     family: the word by which schedules are chosen; blocks: the modules whose `forward` is hooked; runner: runs them for
-    selected tokens, None for a box; layout: places of a call's video tokens, from the latent's shape and the call's
-    extra conditions; cost: sizes of one block, from a call's tokens and the text's, None for a box.
+    selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's extra
+    conditions; cost: sizes of one block, from a call's tokens and the text's, None for a box.
     """
 
     family: str
@@ -52,10 +53,10 @@ def supported() -> str:
     return ", ".join(family.SUPPORTED for family in _families())
 
 
-def describe_box(family: str = "any") -> Architecture:
+def describe_box(family: str = ANY_FAMILY) -> Architecture:
     """Return the architecture of a model whose blocks are not known: whole steps can be skipped, tokens cannot.
 
-    Its layout is the product of the latent's places.
+    Each position of the latent counts as a token.
     """
     return Architecture(family, (), None, lambda shape, conditions: TokenLayout(video=prod(shape[2:])), None)
 

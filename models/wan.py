@@ -78,7 +78,7 @@ def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]
 
 
 def layout(model: Any, shape: tuple[int, ...], conditions: dict[str, Any]) -> TokenLayout:
-    """Return the layout: reference frames stand before the video tokens, appended ones (`time_dim_concat`) behind."""
+    """Return the layout: reference frames come before the video tokens, appended frames (`time_dim_concat`) after."""
     frames, height, width = grid(tuple(model.patch_size), shape)
     prefix = suffix = 0
     reference = conditions.get("reference_latent")
@@ -93,7 +93,7 @@ def layout(model: Any, shape: tuple[int, ...], conditions: dict[str, Any]) -> To
 def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
     """Return a modulation `[B or 1, T, dim]` per token, `[B, M or N, dim]` by each token's frame; unchanged for T = 1.
 
-    Frames stand for tokens // T tokens each; where that leaves a rest, for one more, and the last for fewer.
+    A frame has tokens // T tokens; where that leaves a rest, it has one more, and the last frame has fewer.
     """
     frames = e.shape[1]
     if frames == 1:

@@ -1,4 +1,4 @@
-"""The nodes of the pack: V3 nodes with schema, tooltips and validation; the work is done in the rooms below."""
+"""The nodes of the pack: V3 nodes with schema, tooltips and validation; other packages do the work."""
 
 from __future__ import annotations
 

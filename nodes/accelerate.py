@@ -49,7 +49,7 @@ TIPS = {
 
 
 def _inputs() -> list[Any]:
-    """Return the inputs of the node. Saved workflows know them by name and place: only append."""
+    """Return the inputs of the node. Saved workflows hold their values by name and by order: only append."""
     schedule_tip = "\n".join([TIPS["schedule"], *schedule_tooltips(user_schedule_folder())])
     budget = {"default": 0.4, "min": MIN_BUDGET, "max": 1.0, "step": 0.05}
     target = {"default": 0.0, "min": 0.0, "max": MAX_TARGET_SPEEDUP, "step": 0.1}
@@ -95,7 +95,7 @@ class AstraeaAccelerate(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
-        # The host repeats the message for every input that is named here and given. So only the schedule is checked,
+        # The host shows a message once for every input among these parameters. So only the schedule is checked here,
         # and only where no linked schedule replaces it; the host checks ranges, `execute` checks linked values.
         if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
             return True

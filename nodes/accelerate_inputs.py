@@ -21,7 +21,7 @@ UNIFORM = "uniform"
 WHOLE_HOLD = "whole-step hold"
 WHOLE_FORECAST = "whole-step forecast"
 MODE_CHOICES = (OWN_MODE, DEFAULT.name, PAPER.name, RANDOM.name, UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
-# Controls have a schedule of their own; the other choices are modes by name.
+# Choices for comparison that bring their own schedule, and the mode of each; the other choices name a mode.
 MODE_OF_CONTROL = {UNIFORM: DEFAULT.name, WHOLE_HOLD: HOLD.name, WHOLE_FORECAST: FORECAST.name}
 BUDGET_HINT = "It is the share of the model's work that is done: 0.4 is 40 % of it, 1 changes nothing."
 TARGET_HINT = "2 means twice as fast; 0 means that the budget is used."
@@ -89,7 +89,7 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
 
 
 def _schedule_and_budget(inputs: AccelerateInputs, family: str) -> tuple[Schedule, float | None]:
-    """Return the schedule and the mean budget to use it at; None: its own."""
+    """Return the schedule and the mean budget to use it at, which is None for its own mean."""
     if isinstance(inputs.schedule, Schedule):
         return inputs.schedule, None
     if inputs.schedule != AUTO:

@@ -18,7 +18,8 @@ class Forecast:
     """Settings of the forecasts of skipped steps; the best ones differ between sampling configurations.
 
     prior_gain: extrapolation gain assumed before the run has measured one, and averaged with the measured one later.
-        0 holds the newest prediction at first, 1 extrapolates fully.
+        1 extrapolates fully; 0, the default, holds the newest prediction at first: across wide skips predictions curve
+        back, and the correction at the next computed step recovers the rest.
     extrapolation_axis: time axis that predictions are extrapolated along, a key of TIME_AXES.
     interpolation_axis: time axis that they are interpolated along once the next one is computed.
     curvature: weight of the parabola through three predictions in that interpolation, 0…1; 0 is the line through two.

@@ -1,6 +1,6 @@
 """Runs the tiny model through the engine without ComfyUI: an Euler sampler, and the model's architecture.
 
-Only the demo and tests use it. In ComfyUI the host room does the same for real models.
+Only the demo and tests use it. In ComfyUI the package `host` does the same for real models.
 """
 
 from __future__ import annotations

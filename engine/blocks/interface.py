@@ -16,7 +16,7 @@ Attend = Callable[..., tuple[Tensor, "Tensor | None"]]
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Places of a call's video tokens: `prefix` other tokens, then `video`, then `suffix` others."""
+    """Counts of a call's tokens, in their order: `prefix` others (text, reference frames), `video`, `suffix` others."""
 
     video: int
     prefix: int = 0
@@ -85,7 +85,7 @@ class BlockRunner(Protocol):
         """Return what the block would return for these hidden states `[B, N, dim]`."""
 
     def unsupported_reason(self, call: BlockCall) -> str:
-        """Why this block cannot run for selected tokens in this call; "" if it can."""
+        """Return why this block cannot run for selected tokens in this call; "" if it can."""
 
     def forward_tokens(
         self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False

@@ -13,12 +13,12 @@ MAX_AGE = 60.0  # e^60 is still finite in fp32
 
 
 def granularity(tokens: int) -> int:
-    """Return the unit that selections are multiples of, so that shapes repeat."""
+    """Return the unit that counts of selected tokens are rounded to, so that tensors keep few shapes."""
     return 128 if tokens >= 2048 else 16
 
 
 def selected_count(budget: float, tokens: int, carry: float = 0.0) -> int:
-    """Return M for a budget θ: θN plus the carry of earlier rounding, rounded to units, between one unit and N."""
+    """Return M for a budget θ: θN plus `carry`, the rest of earlier roundings, in whole units, from one unit to N."""
     unit = granularity(tokens)
     wanted = round((budget * tokens + carry) / unit) * unit
     return max(min(unit, tokens), min(tokens, wanted))
@@ -28,7 +28,7 @@ def selected_count(budget: float, tokens: int, carry: float = 0.0) -> int:
 class Selection:
     """The tokens computed in one call: `indices` int64 `[rows, M]`, ascending within each row.
 
-    `derived` holds what is made from the indices once per call (rotary positions of the selected tokens).
+    derived: what runners compute from the indices once per call (rotary positions of the selected tokens).
     """
 
     indices: Tensor
@@ -53,9 +53,9 @@ class Selection:
         return x
 
 
-def rms_change(x: Tensor, reference: Tensor) -> Tensor:
-    """Return the root mean square over channels of x − reference, fp32 `[rows, N]`."""
-    difference = (x - reference).float()
+def rms_change(x: Tensor, earlier: Tensor) -> Tensor:
+    """Return the root mean square over channels of x − earlier, fp32 `[rows, N]`."""
+    difference = (x - earlier).float()
     return torch.linalg.vecdot(difference, difference).div_(x.shape[-1]).sqrt_()
 
 
@@ -70,15 +70,12 @@ def paper_score(change: Tensor, lse: Tensor, ages: Tensor) -> Tensor:
     return lse * change + PAPER_AGE_WEIGHT * ages.clamp(max=MAX_AGE).exp()
 
 
-def select(score: Tensor, count: int, video: slice) -> Tensor:
-    """Return indices `[rows, M]` of the `count` best video tokens and of all other tokens, ascending.
-
-    score: `[rows, N]`; video: the video tokens' places. Everything outside is always computed.
-    """
+def select_tokens(score: Tensor, count: int, video: slice) -> Selection:
+    """Select the `count` video tokens with the highest score `[rows, N]`, and all tokens outside the slice `video`."""
     tokens = score.shape[1]
     order = torch.sort(score[:, video], dim=1, descending=True, stable=True).indices[:, :count] + video.start
     around = [*range(video.start), *range(video.stop, tokens)]
     if around:
         always = torch.tensor(around, device=score.device).expand(score.shape[0], -1)
         order = torch.cat([order, always], dim=1)
-    return order.sort(dim=1).values
+    return Selection(order.sort(dim=1).values, tokens)

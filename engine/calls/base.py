@@ -18,10 +18,10 @@ EXTERNALLY_PATCHED = "another node has replaced its forward"
 
 
 class ModelCall:
-    """One model call, complete when constructed and dropped when it ends.
+    """One model call, constructed when it begins and dropped when it ends.
 
-    kind: for the report; runs_blocks: it has something to do at the blocks, which else are left alone.
-    notes: remarks for the report; store_failure: why nothing could be kept per block, or "".
+    kind: one of `engine.report.KINDS`; runs_blocks: `run_block` runs the model's blocks, which else run untouched.
+    notes: remarks for the report; store_failure: why there is no memory to keep anything per block, or "".
     """
 
     kind = FULL
@@ -31,7 +31,7 @@ class ModelCall:
         """tokens: video tokens per row to compute; default all."""
         self.context, self.info = context, info
         self.tokens = info.layout.video if tokens is None else tokens
-        self.blocks_run = self.blocks_full = 0  # blocks that ran, and those that had to run for all tokens
+        self.blocks_run = self.blocks_full = 0  # blocks that ran; of these, blocks that had to run for all tokens
         self.blocks_full_reason = ""
         self.notes: list[str] = []
         self.store_failure = ""
@@ -57,16 +57,28 @@ class ModelCall:
         return call.run()
 
     def full_block_reason(self, call: BlockCall) -> str:
-        """Why a block must run as it is, for all tokens; "" if it need not."""
+        """Return why a block must run as it is, for all tokens; "" if it need not."""
         return EXTERNALLY_PATCHED if call.externally_patched else self.runner.unsupported_reason(call)
 
-    def record(self, budget: float, skipped: bool = False) -> CallRecord:
-        """Return what this call came to, once it is over.
+    def run_for_all_tokens(self, call: BlockCall, hidden: Tensor, reason: str = "") -> tuple[Any, Tensor, Tensor]:
+        """Run a block as it is; returns its result, and the hidden states `[B, N, dim]` before and after it.
 
-        budget: planned for its step; skipped: another pack has answered in the model's place.
+        reason: why it had to run so in a token step, for the report.
+        """
+        if reason:
+            self.blocks_full += 1
+            self.blocks_full_reason = reason
+        before = hidden.clone() if self.runner.in_place else hidden
+        result = call.run()
+        return result, before, self.runner.exit(result)
+
+    def record(self, budget: float, answered: bool = False) -> CallRecord:
+        """Return the report's record of this call, once it is over.
+
+        budget: planned for its step; answered: another pack has answered in the model's place.
         """
         info, reason, kind, computed = self.info, self.info.reason, self.kind, self.tokens
-        if skipped or (self.runs_blocks and not self.blocks_run):
+        if answered or (self.runs_blocks and not self.blocks_run):
             kind, reason, computed = ANSWERED, "", 0
         elif self.blocks_full:
             partial = (self.blocks_run - self.blocks_full) * self.tokens
@@ -77,11 +89,11 @@ class ModelCall:
         return CallRecord(info.step, info.sigma, budget, kind, computed * rows, info.layout.video * rows, reason=reason)
 
     def end(self, prediction: Tensor) -> Tensor:
-        """Take the model's prediction, the denoised latents `[B, …]`; returns what the sampler is to get."""
+        """Keep the model's prediction, the denoised latents `[B, …]`; returns the corrected one for the sampler."""
         context, info = self.context, self.info
         parts = [prediction[cond.rows] for cond in info.conds]
         if info.keeps_prediction:
-            parts = [part.clone() for part in parts]  # what was returned is the host's to change
+            parts = [part.clone() for part in parts]  # the host may change the returned tensor in place
         pairs = list(zip(info.conds, parts, strict=True))
         corrections = [self._correction(cond, part) for cond, part in pairs]
         if info.keeps_prediction:
@@ -98,9 +110,10 @@ class ModelCall:
         return corrected[0] if len(corrected) == 1 else torch.cat(corrected)
 
     def _known_call(self, cond: CondRows) -> tuple[Solver, int] | None:
-        """Return the solver and the sampler's call, if corrections are possible; else reset the conditioning's.
+        """Return the solver and the index of this call among the sampler's; None where nothing can be corrected.
 
-        Only weights that were read off the sampler correct, and only a call that is known.
+        A correction needs the sampler's weights of predictions, and the index to look them up. Without these, what is
+        still to be corrected for the conditioning is forgotten.
         """
         call, solver = cond.sampler_call, self.context.profile.solver
         if call is None or solver is None or call >= solver.calls or not self.context.mode.corrects:

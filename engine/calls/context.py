@@ -19,7 +19,8 @@ from ..state.residual_store import CachePolicy
 class RunContext:
     """The part of a run that its calls may know.
 
-    gain: measured over all calls of the run; final_step_gain: see `schedules.Forecast`; seed: of random selections.
+    gain: of extrapolations, measured over all calls of the run; final_step_gain: see `schedules.Forecast`; seed: of
+    random selections.
     """
 
     mode: Mode
@@ -59,7 +60,7 @@ class CallRequest:
 
 @dataclass(frozen=True)
 class CondRows:
-    """The rows of one conditioning in a call. sampler_call: which of the sampler's calls it is; None where unknown."""
+    """The rows of one conditioning in a call. sampler_call: index among the sampler's calls; None where unknown."""
 
     group: RowGroup
     state: CondState
@@ -74,7 +75,7 @@ class CondRows:
 class CallInfo(CallRequest):
     """A model call when it begins: the request, and its place in the run.
 
-    started: its moment, by the device's timer. reason: why it runs in full though its step was planned otherwise.
+    started: mark of the device's timer; reason: why it runs in full though its step was planned otherwise;
     keeps_prediction: a later skipped step needs its prediction.
     """
 

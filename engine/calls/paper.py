@@ -1,7 +1,7 @@
 """Mode `paper` (arXiv 2506.05096, §3): each block scores and selects its own tokens and keeps its output.
 
-Score LSE(t−1) · Δ + 0.5 · eⁿ; stale tokens take the kept output. Where the paper is silent: Δ is the RMS over channels,
-the log-sum-exp is averaged over heads, and both it and the age of a skipped token are carried along.
+A token's score is LSE · Δ + 0.5 · eⁿ: log-sum-exp of its last query, change of its input since, steps since. Stale
+tokens take the kept output. Where the paper is silent: Δ is the RMS over channels, the LSE the mean over heads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.interface import BlockCall
-from ..blocks.selection import Selection, paper_score, rms_change, select
+from ..blocks.selection import Selection, paper_score, rms_change, select_tokens
 from ..report import REUSE, TOKEN
 from ..state.cond_state import BlockState
 from ..state.residual_store import StoreSize
@@ -58,10 +58,8 @@ class PaperFullCall(ModelCall):
         residual, lse = self.runner.forward_tokens(call, self._all_tokens, self.info.attend, need_lse=True)
         output = hidden + residual
         for rows, blocks in kept:
-            blocks.store.write(_output_slot(index), output[rows])
-            blocks.store.write(_input_slot(index), hidden[rows])
             blocks.lse[index] = _required(lse)[rows].clone()
-            blocks.ages[index] = torch.zeros_like(blocks.lse[index])
+            _keep_all(blocks, index, hidden[rows], output[rows])
         return self.runner.pack(output, call)
 
 
@@ -78,11 +76,13 @@ class PaperTokenCall(ModelCall):
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         reason = self.full_block_reason(call)
-        if reason:
-            self.blocks_full += 1
-            self.blocks_full_reason = reason
-            return call.run()
-        return self.runner.pack(self._outputs(call, hidden), call)
+        if not reason:
+            return self.runner.pack(self._outputs(call, hidden), call)
+        result, before, after = self.run_for_all_tokens(call, hidden, reason)
+        for rows, blocks in self._kept:
+            # The log-sum-exp is carried along: a block that runs as it is returns none.
+            _keep_all(blocks, call.index, before[rows], after[rows])
+        return result
 
     def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:
         """Return the outputs of all tokens `[B, N, dim]`."""
@@ -100,7 +100,7 @@ class PaperTokenCall(ModelCall):
         change = rms_change(hidden, blocks.store.read(_input_slot(index)))
         ages = blocks.ages[index]
         score = paper_score(change, blocks.lse[index], ages)
-        selection = Selection(select(score, self.tokens, self.info.layout.video_slice), hidden.shape[1])
+        selection = select_tokens(score, self.tokens, self.info.layout.video_slice)
         ages.add_(1.0).scatter_(1, selection.indices, 0.0)
         return selection
 
@@ -115,6 +115,13 @@ class PaperReuseCall(PaperTokenCall):
 
     def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:
         return torch.cat([blocks.store.read(_output_slot(call.index)) for _, blocks in self._kept])
+
+
+def _keep_all(blocks: BlockState, index: int, hidden: Tensor, output: Tensor) -> None:
+    """Keep the inputs and outputs of all tokens, `[rows, N, dim]`, as computed now."""
+    blocks.store.write(_output_slot(index), output)
+    blocks.store.write(_input_slot(index), hidden)
+    blocks.ages[index] = torch.zeros_like(blocks.lse[index])
 
 
 def _update(blocks: BlockState, index: int, hidden: Tensor, fresh: Tensor, selection: Selection) -> Tensor:

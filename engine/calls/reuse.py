@@ -21,7 +21,7 @@ class ReuseCall(ModelCall):
 
     def estimate(self) -> Tensor:
         """Return the estimated prediction, the denoised latents `[B, …]`, a new tensor."""
-        return torch.cat([self._estimate(cond) for cond in self.info.conds])  # a copy, whatever they are
+        return torch.cat([self._estimate(cond) for cond in self.info.conds])  # `cat` copies even a single tensor
 
     def _estimate(self, cond: CondRows) -> Tensor:
         context, mode, sigma = self.context, self.context.mode, self.info.sigma

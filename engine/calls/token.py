@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.interface import BlockCall
-from ..blocks.selection import Selection, change_score, rms_change, select
+from ..blocks.selection import Selection, change_score, rms_change, select_tokens
 from ..report import TOKEN
 from ..state.cond_state import TokenState
 from .base import ModelCall
@@ -43,24 +43,28 @@ class TokenCall(ModelCall):
         state, sigma, estimator = cond.state.tokens, self.info.sigma, self.context.mode.token_estimator
         if state is None:
             raise AssertionError("a token step was planned for a conditioning without anything kept")
-        change = rms_change(hidden, state.reference)
+        change = rms_change(hidden, state.inputs)
         score = self._random_score(change) if self.context.mode.random else change_score(change, state.ages)
-        selection = Selection(select(score, self.tokens, self.info.layout.video_slice), hidden.shape[1])
+        selection = select_tokens(score, self.tokens, self.info.layout.video_slice)
         weights = estimator.weights(sigma, change, selection, state.estimator_state)
-        selection.put(state.reference, selection.gather(hidden))
+        selection.put(state.inputs, selection.gather(hidden))
         state.ages.add_(1.0).scatter_(1, selection.indices, 0.0)
         estimator.advance(sigma, selection, state.estimator_state)
         return _CondTokens(cond, state, selection, weights)
 
     def _random_score(self, change: Tensor) -> Tensor:
-        # The same tokens for every conditioning, in whatever order calls come: guidance amplifies differences.
+        # Seeded by the step, for the same tokens in all conditionings: guidance would amplify a difference.
         generator = torch.Generator().manual_seed(self.context.seed_at(self.info.step))
         return torch.rand((1, change.shape[1]), generator=generator).expand_as(change).to(change.device)
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         reason = self.full_block_reason(call)
         if reason:
-            return self._run_full_block(call, hidden, reason)
+            result, before, after = self.run_for_all_tokens(call, hidden, reason)
+            for part in self._parts:
+                rows, slot = part.cond.rows, call.index * self.context.mode.slots
+                part.state.store.write_difference(slot, after[rows], before[rows])
+            return result
         fresh, _ = self.runner.forward_tokens(call, self._selection, self.info.attend)
         output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
         for part in self._parts:
@@ -68,20 +72,10 @@ class TokenCall(ModelCall):
             torch.add(hidden[rows], self._residuals(part, call.index, fresh[rows]), out=output[rows])
         return self.runner.pack(output, call)
 
-    def _run_full_block(self, call: BlockCall, hidden: Tensor, reason: str) -> Any:
-        self.blocks_full += 1
-        self.blocks_full_reason = reason
-        before = hidden.clone() if self.runner.in_place else hidden
-        result = call.run()
-        after, slot = self.runner.exit(result), call.index * self.context.mode.slots
-        for part in self._parts:
-            part.state.store.write_difference(slot, after[part.cond.rows], before[part.cond.rows])
-        return result
-
     def _residuals(self, part: _CondTokens, index: int, fresh: Tensor) -> Tensor:
         """Return the block's residuals for all tokens `[rows, N, dim]`, and keep the fresh ones.
 
-        Only computed values are kept: each estimate starts from them, so that errors do not add up.
+        Estimates are not kept: each starts from computed residuals, so that errors do not add up.
         """
         mode, store, selection = self.context.mode, part.state.store, part.selection
         newest = index * mode.slots

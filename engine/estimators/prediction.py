@@ -12,20 +12,17 @@ import torch
 from torch import Tensor
 
 from ...schedules import TimeAxis, sigma_axis
+from ...schedules.forecast import MAX_PRIOR_GAIN, MIN_PRIOR_GAIN
 
 History = Sequence[tuple[float, Tensor]]
 """Computed predictions `(sigma, prediction [rows, …])`, newest first, at most two."""
 
 MAX_STEP_RATIO = 4.0  # of an extrapolated distance over the last interval
 SAME_LEVEL = 1e-6  # levels closer than this give no slope
-# Extrapolation gain before a run has measured one. 0: across wide skips predictions curve back, and the correction at
-# the next computed step recovers the rest.
-PRIOR_GAIN = 0.0
-MIN_GAIN, MAX_GAIN = -0.5, 1.0
 
 
 def step_ratio(level: float, newest: float, older: float) -> float:
-    """r = (t − t₁) / (t₁ − t₂), as in DPM-Solver++, clamped to 0…4; 0 where the two levels coincide."""
+    """Return r = (t − t₁) / (t₁ − t₂), as in DPM-Solver++, clamped to 0…4; 0 where the two levels coincide."""
     interval = newest - older
     if abs(interval) < SAME_LEVEL:
         return 0.0
@@ -33,19 +30,19 @@ def step_ratio(level: float, newest: float, older: float) -> float:
 
 
 def step_ratio_from(history: History, sigma: float, axis: TimeAxis = sigma_axis) -> float:
-    """`step_ratio` at `sigma` along an axis; 0 where the history has one entry only."""
+    """Return the `step_ratio` at `sigma` along an axis; 0 where the history has one entry only."""
     return step_ratio(axis(sigma), axis(history[0][0]), axis(history[1][0])) if len(history) > 1 else 0.0
 
 
 def hold_prediction(history: History) -> Tensor:
-    """The newest prediction, as it is."""
+    """Return the newest prediction itself."""
     return history[0][1]
 
 
 def extrapolate_prediction(
     history: History, sigma: float, gain: float | Tensor = 1.0, axis: TimeAxis = sigma_axis
 ) -> Tensor:
-    """x₁ + gain · r · (x₁ − x₂); with one entry only, x₁."""
+    """Return x₁ + gain · r · (x₁ − x₂); with one entry only, x₁ itself."""
     ratio, newest = step_ratio_from(history, sigma, axis), history[0][1]
     return newest if ratio == 0.0 else torch.lerp(history[1][1].to(newest), newest, 1.0 + gain * ratio)
 
@@ -54,12 +51,12 @@ class ExtrapolationGain:
     """The share of an extrapolation that proved right, measured at each computed step over all conditionings.
 
     Where steps are large or guidance is strong, predictions swing and extrapolation does harm; the measurement costs
-    two sums a step. The order in which conditionings come makes no difference to a bit.
+    two sums a step. The order of the conditionings does not change a bit of it.
 
-    prior: gain assumed before a run has measured one; axis: the time axis that is extrapolated along.
+    prior: gain before a run has measured one; axis: the time axis of the extrapolation.
     """
 
-    def __init__(self, prior: float = PRIOR_GAIN, axis: TimeAxis = sigma_axis) -> None:
+    def __init__(self, prior: float, axis: TimeAxis) -> None:
         self._prior, self._axis = prior, axis
         # At the newest noise level and the one before, per conditioning `[2]`: ⟨extrapolated change, change⟩ and
         # |extrapolated change|².
@@ -70,7 +67,7 @@ class ExtrapolationGain:
         self._levels = []
 
     def measure(self, history: History, sigma: float, prediction: Tensor) -> None:
-        """Compare what would have been extrapolated from `history` with the prediction computed at `sigma`."""
+        """Compare the extrapolation from `history` to `sigma` with the prediction computed there."""
         if len(history) < 2 or abs(history[0][0] - sigma) < SAME_LEVEL:
             return
         change = (history[0][1] - history[1][1]).float() * step_ratio_from(history, sigma, self._axis)
@@ -81,28 +78,28 @@ class ExtrapolationGain:
             self._levels = [(sigma, [sums]), *self._levels[:1]]
 
     def _sum(self, products: Tensor) -> Tensor:
-        """Sum over everything that shares one gain."""
+        """Return the sum over all values that share one gain; a subclass may divide them."""
         return products.sum()
 
     def gain(self, like: Tensor, ratio: float = 1.0, sigma: float | None = None) -> float | Tensor:
-        """The gain for an extrapolation to noise level `sigma` by `ratio` intervals. No host–device synchronisation.
+        """Return the gain for an extrapolation to noise level `sigma` by `ratio` intervals, without synchronisation.
 
-        At ratio 1 the mean of the prior and the best gain of the newest step, as one step alone says too little.
-        Nearer, less is missing: the error grows with the square of the distance, so its share with the distance. All
+        From ratio 1 on: the mean of the prior and the gain measured last, as one step alone says too little. Below:
+        1 − ratio · (1 − that gain), as the error of an extrapolation grows with the square of its distance. All
         conditionings get the same gain: guidance would amplify a difference.
         """
         gain: float | Tensor = self._prior
-        # Not of this very level: some of its conditionings may not have been computed yet.
+        # Not the sums of this very level: some of its conditionings may not have been computed yet.
         sums = next((sums for level, sums in self._levels if level != sigma), None)
         if sums is not None:
             total = _total(sums)
             measured = total[0] / total[1].clamp_min(1e-12)
-            gain = ((self._prior + measured) / 2).clamp(MIN_GAIN, MAX_GAIN).to(like.device, like.dtype)
+            gain = ((self._prior + measured) / 2).clamp(MIN_PRIOR_GAIN, MAX_PRIOR_GAIN).to(like.device, like.dtype)
         return 1.0 - (1.0 - gain) * min(1.0, ratio)
 
 
 def _total(sums: Sequence[Tensor]) -> Tensor:
-    """The sum, in an order that does not depend on the sequence's."""
+    """Return the sum of tensors. Three or more are sorted first: rounding would depend on their order."""
     if len(sums) < 3:
         return sums[0] if len(sums) == 1 else sums[0] + sums[1].to(sums[0].device)
     return torch.stack([each.to(sums[0].device) for each in sums]).sort(0).values.sum(0)

@@ -19,8 +19,8 @@ from .prediction import History, step_ratio
 class TimeAxes:
     """Time axes of a run's forecasts; see `schedules.Forecast`.
 
-    extrapolation: predictions are continued along it; interpolation: they are interpolated along it afterwards;
-    curvature: weight of the parabola through three predictions, 0…1, against the line through two.
+    extrapolation: axis of the forecasts; interpolation: axis of the interpolation that shows their errors afterwards;
+    curvature: weight of the parabola through three predictions in it, 0…1; the rest is the line through two.
     """
 
     extrapolation: TimeAxis = sigma_axis
@@ -33,7 +33,7 @@ DEFAULT_AXES = TimeAxes()
 
 @dataclass(frozen=True)
 class SkippedStep:
-    """A prediction that was extrapolated. call: the sampler's call; gain: of the extrapolation."""
+    """A prediction that was extrapolated. call: index among the sampler's calls; gain: of the extrapolation."""
 
     call: int
     sigma: float
@@ -41,7 +41,7 @@ class SkippedStep:
 
 
 def interpolation_weights(level: float, levels: Sequence[float], curvature: float = 1.0) -> list[float]:
-    """Lagrange weights at `level` of values known at two or three distinct levels, the two around it first.
+    """Return Lagrange weights at `level` of values known at two or three distinct levels, the two around it first.
 
     curvature: weight of the parabola; the rest is the line through the first two.
     """
@@ -62,9 +62,10 @@ def prediction_error(
     prediction: Tensor,
     axes: TimeAxes = DEFAULT_AXES,
 ) -> Tensor | None:
-    """The weighted sum over `skipped` of interpolated minus extrapolated predictions; None where it is nothing.
+    """Return the weighted sum over `skipped` of interpolated minus extrapolated predictions; None where it is nothing.
 
-    history: what the extrapolations were made from; prediction: computed after them, at `sigma`.
+    history: the predictions before the skipped ones, from which they were extrapolated; prediction: the one computed
+    after them, at `sigma`. The sum is linear in these three: `totals` are their coefficients.
     """
     if not any(weights) or not history:
         return None
@@ -76,8 +77,8 @@ def prediction_error(
     extrapolated: float | Tensor = 0.0
     for step, weight in zip(skipped, weights, strict=True):
         level = axes.interpolation(step.sigma)
-        for place, share in enumerate(interpolation_weights(level, levels, axes.curvature)):
-            totals[place] += weight * share
+        for index, share in enumerate(interpolation_weights(level, levels, axes.curvature)):
+            totals[index] += weight * share
         totals[1] -= weight
         if len(history) > 1:
             ratio = step_ratio(*map(axes.extrapolation, (step.sigma, history[0][0], history[1][0])))

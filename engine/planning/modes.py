@@ -13,7 +13,7 @@ from ..estimators import ESTIMATORS, TokenEstimator, estimator_named
 class Mode:
     """One way to select tokens and to estimate what is not computed.
 
-    token_estimator: for the stale tokens of a token step.
+    token_estimator: estimates the residuals of tokens that a token step does not compute.
     per_block: every block selects its own tokens and keeps its output instead of its residual, as the paper does.
     random: tokens are selected at random, for comparison.
     forecasts: a skipped step's prediction is extrapolated from the last two; else the newest is held.

@@ -19,11 +19,11 @@ DEFAULT_CACHE = CachePolicy()
 
 @dataclass(frozen=True)
 class Plan:
-    """Lives in the MODEL's options: small, immutable, copied by reference.
+    """The plan that a MODEL's options carry: small, immutable, copied by reference.
 
-    schedule: None has it chosen from `library` for each run, by budget, family, steps and guidance.
-    mode: None takes the schedule's.
-    budget: mean share of tokens to compute; None takes the schedule's own mean.
+    schedule: None: chosen from `library` for each run, by budget, family, steps and guidance.
+    mode: None: the schedule's.
+    budget: mean share of tokens to compute; None: the schedule's own mean.
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.
     attention: backend for the attention of token steps, see `kernels.attend`.
     """
@@ -57,13 +57,13 @@ class Plan:
 
     @property
     def is_full(self) -> bool:
-        """Tell whether every token of every step is to be computed, so that nothing needs to be done."""
-        if self.target_speedup is not None:
-            return self.target_speedup <= 1.0
-        if self.budget is None:
-            assert self.schedule is not None
-            return self.schedule.mean_budget >= 1.0
-        return self.budget >= 1.0
+        """Tell whether every token of every step is to be computed, whichever schedule is chosen."""
+        own_mean = self.schedule.mean_budget if self.schedule is not None else 0.0
+        return self.is_full_at(own_mean if self.budget is None else self.budget)
+
+    def is_full_at(self, mean_budget: float) -> bool:
+        """Tell whether everything is to be computed with a schedule at this mean; a target speed-up overrules it."""
+        return mean_budget >= 1.0 if self.target_speedup is None else self.target_speedup <= 1.0
 
 
 def make_plan(

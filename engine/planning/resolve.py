@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...schedules import (
+    ANY_FAMILY,
     OWN_MEAN_TOLERANCE,
     ExpectedResult,
     Forecast,
@@ -34,8 +35,7 @@ from .plan import Plan
 
 FEW_STEPS = 8
 EVEN_STEPS = 30  # of the schedule that spreads full steps evenly
-SAME_GUIDANCE = 0.02  # relative; expected results differ less by it than by the prompt
-ANY_FAMILY = "any"
+SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less than another prompt does
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RunFacts:
 class RunSettings:
     """A plan resolved for one run.
 
-    budgets: per step; asked_budget: mean that was asked for; is_full: every step is computed in full.
+    budgets: per step; asked_budget: mean that the user asked for; is_full: every step is computed in full.
     choice: why the schedule was chosen, "" where the user named it; expected, expected_note: its expected result for
     this run, or why there is none; notes: for the report.
     """
@@ -77,9 +77,9 @@ class RunSettings:
     notes: tuple[str, ...]
 
     @property
-    def spends_whole_steps(self) -> bool:
-        """Tell whether a budget is spent on whole steps alone, which rarely come to exactly as much."""
-        return not self.is_full and self.target_speedup is None and set(self.budgets) == {0.0, 1.0}
+    def is_step_skipping(self) -> bool:
+        """Tell whether the run has full and skipped steps alone, so that it may miss its budget by a part of a step."""
+        return set(self.budgets) == {0.0, 1.0}
 
 
 def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
@@ -88,7 +88,7 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
     mode, profile = plan.mode or mode_named(schedule.mode), facts.profile
     budget = target_budget(schedule, asked)
     full_reason = profile.full_reason or _full_reason(mode, facts)
-    is_full = _is_full(plan, schedule, budget) or bool(full_reason)
+    is_full = plan.is_full_at(schedule.mean_budget if budget is None else budget) or bool(full_reason)
     budgets = [1.0] * profile.steps if is_full else _budgets(plan, schedule, mode, budget, facts)
     forecast = forecast_for(schedule, profile.levels, budgets, facts.guidance)
     uses_own_mean = plan.target_speedup is None and (
@@ -129,17 +129,18 @@ def _choose_schedule(plan: Plan, facts: RunFacts) -> tuple[Schedule, float | Non
     schedule = pick(wanted, facts.family, library, steps, guidance)
     if target:
         return schedule, None, _explain(schedule, None, f"the target of {target:g}x", steps, facts.guidance)
-    # Asked for its own mean, a schedule is used point for point on its own steps; for another it is placed anew.
+    # A budget this close counts as the schedule's own mean: at that, a run of as many steps uses the schedule's budgets
+    # as they are; at any other mean, full steps are placed anew.
     is_own = abs(usual.mean_budget - wanted) < OWN_MEAN_TOLERANCE
     asked = max(wanted, usual.mean_budget) if is_own else wanted
     return schedule, asked, _explain(schedule, asked, "the budget", steps, facts.guidance)
 
 
 def _explain(schedule: Schedule, budget: float | None, wanted: str, steps: int, guidance: float | None) -> str:
-    """Say why `auto` took this schedule, and what it keeps in memory."""
+    """Return the reason why `auto` took this schedule, and what it keeps in memory."""
     run = f"{steps} steps" if guidance is None else f"{steps} steps and guidance {guidance:g}"
     budget = target_budget(schedule, budget)
-    # Step-skipping schedules miss the budget they were made for by less than a step.
+    # The mean of a step-skipping schedule is at most a step away from the budget that it was made for.
     tolerance = OWN_MEAN_TOLERANCE if schedule.has_partial_steps else 1.0 / len(schedule.points)
     brought = ""
     if budget is not None and abs(schedule.mean_budget - budget) > tolerance:
@@ -153,12 +154,6 @@ def _full_reason(mode: Mode, facts: RunFacts) -> str:
     if mode.per_block and not facts.has_runner:
         return f"mode '{mode.name}' works inside the model's blocks, which are not known: every step is computed"
     return ""
-
-
-def _is_full(plan: Plan, schedule: Schedule, budget: float | None) -> bool:
-    if plan.target_speedup is not None:
-        return plan.target_speedup <= 1.0
-    return (schedule.mean_budget if budget is None else budget) >= 1.0
 
 
 def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, facts: RunFacts) -> list[float]:
@@ -181,9 +176,10 @@ def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, f
 
 
 def _needs_even_steps(schedule: Schedule, mode: Mode, profile: SamplerProfile) -> bool:
-    """Tell whether full steps are spread evenly instead of where an automatically chosen schedule places them.
+    """Tell whether full steps are spread evenly, as the placement of an automatically chosen schedule would not serve.
 
-    That placement relies on corrections, and was found on the host's noise levels, not on a sampler's own.
+    It was found with corrections and on the host's noise levels: it does not suit a sampler whose weights are unknown
+    or that has levels of its own.
     """
     is_known = profile.solver is not None and not profile.own_levels
     return not schedule.has_partial_steps and mode.corrects and not is_known
@@ -192,9 +188,10 @@ def _needs_even_steps(schedule: Schedule, mode: Mode, profile: SamplerProfile) -
 def _expected(
     schedule: Schedule, budgets: Sequence[float], guidance: float | None, uses_own_mean: bool
 ) -> tuple[ExpectedResult | None, str]:
-    """Return the schedule's expected result for a run of these budgets, or why it has none.
+    """Return the schedule's expected result for a run of these budgets; None without one, with the reason or "".
 
-    It holds for a schedule that is used as it was found. Where another budget was asked for, nothing is said.
+    A schedule's result holds for its own budgets, steps and guidance only. The reason is "" where the user asked for
+    another budget.
     """
     expected = expected_of(schedule)
     if expected is None:
@@ -214,7 +211,7 @@ def _expected(
 def _notes(
     schedule: Schedule, mode: Mode, budgets: Sequence[float], forecast: Forecast, facts: RunFacts, is_full: bool
 ) -> list[str]:
-    """Return remarks for the report; empty ones count for nothing."""
+    """Return remarks for the report, which leaves out empty ones."""
     notes, profile = [], facts.profile
     if not is_full:
         if forecast != schedule.forecast:

@@ -33,8 +33,8 @@ class Report:
     """The record of one run, as plain data; `ReportWriter` is the only one to write it.
 
     tuning_seconds: spent on timing this device's attention kernels, once; part of a call, but of no later run.
-    expected: result that the schedule leads to expect, plain values as in its file; expected_note: why none is
-    expected of this run.
+    expected: result that the schedule leads to expect, plain values as in its file; expected_note: why there is none
+    for this run.
     """
 
     schedule: str = ""

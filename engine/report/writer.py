@@ -41,7 +41,7 @@ class ReportWriter:
             self.report.notes.append(text)
 
     def withdraw_expectation(self) -> None:
-        """State no expected result any more: the run goes on in another way."""
+        """Take back the expected result: the run goes on otherwise than its schedule says."""
         self.report.expected = None
 
     def announce(self, nbytes: int) -> None:
@@ -49,12 +49,12 @@ class ReportWriter:
         self.report.announced_bytes = nbytes
 
     def attention(self, text: str, tuning_seconds: float = 0.0) -> None:
-        """Write down what computes the attention of token steps, and the time that finding it took."""
+        """Write down the backend that computes the attention of token steps, and the time spent on choosing it."""
         self.report.attention = text
         self.report.tuning_seconds += tuning_seconds
 
     def cache(self, nbytes: int, policy: str) -> None:
-        """Write down what is held after a call; the most counts. policy: of the per-block store, "" without one."""
+        """Write down the bytes held after a call; the report states the most. policy: "" without a per-block store."""
         self.report.cache_bytes = max(self.report.cache_bytes, nbytes)
         self.report.cache_policy = policy or ("whole steps" if nbytes else "none")
 
@@ -64,17 +64,17 @@ class ReportWriter:
         self._durations.append((record, duration))
 
     def finish(self, steps_without_call: Iterable[int], levels_differ: bool) -> Report:
-        """Resolve the durations and note what went otherwise than planned.
+        """Resolve the durations and note all differences from the plan.
 
-        steps_without_call: steps that the sampler made though no call came this far; levels_differ: the model was given
-        other noise levels than the sampler's.
+        steps_without_call: steps of the sampler in which no model call reached this pack; levels_differ: the model was
+        given other noise levels than the sampler's.
         """
         if levels_differ and not self._settings.is_full:
             self.note(OTHER_LEVELS)
         for record, seconds in self._durations:
             record.seconds = seconds()
         self._durations.clear()
-        self._add_skipped_steps(steps_without_call)
+        self._add_answered_steps(steps_without_call)
         self._explain()
         return self.report
 
@@ -83,7 +83,7 @@ class ReportWriter:
         self.report.seconds, self.report.finished = seconds, finished
         return self.report
 
-    def _add_skipped_steps(self, steps_without_call: Iterable[int]) -> None:
+    def _add_answered_steps(self, steps_without_call: Iterable[int]) -> None:
         """Add steps that another pack answered before the model was asked."""
         calls, seen = self.report.calls, {call.step for call in self.report.calls}
         calls_per_step = self._profile.calls_per_step
@@ -102,26 +102,27 @@ class ReportWriter:
             affected = [call for call in calls if call.reason == reason]
             how = "in full" if all(call.kind == FULL for call in affected) else "in part in full"
             self.note(f"{len(affected)} of {len(calls)} calls ran {how}: {reason}")
-        skipped = sum(call.kind == ANSWERED for call in calls)
-        if skipped:
-            self.note(f"{skipped} of {len(calls)} calls were answered by another node, without the model")
-        if not skipped and not any(call.reason for call in calls):
+        answered = sum(call.kind == ANSWERED for call in calls)
+        if answered:
+            self.note(f"{answered} of {len(calls)} calls were answered by another node, without the model")
+        if not answered and not any(call.reason for call in calls):
             self._explain_difference()
 
     def _explain_difference(self) -> None:
-        """Note why a run without unplanned full or skipped calls spent more or less than its budget."""
+        """Note why a run without unplanned full or answered calls spent more or less than its budget."""
         report = self.report
         if len({call.step for call in report.calls}) < report.steps:
             return
-        if report.computed_share - report.asked_budget > NOTED_EXCESS:
+        excess = report.computed_share - report.asked_budget
+        if excess > NOTED_EXCESS:
             if reason := self._reason_for_excess():
                 self.note(f"{report.computed_share:.0%} is computed, more than was asked for: {reason}")
-        elif self._settings.spends_whole_steps and report.asked_budget - report.computed_share > NOTED_SHORTFALL:
+        elif report.target_speedup is None and self._settings.is_step_skipping and -excess > NOTED_SHORTFALL:
             computed = f"{sum(call.kind != REUSE for call in report.calls)} of {len(report.calls)} model calls"
             self.note(f"{computed} are computed: no further whole step fits into the budget")
 
     def _reason_for_excess(self) -> str:
-        """Why more was computed; "" where another note explains it, as without memory for the caches."""
+        """Return why more was computed; "" where another note says so, for example that memory was short."""
         last = self.report.steps - 1
         full = {call.step for call in self.report.calls if call.kind == FULL}
         if full <= {0}:

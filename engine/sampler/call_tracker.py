@@ -13,8 +13,8 @@ from .profile import SamplerProfile, is_same
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a call in its run, for one conditioning.
+class CallPosition:
+    """The position of a call in its run, for one conditioning.
 
     step: of the run; call: index of the sampler's call, None where unknown; ordinal: index among several calls that the
     conditioning gets for one of the sampler's (tiles of a picture, say).
@@ -27,16 +27,17 @@ class Place:
 
 @dataclass
 class _Conditioning:
-    """Calls of one conditioning at the present noise level.
+    """Calls of one conditioning at the current noise level.
 
-    expected: calls that the sampler makes at this level; reached: by ordinal, the sampler's call that is next.
+    seen: calls so far; expected: calls that the sampler makes at this level; reached: by ordinal, the sampler's next
+    call; tiles: calls for each of the sampler's, None until the first noise level is over.
     """
 
     first_sigma: float
     sigma: float | None = None
     seen: int = 0
     expected: int = 1
-    tiles: int | None = None  # None until the first noise level is over
+    tiles: int | None = None
     reached: dict[int, int] = field(default_factory=dict)
 
 
@@ -49,7 +50,7 @@ class CallTracker:
         self._callbacks = 0
         self._reports_steps = False
         self._called = False
-        self.steps_without_call: set[int] = set()  # steps that the sampler made without a call that came this far
+        self.steps_without_call: set[int] = set()  # steps of the sampler in which no model call reached this pack
         self._has_single_calls = all(count == 1 for count in profile.calls_per_step)
         self.levels_differ = False  # the model has been given other noise levels than the sampler's
 
@@ -61,8 +62,8 @@ class CallTracker:
         self._callbacks = step + 1
         self._reports_steps = True
 
-    def locate(self, key: Hashable, sigma: float) -> Place:
-        """Return the place of a call at `sigma` for the conditioning of that key."""
+    def locate(self, key: Hashable, sigma: float) -> CallPosition:
+        """Return the position of a call at `sigma` for the conditioning of that key."""
         self._called = True
         known = self._seen.setdefault(key, _Conditioning(sigma))
         if known.sigma is None or not is_same(sigma, known.sigma):
@@ -72,9 +73,9 @@ class CallTracker:
         call = self._match(known, ordinal, sigma)
         if call is not None:
             known.reached[ordinal] = call + 1
-            return Place(self._profile.call_steps[call], call, ordinal)
+            return CallPosition(self._profile.call_steps[call], call, ordinal)
         step = self._step_without_match(known, sigma)
-        return Place(step, self._single_call_of(step), ordinal)
+        return CallPosition(step, self._single_call_of(step), ordinal)
 
     def _next_level(self, known: _Conditioning, sigma: float) -> None:
         if known.sigma is not None and known.tiles is None:
@@ -94,7 +95,7 @@ class CallTracker:
         return end - first
 
     def _ordinal(self, known: _Conditioning) -> int:
-        """Return the index of a call among those for one of the sampler's: tiles in turn, then any further ones."""
+        """Return the ordinal of a call: its tile, as each of the sampler's calls takes one per tile; then new ones."""
         tiles = known.tiles or 1
         own = tiles * known.expected
         return known.seen % tiles if known.seen < own else tiles + known.seen - own
@@ -107,7 +108,7 @@ class CallTracker:
         return next((c for c in range(start, len(calls)) if is_same(sigma, calls[c])), None)
 
     def _step_without_match(self, known: _Conditioning, sigma: float) -> int:
-        """Return the step by the noise level where that is possible; else by the sampler's callback, from then on."""
+        """Return the step of a noise level; from the first call that cannot be in it on, the step of the callbacks."""
         profile = self._profile
         if not self.levels_differ:
             step = profile.step_of(sigma)
@@ -117,7 +118,7 @@ class CallTracker:
         return min(self._callbacks, profile.steps - 1)
 
     def _is_possible(self, step: int, known: _Conditioning, sigma: float) -> bool:
-        """Tell whether a call can belong to a step. The sampler reports a step after its first call, if at all."""
+        """Tell whether a call can belong to a step. A sampler reports a step after its first call, or reports none."""
         if not self._reports_steps:
             return step == 0 or not is_same(sigma, known.first_sigma)
         if self._profile.calls and self._has_single_calls:

@@ -20,8 +20,7 @@ MAX_CALLS_PER_STEP = 12  # beyond, a sampler is not followed
 class SamplerProfile:
     """The sampler of one run.
 
-    levels: noise levels of the run's steps, the last one included; calls_per_step: model
-    calls, at least one each.
+    levels: noise levels of the run's steps, the last one included; calls_per_step: model calls, at least one each.
     calls: noise level of each model call, in order; call_steps: the step of each. Both are empty where unknown.
     solver: weights of predictions; None where they could not be read: then nothing is corrected.
     full_reason: why such a run is computed in full; "" where steps can be skipped.
@@ -44,7 +43,7 @@ class SamplerProfile:
 
     @property
     def memory(self) -> int:
-        """Latents kept per conditioning for corrections alone."""
+        """Number of latents that each conditioning keeps for corrections."""
         return self.solver.memory + int(not self.solver.all_can_correct) if self.solver is not None else 0
 
     def ends_at(self, step: int) -> bool:
@@ -87,8 +86,8 @@ class SamplerProfile:
     ) -> SamplerProfile:
         """Return the profile of a sampler that calls the model at these noise levels.
 
-        A call belongs to the step at whose level it lies, or the one before. Where that leaves steps without a call,
-        as the sampler goes its own way between the first level and the last, each level that it asks for is a step.
+        A call belongs to the step that begins at its level, or at the next higher one. Where that leaves steps without
+        a call, the sampler has its own levels between the first and the last: each level that it calls at is a step.
         """
         levels = tuple(sigmas)
         steps = [step_of(levels, sigma) for sigma in calls]

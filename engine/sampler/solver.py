@@ -2,8 +2,8 @@
 
 All solvers of the host are linear in the predictions: the latents at the start of a model call are a weighted sum of
 the predictions of the calls before it and of the run's first latents. Euler's weights follow from the noise levels;
-multistep solvers use old predictions again, and some call the model several times a step.
-`Solver.from_impulse_response` reads the weights of any of them off runs on impulses, call by call.
+multistep solvers use old predictions again, and some call the model several times a step. Their weights are read off
+runs in which one prediction is 1 and all others are 0 (`Solver.from_impulse_response`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 MAX_MEMORY = 4
-NEGLIGIBLE = 1e-3  # of the weight of the newest prediction; rounding stays below
-MAX_MISFIT = 0.1  # likewise, of what is left out where a solver remembers more than `MAX_MEMORY` predictions
-MIN_OWN_WEIGHT = 0.3  # over the largest weight in the latents; below it a call cannot take a correction
-HORIZON = 8  # calls ahead within which the state of a solver shows
+# As shares of the largest weight in the same latents:
+NEGLIGIBLE = 1e-3  # weights that count as 0; rounding stays below
+MAX_MISFIT = 0.1  # weights that may be left unexplained where a solver uses more than MAX_MEMORY predictions again
+MIN_OWN_WEIGHT = 0.3  # the least weight of a prediction that can take a correction
+HORIZON = 8  # later calls whose weights tell which old predictions a solver uses again
 
 
 class Solver:
-    """Weights of predictions in the latents, by model call.
+    """The weights that a sampler gives to the C predictions of a run in its latents; it computes no latents itself.
 
-    The latents at the start of call c are `weights[c] · predictions + starts[c] · first latents`; row C is the result.
+    The latents before call c are `weights[c] · predictions + starts[c] · first latents`; row C is the result.
 
-    memory: predictions that the solver uses again after the latents that they went into. An error that was corrected in
-    the latents lives on in these.
+    memory: number of newest predictions that the solver keeps to use again (Euler: 0). An error that was corrected in
+    the latents is still in these.
     """
 
     def __init__(self, weights: Tensor, starts: Tensor, memory: int, equivalents: Sequence[dict[int, list[float]]]):
@@ -44,19 +45,19 @@ class Solver:
         self._can_correct: list[bool] = (own > MIN_OWN_WEIGHT * scale[:, 0]).tolist()
 
     def cumulative_weight(self, older: int, call: int) -> float:
-        """Weight of prediction `older` in the latents after `call`, on all paths."""
+        """Weight of prediction `older` in the latents after `call`, in total: by its own step and by later ones."""
         return self._weights[call + 1][older]
 
     def input_weight(self, older: int, call: int) -> float:
-        """Weight of prediction `older` in the latents at the start of `call`."""
+        """Weight of prediction `older` in the latents before `call`."""
         return self._weights[call][older]
 
     def memory_weight(self, older: int, call: int) -> float:
-        """Part of `cumulative_weight` that comes from `call` using prediction `older` itself, not from the latents."""
+        """Part of `cumulative_weight` that `call` adds by using prediction `older` again, besides the latents."""
         return self._memory_weights[call][older]
 
     def latent_weight(self, call: int) -> float:
-        """Share of an error in the latents at the start of `call` that is left after it."""
+        """Share of an error in the latents before `call` that is left in the latents after it."""
         return self._latent_weights[call]
 
     def can_correct(self, call: int) -> bool:
@@ -64,8 +65,8 @@ class Solver:
         return self._can_correct[call]
 
     @property
-    def responses(self) -> tuple[tuple[float, ...], ...]:
-        """Weights in the latents after each call, `[C, C]`."""
+    def weights_after(self) -> tuple[tuple[float, ...], ...]:
+        """Weights of the predictions in the latents after each call, `[C, C]`."""
         return tuple(map(tuple, self._weights[1:]))
 
     @property
@@ -73,19 +74,19 @@ class Solver:
         return all(self._can_correct)
 
     def equivalent_errors(self, older: int, call: int) -> list[tuple[int, float]]:
-        """Errors of the newest `memory` predictions, up to `call`, that have the effect of an error of 1 in `older`.
+        """Return errors of the newest `memory` predictions, up to `call`, that act as an error of 1 in `older` does.
 
-        As `(call, error)`; effects through the latents are not part of it.
+        As `(call, error)`. Both change later latents alike where the solver uses the predictions again; effects through
+        the latents after `call` are not counted.
         """
         errors = self._equivalents[call].get(older, [])
         return [(call - self.memory + 1 + n, factor) for n, factor in enumerate(errors) if factor]
 
     @staticmethod
     def from_sigmas(sigmas: Sequence[float]) -> Solver:
-        """Return the weights of Euler's method and of any that uses each prediction for its own step only.
+        """Return the weights of Euler's method, and of any that uses each prediction x₀ for its own step only.
 
-        d(x/σ) = x₀ d(1/σ) along the path, so each counts by its step of 1/σ. After a step to 0 only
-        the last counts.
+        Along the path d(x/σ) = x₀ d(1/σ), so a step from σ to σ′ gives σ′/σ · x + (1 − σ′/σ) · x₀.
         """
         steps = max(0, len(sigmas) - 1)
         weights = torch.zeros(steps + 1, steps, dtype=torch.float64)
@@ -101,10 +102,10 @@ class Solver:
 
     @staticmethod
     def from_impulse_response(responses: Sequence[Sequence[float]], starts: Sequence[float]) -> Solver | None:
-        """Return the weights read off impulses: latents at the start of each of the C calls and at the end.
+        """Return the solver whose latents before each of the C calls, and at the end, are these.
 
         responses[c][n]: latents of a run from 0 in which prediction n is 1 and all others are 0; starts[c]: latents of
-        a run from 1 in which all are 0. None where no prediction counts, or more are used again than can be kept.
+        a run from 1 in which all are 0. None where no prediction counts, or more than MAX_MEMORY are used again.
         """
         weights = torch.tensor([list(row) for row in responses], dtype=torch.float64)
         initial = torch.tensor(list(starts), dtype=torch.float64)
@@ -121,7 +122,11 @@ class Solver:
 
 
 def _equivalents(weights: Tensor, starts: Tensor, call: int, memory: int) -> tuple[dict[int, list[float]], float]:
-    """Return `Solver.equivalent_errors` of one call, and the share of later calls' memory that they leave out."""
+    """Return the errors for `Solver.equivalent_errors` of one call, by older prediction; and their largest misfit.
+
+    Rows of `again` are later latents: the weights of the predictions up to `call` in them, without the part that passes
+    through the latents after `call`, over the row's largest weight. Each older column is fitted by the newest `memory`.
+    """
     after = slice(call + 2, call + 2 + HORIZON)
     rows, known = weights[after], call + 1
     if not len(rows) or known <= 0:

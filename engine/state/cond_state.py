@@ -16,17 +16,17 @@ from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 class TokenState:
     """State that a token step continues from.
 
-    reference: the first block's input when each token was last computed, `[rows, N, dim]`; ages: steps since then,
+    inputs: the first block's input when each token was last computed, `[rows, N, dim]`; ages: steps since then,
     `[rows, N]`; estimator_state: what the token estimator keeps.
     """
 
     store: ResidualStore
-    reference: Tensor
+    inputs: Tensor
     ages: Tensor
     estimator_state: Tensor | None = None
 
     def tensors(self) -> Iterator[Tensor]:
-        yield from (t for t in (self.reference, self.ages, self.estimator_state) if t is not None)
+        yield from (t for t in (self.inputs, self.ages, self.estimator_state) if t is not None)
 
 
 @dataclass
@@ -54,8 +54,8 @@ class CondState:
         self.blocks: BlockState | None = None
         self.history: list[tuple[float, Tensor]] = []
         self.corrections = Corrections()
-        self._history_step = -1  # of its newest entry
-        self._free_store: ResidualStore | None = None  # allocated, its content no longer valid
+        self._history_step = -1  # step of the newest entry
+        self._free_store: ResidualStore | None = None  # memory of a store whose content is no longer valid
 
     @property
     def kept(self) -> TokenState | BlockState | None:
@@ -71,7 +71,7 @@ class CondState:
         self.blocks = kept if isinstance(kept, BlockState) else None
 
     def invalidate(self) -> None:
-        """Discard what was kept for token steps; its memory stays for the next time."""
+        """Discard what was kept for token steps, but not its memory: the next `new_store` takes it."""
         self._free_store, self.tokens, self.blocks = self.store, None, None
 
     def release_store(self) -> None:
@@ -81,7 +81,7 @@ class CondState:
     def new_store(
         self, size: StoreSize, cache: CachePolicy, dtype: torch.dtype, device: torch.device
     ) -> tuple[ResidualStore | None, str]:
-        """Return a store of this size, the free one if it fits; and why it is not the first choice, or none."""
+        """Return a store of this size, the free one if it fits, or None; and why its policy is not the first, or ""."""
         self.invalidate()
         free, self._free_store = self._free_store, None
         if free is not None and free.size == size and free.dtype == dtype:
@@ -91,7 +91,7 @@ class CondState:
     def push_prediction(self, sigma: float, prediction: Tensor, step: int) -> None:
         """Add a prediction `[rows, …]` to the history; a second one of a step replaces the first.
 
-        Two of one step lie too close for a line through them: noise that the sampler adds would set its slope.
+        Two of one step have close noise levels: in a line through them the sampler's own noise would set the slope.
         """
         older = self.history[1:] if step == self._history_step else self.history[:1]
         self.history, self._history_step = [(sigma, prediction), *older], step
@@ -114,12 +114,12 @@ class CondStates:
         self._steps = 0
 
     def begin_step(self) -> None:
-        """Drop the states that two steps in a row went without (a context window that moved on)."""
+        """Drop the states that no call of the last two steps used (of a context window that moved on)."""
         self._states = {key: state for key, state in self._states.items() if state.last_used >= self._steps - 1}
         self._steps += 1
 
     def get(self, key: Hashable, rows: int) -> CondState:
-        """Return the state of a conditioning, a new one where none of so many rows is kept."""
+        """Return the state of a conditioning; a new one for an unknown key or another number of rows."""
         state = self._states.get(key)
         if state is None or state.rows != rows:
             state = self._states[key] = CondState(rows)

@@ -13,25 +13,20 @@ from torch import Tensor
 
 from ...errors import BudgetError
 
-AUTO_CACHE, FULL_CACHE, FP8_CACHE, FP8_HOST_CACHE, NO_CACHE = CACHE_POLICIES = (
-    "auto",
-    "full",
-    "fp8",
-    "fp8-host",
-    "none",
-)
+AUTO_CACHE, FULL_CACHE, FP8_HOST_CACHE, NO_CACHE = "auto", "full", "fp8-host", "none"
+CACHE_POLICIES = (AUTO_CACHE, FULL_CACHE, "fp8", FP8_HOST_CACHE, NO_CACHE)
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 MIN_SCALE = torch.finfo(torch.float32).tiny
-VALUES_AT_ONCE = 2**22  # fp8 is converted through fp32: in parts of 16 MiB
+VALUES_AT_ONCE = 2**22  # converted between fp8 and the model's dtype: 16 MiB in fp32
 
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Place and format of kept residuals. When memory is short, a policy steps down in this order:
+    """Device and format of kept residuals. When memory is short, a policy steps down in this order:
 
-    full (the model's dtype on the device) → fp8 (8 bit, a scale per token) → fp8-host (8 bit in host memory) →
-    none (no per-block store: partial steps become whole ones). "auto" starts at full.
+    full (the model's dtype on the device) → fp8 (8 bit, a scale per token) → fp8-host (8 bit in CPU memory) →
+    none (nothing per block: only full and skipped steps). "auto" starts at full.
     """
 
     name: str = AUTO_CACHE
@@ -74,7 +69,7 @@ def quantise(x: Tensor, values: Tensor, scales: Tensor) -> None:
 
 
 def dequantise(values: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """fp8 `values [rows, N, dim]` times fp32 `scales [rows, N, 1]`, in `dtype`; the product is made in fp32."""
+    """Return fp8 `values [rows, N, dim]` times fp32 `scales [rows, N, 1]`, multiplied in fp32, in `dtype`."""
     result = torch.empty(values.shape, dtype=dtype, device=values.device)
     for kept, factors, own in _in_parts(values, scales, result):
         torch.mul(kept.float(), factors, out=own)
@@ -82,7 +77,7 @@ def dequantise(values: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors `[rows, N, …]` in parts `[n, …]` of at most VALUES_AT_ONCE values, at least a token."""
+    """Yield parts `[n, …]` of tensors `[rows, N, …]`, of at most VALUES_AT_ONCE values each but at least one token."""
     tokens = max(1, VALUES_AT_ONCE // max(each.shape[-1] for each in tensors))
     for row in zip(*tensors, strict=True):
         yield from zip(*(each.split(tokens) for each in row), strict=True)
@@ -100,7 +95,7 @@ class ResidualStore:
         home = torch.device("cpu") if policy == FP8_HOST_CACHE else device
         pinned = policy == FP8_HOST_CACHE and device.type == "cuda"
         kept = dtype if policy == FULL_CACHE else FP8
-        # Zeros, not what memory held: a second value that was never written is read with weight 0, and 0 · NaN is NaN.
+        # Zeros, not `empty`: estimators read a second slot that was never written, with weight 0, and 0 · NaN is NaN.
         self._values = [torch.zeros(shape, dtype=kept, device=home, pin_memory=pinned) for _ in range(size.tensors)]
         self._scales = [
             torch.zeros((*shape[:2], 1), dtype=torch.float32, device=home, pin_memory=pinned)
@@ -151,9 +146,9 @@ class ResidualStore:
 def allocate(
     size: StoreSize, ladder: tuple[str, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[ResidualStore | None, str]:
-    """Allocate the best store that fits; with it, why it is not a better one ("" for the first choice).
+    """Allocate a store by the first policy of the ladder that fits in memory; returns also why earlier ones did not.
 
-    Steps down the ladder when an allocation fails; None when nothing fits or the ladder says "none".
+    The reason is "" for the first policy. The store is None when nothing fits, or where the policy is "none".
     """
     failed: list[str] = []
     for policy in ladder:

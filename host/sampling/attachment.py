@@ -22,12 +22,12 @@ PLAN_KEY = "astraea"
 RUN_KEY = "astraea_run"
 
 OnModelCall = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
-"""on_model_call(step, x [B, …], prediction [B, …], groups): a call was computed; before any correction. Read only."""
+"""on_model_call(step, x [B, …], prediction [B, …], groups): after a computed call, before its correction; read only."""
 
 
 @dataclass(frozen=True)
 class PlanAttachment:
-    """Small and immutable, so that every clone of the model may share it."""
+    """The plan on a MODEL: small and immutable, so that every clone of the MODEL may share it."""
 
     plan: Plan
     handle: ReportHandle
@@ -39,10 +39,10 @@ class PlanAttachment:
 
 @dataclass
 class ActiveRun:
-    """A run in progress, with what belongs to the host: architectures, attention, and calls by thread.
+    """A run in progress, with the host's part of it: architectures, attention, and calls by thread.
 
-    Model calls come from one thread per device. is_wrapped: other packs may answer in the model's place, and
-    `model_wrapper` stands inside of them.
+    Model calls come from one thread per device. is_wrapped: other packs may answer in the model's place; then
+    `model_wrapper` is installed inside of theirs.
     """
 
     run: Run
@@ -59,7 +59,7 @@ class ActiveRun:
         return self
 
     def architecture(self, diffusion_model: Any, describe: Callable[[Any], Architecture]) -> Architecture:
-        """Describe each model object once. Raises UnsupportedModel."""
+        """Return the architecture of a model object, described once. Raises UnsupportedModel."""
         with self._lock:
             known = self._architectures.get(id(diffusion_model))
             if known is None:
@@ -68,7 +68,7 @@ class ActiveRun:
 
     @contextmanager
     def watch_model(self) -> Iterator[Callable[[], bool]]:
-        """Watch whether the model itself runs in this thread's call; yields a function that tells."""
+        """Watch whether the model itself runs in this thread's call; yields a function that returns it."""
         thread = threading.get_ident()
         self._reached[thread] = not self.is_wrapped
         try:

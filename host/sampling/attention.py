@@ -26,7 +26,8 @@ def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
 
 
 HOST_NAME = f"ComfyUI's {getattr(optimized_attention, '__name__', 'attention')}"
-# Without any call's options: choices outlive a run, and must keep nothing of it. Overrides never come this far.
+# Runs without a call's options: the dispatcher keeps it longer than a run, whose options it must not hold. A call with
+# an override does not come to the dispatcher.
 HOST_BACKEND = Backend(
     name=HOST_NAME,
     what="what ComfyUI was started with",
@@ -37,7 +38,7 @@ HOST_BACKEND = Backend(
 
 
 class RunAttention:
-    """The attention of one run; what serves goes into the report. preference: `auto`, `host`, `fast` or a backend."""
+    """The attention of one run; notes its backend in the report. preference: `auto`, `host`, `fast` or a backend."""
 
     def __init__(self, preference: str, writer: ReportWriter):
         self._preference, self._writer = preference, writer
@@ -46,10 +47,10 @@ class RunAttention:
         self._timed: list[Choice] = []
 
     def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
-        """Return the attention for a model call with so many tokens; options: the call's transformer_options.
+        """Return the attention for a model call of `tokens` tokens; options: the call's transformer_options.
 
-        Bound before the model runs, so that compiled code finds plain functions. Only the first call for a number of
-        tokens, with few queries or with many, decides among backends on the way.
+        A backend that has been chosen is looked up here, before the model runs: compiled code then traces no choice.
+        It is chosen within the first call of such a number of tokens, once for few queries and once for many.
         """
         if OVERRIDE in options:
             self._writer.attention("another node's, through ComfyUI")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...engine.blocks.interface import RowGroup
 
-# Options that do not change what a call computes: where it stands in the run, or notes that models make.
+# Options that do not change what a call computes: its step, its position in the model, and notes that models make.
 IGNORED = {
     "activations_shape",
     "block",
@@ -29,11 +29,11 @@ IGNORED = {
     "uuids",
 }
 MAX_DEPTH = 6
-MAX_DISTINCT_VALUES = 3  # of an option; one that differs at every step has more
+MAX_DISTINCT_VALUES = 3  # of an option in a run; one that changes at every step has more
 
 
 def cond_groups(x: Tensor, transformer_options: dict[str, Any]) -> tuple[RowGroup, ...]:
-    """Return one group per conditioning in the call; none where the host states none (the call then runs in full).
+    """Return one group per conditioning in the call; none where the host names no conditionings (it then runs in full).
 
     The key of a group holds everything that changes the prediction besides latents and timestep: the conditioning's id
     and role, the latent's size, the context window, every replacement and patch of other nodes, all plain values among
@@ -65,7 +65,7 @@ def options_key(transformer_options: dict[str, Any]) -> tuple:
 
 
 class OptionWatch:
-    """Watches for options that never repeat from step to step: nothing can be reused for their calls."""
+    """Watches for options that change at every step: no state can be found again for their calls."""
 
     def __init__(self) -> None:
         self._values: dict[str, set[Hashable]] = {}
@@ -77,7 +77,7 @@ class OptionWatch:
             self._values.setdefault(name, set()).add(value)
 
     def note(self) -> str:
-        """Return a remark that names the options that never repeat; "" if all do."""
+        """Return a remark that names the options that change at every step; "" without any."""
         most = max(MAX_DISTINCT_VALUES, len(self._sigmas) // 2)
         names = [name for name, values in self._values.items() if len(values) > most]
         if not names:

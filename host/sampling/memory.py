@@ -18,9 +18,9 @@ def compute_dtype(base_model: Any) -> torch.dtype:
 
 
 def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
-    """Return the bytes that the run will allocate for its caches, from the latent's shape and the conditionings.
+    """Return the bytes that the run will allocate for its caches on a device, by latent's shape and conditionings.
 
-    Per device, where the host divides the conditionings among several.
+    The host may divide the conditionings among several devices.
     """
     base_model = guider.model_patcher.model
     rows = noise_shape[0] * math.ceil(conditioning_count(guider) / _device_count(guider.model_patcher))
@@ -46,7 +46,7 @@ def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.
 
 
 def enlarged_shape(base_model: Any, noise_shape: tuple[int, ...], extra_bytes: int) -> tuple[int, ...]:
-    """Return a latent shape whose memory estimate is about `extra_bytes` larger; the host asks for twice its batch."""
+    """Return a latent shape with so large a batch that the host, which asks for twice it, frees `extra_bytes` more."""
     estimate = base_model.memory_required([noise_shape[0] * 2, *noise_shape[1:]])
     if extra_bytes <= 0 or estimate <= 0:
         return noise_shape

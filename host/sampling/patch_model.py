@@ -11,9 +11,9 @@ from ...engine.planning.plan import Plan
 from ...engine.report import ReportHandle
 from ...engine.report.writer import pass_through_report
 from ...errors import UnsupportedModel
-from ...models import Architecture, describe
+from ...schedules import ANY_FAMILY
+from .architectures import architecture_of
 from .attachment import PLAN_KEY, OnModelCall, PlanAttachment
-from .casting import cast_like
 from .wrappers import apply_model, outer_sample, prepare_sampling
 
 WRAPPERS = (
@@ -23,17 +23,12 @@ WRAPPERS = (
 )
 
 
-def architecture_of(model: Any) -> Architecture:
-    """Return the architecture of a MODEL. Raises UnsupportedModel with the reason."""
-    return describe(model.get_model_object("diffusion_model"), cast_like)
-
-
 def family_of(model: Any) -> tuple[str, str]:
-    """Return the model's family and, where it cannot be accelerated, the reason (family "any" then)."""
+    """Return the model's family and ""; ANY_FAMILY and the reason where it cannot be accelerated."""
     try:
         return architecture_of(model).family, ""
     except UnsupportedModel as reason:
-        return "any", str(reason)
+        return ANY_FAMILY, str(reason)
 
 
 def accelerate(model: Any, plan: Plan, handle: ReportHandle, on_model_call: OnModelCall | None = None) -> Any:

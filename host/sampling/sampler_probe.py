@@ -1,7 +1,7 @@
-"""Probes a sampler with a dummy model: the calls it makes, and how each prediction weighs in its latents.
+"""Probes a sampler with a dummy model: its model calls, and the weight of each prediction in its latents.
 
-Samplers that call the model several times a step need it to keep their budget, multistep solvers to correct skipped
-steps. A sampler that cannot be probed is followed by its noise levels alone, without correction.
+The calls are needed to keep the budget of samplers that make several a step, the weights to correct skipped steps. A
+sampler that cannot be probed is followed by its noise levels alone, without correction.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ...engine.sampler.profile import MAX_CALLS_PER_STEP, SamplerProfile, is_fal
 from ...engine.sampler.solver import Solver
 
 NOT_PROBED = (
-    "this sampler is not among those that ComfyUI lists, or has a function among its options: reuse steps keep the "
+    "this sampler is not among those that ComfyUI lists, or has a function among its options: skipped steps keep the "
     "newest prediction"
 )
-UNREADABLE = "how this sampler weighs its predictions could not be read: reuse steps keep the newest one"
-CFG_PP = "forecasts do harm with CFG++ samplers: reuse steps keep the newest prediction"
+UNREADABLE = "how this sampler weighs its predictions could not be read: skipped steps keep the newest one"
+CFG_PP = "forecasts do harm with CFG++ samplers: skipped steps keep the newest prediction"
 OWN_CALLS = "this sampler chooses its model calls while it runs: nothing can be planned, so all of them are computed"
 NOT_FALLING = "the noise levels do not fall from step to step, so every step is computed"
 NO_STEPS = "the noise levels hold no step"
@@ -34,7 +34,7 @@ class _TooManyCalls(Exception):
 
 
 class _Delegate:
-    """Passes everything on to an object but what is overridden here."""
+    """Stands for an object: has its attributes, except for those that are given here."""
 
     def __init__(self, target: Any, **overrides: Any):
         self.__dict__.update(overrides, _target=target)
@@ -44,7 +44,7 @@ class _Delegate:
 
 
 class _DummyModel(_Delegate):
-    """Takes the guider's place: notes the noise levels and latents that it is given, and returns set answers."""
+    """Stands for the guider: notes the noise levels and latents of its calls, and returns what `answer` predicts."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         call = len(self.levels)
@@ -85,7 +85,7 @@ def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfil
     """Return the profile of a run of this sampler over these noise levels.
 
     Only the host's own samplers are probed, and only with options that are plain values: others may do more than
-    compute, or keep a state that the run itself starts from.
+    compute, or keep a state from the probe to the run.
     """
     levels = [float(level) for level in sigmas]
     if len(levels) < 2:
@@ -98,7 +98,7 @@ def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfil
         return _probed(guider, sampler, sigmas, levels)
     except _TooManyCalls:
         return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
-    except Exception:  # a sampler that cannot run on the dummy is not known beforehand
+    except Exception:  # nobody can know all samplers that do not run on the dummy model, nor what they raise
         return SamplerProfile.unknown(levels, UNREADABLE)
 
 
@@ -118,7 +118,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]) -> SamplerProfile:
-    """Probe with impulses in columns of the latents: one per call, one from 1 without predictions, one always 1."""
+    """Probe with a column of the latents per impulse: at each prediction, at the first latents, at all predictions."""
     half = _run(guider, sampler, sigmas, torch.ones(1), lambda call, x: x * 0.5)
     calls = len(half.levels)
     begin = torch.zeros(calls + 2)

@@ -1,4 +1,4 @@
-"""The wrappers on a MODEL: a run begins and ends with the sampler, and is asked at every model call."""
+"""The three wrappers on a MODEL: for a sampler's run, for its memory, and for each model call."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ...engine.planning.plan import Plan
 from ...engine.run import Run
 from ...engine.sampler.profile import SamplerProfile
 from ...errors import UnsupportedModel
-from ...models import Architecture, describe
+from ...models import Architecture
+from .architectures import architecture_of, describe_on_host
 from .attachment import PLAN_KEY, RUN_KEY, ActiveRun, OnModelCall
 from .attention import RunAttention
-from .casting import cast_like
 from .cond_groups import cond_groups
 from .guiders import context_length, guidance_scale, second_model_note
 from .memory import announced_bytes, enlarged_shape
 from .sampler_probe import profile_of
 
-CALLBACK, SEED = 5, 7  # places among the arguments of OUTER_SAMPLE
+CALLBACK, SEED = 5, 7  # indices among the arguments of OUTER_SAMPLE
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE: owns one run. args: noise, latent image, sampler, sigmas, denoise mask, callback, …, seed."""
+    """Make one run (OUTER_SAMPLE). args: noise, latent image, sampler, sigmas, denoise mask, callback, …, seed."""
     guider = executor.class_obj
     attachment = guider.model_options.get("transformer_options", {}).get(PLAN_KEY)
     if attachment is None:
@@ -64,9 +64,9 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
             logging.info(f"Astraea: {'' if finished else 'stopped early; '}{report.summary()}")
 
 
-def _argument(args: tuple, kwargs: dict, place: int, name: str) -> Any:
-    """Return an argument that hosts pass by position or by name."""
-    return kwargs[name] if name in kwargs else args[place] if len(args) > place else None
+def _argument(args: tuple, kwargs: dict, index: int, name: str) -> Any:
+    """Return an argument that hosts pass by index or by name; None where it is missing."""
+    return kwargs[name] if name in kwargs else args[index] if len(args) > index else None
 
 
 def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict]:
@@ -93,7 +93,7 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None) -> tuple[Run,
     noise, sampler, sigmas = args[0], args[2], args[3]
     levels = [float(level) for level in sigmas]
     try:
-        architecture = describe(guider.model_patcher.get_model_object("diffusion_model"), cast_like)
+        architecture = architecture_of(guider.model_patcher)
     except UnsupportedModel as reason:
         return Run.of(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason))), 0
     layout, context = architecture.layout(tuple(noise.shape), {}), context_length(guider)
@@ -114,14 +114,14 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None) -> tuple[Run,
 
 
 def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfile:
-    """Probe the sampler; at full budget nothing is asked of it: even its random numbers stay as they were."""
+    """Probe the sampler; but not at full budget, so that even its random numbers are those of a dense run."""
     if plan.is_full:
         return SamplerProfile.unknown([float(level) for level in sigmas])
     return profile_of(guider, sampler, sigmas)
 
 
 def prepare_sampling(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-    """PREPARE_SAMPLING: asks the host for room for the caches while it decides how much of the weights to load."""
+    """Ask the host to keep memory free for the caches while it decides how many weights to load (PREPARE_SAMPLING)."""
     options = kwargs.get("model_options") or next((a for a in args[1:] if isinstance(a, dict)), {})
     active = options.get("transformer_options", {}).get(RUN_KEY)
     if active is not None and active.announced_bytes > 0:
@@ -130,14 +130,14 @@ def prepare_sampling(executor: Any, model: Any, noise_shape: Any, *args: Any, **
 
 
 def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """APPLY_MODEL: one model call. args: x, t, c_concat, c_crossattn, control, transformer_options."""
+    """Make one model call (APPLY_MODEL). args: x, t, c_concat, c_crossattn, control, transformer_options."""
     options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[5] if len(args) > 5 else {}
     active = options.get(RUN_KEY)
     if active is None:
         return executor(*args, **kwargs)
     comfy.model_management.throw_exception_if_processing_interrupted()
     try:
-        architecture = active.architecture(executor.class_obj.diffusion_model, lambda model: describe(model, cast_like))
+        architecture = active.architecture(executor.class_obj.diffusion_model, describe_on_host)
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
@@ -148,10 +148,10 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return active.run.end_call(call, call.estimate())
     with active.watch_model() as model_ran, patched_forwards(architecture.blocks, call):
         prediction = executor(*args, **kwargs)
-        skipped = not model_ran()
+        answered = not model_ran()
     if active.on_model_call is not None:
         active.on_model_call(call.info.step, args[0], prediction, request.groups)
-    return active.run.end_call(call, prediction, skipped)
+    return active.run.end_call(call, prediction, answered)
 
 
 def _sigma(options: dict) -> float | None:
@@ -160,7 +160,7 @@ def _sigma(options: dict) -> float | None:
 
 
 def _full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
-    """Why this call runs in full, whatever the schedule says; "" where nothing speaks against it."""
+    """Return why this call must run in full, whatever the schedule says; "" if it need not."""
     if not groups or options.get("sigmas") is None:
         return "the host did not say which conditionings are in the call"
     if options.get("ar_state") is not None:

@@ -90,7 +90,7 @@ def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> 
     solver = profile.solver
     if solver is None or solver.calls != steps:  # several calls a step, or not linear
         return profile.calls_per_step, None, None
-    return profile.calls_per_step, solver.responses, solver.starts
+    return profile.calls_per_step, solver.weights_after, solver.starts
 
 
 def _identity(model: Any, fingerprint: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float) -> str:

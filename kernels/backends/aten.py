@@ -20,21 +20,21 @@ def _heads_first(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def attend_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """FlashAttention 2 of torch (on AMD: AOTriton); shapes as in `attend_reference`."""
+    """Compute by FlashAttention 2 of torch (on AMD: AOTriton); shapes as in `attend_reference`."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention
     out, lse = flash(*_heads_first(q, k, v), 0.0, False, False, scale=scale)[:2]
     return out.transpose(1, 2), lse if need_lse else None
 
 
 def attend_efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Memory-efficient kernel; its log-sum-exp is padded to a multiple of 32 rows."""
+    """Compute by the memory-efficient kernel; its log-sum-exp is padded to a multiple of 32 rows."""
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     out, lse = efficient(*_heads_first(q, k, v), None, need_lse, scale=scale)[:2]
     return out.transpose(1, 2), lse[..., : q.shape[1]] if need_lse else None
 
 
 def attend_cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Kernel of cuDNN; its log-sum-exp has a trailing dimension since torch 2.9."""
+    """Compute by the kernel of cuDNN; its log-sum-exp has a trailing dimension since torch 2.9."""
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
     out, lse = cudnn(*_heads_first(q, k, v), None, need_lse, 0.0, False, False, scale=scale)[:2]
     if not need_lse:
@@ -43,7 +43,7 @@ def attend_cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: boo
 
 
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Public function of torch, which picks a kernel itself."""
+    """Compute by the public function of torch, which picks a kernel itself."""
     q, k, v = _heads_first(q, k, v)
     return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2), None
 

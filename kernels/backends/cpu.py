@@ -20,7 +20,7 @@ MIN_ROWS = 128
 
 
 def attend_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Flash kernel of torch; shapes as in `attend_reference`."""
+    """Compute by the flash kernel of torch; shapes as in `attend_reference`."""
     dtype = q.dtype
     if dtype == torch.float16:
         q, k, v = q.float(), k.float(), v.float()
@@ -30,10 +30,7 @@ def attend_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: boo
 
 
 class Products(Protocol):
-    """The two matrix products of attention, for one head at a time.
-
-    Made for keys `[N, D]`, tiles of so many rows and q's dtype.
-    """
+    """The two matrix products of attention, for one head at a time; constructed for a number of keys and rows."""
 
     def load_head(self, k: Tensor, v: Tensor) -> None:
         """Set the head's k and v, `[N, D]`."""
@@ -92,14 +89,14 @@ def _as_contiguous(x: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _weights_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of the second product: bf16 for bf16 inputs, as in all flash kernels."""
+    """Return the dtype of the second product: bf16 for bf16 inputs, as in all flash kernels."""
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
 def _attend_in_tiles(
     products: type[BlasProducts] | type[OneDnnProducts], q: Tensor, k: Tensor, v: Tensor, scale: float, need_lse: bool
 ) -> AttentionOutput:
-    """Attention of one head after another, in tiles of rows; shapes as in `attend_reference`.
+    """Compute one head after another, in tiles of rows; shapes as in `attend_reference`.
 
     The log-sum-exp comes from the softmax: the largest weight of a row is exp(largest score − lse).
     """
@@ -124,12 +121,12 @@ def _attend_in_tiles(
 
 
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Attention in tiles, multiplied by `torch.mm`; shapes as in `attend_reference`."""
+    """Compute in tiles, multiplied by `torch.mm`; shapes as in `attend_reference`."""
     return _attend_in_tiles(BlasProducts, q, k, v, scale, need_lse)
 
 
 def attend_onednn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Attention in tiles, multiplied by oneDNN; shapes as in `attend_reference`."""
+    """Compute in tiles, multiplied by oneDNN; shapes as in `attend_reference`."""
     return _attend_in_tiles(OneDnnProducts, q, k, v, scale, need_lse)
 
 

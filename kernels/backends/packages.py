@@ -51,7 +51,7 @@ def _function(module: str, name: str) -> Callable:
 
 
 def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """flash-attn 2, which takes the same layout; shapes as in `attend_reference`."""
+    """Compute by flash-attn 2, which takes the same layout; shapes as in `attend_reference`."""
     attention = _function("flash_attn", "flash_attn_func")
     if not need_lse:
         return attention(q, k, v, softmax_scale=scale), None
@@ -60,7 +60,7 @@ def attend_flash2(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bo
 
 
 def attend_flash3(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """flash-attn 3 for Hopper. Early releases always return a tuple, later releases on request."""
+    """Compute by flash-attn 3 for Hopper. Early releases always return a tuple, later releases on request."""
     attention = _function("flash_attn_interface", "flash_attn_func")
     options = {"return_attn_probs": True} if need_lse and _accepts(attention, "return_attn_probs") else {}
     result = attention(q, k, v, softmax_scale=scale, **options)
@@ -74,7 +74,7 @@ def _accepts(function: Callable, argument: str) -> bool:
 
 
 def attend_sage(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """SageAttention 2, with queries and keys in 8 bit."""
+    """Compute by SageAttention 2, with queries and keys in 8 bit."""
     attention = _function("sageattention", "sageattn")
     arguments = {"tensor_layout": "NHD", "is_causal": False, "sm_scale": scale}
     if not need_lse:

@@ -18,20 +18,20 @@ PACKAGES = ("triton", "triton-windows")
 def attend_pointer(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
 ) -> AttentionOutput:
-    """Kernel with pointer loads; shapes as in `attend_reference`."""
+    """Compute by the kernel with pointer loads; shapes as in `attend_reference`."""
     q, k, v = _align(q, k, v)
     return launch.attend_pointer(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
 
 
 def attend_tma(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Kernel with tensor descriptors. A layout that they cannot describe, for example an expanded tensor, is copied."""
+    """Compute by the kernel with tensor descriptors. A tensor that they cannot describe (an expanded one) is copied."""
     q, k, v = _align(q, k, v)
     k, v = (_copy(tensor) if launch.descriptor_error(tensor) else tensor for tensor in (k, v))
     return launch.attend_tma(q, k, v, scale=scale, need_lse=need_lse)
 
 
 def attend_int8(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
-    """Kernel with 8-bit scores; shapes as in `attend_reference`."""
+    """Compute by the kernel with 8-bit scores; shapes as in `attend_reference`."""
     q, k, v = _align(q, k, v)
     return launch.attend_int8(q, k, v, scale=scale, need_lse=need_lse)
 

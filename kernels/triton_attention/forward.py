@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .online_softmax import softmax_step, store_rows
+from .online_softmax import load_block, store_rows, weigh_values
 
 
 @triton.jit
@@ -30,24 +30,11 @@ def find_listed_tiles(counts, tiles, list_length, list_idx, keys, KEY_TILE: tl.c
 def attend_block(q_tile, k_rows, v_rows, start, present, acc, top, total, factor):
     """Attend to the block of keys from row `start` on: returns acc, top and total (see `softmax_step`) after it.
 
-    k_rows, v_rows: pointer to a head, stride of its rows, offsets of a block `[D, BLOCK_N]`, `[BLOCK_N, D]`. present:
-    which rows exist, bool `[BLOCK_N]`; None: all.
+    k_rows, v_rows: as in `load_block`, with offsets `[D, BLOCK_N]`, `[BLOCK_N, D]`; present: as in `weigh_values`.
     """
-    k_head, k_stride, k_offsets = k_rows
-    v_head, v_stride, v_offsets = v_rows
-    if present is None:
-        k_tile = tl.load(k_head + start * k_stride + k_offsets)
-    else:
-        # Loads are masked, not only scores: 0 · NaN of foreign memory would be NaN.
-        k_tile = tl.load(k_head + start * k_stride + k_offsets, mask=present[None, :], other=0.0)
+    k_tile = load_block(k_rows, start, None if present is None else present[None, :])
     scores = tl.dot(q_tile, k_tile, input_precision="ieee")
-    if present is not None:
-        scores = tl.where(present[None, :], scores, float("-inf"))
-    weights, shrink, top, total = softmax_step(scores, top, total, factor)
-    if present is None:
-        v_tile = tl.load(v_head + start * v_stride + v_offsets)
-    else:
-        v_tile = tl.load(v_head + start * v_stride + v_offsets, mask=present[:, None], other=0.0)
+    weights, v_tile, shrink, top, total = weigh_values(scores, v_rows, start, present, top, total, factor)
     acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * shrink[:, None], input_precision="ieee")
     return acc, top, total
 

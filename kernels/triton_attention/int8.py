@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .online_softmax import softmax_step, store_rows
+from .online_softmax import load_block, store_rows, weigh_values
 
 
 @triton.jit(do_not_specialize=["count", "heads"])
@@ -66,24 +66,12 @@ def attend_block_int8(q_tile, q_scale, k_rows, k_scales, v_rows, first, keys, ac
     None where the block does not reach beyond them.
     """
     start = tl.cast(first, tl.int64)
-    k_head, k_stride, k_offsets = k_rows
-    v_head, v_stride, v_offsets = v_rows
-    columns = tl.arange(0, k_offsets.shape[1])
-    if keys is None:
-        k_tile = tl.load(k_head + start * k_stride + k_offsets)
-        k_scale = tl.load(k_scales + first + columns)
-    else:
-        present = first + columns < keys
-        k_tile = tl.load(k_head + start * k_stride + k_offsets, mask=present[None, :], other=0)
-        k_scale = tl.load(k_scales + first + columns, mask=present, other=0.0)
+    columns = tl.arange(0, k_rows[2].shape[1])
+    present = None if keys is None else first + columns < keys
+    k_tile = load_block(k_rows, start, None if present is None else present[None, :])
+    k_scale = load_block((k_scales, 1, columns), first, present)
     scores = tl.dot(q_tile, k_tile, out_dtype=tl.int32).to(tl.float32) * k_scale[None, :]
-    if keys is not None:
-        scores = tl.where(present[None, :], scores, float("-inf"))
-    weights, shrink, top, total = softmax_step(scores, top, total, q_scale)
-    if keys is None:
-        v_tile = tl.load(v_head + start * v_stride + v_offsets)
-    else:
-        v_tile = tl.load(v_head + start * v_stride + v_offsets, mask=present[:, None], other=0.0)
+    weights, v_tile, shrink, top, total = weigh_values(scores, v_rows, start, present, top, total, q_scale)
     acc = acc * shrink[:, None] + tl.dot(weights.to(tl.float16), v_tile, out_dtype=tl.float16).to(tl.float32)
     return acc, top, total
 

@@ -56,31 +56,21 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
 
 
 def attend_pointer(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    need_lse: bool,
-    key_tiles: KeyTiles | None = None,
-    config: Config | None = None,
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Compute softmax(q kᵀ · scale) v with pointer loads, over all keys or the listed tiles of keys.
 
     q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1, scale > 0. Returns out `[B, M, H, D]`, contiguous, and the
-    natural log-sum-exp, fp32 `[B, H, M]`. config replaces the shipped configuration. Raises ValueError where the
-    kernel cannot take such tensors.
+    natural log-sum-exp, fp32 `[B, H, M]`. Raises ValueError where the kernel cannot take such tensors.
     """
     from .forward import attend_forward
 
-    config = config or _shipped_config("pointer" if key_tiles is None else "tiles", q)
+    config = _shipped_config("pointer" if key_tiles is None else "tiles", q)
     batch, queries, heads, head_dim = q.shape
     strides = _strides(q, k, v)
     out, lse = _allocate_outputs(q, need_lse)
     counts, tiles, query_tiles, length = None, None, 0, 0
     if key_tiles is not None:
-        if QUERY_TILE % config.block_m or KEY_TILE % config.block_n:
-            raise ValueError(f"{config} does not divide tiles of {QUERY_TILE} queries and {KEY_TILE} keys")
         counts, tiles = key_tiles.counts.contiguous(), key_tiles.tiles.contiguous()
         query_tiles, length = tiles.shape[-2:]
     with _device_context(q.device):
@@ -109,13 +99,11 @@ def attend_pointer(
     return out, lse
 
 
-def attend_tma(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, config: Config | None = None
-) -> tuple[Tensor, Tensor | None]:
+def attend_tma(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> tuple[Tensor, Tensor | None]:
     """As `attend_pointer`, with K and V by tensor descriptors. Raises ValueError also with a `descriptor_error`."""
     from .forward_tma import attend_forward_tma
 
-    config = config or _shipped_config("tma", q)
+    config = _shipped_config("tma", q)
     batch, queries, heads, head_dim = q.shape
     out, lse = _allocate_outputs(q, need_lse)
     with _device_context(q.device):
@@ -162,13 +150,11 @@ def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
     return TensorDescriptor(tensor, list(tensor.shape), [*strides, 1], [1, rows, 1, head_dim])
 
 
-def attend_int8(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, config: Config | None = None
-) -> tuple[Tensor, Tensor | None]:
+def attend_int8(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> tuple[Tensor, Tensor | None]:
     """As `attend_pointer`, with int8 scores: approximate, within the tolerances of its tests."""
     from .int8 import attend_forward_int8
 
-    config = config or _shipped_config("int8", q)
+    config = _shipped_config("int8", q)
     batch, queries, heads, head_dim = q.shape
     _strides(q, k, v)
     out, lse = _allocate_outputs(q, need_lse)

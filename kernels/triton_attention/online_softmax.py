@@ -1,4 +1,4 @@
-"""Parts of all attention kernels: one step of the online softmax, and the output of a tile of queries.
+"""Parts of the attention kernels: loads, one step of the online softmax, and the output of a tile of queries.
 
 Scores are in base 2: `factor` is scale · log2(e), for exp2; the log-sum-exp is converted to base e at the end.
 """
@@ -22,6 +22,33 @@ def softmax_step(scores, top, total, factor):
     weights = tl.math.exp2(scores * factor[:, None] - new_top[:, None])
     shrink = tl.math.exp2(top - new_top)
     return weights, shrink, new_top, total * shrink + tl.sum(weights, 1)
+
+
+@triton.jit
+def load_block(rows, start, mask):
+    """Load the block of K or V from row `start` on; zeros where `mask` is false, which is None where all rows exist.
+
+    rows: pointer to a head, stride of its rows, offsets of a block.
+    """
+    head, stride, offsets = rows
+    if mask is None:
+        block = tl.load(head + start * stride + offsets)
+    else:
+        # Loads are masked, not only scores: 0 · NaN of foreign memory would be NaN.
+        block = tl.load(head + start * stride + offsets, mask=mask, other=0)
+    return block
+
+
+@triton.jit
+def weigh_values(scores, v_rows, start, present, top, total, factor):
+    """Return the weights of a block of keys, its values, and shrink, top and total (see `softmax_step`) after it.
+
+    v_rows, start: as in `load_block`. present: which rows exist, bool `[BLOCK_N]`; None: all.
+    """
+    if present is not None:
+        scores = tl.where(present[None, :], scores, float("-inf"))
+    weights, shrink, top, total = softmax_step(scores, top, total, factor)
+    return weights, load_block(v_rows, start, None if present is None else present[:, None]), shrink, top, total
 
 
 @triton.jit

@@ -6,7 +6,7 @@ Plots are drawn at twice the nominal size, to stay sharp in a zoomed graph. Leng
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -56,10 +56,10 @@ def _round_steps(least: float) -> list[float]:
     return [power * size for size in (1, 2, 2.5, 5, 10, 20)]
 
 
-def spread(places: Sequence[float], gap: float, least: float, most: float) -> list[float]:
-    """Move places as little as possible, so that they are `gap` apart within two bounds; in the given order."""
-    order = sorted(range(len(places)), key=lambda number: places[number])
-    moved = [min(max(place, least), most) for place in places]
+def spread(positions: Sequence[float], gap: float, least: float, most: float) -> list[float]:
+    """Return positions moved as little as possible, to be `gap` apart and within two bounds; in the given order."""
+    order = sorted(range(len(positions)), key=lambda number: positions[number])
+    moved = [min(max(position, least), most) for position in positions]
     for before, number in pairwise(order):
         moved[number] = max(moved[number], moved[before] + gap)
     if order:
@@ -86,9 +86,19 @@ def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def text(
     draw: ImageDraw.ImageDraw, x: float, y: float, words: str, size: float = 11, anchor: str = "lm", fill: tuple = INK
 ) -> None:
-    """Draw text at a place in pixels; size is nominal."""
+    """Draw text at x and y, in pixels; size is nominal."""
     face = font(size)
     draw.text((x, y), words, fill, face, anchor=anchor if isinstance(face, ImageFont.FreeTypeFont) else None)
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, left: float, entries: Iterable[tuple[tuple, str]]) -> float:
+    """Draw a row of coloured squares with labels below the plot, from `left` on, nominal; returns its end in pixels."""
+    x, y, side = left * SCALE, (HEIGHT - 22) * SCALE, 10 * SCALE
+    for colour, label in entries:
+        draw.rectangle((x, y - side / 2, x + side, y + side / 2), colour)
+        text(draw, x + side + 6 * SCALE, y, label, 10.5)
+        x += side + 24 * SCALE + draw.textlength(label, font(10.5))
+    return x
 
 
 def round_up(value: float) -> float:

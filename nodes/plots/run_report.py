@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from ...engine.report import Report
 from ...schedules import expected_from
 from ..report_text import MEANING, StepRow, step_rows
-from .drawing import COLOURS, FAINT, GRID, HEIGHT, LINE, REUSE_STUB, SCALE, WIDTH, font, new_plot, round_up, text
+from .drawing import COLOURS, FAINT, GRID, HEIGHT, LINE, REUSE_STUB, SCALE, WIDTH, draw_legend, new_plot, round_up, text
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 66, 82, 78
 
@@ -102,17 +102,11 @@ def _seconds_line(draw: ImageDraw.ImageDraw, frame: Frame, rows: list[StepRow]) 
 
 
 def _legend(draw: ImageDraw.ImageDraw, kinds: set[str]) -> None:
-    x, y, side = float(LEFT * SCALE), (HEIGHT - 22) * SCALE, 10 * SCALE
-    for kind, colour in COLOURS.items():
-        if kind not in kinds:
-            continue
-        draw.rectangle((x, y - side / 2, x + side, y + side / 2), colour)
-        label = f"{kind}: {MEANING[kind]}"
-        text(draw, x + side + 6 * SCALE, y, label, 10.5)
-        x += side + 24 * SCALE + draw.textlength(label, font(10.5))
+    x = draw_legend(draw, LEFT, [(COLOURS[kind], f"{kind}: {MEANING[kind]}") for kind in COLOURS if kind in kinds])
     if kinds:
-        draw.line((x, y, x + 1.6 * side, y), LINE, 2 * SCALE)
-        text(draw, x + 1.6 * side + 6 * SCALE, y, "seconds per call", 10.5)
+        y, length = (HEIGHT - 22) * SCALE, 16 * SCALE
+        draw.line((x, y, x + length, y), LINE, 2 * SCALE)
+        text(draw, x + length + 6 * SCALE, y, "seconds per call", 10.5)
 
 
 def _format_seconds(value: float) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
 from ...engine.report import FULL, REUSE, TOKEN
 from ...search.losses import psnr_of
 from ...search.result import FoundSchedule, SearchResult
-from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, font, new_plot, text
+from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, draw_legend, new_plot, text
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
 LEGEND = {FULL: "computed in full", TOKEN: "computed in part", REUSE: "estimated from earlier steps"}
@@ -39,7 +38,7 @@ def draw_schedules(result: SearchResult) -> Image.Image:
         _row(draw, across, found, bottom, row * (1 - ROW_GAP))
     _steps(draw, across, (HEIGHT - BOTTOM) * SCALE)
     kinds = {kind_of(budget) for found in result.best for budget in found.schedule.budgets}
-    _legend(draw, [(COLOURS[kind], label) for kind, label in LEGEND.items() if kind in kinds])
+    draw_legend(draw, LEFT, [(COLOURS[kind], label) for kind, label in LEGEND.items() if kind in kinds])
     return image
 
 
@@ -81,7 +80,7 @@ def draw_sensitivity(result: SearchResult) -> Image.Image:
         top = up.end if is_computed else min(up.at(min(psnr_of(loss), up.low)), up.start - 2 * SCALE)
         _bar(draw, across, step, top, up.start, COLOURS[FULL if is_computed else TOKEN])
     _steps(draw, across, up.start)
-    _legend(draw, [(COLOURS[FULL], "always computed"), (COLOURS[TOKEN], "if only this one is estimated")])
+    draw_legend(draw, LEFT, [(COLOURS[FULL], "always computed"), (COLOURS[TOKEN], "if only this one is estimated")])
     return image
 
 
@@ -96,11 +95,3 @@ def _steps(draw: ImageDraw.ImageDraw, across: Axis, bottom: float) -> None:
     for step in range(every - 1, steps, every):
         text(draw, across.at(step + 0.5), bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
     text(draw, (across.start + across.end) / 2, bottom + 30 * SCALE, "sampling step", 12, "mm")
-
-
-def _legend(draw: ImageDraw.ImageDraw, entries: Sequence[tuple[tuple, str]]) -> None:
-    x, y, side = float(LEFT * SCALE), (HEIGHT - 22) * SCALE, 10 * SCALE
-    for colour, label in entries:
-        draw.rectangle((x, y - side / 2, x + side, y + side / 2), colour)
-        text(draw, x + side + 6 * SCALE, y, label, 10.5)
-        x += side + 24 * SCALE + draw.textlength(label, font(10.5))

@@ -17,8 +17,8 @@ def as_box(monkeypatch):
     """`as_box()`: from now on every model is one whose blocks are not known."""
 
     def install():
-        for module in ("wrappers", "patch_model"):
-            monkeypatch.setattr(f"astraea.host.sampling.{module}.describe", lambda model, cast: describe_box("wan"))
+        for module in ("architectures", "wrappers"):
+            monkeypatch.setattr(f"astraea.host.sampling.{module}.describe_on_host", lambda model: describe_box("wan"))
 
     return install
 

@@ -96,7 +96,7 @@ class Scarce:
 @pytest.mark.parametrize(
     ("refused", "settled"),
     [({"full"}, "fp8"), ({"full", "fp8"}, "fp8-host")],
-    ids=["to fp8", "to host memory"],
+    ids=["to fp8", "to CPU memory"],
 )
 def test_steps_down_when_an_allocation_fails(load_tiny, monkeypatch, refused, settled):
     model = load_tiny()
@@ -118,7 +118,7 @@ def test_reuses_whole_steps_when_nothing_can_be_kept_per_block(load_tiny, monkey
     assert report.counts()["reuse"] > 0
     assert 0.4 <= report.computed_share <= 0.6
     assert psnr(dense, result) > 15.0
-    assert any("whole steps are reused" in note for note in report.notes)
+    assert any("whole steps are skipped" in note for note in report.notes)
 
 
 def test_mode_paper_computes_everything_when_nothing_can_be_kept_per_block(load_tiny, monkeypatch):
@@ -130,7 +130,7 @@ def test_mode_paper_computes_everything_when_nothing_can_be_kept_per_block(load_
     assert report.computed_share == 1.0
     assert torch.equal(dense, result)
     assert any("everything is computed" in note for note in report.notes)
-    assert not any("whole steps are reused" in note for note in report.notes)
+    assert not any("whole steps are skipped" in note for note in report.notes)
 
 
 def test_other_errors_of_an_allocation_are_not_swallowed(load_tiny, monkeypatch):

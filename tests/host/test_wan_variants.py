@@ -14,9 +14,9 @@ from astraea.engine.blocks.selection import Selection
 from astraea.engine.planning.plan import make_plan
 from astraea.engine.run import Run
 from astraea.errors import UnsupportedModel
+from astraea.host.sampling.architectures import architecture_of, cast_like
 from astraea.host.sampling.attention import RunAttention
-from astraea.host.sampling.casting import cast_like
-from astraea.host.sampling.patch_model import architecture_of, family_of
+from astraea.host.sampling.patch_model import family_of
 from astraea.models.wan import WanRunner
 from astraea.schedules import flow_sigmas, periodic
 

@@ -17,14 +17,16 @@ pytest.importorskip("triton", reason="Triton is not installed: its kernels were 
 
 from triton_problems import CASES, KINDS, exact, problem, relative
 
-from astraea.kernels.key_tiles import KeyTiles
+from astraea.kernels.key_tiles import KEY_TILE, QUERY_TILE, KeyTiles
 from astraea.kernels.triton_attention import (
+    SHIPPED,
     Config,
     attend_int8,
     attend_pointer,
     attend_tma,
     config_for,
     descriptor_error,
+    launch,
     unavailable_reason,
     unsupported_reason,
 )
@@ -41,6 +43,10 @@ INT8_TOLERANCES = {"random": (0.012, 0.012), "peaked": (0.04, 0.25), "offset": (
 
 def attend(kind, q, k, v, *, need_lse=True, **options):
     return ALL[kind](q, k, v, scale=q.shape[-1] ** -0.5, need_lse=need_lse, **options)
+
+
+def use_config(monkeypatch, config):
+    monkeypatch.setattr(launch, "config_for", lambda architecture, kind, head_dim: config)
 
 
 def check(result, expected, dtype):
@@ -95,11 +101,11 @@ def test_int8_of_zeros_is_the_mean_of_the_values():
 
 @pytest.mark.parametrize("kind", ["pointer", "tma", "int8", "tiles"])
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_the_tile_shapes_of_a_device_give_the_same(kind, head_dim):
+def test_the_tile_shapes_of_a_device_give_the_same(monkeypatch, kind, head_dim):
     architecture = "sm90" if kind != "int8" else "sm89"
     q, k, v = problem((1, 150, 200, 1, head_dim), torch.float16, "random")
-    options = {"config": config_for(architecture, kind, head_dim)}
-    mask = None
+    use_config(monkeypatch, config_for(architecture, kind, head_dim))
+    options, mask = {}, None
     if kind == "tiles":
         options["key_tiles"] = KeyTiles.from_mask(torch.tensor([[[[1, 0, 1, 1], [0, 1, 1, 0]]]]).bool())
         mask = options["key_tiles"].mask(150, 200)
@@ -216,7 +222,9 @@ def test_offsets_beyond_32_bits_are_reached(kind, which, dim, tmp_path):
 )
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp16", "fp32"])
 @pytest.mark.parametrize("keys", [256, 300, 257], ids=["whole", "ragged", "one-key-in-the-last"])
-def test_key_tiles_attend_to_listed_keys_only(keys, dtype, config):
+def test_key_tiles_attend_to_listed_keys_only(monkeypatch, keys, dtype, config):
+    if config is not None:
+        use_config(monkeypatch, config)
     q, k, v = problem((2, 200, keys, 2, 64), dtype, "random")
     generator = torch.Generator().manual_seed(1)
     mask = torch.rand(2, 2, 2, -(-keys // 64), generator=generator) < 0.5
@@ -225,7 +233,7 @@ def test_key_tiles_attend_to_listed_keys_only(keys, dtype, config):
     mask[1, 0, 0] = torch.arange(mask.shape[-1]) == mask.shape[-1] - 1  # only the last tile
     mask[1, 1, 1, -1] = False  # all but the last tile
     key_tiles = KeyTiles.from_mask(mask)
-    result = attend("pointer", q, k, v, key_tiles=key_tiles, config=config)
+    result = attend("pointer", q, k, v, key_tiles=key_tiles)
     check(result, exact(q, k, v, key_tiles.mask(200, keys)), dtype)
     assert not result[0][0, :128, 0].any()
     assert (result[1][0, 0, :128] == -math.inf).all()
@@ -245,11 +253,11 @@ def test_an_empty_list_gives_zeros():
     assert (lse == -math.inf).all()
 
 
-def test_a_configuration_that_does_not_divide_listed_tiles_is_refused():
-    q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
-    key_tiles = KeyTiles.from_mask(torch.ones(1, 1, 1, 2).bool())
-    with pytest.raises(ValueError, match="does not divide"):
-        attend("pointer", q, k, v, key_tiles=key_tiles, config=Config(128, 128, 8, 1))
+def test_shipped_configurations_divide_listed_tiles():
+    for architecture, kind, head_dim in [*SHIPPED, ("interpreter", "tiles", 64), ("interpreter", "tiles", 128)]:
+        if kind == "tiles":
+            config = config_for(architecture, kind, head_dim)
+            assert QUERY_TILE % config.block_m == KEY_TILE % config.block_n == 0
 
 
 # --- refusals --------------------------------------------------------------------------------------------

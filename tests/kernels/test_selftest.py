@@ -47,9 +47,7 @@ def test_a_backend_that_fails_is_not_used_and_the_reason_is_stated(run):
     dispatcher = Dispatcher([wrong, REFERENCE])
     assert WRONG[run] in dispatcher.unsupported_reason(wrong, PROBLEM)
     assert "\n" not in dispatcher.unsupported_reason(wrong, PROBLEM)
-    choice = dispatcher.choose(Q, K, V, PROBLEM)
-    assert choice.backend is REFERENCE
-    assert WRONG[run] in choice.reasons["wrong"]
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend is REFERENCE
 
 
 @pytest.mark.parametrize("found", DISPATCHER.backends, ids=lambda found: found.name)

@@ -60,7 +60,8 @@ def attend(job: dict) -> None:
     function = {"tma": launch.attend_tma, "int8": launch.attend_int8}.get(job["kind"], launch.attend_pointer)
     options = {"key_tiles": KeyTiles.from_mask(torch.ones(2, 2, 1, 2).bool())} if job["kind"] == "tiles" else {}
     if "block_m" in job:
-        options["config"] = Config(*(job[name] for name in ("block_m", "block_n", "warps", "stages")))
+        config = Config(*(job[name] for name in ("block_m", "block_n", "warps", "stages")))
+        launch.config_for = lambda architecture, kind, head_dim: config
     function(q, k, v, scale=0.125, need_lse=job["lse"], **options)
 
 

@@ -133,6 +133,27 @@ def test_blocks_of_every_kind_give_what_plain_ones_give(kind: str, mode: str, ca
     assert torch.equal(result, expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_mode_paper_keeps_what_a_block_computes_for_all_tokens(kind: str) -> None:
+    """The last block has to run for all tokens at a token step; at the next, a skipped step, it returns the same."""
+    block, runner = KINDS[kind]
+    blocks: Any = blocks_of(block)
+    run = Run.of(make_plan(periodic("p", [0.5, 0.0], SIGMAS[:-1], full_start=1), mode="paper"), SIGMAS)
+    x = torch.randn(2, VIDEO, DIM, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for step, sigma in enumerate(SIGMAS[:3]):
+        blocks[-1].reason = "another node patches inside it" if step == 1 else ""
+        call = run.begin_call(request(sigma, runner(), len(blocks)))
+        with patched_forwards(blocks, call):
+            outputs.append(forward(blocks, x * (1.0 - 0.1 * step)))
+        run.end_call(call, outputs[-1])
+    assert [record.kind for record in run.report.calls] == ["full", "token", "reuse"]
+    assert torch.equal(outputs[2], outputs[1])
+    for state in run.states:
+        assert state.blocks is not None
+        assert not state.blocks.ages[len(blocks) - 1].any()
+
+
 def test_a_box_skips_whole_steps_and_no_tokens() -> None:
     box = describe_box()
     layout = box.layout((2, 4, 3, 4, 4), {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from astraea.engine.blocks.interface import RowGroup, TokenLayout
-from astraea.engine.blocks.selection import Selection, change_score, rms_change, select, selected_count
+from astraea.engine.blocks.selection import Selection, change_score, rms_change, select_tokens, selected_count
 from astraea.engine.calls.context import CallRequest
 from astraea.engine.estimators import ESTIMATORS
 from astraea.engine.planning.cost import BlockCost, budget_for_speedup
@@ -48,12 +48,12 @@ class OneTensor:
 
 def test_selection_takes_the_best_video_tokens_and_all_others():
     score = torch.tensor([[0.0, 5.0, 1.0, 9.0, 3.0, 0.0, 0.0]])
-    indices = select(score, 2, slice(1, 5))
+    indices = select_tokens(score, 2, slice(1, 5)).indices
     assert indices.tolist() == [[0, 1, 3, 5, 6]]
 
 
 def test_selection_is_stable_on_ties():
-    assert select(torch.zeros(2, 10), 4, slice(0, 10)).tolist() == [[0, 1, 2, 3]] * 2
+    assert select_tokens(torch.zeros(2, 10), 4, slice(0, 10)).indices.tolist() == [[0, 1, 2, 3]] * 2
 
 
 def test_gather_and_put_are_inverse_per_row():
@@ -293,7 +293,7 @@ def test_without_room_for_a_store_all_conditionings_of_a_step_do_alike(monkeypat
     assert kinds[:4:2] == ["full", "full"]
     assert "reuse" in kinds
     report = run.finish()
-    assert any(note.startswith("whole steps are reused instead of tokens: no memory") for note in report.notes)
+    assert any(note.startswith("whole steps are skipped instead of tokens: no memory") for note in report.notes)
     assert not any("nothing had been kept" in note for note in report.notes)
 
 

@@ -15,13 +15,15 @@ from astraea.engine.estimators import (
     hold_prediction,
     prediction_error,
 )
-from astraea.engine.estimators.prediction import MAX_GAIN, MAX_STEP_RATIO, MIN_GAIN, PRIOR_GAIN, step_ratio
+from astraea.engine.estimators.prediction import MAX_STEP_RATIO, step_ratio
 from astraea.engine.estimators.tokens.forecast import token_step_ratios
-from astraea.engine.estimators.tokens.refit import drift
+from astraea.engine.estimators.tokens.refit import fit_drift
 from astraea.engine.estimators.tokens.scaled_refit import change_weights
-from astraea.schedules import TIME_AXES
+from astraea.schedules import DEFAULT_FORECAST, TIME_AXES, sigma_axis
+from astraea.schedules.forecast import MAX_PRIOR_GAIN, MIN_PRIOR_GAIN
 
 DAMPED = 0.4
+PRIOR_GAIN = DEFAULT_FORECAST.prior_gain
 
 
 def residuals(rows=2, tokens=400, dim=16, seed=0):
@@ -53,8 +55,8 @@ def test_refit_of_unchanged_residuals_changes_nothing():
 def test_refit_trusts_few_tokens_less_than_many():
     kept = residuals()
     drifted = kept + 1.0
-    _, few = drift(kept[:, :2], drifted[:, :2])
-    _, many = drift(kept, drifted)
+    _, few = fit_drift(kept[:, :2], drifted[:, :2])
+    _, many = fit_drift(kept, drifted)
     assert few.abs().mean() < 0.5
     assert many.abs().mean() > 0.95
 
@@ -62,7 +64,7 @@ def test_refit_trusts_few_tokens_less_than_many():
 @pytest.mark.parametrize("value", [0.0, 1e-20, 1e4])
 def test_refit_of_constant_channels_is_finite(value):
     kept = torch.full((1, 10, 4), value)
-    slope, offset = drift(kept[:, :3], kept[:, :3] * 2)
+    slope, offset = fit_drift(kept[:, :3], kept[:, :3] * 2)
     assert torch.isfinite(slope).all()
     assert torch.isfinite(offset).all()
     assert ((slope >= 0.5) & (slope <= 1.5)).all()
@@ -102,7 +104,7 @@ def test_forecasts_of_a_bending_line_miss_less_the_nearer_they_are():
         return base + (place - 0.125 * place**2) * direction
 
     history = [(-place, at(place)) for place in (1.0, 0.0)]
-    gain = ExtrapolationGain()
+    gain = ExtrapolationGain(PRIOR_GAIN, sigma_axis)
     gain.measure(history, -2.0, at(2.0))
     whole = gain.gain(base)
     assert whole == pytest.approx((PRIOR_GAIN + 5 / 7) / 2)
@@ -121,9 +123,15 @@ def test_forecast_holds_with_one_value_or_one_noise_level():
 def test_gain_lets_forecasts_go_as_far_as_the_newest_one_came_true():
     """Half of what is known beforehand, half of what was seen; never beyond the line nor far behind."""
     history = [(0.8, residuals() + residuals(seed=1)), (0.9, residuals())]
-    assert ExtrapolationGain().gain(residuals()) == PRIOR_GAIN
-    for came_true, expected in ((1.0, 0.5), (0.25, 0.125), (-0.5, -0.25), (9.0, MAX_GAIN), (-9.0, MIN_GAIN)):
-        gain = ExtrapolationGain()
+    assert ExtrapolationGain(PRIOR_GAIN, sigma_axis).gain(residuals()) == PRIOR_GAIN
+    for came_true, expected in (
+        (1.0, 0.5),
+        (0.25, 0.125),
+        (-0.5, -0.25),
+        (9.0, MAX_PRIOR_GAIN),
+        (-9.0, MIN_PRIOR_GAIN),
+    ):
+        gain = ExtrapolationGain(PRIOR_GAIN, sigma_axis)
         gain.measure(history, 0.7, history[0][1] + came_true * residuals(seed=1))
         assert gain.gain(residuals()) == pytest.approx(expected, abs=1e-4)
     stopped = torch.zeros(())
@@ -133,7 +141,7 @@ def test_gain_lets_forecasts_go_as_far_as_the_newest_one_came_true():
 def test_gain_judges_a_step_by_all_its_conditionings_and_only_by_the_newest_step():
     base, direction = residuals(), residuals(seed=1)
     history = [(0.8, base + direction), (0.9, base)]
-    gain = ExtrapolationGain()
+    gain = ExtrapolationGain(PRIOR_GAIN, sigma_axis)
     gain.measure(history, 0.7, base + 2 * direction)
     gain.measure([(0.8, base + 3 * direction), (0.9, base)], 0.7, base + 3 * direction)
     assert gain.gain(base) == pytest.approx((PRIOR_GAIN + 1.0 / 10.0) / 2, abs=1e-4)
@@ -142,7 +150,7 @@ def test_gain_judges_a_step_by_all_its_conditionings_and_only_by_the_newest_step
 
 
 def test_gain_says_nothing_about_a_value_computed_twice():
-    gain = ExtrapolationGain()
+    gain = ExtrapolationGain(PRIOR_GAIN, sigma_axis)
     gain.measure([(0.8, residuals()), (0.9, residuals(seed=1))], 0.8, residuals(seed=2))
     gain.measure([(0.8, residuals())], 0.7, residuals(seed=2))
     assert gain.gain(residuals()) == PRIOR_GAIN
@@ -150,7 +158,7 @@ def test_gain_says_nothing_about_a_value_computed_twice():
 
 def test_gain_sums_in_single_precision_what_half_precision_cannot_hold():
     base, direction = residuals().half(), (1e3 * residuals(seed=1)).half()
-    gain = ExtrapolationGain()
+    gain = ExtrapolationGain(PRIOR_GAIN, sigma_axis)
     gain.measure([(0.8, base + direction), (0.9, base)], 0.7, base + 2 * direction)
     assert gain.gain(base).dtype == torch.float16
     assert gain.gain(base).item() == pytest.approx(0.5, abs=1e-2)

@@ -24,7 +24,7 @@ else:
 MAY_IMPORT = {
     "nodes": {"host", "models", "search", "engine", "kernels", "schedules", "tiny"},
     "host": {"models", "search", "engine", "kernels", "schedules", "tiny"},
-    "models": {"engine", "kernels"},
+    "models": {"engine", "kernels", "schedules"},
     "search": {"engine", "schedules"},
     "engine": {"kernels", "schedules"},
     "kernels": set(),

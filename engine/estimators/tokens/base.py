@@ -15,9 +15,9 @@ ESTIMATORS: dict[str, TokenEstimator] = {}
 class TokenEstimator:
     """Estimates the block residuals of tokens that a token step does not compute (stale tokens).
 
-    Each estimate starts from the last computed value and is used once, so that errors do not add up. An estimator has
-    no state of its own; what it keeps per conditioning is the tensor from `begin`, which lives as long as the
-    residuals do. A subclass in a module of this folder is registered under its name.
+    Each estimate starts from the last computed value and is used once, so that errors do not add up. An estimator
+    itself has no state; it keeps the tensor from `begin`, one per conditioning, as long as the residuals are kept. A
+    subclass in a module of this folder is registered under its name.
 
     slots: residuals kept per block, newest first. forecasts, corrects: how the mode of this name treats skipped steps
     (see `engine.planning.modes.Mode`).
@@ -33,15 +33,15 @@ class TokenEstimator:
         ESTIMATORS[cls.name] = cls()
 
     def state_bytes(self, rows: int, tokens: int) -> int:
-        """Bytes of what `begin` returns."""
+        """Return the bytes of the tensor from `begin`."""
         return 0
 
     def begin(self, sigma: float, ages: Tensor, previous: Tensor | None) -> Tensor | None:
-        """State after a full step at `sigma`. ages: `[rows, N]`, for shape and device; previous: state before it."""
+        """Return the state after a full step at `sigma`; previous: the one before. ages: `[rows, N]`, as a template."""
         return None
 
     def weights(self, sigma: float, change: Tensor, selection: Selection, state: Tensor | None) -> Tensor | None:
-        """Weights `[rows, N, 1]` of this step, the same for all blocks; None where the estimate needs none.
+        """Return weights `[rows, N, 1]` of this step, the same for all blocks; None where the estimate needs none.
 
         change: RMS change of every token's input since it was last computed, `[rows, N]`.
         """
@@ -51,7 +51,7 @@ class TokenEstimator:
         """Note in `state`, in place, that the selected tokens are computed at `sigma`."""
 
     def estimate(self, kept: Sequence[Tensor], selection: Selection, fresh: Tensor, weights: Tensor | None) -> Tensor:
-        """Residuals `[rows, N, dim]` of all tokens: a new tensor, or `kept[0]` itself.
+        """Return residuals `[rows, N, dim]` of all tokens: a new tensor, or `kept[0]` itself.
 
         kept: `slots` residuals `[rows, N, dim]`, newest first; fresh: the selected tokens' residuals `[rows, M, dim]`.
         """

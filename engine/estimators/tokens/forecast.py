@@ -13,7 +13,7 @@ from .base import TokenEstimator
 
 
 def token_step_ratios(sigma: float, newest: Tensor, older: Tensor) -> Tensor:
-    """`prediction.step_ratio` per token, `[rows, N, 1]`; newest, older: sigmas of its computations, `[rows, N]`."""
+    """Return `step_ratio` per token, `[rows, N, 1]`; newest, older: sigmas of its last computations, `[rows, N]`."""
     interval = newest - older
     same = interval.abs() < SAME_LEVEL
     ratios = (sigma - newest) / torch.where(same, torch.ones_like(interval), interval)

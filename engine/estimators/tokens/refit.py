@@ -13,12 +13,12 @@ from torch import Tensor
 from ...blocks.selection import Selection
 from .base import TokenEstimator
 
-RIDGE_TOKENS = 4.0  # equivalent tokens without drift, which steady the fit when few are fresh
+RIDGE_TOKENS = 4.0  # tokens without drift that are added to the fit, to steady it when few tokens are fresh
 MIN_SLOPE, MAX_SLOPE = 0.5, 1.5
 
 
-def drift(kept_fresh: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset `[rows, 1, dim]` (fp32) of the line from kept to new residuals `[rows, M, dim]`.
+def fit_drift(kept_fresh: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+    """Return slope and offset `[rows, 1, dim]` (fp32) of the line from kept to new residuals `[rows, M, dim]`.
 
     slope = cov(kept, new) / var(kept), drawn to 1 by the ridge and clamped to 0.5…1.5;
     offset = mean(new) − slope · mean(kept), drawn to 0 likewise. The ridge keeps every quotient finite.
@@ -45,5 +45,5 @@ class Refit(TokenEstimator):
 
     def estimate(self, kept: Sequence[Tensor], selection: Selection, fresh: Tensor, weights: Tensor | None) -> Tensor:
         residuals = kept[0]
-        slope, offset = (t.to(residuals.dtype) for t in drift(selection.gather(residuals), fresh))
+        slope, offset = (t.to(residuals.dtype) for t in fit_drift(selection.gather(residuals), fresh))
         return torch.addcmul(offset, residuals, slope)

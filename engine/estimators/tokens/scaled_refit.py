@@ -1,7 +1,7 @@
 """Scaled refit: as refit, but each stale token moves only as far as its own input did.
 
-The fresh tokens are those that changed most, so the unscaled fit overshoots on the others. By how much cannot be read
-off the fresh tokens, for the same reason: weights fitted to them drift towards the unscaled fit.
+The fresh tokens are those that changed most, so the unscaled fit moves the others too far. The right measure cannot be
+fitted to the fresh tokens, for the same reason: their own best weights are those of the unscaled fit.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...blocks.selection import Selection
 from .base import TokenEstimator
-from .refit import drift
+from .refit import fit_drift
 
 MAX_WEIGHT = 1.5
 
 
 def change_weights(change: Tensor, indices: Tensor) -> Tensor:
-    """Change of each token relative to the selected ones' mean, `[rows, N, 1]`, clamped to 0…1.5.
+    """Return the change of each token over the selected tokens' mean, `[rows, N, 1]`, clamped to 0…1.5.
 
     change: RMS change of every token's input `[rows, N]`; indices: the selected tokens `[rows, M]`.
     """
@@ -39,6 +39,6 @@ class ScaledRefit(TokenEstimator):
     def estimate(self, kept: Sequence[Tensor], selection: Selection, fresh: Tensor, weights: Tensor | None) -> Tensor:
         assert weights is not None
         residuals = kept[0]
-        slope, offset = drift(selection.gather(residuals), fresh)
+        slope, offset = fit_drift(selection.gather(residuals), fresh)
         step = torch.addcmul(offset.to(residuals.dtype), residuals, (slope - 1.0).to(residuals.dtype))
         return step.mul_(weights.to(residuals.dtype)).add_(residuals)

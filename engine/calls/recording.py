@@ -33,21 +33,18 @@ class RecordingCall(ModelCall):
             return
         self.notes.append(reason)
         ages = torch.zeros(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
-        # An in-place block would change the reference.
-        reference = hidden.clone() if self.runner.in_place else hidden.contiguous()
-        state.keep(TokenState(store, reference, ages, mode.token_estimator.begin(self.info.sigma, ages, previous)))
+        inputs = hidden.clone() if self.runner.in_place else hidden.contiguous()  # in-place blocks change `hidden`
+        state.keep(TokenState(store, inputs, ages, mode.token_estimator.begin(self.info.sigma, ages, previous)))
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
-        before = hidden.clone() if self.runner.in_place else hidden
-        result = call.run()
-        after = self.runner.exit(result)
+        result, before, after = self.run_for_all_tokens(call, hidden)
         for cond in self.info.conds:
             if cond.state.tokens is not None:
                 self._record(cond.state.tokens.store, call.index, after[cond.rows], before[cond.rows])
         return result
 
     def _record(self, store: ResidualStore, index: int, after: Tensor, before: Tensor) -> None:
-        """Keep a block's residual as the newest of its slots."""
+        """Keep a block's residual in its first slot; older residuals move on by a slot, the oldest is dropped."""
         slots = self.context.mode.slots
         newest = index * slots
         for slot in range(newest + slots - 1, newest, -1):
