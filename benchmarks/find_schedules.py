@@ -91,9 +91,9 @@ def search_one(bench: JointBench, control: Any, budget: float, args: argparse.Na
     """The row of one search: its schedule and the hand-made one on the control pairs."""
     from lib.search.contestants import from_baseline, genome_of
 
-    from astraea.search.config import SearchConfig
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog
+    from astraea.search.problem.config import SearchConfig
 
     run_log = RunLog(args.run_log / f"bundle-{bench.setting.identity}.jsonl", bench.setting.identity)
     with from_baseline():

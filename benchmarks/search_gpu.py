@@ -50,9 +50,9 @@ def searched(model: Any, job: Job, args: argparse.Namespace) -> Any:
     from astraea.host.search.progress import progress_text
     from astraea.host.search.runner import ComfyRunner
     from astraea.host.search.session import make_cases
-    from astraea.search.config import SearchConfig
     from astraea.search.driver import Search
     from astraea.search.evaluation.run_log import RunLog
+    from astraea.search.problem.config import SearchConfig
 
     latent = {"samples": torch.zeros(job.shape)}
     bench = ComfyRunner(

@@ -11,8 +11,8 @@ from ..host.search.samplers import SamplerInputs, sampler_named, sampler_names, 
 from ..host.search.session import make_cases, search_in_graph
 from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
 from ..models import supported
-from ..search.budgets import parse_budgets
-from ..search.config import SearchConfig
+from ..search.problem.budgets import parse_budgets
+from ..search.problem.config import SearchConfig
 from .plots.images import to_batch
 from .plots.search import draw_search
 from .schema import ScheduleType, field, node_schema, refusal

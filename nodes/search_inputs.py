@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..host.search.samplers import sampler_names, scheduler_names
 from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
-from ..search.budgets import check_search_name, parse_budgets
+from ..search.problem.budgets import check_search_name, parse_budgets
 from .checks import number, one_of, text, whole_number
 
 EFFORTS = {

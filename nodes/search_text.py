@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..host.search.view import SearchRun
 from ..schedules import Schedule
-from ..search.result import FoundSchedule, SearchResult
+from ..search.problem.result import FoundSchedule, SearchResult
 
 USE = (
     "To use one: press R in the graph, then choose it by name in Astraea Accelerate; or link the schedule output, "

@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from .candidate import Genome
-from .config import SearchConfig
-from .effort import Effort
+from .evaluation.effort import Effort
 from .evaluation.evaluator import Evaluation
 from .evaluation.replay import Replay
 from .evaluation.run_log import RunLog
-from .methods import METHODS, BudgetSearch
-from .problem import Outcome, Runner
-from .result import FoundSchedule, HistoryPoint, Progress, SearchResult
+from .methods.registry import METHODS, BudgetSearch
+from .problem.candidate import Genome
+from .problem.config import SearchConfig
+from .problem.result import FoundSchedule, HistoryPoint, Progress, SearchResult
+from .problem.runner import Outcome, Runner
 
 
 class History:

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import AstraeaError
-from ...search.config import SearchConfig
 from ...search.evaluation.run_log import RunLog
-from ...search.result import Progress, SearchResult
+from ...search.problem.config import SearchConfig
+from ...search.problem.result import Progress, SearchResult
 from ..latents import preview_rgb
 from .view import SearchRun
 

@@ -19,7 +19,7 @@ from ...engine.planning.plan import make_plan
 from ...engine.report import REUSE, TOKEN, Report, ReportHandle
 from ...errors import SearchError
 from ...schedules import Schedule
-from ...search.problem import MAX_SAMPLED, Job, Outcome, Recording, SamplingConfig
+from ...search.problem.runner import MAX_SAMPLED, Job, Outcome, Recording, SamplingConfig
 from ..sampling.patch_model import accelerate, family_of, without_acceleration
 from .proxy_clips import make_proxy_clips
 from .recorder import Recorder, choose_sample_indices

@@ -12,13 +12,13 @@ from typing import Any
 from ...errors import AstraeaError, SearchError
 from ...limits import MAX_SEED
 from ...schedules import Schedule, load, save
-from ...search.budgets import SO_FAR, name_for
-from ...search.config import SearchConfig
 from ...search.driver import Search
 from ...search.evaluation.run_log import RunLog
-from ...search.problem import Runner, SamplingConfig
-from ...search.provenance import as_schedule, is_of_interrupted_search
-from ...search.result import SearchResult
+from ...search.problem.budgets import SO_FAR, name_for
+from ...search.problem.config import SearchConfig
+from ...search.problem.provenance import as_schedule, is_of_interrupted_search
+from ...search.problem.result import SearchResult
+from ...search.problem.runner import Runner, SamplingConfig
 from ..folders import check_writable, user_schedule_folder, user_search_folder
 from .progress import NodeView
 from .runner import Case, ComfyRunner

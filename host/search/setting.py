@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SearchError
-from ...search.problem import SamplingConfig
+from ...search.problem.runner import SamplingConfig
 from ..sampling.memory import compute_dtype
 from ..sampling.sampler_probe import profile_of
 from .fingerprint import digest_of, model_fingerprint

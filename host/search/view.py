@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ...schedules import Schedule
-from ...search.config import SearchConfig
 from ...search.evaluation.run_log import RunLog
-from ...search.problem import Runner
-from ...search.result import Progress, SearchResult
+from ...search.problem.config import SearchConfig
+from ...search.problem.result import Progress, SearchResult
+from ...search.problem.runner import Runner
 
 
 @dataclass(frozen=True)

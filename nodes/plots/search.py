@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ...search.losses import psnr_of
-from ...search.result import HistoryPoint, SearchResult
+from ...search.problem.losses import psnr_of
+from ...search.problem.result import HistoryPoint, SearchResult
 from .drawing import FAINT, GRID, HEIGHT, INK, LINE, PAPER, SCALE, SERIES, WIDTH, Axis, font, new_plot, spread, text
 from .search_steps import draw_schedules, draw_sensitivity
 

@@ -7,8 +7,8 @@ import math
 from PIL import Image, ImageDraw
 
 from ...engine.report import FULL, REUSE, TOKEN
-from ...search.losses import psnr_of
-from ...search.result import FoundSchedule, SearchResult
+from ...search.problem.losses import psnr_of
+from ...search.problem.result import FoundSchedule, SearchResult
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, draw_legend, new_plot, text
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...engine.report import FULL, REUSE
-from ..candidate import Genome
-from ..losses import MIN_LOSS, mean_psnr
-from ..problem import Job, Outcome, Recording, Runner
+from ..problem.candidate import Genome
+from ..problem.losses import MIN_LOSS, mean_psnr
+from ..problem.runner import Job, Outcome, Recording, Runner
 from .run_log import RunLog, key_of
 from .step_time import StepSeconds
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, variance
 
-from ..losses import mean_psnr
+from ..problem.losses import mean_psnr
 
 PSNR_CAP_DB = 60.0  # above it differences are invisible
 MIN_STD_DB = 1.5  # of gains between cases

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AstraeaError, SearchError
-from ..problem import Job, Outcome, Recording, SamplingConfig
+from ..problem.runner import Job, Outcome, Recording, SamplingConfig
 
 HOW_TO_GET = "Ray is not installed, which --workers needs. Install it (pip install ray) or leave --workers out."
 MAX_TRIES = 2

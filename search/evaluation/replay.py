@@ -28,8 +28,8 @@ from ...engine.run import Run
 from ...engine.sampler.profile import SamplerProfile
 from ...engine.sampler.solver import Solver
 from ...schedules import TIME_AXES, TimeAxis
-from ..candidate import Genome
-from ..problem import Outcome, Recording, SamplingConfig
+from ..problem.candidate import Genome
+from ..problem.runner import Outcome, Recording, SamplingConfig
 
 DEFAULT_RESPONSE = 1.0  # before any run has shown one
 

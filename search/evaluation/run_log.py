@@ -20,7 +20,7 @@ from ...errors import SearchError
 from ...files import open_regular, read_regular
 from ...limits import MAX_STEPS
 from ...schedules import Schedule
-from ..problem import Outcome
+from ..problem.runner import Outcome
 
 FORMAT = "astraea-search-memo-1"  # to be changed also if the engine computes other results: old outcomes would be wrong
 MAX_BYTES = 256 * 2**20

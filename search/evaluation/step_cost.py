@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..candidate import Genome
-from ..problem import Outcome
+from ..problem.candidate import Genome
+from ..problem.runner import Outcome
 from .step_time import FULL, StepSeconds
 
 ROUNDED_TO = 0.05  # so that small variations of the clock do not change a search

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from ..candidate import Genome
-from ..problem import Outcome
+from ..problem.candidate import Genome
+from ..problem.runner import Outcome
 
 FULL = 1.0
 MAX_RUNS = 60  # of each budget that count, the newest

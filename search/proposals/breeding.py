@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...schedules import DEFAULT_MODE
-from ..candidate import Genome, change_forecast, fill_budget, move_steps, uniform_crossover
-from ..problem import SamplingConfig
-from ..ranking import ReplayRanking
-from ..standings import Standings
+from ..problem.candidate import Genome, change_forecast, fill_budget, move_steps, uniform_crossover
+from ..problem.runner import SamplingConfig
+from ..ranking.replay_ranking import ReplayRanking
+from ..ranking.standings import Standings
 
 POPULATION, CHILDREN, GENERATIONS = 24, 24, 8
 CROSSOVER_PROBABILITY, FORECAST_PROBABILITY = 0.25, 0.25

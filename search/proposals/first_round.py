@@ -8,15 +8,15 @@ from functools import partial
 from itertools import zip_longest
 
 from ...engine.planning.modes import HOLD
-from ..candidate import FORECASTS, Genome
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.step_cost import measure_step_cost
-from ..ranking import ReplayRanking
-from ..standings import Standings
-from ..successive_halving import SuccessiveHalving
+from ..problem.candidate import FORECASTS, Genome
+from ..ranking.forecast_priors import initial_forecasts
+from ..ranking.replay_ranking import ReplayRanking
+from ..ranking.standings import Standings
+from ..ranking.successive_halving import SuccessiveHalving
 from .breeding import Breeder
 from .initial import periodic_candidate, uniform_candidate
-from .priors import initial_forecasts
 
 FIRST_ROUND_SHARE = 0.6  # of the effort for candidates
 BREEDING_FORECASTS = 2  # initial forecasts that the baselines are evolved with

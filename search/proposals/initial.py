@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ...errors import ScheduleError
 from ...schedules import Schedule, budgets_for, equivalent_steps, forecast_for, periodic, pick, uniform, warped_skip
-from ..candidate import Genome, mean_budget, with_ends
-from ..problem import SamplingConfig
+from ..problem.candidate import Genome, mean_budget, with_ends
+from ..problem.runner import SamplingConfig
 
 # (warp, full steps at the start, full steps at the end)
 SHAPES = (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise, product
 
-from ..candidate import Genome
+from ..problem.candidate import Genome
 
 # Widths of the first and of the last intervals relative to those in the middle, in the order of the run.
 START_WARPS: tuple[tuple[float, ...], ...] = ((), (0.75,), (0.75, 0.75))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from astraea.schedules import Schedule, flow_sigmas, periodic
-from astraea.search.result import FoundSchedule, HistoryPoint, SearchResult
+from astraea.search.problem.result import FoundSchedule, HistoryPoint, SearchResult
 
 STEPS = 30
 DENSE_SECONDS = 60.0

@@ -11,7 +11,7 @@ from astraea.host.search.proxy_clips import make_proxy_clips
 from astraea.host.search.runner import PROXY_SAMPLED, ComfyRunner
 from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
-from astraea.search.problem import Job
+from astraea.search.problem.runner import Job
 
 SHAPE, SMALL = (1, 16, 6, 16, 16), (1, 16, 2, 8, 8)
 STEPS, CFG = 6, 3.0

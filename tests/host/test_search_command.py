@@ -27,7 +27,7 @@ from astraea.host.search.cli.main import main
 from astraea.host.search.cli.options import parse
 from astraea.limits import MAX_NAME_LENGTH
 from astraea.schedules import Schedule, load, save
-from astraea.search.budgets import SO_FAR, check_search_name, name_for
+from astraea.search.problem.budgets import SO_FAR, check_search_name, name_for
 from hosts import current_host
 
 pytestmark = pytest.mark.newest_host

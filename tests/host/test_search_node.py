@@ -25,10 +25,10 @@ from astraea.host.search.session import make_cases
 from astraea.nodes.search import AstraeaSearch
 from astraea.nodes.search_inputs import EFFORTS
 from astraea.schedules import load, save
-from astraea.search.budgets import SO_FAR, check_search_name, parse_budgets
-from astraea.search.config import SearchConfig
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.result import Progress
+from astraea.search.problem.budgets import SO_FAR, check_search_name, parse_budgets
+from astraea.search.problem.config import SearchConfig
+from astraea.search.problem.result import Progress
 
 QUICK = next(iter(EFFORTS))
 

@@ -23,7 +23,7 @@ from astraea.host.search import runner as runner_module
 from astraea.host.search.runner import ComfyRunner
 from astraea.host.search.setting import PROJECT_FILE, Case
 from astraea.schedules import Schedule
-from astraea.search.problem import MAX_SAMPLED, Job
+from astraea.search.problem.runner import MAX_SAMPLED, Job
 
 pytestmark = pytest.mark.newest_host
 

@@ -30,7 +30,7 @@ from astraea.schedules import (
     serialise,
 )
 from astraea.search.evaluation.run_log import FORMAT, RunLog
-from astraea.search.problem import Outcome
+from astraea.search.problem.runner import Outcome
 
 GOOD = Schedule("good", ((1.0, 1.0), (0.5, 0.0)))
 OUTCOME = Outcome(1e-5, 2, (0.0, 1e-4), 1.0, (1.0, 0.0), ("full", "reuse"), (None, None))

@@ -43,7 +43,7 @@ from astraea.schedules.density import BUDGET_TOLERANCE
 from astraea.schedules.expected import describe
 from astraea.schedules.format import MAX_BYTES
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.problem import Outcome
+from astraea.search.problem.runner import Outcome
 
 
 def check_schedule(rng: Generator, schedule: Schedule) -> None:

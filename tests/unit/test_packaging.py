@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -32,6 +32,12 @@ MAY_IMPORT = {
     "tiny": set(),
 }
 ROOT_MAY_IMPORT = {"__init__": {"nodes"}}
+# Folders and files inside of a folder, from the bottom up: imports run downwards there, too.
+INNER_LAYERS = {
+    "engine": ("blocks", "sampler", "estimators", "correction", "state", "planning", "report", "calls", "run"),
+    "search": ("problem", "evaluation", "ranking", "proposals", "methods", "driver"),
+    "host": ("folders", "latents", "sampling", "search"),
+}
 
 COMFY = re.compile(
     r"(comfy(_\w+)?|app|execution|folder_paths|latent_preview|node_helpers|nodes|protocol|server|utils)(\.|$)"
@@ -146,6 +152,30 @@ def test_imports_inside_the_pack_are_relative() -> None:
 
 def test_imports_run_one_way() -> None:
     assert [str(each) for each in IMPORTS if each.level and not may_import(each)] == []
+
+
+def inner_layer(folder: str, path: Sequence[str]) -> int | None:
+    """The layer of a file or module inside a folder of the pack, None outside of it and for one without a layer."""
+    if path[0] != folder or len(path) < 2 or path[1] not in INNER_LAYERS[folder]:
+        return None
+    return INNER_LAYERS[folder].index(path[1])
+
+
+@pytest.mark.parametrize("folder", INNER_LAYERS)
+def test_imports_inside_a_folder_run_downwards(folder: str) -> None:
+    upwards = []
+    for each in IMPORTS:
+        own = inner_layer(folder, each.file.with_suffix("").parts)
+        target = inner_layer(folder, each.target.split(".")) if each.level else None
+        if own is not None and target is not None and target > own:
+            upwards.append(str(each))
+    assert upwards == []
+
+
+@pytest.mark.parametrize("folder", INNER_LAYERS)
+def test_every_folder_inside_has_a_layer(folder: str) -> None:
+    inside = {path.parts[1] for path in PACK if path.parts[0] == folder and len(path.parts) > 2}
+    assert inside <= set(INNER_LAYERS[folder])
 
 
 def test_no_relative_import_leaves_the_pack() -> None:

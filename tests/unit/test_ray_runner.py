@@ -11,12 +11,12 @@ from toy_runner import ToyRunner
 
 from astraea.errors import SearchError
 from astraea.schedules import Schedule
-from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation import ray_runner
 from astraea.search.evaluation.ray_runner import Cluster, Factory, RayRunner
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.problem import Job
+from astraea.search.problem.config import SearchConfig
+from astraea.search.problem.runner import Job
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed: searching in workers was NOT TESTED (pip install ray)", allow_module_level=True)

@@ -8,7 +8,9 @@ from fractions import Fraction
 import pytest
 
 from astraea.schedules import Forecast
-from astraea.search.candidate import (
+from astraea.search.evaluation.step_time import MAX_RUNS, StepSeconds
+from astraea.search.methods.paper import BUDGETS, block_crossover, repair
+from astraea.search.problem.candidate import (
     AXES,
     CURVATURES,
     FINAL_STEP_GAINS,
@@ -22,9 +24,7 @@ from astraea.search.candidate import (
     uniform_crossover,
     with_ends,
 )
-from astraea.search.evaluation.step_time import MAX_RUNS, StepSeconds
-from astraea.search.paper_search import BUDGETS, block_crossover, repair
-from astraea.search.problem import Outcome
+from astraea.search.problem.runner import Outcome
 
 EVEN, HEUN = [1] * 12, [1] + [2] * 11
 SEEDS = pytest.mark.parametrize("seed", range(6))

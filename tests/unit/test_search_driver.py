@@ -9,15 +9,15 @@ from functools import cache
 import pytest
 from toy_runner import ToyRunner
 
-from astraea.search.candidate import FORECASTS, Genome, mean_budget
-from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
-from astraea.search.effort import DENSE_SHARE
+from astraea.search.evaluation.effort import DENSE_SHARE
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.proposals.priors import expected_forecast_gain
-from astraea.search.result import Progress, SearchResult
+from astraea.search.problem.candidate import FORECASTS, Genome, mean_budget
+from astraea.search.problem.config import SearchConfig
+from astraea.search.problem.result import Progress, SearchResult
+from astraea.search.ranking.forecast_priors import expected_forecast_gain
 
 # Toy, budgets, effort.
 SEARCHES = {

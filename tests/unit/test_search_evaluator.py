@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from toy_runner import ToyRunner
 
-from astraea.search.candidate import Genome
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.losses import mean_psnr
-from astraea.search.problem import Job, Outcome
+from astraea.search.problem.candidate import Genome
+from astraea.search.problem.losses import mean_psnr
+from astraea.search.problem.runner import Job, Outcome
 
 GOOD = Genome((1.0, 1.0, 0.0, 1.0, 1.0, 1.0))
 BAD = Genome((1.0, 0.0, 0.0, 0.0, 0.0, 1.0))

@@ -14,15 +14,15 @@ from toy_runner import ToyRunner
 
 from astraea.errors import ScheduleError
 from astraea.schedules import expected_of, load, save
-from astraea.search.candidate import mean_budget
-from astraea.search.config import PAPER, SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.paper_search import BAND, BUDGETS, CHILDREN, POPULATION, PaperSearch
-from astraea.search.problem import SamplingConfig
-from astraea.search.provenance import as_schedule
-from astraea.search.result import Progress, SearchResult
+from astraea.search.methods.paper import BAND, BUDGETS, CHILDREN, POPULATION, PaperSearch
+from astraea.search.problem.candidate import mean_budget
+from astraea.search.problem.config import PAPER, SearchConfig
+from astraea.search.problem.provenance import as_schedule
+from astraea.search.problem.result import Progress, SearchResult
+from astraea.search.problem.runner import SamplingConfig
 
 BUDGET, LIMIT = 0.5, 130.0
 CONFIG = SearchConfig(budgets=(0.5, 0.7), effort=8, seed=4)

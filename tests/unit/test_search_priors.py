@@ -8,7 +8,7 @@ import pytest
 from toy_runner import ToyRunner
 
 from astraea.schedules import DEFAULT_FORECAST, Forecast
-from astraea.search.proposals.priors import expected_forecast_gain, initial_forecasts, is_smooth
+from astraea.search.ranking.forecast_priors import expected_forecast_gain, initial_forecasts, is_smooth
 
 EXTRAPOLATING, HALF_CURVED, UNTRIED = (
     Forecast(0.25, "root", "root", 0.0),

@@ -9,10 +9,10 @@ import torch
 from toy_runner import ToyRunner
 
 from astraea.schedules import Forecast
-from astraea.search.candidate import FORECASTS, Genome
 from astraea.search.evaluation.replay import Replay
-from astraea.search.losses import mean_psnr
-from astraea.search.problem import Job, Outcome, Recording
+from astraea.search.problem.candidate import FORECASTS, Genome
+from astraea.search.problem.losses import mean_psnr
+from astraea.search.problem.runner import Job, Outcome, Recording
 
 FORECAST = pytest.mark.parametrize(
     "forecast",

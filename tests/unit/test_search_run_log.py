@@ -12,7 +12,7 @@ from astraea.errors import SearchError
 from astraea.schedules import Forecast, Schedule
 from astraea.search.evaluation import run_log as run_log_module
 from astraea.search.evaluation.run_log import RunLog, key_of
-from astraea.search.problem import Outcome
+from astraea.search.problem.runner import Outcome
 
 FULL_DEVICE = Path("/dev/full")
 OUTCOMES = {

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from toy_runner import SECONDS, ToyRunner
 
-from astraea.search.candidate import Genome
-from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.evaluation.step_cost import StepCost, measure_step_cost
-from astraea.search.problem import Outcome, SamplingConfig
+from astraea.search.problem.candidate import Genome
+from astraea.search.problem.config import SearchConfig
+from astraea.search.problem.runner import Outcome, SamplingConfig
 from astraea.search.proposals.initial import periodic_candidate, step_skipping_candidates, uniform_candidate
 
 OVERHEADS = pytest.mark.parametrize("overhead", [0.05, 0.35, 0.6, 1.0])

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 import pytest
 
 from astraea.schedules import Forecast
-from astraea.search.candidate import Genome
+from astraea.search.problem.candidate import Genome
 from astraea.search.proposals.step_placements import step_placements
 
 FORECAST = Forecast(0.5, "root", "root", 0.0)

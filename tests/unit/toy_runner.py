@@ -26,7 +26,7 @@ from astraea.engine.run import Run
 from astraea.engine.sampler.profile import SamplerProfile
 from astraea.kernels import attend_reference
 from astraea.schedules import Schedule, flow_sigmas
-from astraea.search.problem import Job, Outcome, Recording, SamplingConfig
+from astraea.search.problem.runner import Job, Outcome, Recording, SamplingConfig
 
 VALUES, HIDDEN, GUIDANCE = 64, 48, 3.0
 TOKEN_ERROR = 0.05  # of a prediction at budget 0, root mean square

@@ -55,6 +55,6 @@ def held_out_pairs(testbed: Any, count: int, first_seed: int) -> list[tuple[str,
 
 
 def psnr_of(loss: float) -> float:
-    from astraea.search.losses import mean_psnr
+    from astraea.search.problem.losses import mean_psnr
 
     return mean_psnr([loss])

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from astraea.schedules import Schedule, bundled_schedules
-from astraea.search import evolution
-from astraea.search.candidate import Genome
-from astraea.search.config import SearchConfig
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.paper_search import PaperSearch
+from astraea.search.methods import evolution
+from astraea.search.methods.paper import PaperSearch
+from astraea.search.problem.candidate import Genome
+from astraea.search.problem.config import SearchConfig
 from astraea.search.proposals.initial import (
     PARTIAL_PATTERN,
     bundled_candidate,

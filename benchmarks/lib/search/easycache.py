@@ -7,7 +7,7 @@ from typing import Any
 
 from astraea.engine.metrics import psnr, value_range
 from astraea.schedules import Forecast
-from astraea.search.candidate import Genome
+from astraea.search.problem.candidate import Genome
 
 from ..host.harness import Job, accelerated, sample
 from ..quality.candidates import separate_negative

@@ -19,11 +19,11 @@ import torch
 from comfy.cli_args import args as comfy_args
 
 from ....errors import AstraeaError
-from ....search.config import SearchConfig
 from ....search.evaluation.ray_runner import Cluster, Factory, RayRunner
 from ....search.evaluation.run_log import RunLog
-from ....search.problem import Runner
-from ....search.result import Progress, SearchResult
+from ....search.problem.config import SearchConfig
+from ....search.problem.result import Progress, SearchResult
+from ....search.problem.runner import Runner
 from ..progress import progress_text
 from ..session import Folders, run_search, user_folders
 from ..view import SearchRun

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from ....errors import AstraeaError
 from ....limits import MAX_SEED
-from ....search.budgets import check_search_name, parse_budgets
-from ....search.config import ASTRAEA, METHOD_DESCRIPTIONS, SearchConfig
+from ....search.problem.budgets import check_search_name, parse_budgets
+from ....search.problem.config import ASTRAEA, METHOD_DESCRIPTIONS, SearchConfig
 
 TINY = "tiny"  # the name of the embedded model
 REFUSED = 2

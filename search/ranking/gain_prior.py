@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .candidate import Genome, longest_skip
-from .evaluation.replay import Replay
-from .losses import mean_psnr
-from .problem import SamplingConfig
-from .proposals.priors import expected_forecast_gain
+from ..evaluation.replay import Replay
+from ..problem.candidate import Genome, longest_skip
+from ..problem.losses import mean_psnr
+from ..problem.runner import SamplingConfig
+from .forecast_priors import expected_forecast_gain
 
 # dB subtracted for each step that is moved, and for each step by which the longest skip is longer.
 MOVED_DB, LONGER_SKIP_DB = 0.15, 2.0

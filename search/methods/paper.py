@@ -14,15 +14,15 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from .candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
-from .config import SearchConfig
-from .effort import Effort, count_cases
-from .evaluation.evaluator import Evaluation, Evaluator, OnOutcome
-from .evaluation.replay import Replay
-from .evaluation.run_log import RunLog
-from .evaluation.step_cost import StepCost
-from .losses import MAX_LOSS
-from .problem import Runner
+from ..evaluation.effort import Effort, count_cases
+from ..evaluation.evaluator import Evaluation, Evaluator, OnOutcome
+from ..evaluation.replay import Replay
+from ..evaluation.run_log import RunLog
+from ..evaluation.step_cost import StepCost
+from ..problem.candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
+from ..problem.config import SearchConfig
+from ..problem.losses import MAX_LOSS
+from ..problem.runner import Runner
 
 BUDGETS = tuple(number / 10 for number in range(11))
 POPULATION, CHILDREN, GENERATIONS = 50, 30, 30

@@ -9,19 +9,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .candidate import Genome
-from .effort import Effort
-from .evaluation.evaluator import Evaluation, Evaluator
-from .evaluation.replay import Replay
-from .evaluation.step_cost import StepCost
-from .gain_prior import GainPrior
-from .proposals.breeding import Breeder
-from .proposals.first_round import FirstRound
-from .proposals.initial import bundled_candidate, step_skipping_candidates
+from ..evaluation.effort import Effort
+from ..evaluation.evaluator import Evaluation, Evaluator
+from ..evaluation.replay import Replay
+from ..evaluation.step_cost import StepCost
+from ..problem.candidate import Genome
+from ..proposals.breeding import Breeder
+from ..proposals.first_round import FirstRound
+from ..proposals.initial import bundled_candidate, step_skipping_candidates
+from ..ranking.gain_prior import GainPrior
+from ..ranking.replay_ranking import ReplayRanking
+from ..ranking.standings import Standings
+from ..ranking.successive_halving import SuccessiveHalving
 from .proxy import ProxySearch
-from .ranking import ReplayRanking
-from .standings import Standings
-from .successive_halving import SuccessiveHalving
 
 PER_FORECAST = 3  # candidates of a round with the same forecast, as these fail together
 ROUND_SHARE = 0.6  # of the remaining effort that a round may take

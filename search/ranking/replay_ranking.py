@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from statistics import fmean
 
-from .candidate import Genome
-from .evaluation.evaluator import Evaluator
-from .evaluation.replay import Replay
-from .losses import mean_psnr
-from .proposals.priors import expected_forecast_gain
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.replay import Replay
+from ..problem.candidate import Genome
+from ..problem.losses import mean_psnr
+from .forecast_priors import expected_forecast_gain
 from .standings import BEHIND_DB, Standings
 
 

@@ -6,16 +6,16 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .astraea_search import AstraeaMethod
-from .candidate import Genome
-from .config import ASTRAEA, PAPER, SearchConfig
-from .effort import Effort
-from .evaluation.evaluator import Evaluation, Evaluator, OnOutcome
-from .evaluation.replay import Replay
-from .evaluation.run_log import RunLog
-from .evaluation.step_cost import StepCost
-from .paper_search import PaperMethod
-from .problem import Runner
+from ..evaluation.effort import Effort
+from ..evaluation.evaluator import Evaluation, Evaluator, OnOutcome
+from ..evaluation.replay import Replay
+from ..evaluation.run_log import RunLog
+from ..evaluation.step_cost import StepCost
+from ..problem.candidate import Genome
+from ..problem.config import ASTRAEA, PAPER, SearchConfig
+from ..problem.runner import Runner
+from .astraea import AstraeaMethod
+from .paper import PaperMethod
 
 
 class BudgetSearch(Protocol):

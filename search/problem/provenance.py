@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from ..schedules import Schedule, check_name
+from ...schedules import Schedule, check_name
 from .config import METHOD_DESCRIPTIONS, SearchConfig
 from .losses import mean_psnr
-from .problem import SamplingConfig
 from .result import FoundSchedule, SearchResult
+from .runner import SamplingConfig
 
 INTERRUPTED = "interrupted after"
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..schedules import Schedule
+from ...schedules import Schedule
 
 MAX_SAMPLED = 8192  # latent values of each step kept in a recording
 

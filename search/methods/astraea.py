@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-from .config import SearchConfig
-from .effort import Effort, count_cases
-from .evaluation.evaluator import Evaluator, OnOutcome
-from .evaluation.replay import Replay
-from .evaluation.run_log import RunLog
-from .evaluation.step_cost import StepCost
+from ..evaluation.effort import Effort, count_cases
+from ..evaluation.evaluator import Evaluator, OnOutcome
+from ..evaluation.replay import Replay
+from ..evaluation.run_log import RunLog
+from ..evaluation.step_cost import StepCost
+from ..problem.config import SearchConfig
+from ..problem.runner import Runner
 from .evolution import Evolution
-from .problem import Runner
 from .proxy import MAX_CASES, MIN_CASES, RUNS_PER_CASE, ProxySearch
 
 DENSE_SHARE_WITH_PROXY = 7.5  # as `effort.DENSE_SHARE`, where small clips decide most

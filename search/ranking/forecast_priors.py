@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...schedules import DEFAULT_FORECAST, Forecast, equivalent_steps, flow_sigmas, uniform
-from ..candidate import FINAL_STEP_GAINS
-from ..problem import SamplingConfig
+from ..problem.candidate import FINAL_STEP_GAINS
+from ..problem.runner import SamplingConfig
 
 MAX_MILD_CFG, MIN_FINE_STEPS = 4.2, 16  # guidance scale; steps over all noise levels
 WHOLE_RUN = uniform("whole run", 1.0, flow_sigmas(30))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from ..schedules import DEFAULT_MODE
-from .candidate import Genome
-from .evaluation.evaluator import Evaluator
-from .evaluation.posterior_gain import posterior_gain, posterior_std
-from .proposals.priors import expected_forecast_gain, initial_forecasts
-from .proposals.step_placements import step_placements
+from ...schedules import DEFAULT_MODE
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.posterior_gain import posterior_gain, posterior_std
+from ..problem.candidate import Genome
+from ..proposals.step_placements import step_placements
+from ..ranking.forecast_priors import expected_forecast_gain, initial_forecasts
+from ..ranking.standings import Gain, ProxyResult
 
 MIN_CASES, MAX_CASES = 12, 128
 # Of each round: share of the cases that candidates have been run on by its end, and number of candidates that go on.
@@ -27,16 +28,6 @@ RUNS_PER_CASE = 10  # estimate of the candidate runs per small clip, for each bu
 TRANSFERRED_SHARE = 0.5  # of a placement's gain on small clips, expected in full size
 MIN_PROXY_GAIN_DB = 1.0  # of a placement on small clips; a smaller gain may not hold in full size
 PLACEMENT_STD_DB, FORECAST_STD_DB = 1.5, 0.7  # standard deviation of true gains around the prior
-
-Gain = tuple[float, float]  # expected gain in dB and its standard deviation
-
-
-@dataclass(frozen=True)
-class ProxyResult:
-    """Result on small clips. found: candidates to run in full size, best first; gains: over the baseline."""
-
-    found: tuple[Genome, ...]
-    gains: dict[Genome, Gain]
 
 
 class ProxySearch:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from .candidate import Genome
-from .evaluation.evaluator import Evaluation
-from .evaluation.posterior_gain import PRIOR_STD_DB, beats_baseline, posterior_gain, significantly_worse
-from .evaluation.step_cost import StepCost
+from ..evaluation.evaluator import Evaluation
+from ..evaluation.posterior_gain import PRIOR_STD_DB, beats_baseline, posterior_gain, significantly_worse
+from ..evaluation.step_cost import StepCost
+from ..problem.candidate import Genome
+from ..problem.losses import mean_psnr
 from .gain_prior import GainPrior
-from .losses import mean_psnr
-from .proxy import ProxyResult
 
 NOTICEABLE_DB = 0.05  # gain over the best so far that a new best needs
 BEHIND_DB = 3.0  # by which one case may mislead: standard deviation of the difference of two candidates on it
+
+Gain = tuple[float, float]  # expected gain in dB and its standard deviation
+
+
+@dataclass(frozen=True)
+class ProxyResult:
+    """Result on small clips. found: candidates to run in full size, best first; gains: over the baseline."""
+
+    found: tuple[Genome, ...]
+    gains: dict[Genome, Gain]
 
 
 class Standings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from .evaluation.evaluator import Evaluator
-from .problem import SamplingConfig
+from ..problem.runner import SamplingConfig
+from .evaluator import Evaluator
 
 DENSE_SHARE = 4.0  # at most a quarter of the effort is spent on dense runs
 MIN_CASES = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from ..errors import SearchError
-from ..limits import MAX_NAME_LENGTH, MIN_BUDGET
-from ..schedules import check_new_name
+from ...errors import SearchError
+from ...limits import MAX_NAME_LENGTH, MIN_BUDGET
+from ...schedules import check_new_name
 
 MAX_BUDGET, MAX_BUDGETS = 0.95, 8
 SO_FAR = " so far"  # suffix of a schedule of an interrupted search, if a finished search saved one of the same name

@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..limits import ZERO_SIGMA
-from ..schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
-from ..schedules.resample import MIN_LAST_BUDGET
+from ...limits import ZERO_SIGMA
+from ...schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
+from ...schedules.resample import MIN_LAST_BUDGET
 
 MAX_MOVE = 3  # steps by which one move shifts a computed step at most
 PRIOR_GAINS = (0.0, 0.25, 0.5)

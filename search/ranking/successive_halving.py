@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .candidate import Genome
-from .effort import Effort
-from .evaluation.evaluator import Evaluation, Evaluator, Limits
+from ..evaluation.effort import Effort
+from ..evaluation.evaluator import Evaluation, Evaluator, Limits
+from ..problem.candidate import Genome
 from .standings import Standings
 
 FIRST_CASES = 3

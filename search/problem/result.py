@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..schedules import Schedule
+from ...schedules import Schedule
 from .losses import psnr_of
 
 

@@ -1,0 +1,1 @@
+"""Search methods, and the parts of the own one: evolution, and the search on small clips."""
