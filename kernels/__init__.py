@@ -9,18 +9,3 @@ from .custom_op import DISPATCHER, attend
 from .dispatch import AUTO, BACKEND_CHOICES, HOST, Choice
 from .key_tiles import KeyTiles
 from .problem import MANY_QUERIES, Problem
-
-__all__ = [
-    "AUTO",
-    "BACKEND_CHOICES",
-    "DISPATCHER",
-    "HOST",
-    "MANY_QUERIES",
-    "Backend",
-    "Choice",
-    "Constraints",
-    "KeyTiles",
-    "Problem",
-    "attend",
-    "attend_reference",
-]

@@ -30,6 +30,3 @@ class AstraeaExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
-
-
-__all__ = ["NODES", "AstraeaExtension"]

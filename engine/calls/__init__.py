@@ -5,5 +5,3 @@ from .paper import PaperFullCall, PaperReuseCall, PaperTokenCall
 from .recording import RecordingCall
 from .reuse import ReuseCall
 from .token import TokenCall
-
-__all__ = ["ModelCall", "PaperFullCall", "PaperReuseCall", "PaperTokenCall", "RecordingCall", "ReuseCall", "TokenCall"]

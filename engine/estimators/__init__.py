@@ -3,17 +3,3 @@
 from .prediction import ExtrapolationGain, History, extrapolate_prediction, hold_prediction, step_ratio_from
 from .prediction_error import SkippedStep, TimeAxes, prediction_error
 from .tokens import ESTIMATORS, TokenEstimator, estimator_named
-
-__all__ = [
-    "ESTIMATORS",
-    "ExtrapolationGain",
-    "History",
-    "SkippedStep",
-    "TimeAxes",
-    "TokenEstimator",
-    "estimator_named",
-    "extrapolate_prediction",
-    "hold_prediction",
-    "prediction_error",
-    "step_ratio_from",
-]

@@ -6,16 +6,3 @@ Importing this needs torch alone; Triton is imported at the first launch. Nothin
 from .availability import architecture_of, unavailable_reason, unsupported_reason
 from .configs import SHIPPED, Config, config_for
 from .launch import attend_int8, attend_pointer, attend_tma, descriptor_error
-
-__all__ = [
-    "SHIPPED",
-    "Config",
-    "architecture_of",
-    "attend_int8",
-    "attend_pointer",
-    "attend_tma",
-    "config_for",
-    "descriptor_error",
-    "unavailable_reason",
-    "unsupported_reason",
-]

@@ -44,9 +44,7 @@ COMFY = re.compile(
 )
 # Outside the layers, because run by path: the demonstration, which drives the engine as the host does elsewhere, and
 # the command lines, which load the pack.
-SCRIPTS = {
-    PurePosixPath(path) for path in ("tiny/demo.py", "tiny/standalone.py", "search/__main__.py", "kernels/__main__.py")
-}
+SCRIPTS = {PurePosixPath(path) for path in ("search/__main__.py", "kernels/__main__.py")}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ATTRIBUTES = 350, 60, 12
 # Docstrings open with a verb or a noun.
 NOUN_CLAUSE = re.compile(r"(What|How|Whether|By how much|Where|Which)\b")

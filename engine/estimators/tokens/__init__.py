@@ -7,5 +7,3 @@ from .base import ESTIMATORS, TokenEstimator, estimator_named
 
 for _module in sorted(module.name for module in iter_modules(__path__)):
     import_module(f"{__name__}.{_module}")
-
-__all__ = ["ESTIMATORS", "TokenEstimator", "estimator_named"]
