@@ -45,6 +45,7 @@ class RunAttention:
         self._lse_preference = AUTO if preference == HOST else preference
         self._choices: dict[tuple[int, bool], Choice] = {}
         self._timed: list[Choice] = []
+        self._gave_lse = False
 
     def for_call(self, options: dict[str, Any], tokens: int) -> Attend:
         """Return the attention for a model call of `tokens` tokens; options: the call's transformer_options.
@@ -53,8 +54,9 @@ class RunAttention:
         It is chosen within the first call of such a number of tokens, once for few queries and once for many.
         """
         if OVERRIDE in options:
-            self._writer.attention("another node's, through ComfyUI")
-            return self._served(None, options)
+            if not self._gave_lse:
+                self._writer.attention("another node's, through ComfyUI")
+            return self._overridden(options)
         few, many = (self._for_queries(options, tokens, many) for many in (False, True))
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -75,6 +77,17 @@ class RunAttention:
             if name is None:
                 return _host(q, k, v, options), None
             return attend(q, k, v, preference=name)
+
+        return serve
+
+    def _overridden(self, options: dict[str, Any]) -> Attend:
+        """Another node's attention. It gives no log-sum-exp: the kernels do, and the report names them."""
+        served, decide_for_lse = self._served(None, options), no_compile(self._decide_for_lse)
+
+        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+            if need_lse:
+                decide_for_lse(q, k, v)
+            return served(q, k, v, need_lse=need_lse)
 
         return serve
 
@@ -105,7 +118,7 @@ class RunAttention:
         return choice
 
     def _decide_for_lse(self, q: Tensor, k: Tensor, v: Tensor) -> Choice:
-        began = time.perf_counter()
+        began, self._gave_lse = time.perf_counter(), True
         choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._lse_preference)
         self._writer.attention(f"'{choice.backend.name}', with log-sum-exp", self._tuning_seconds(choice, began))
         return choice

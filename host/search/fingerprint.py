@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,7 +20,11 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def digest_of(*values: Any) -> str:
-    """Return 64 hex digits of nested containers, tensors and plain values; of other objects, class and plain values."""
+    """Return 64 hex digits of nested containers, tensors and plain values.
+
+    Of functions, their names and what they were given: closure, defaults, the object they belong to. Of other objects,
+    the class and the attributes that are plain values, containers of such, or tensors.
+    """
     digest = hashlib.sha256()
     for part in _parts(values, 0):
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -108,11 +113,10 @@ def _parts(value: Any, depth: int) -> Iterator[bytes]:
         yield from _parts([value.func, value.args, value.keywords], depth + 1)
     elif callable(value) and hasattr(value, "__qualname__"):
         yield f"function {getattr(value, '__module__', '')}.{value.__qualname__}".encode()
-        yield from _parts([_cell(cell) for cell in getattr(value, "__closure__", None) or ()], depth + 1)
+        yield from _parts(_bound_to(value), depth + 1)
     else:
         yield f"object {type(value).__module__}.{type(value).__qualname__}".encode()
-        plain = {k: v for k, v in getattr(value, "__dict__", {}).items() if isinstance(v, (*PLAIN, Tensor))}
-        yield from _parts(plain, depth + 1)
+        yield from _parts(_settings(value), depth + 1)
 
 
 def _tensor_parts(tensor: Tensor) -> Iterator[bytes]:
@@ -121,6 +125,34 @@ def _tensor_parts(tensor: Tensor) -> Iterator[bytes]:
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     except (RuntimeError, TypeError, NotImplementedError):  # sparse, meta and other kinds without plain bytes
         yield b"unreadable"
+
+
+def _bound_to(function: Any) -> list:
+    """Return the values that two functions of one name may differ in. At module level, no two have one name."""
+    parts: list[Any] = [_cell(cell) for cell in getattr(function, "__closure__", None) or ()]
+    owner = getattr(function, "__self__", None)
+    if not isinstance(owner, (type, ModuleType, torch.no_grad)):  # a decorator of samplers, which holds a state
+        parts += [settings] if (settings := _settings(owner)) else []
+    if "<locals>" in function.__qualname__:
+        given = (getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__"))
+        parts += [values for values in given if values]
+    return parts
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """Return an object's attributes that are plain values or tensors, and public containers of plain values.
+
+    Other containers are caches, patches or whole models.
+    """
+    named = getattr(value, "__dict__", {}).items()
+    return {k: v for k, v in named if isinstance(v, (*PLAIN, Tensor)) or (not k.startswith("_") and _is_plain(v))}
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if not isinstance(value, (list, tuple, dict)):
+        return isinstance(value, PLAIN)
+    inside = value.values() if isinstance(value, dict) else value
+    return depth < MAX_DEPTH and all(_is_plain(of, depth + 1) for of in inside)
 
 
 def _cell(cell: Any) -> Any:

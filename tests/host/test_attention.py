@@ -154,6 +154,19 @@ def test_mode_paper_takes_its_log_sum_exp_from_the_kernels(load_tiny, served):
     assert psnr(results["reference"], results[OWN]) > min(60.0, CLOSE)
 
 
+def test_mode_paper_needs_a_log_sum_exp_that_an_override_does_not_return(load_tiny, served):
+    def override(function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    expected = sample(accelerated(load_tiny(), mode="paper", attention=OWN)[0])
+    model = load_tiny()
+    model.model_options["transformer_options"][OVERRIDE] = override
+    fast, handle = accelerated(model, mode="paper", attention=OWN)
+    assert sample(fast).equal(expected)
+    assert all(served)
+    assert last(handle).attention == f"'{OWN}', with log-sum-exp"
+
+
 def test_a_backend_that_fails_while_sampling_is_replaced_and_the_run_continues(load_tiny, monkeypatch, caplog):
     backend = DISPATCHER.named(OWN)
 

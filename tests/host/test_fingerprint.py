@@ -44,5 +44,32 @@ def test_digests_see_into_functions_and_objects():
         def __init__(self, strength):
             self.strength, self.inner = strength, object()
 
+        def apply(self, x):
+            return x * self.strength
+
+    def default(by):
+        def scaled(x, y=by, *, z=0):
+            return x * y + z
+
+        return scaled
+
+    def keyword(by):
+        def scaled(x, *, y=by):
+            return x * y
+
+        return scaled
+
+    class Schedule:
+        def __init__(self, strengths):
+            self.strengths, self._cache = strengths, [torch.rand(2)]
+
     assert digest_of(scaled(1.0)) == digest_of(scaled(1.0)) != digest_of(scaled(2.0))
     assert digest_of(Settings(1.0)) == digest_of(Settings(1.0)) != digest_of(Settings(2.0))
+    assert digest_of(Settings(1.0).apply) == digest_of(Settings(1.0).apply) != digest_of(Settings(2.0).apply)
+    assert digest_of(default(1.0)) == digest_of(default(1.0)) != digest_of(default(2.0))
+    assert digest_of(keyword(1.0)) == digest_of(keyword(1.0)) != digest_of(keyword(2.0))
+    assert digest_of(Schedule([1.0, 2.0])) == digest_of(Schedule([1.0, 2.0])) != digest_of(Schedule([1.0, 3.0]))
+    assert digest_of(Schedule({"a": 1.0})) != digest_of(Schedule({"a": 2.0}))
+    endless = Schedule([])
+    endless.strengths.append(endless.strengths)
+    assert digest_of(endless) == digest_of(endless)
