@@ -16,7 +16,7 @@ from .problem.result import FoundSchedule, HistoryPoint, Progress, SearchResult
 from .problem.runner import Outcome, Runner
 
 
-class History:
+class BestsFound:
     """New bests of all budgets in the order they were found."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Search:
         watch: Callable[[Progress], None] = lambda progress: None,
     ):
         make_method = METHODS[config.method]
-        self.config, self.setting, self.history = config, runner.setting, History()
+        self.config, self.setting, self._bests_found = config, runner.setting, BestsFound()
         self.method = make_method(runner, run_log, config, self._on_outcome, self._on_proxy_outcome)
         self.effort = Effort(self.method.evaluators, config.effort)
         self.searches: dict[float, BudgetSearch] = {}
@@ -89,7 +89,7 @@ class Search:
             front=_pareto_front(everything),
             baselines=tuple(group[0] for group in baselines if group),
             tried=tuple((each.seconds, each.loss) for each in everything),
-            history=tuple(self.history.points),
+            history=tuple(self._bests_found.points),
             sensitivity=self._sensitivity(),
             dense_seconds=self.method.evaluator.step_seconds.of_dense(self.setting.calls_per_step),
             cost=self.effort.cost,
@@ -134,7 +134,7 @@ class Search:
         self._report(f"{self._stage}, small clips")
 
     def _note_best(self) -> None:
-        self.history.note(self.searches, self.effort.cost)
+        self._bests_found.note(self.searches, self.effort.cost)
 
     def _report(self, stage: str, improved: bool = False) -> None:
         found = [(budget, search.best) for budget, search in self.searches.items()]

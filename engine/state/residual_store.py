@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BudgetError
+from ...kernels import OUT_OF_MEMORY
 
 AUTO_CACHE, FULL_CACHE, FP8_HOST_CACHE, NO_CACHE = "auto", "full", "fp8-host", "none"
 CACHE_POLICIES = (AUTO_CACHE, FULL_CACHE, "fp8", FP8_HOST_CACHE, NO_CACHE)
@@ -156,7 +157,7 @@ def allocate(
             break
         try:
             return ResidualStore(size, policy, dtype, device), _no_memory(failed)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (OUT_OF_MEMORY, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _is_memory_error(error):
                 raise
             failed.append(f"the {policy} store ({size.bytes(policy, dtype) / 2**20:.0f} MiB)")
@@ -169,4 +170,4 @@ def _no_memory(failed: list[str]) -> str:
 
 def _is_memory_error(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, OUT_OF_MEMORY) or "out of memory" in text or "can't allocate memory" in text

@@ -33,8 +33,8 @@ def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_sha
 
 def _device_count(patcher: Any) -> int:
     """Count the devices that the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
-    extra_check: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
-    return 1 + len(extra_check("multigpu"))
+    additional_models: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
+    return 1 + len(additional_models("multigpu"))
 
 
 def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:

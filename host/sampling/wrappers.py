@@ -141,8 +141,9 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
-    active.option_watch.add(_sigma(options) or 0.0, options)
-    request = _request(args[0], options, kwargs, architecture, active.attention)
+    sigma = _sigma(options)
+    active.option_watch.add(sigma, options)
+    request = _request(args[0], sigma, options, kwargs, architecture, active.attention)
     call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):
         return active.run.end_call(call, call.estimate())
@@ -154,12 +155,13 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return active.run.end_call(call, prediction, answered)
 
 
-def _sigma(options: dict) -> float | None:
+def _sigma(options: dict) -> float:
+    """Return the call's noise level; 0 where the host does not state it, and the call runs in full."""
     sigmas = options.get("sigmas")
-    return float(sigmas.flatten()[0]) if sigmas is not None else None
+    return float(sigmas.flatten()[0]) if sigmas is not None else 0.0
 
 
-def _full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
+def _hosts_full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
     """Return why this call must run in full, whatever the schedule says; "" if it need not."""
     if not groups or options.get("sigmas") is None:
         return "the host did not say which conditionings are in the call"
@@ -169,17 +171,22 @@ def _full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
 
 
 def _request(
-    x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, attention: RunAttention
+    x: torch.Tensor,
+    sigma: float,
+    options: dict,
+    conditions: dict,
+    architecture: Architecture,
+    attention: RunAttention,
 ) -> CallRequest:
     groups = cond_groups(x, options)
     layout = architecture.layout(tuple(x.shape), conditions)
     return CallRequest(
-        sigma=_sigma(options) or 0.0,
+        sigma=sigma,
         groups=groups,
         layout=layout,
         runner=architecture.runner,
         attend=attention.for_call(options, layout.total),
         blocks=len(architecture.blocks),
         device=x.device,
-        full_reason=_full_reason(groups, options),
+        full_reason=_hosts_full_reason(groups, options),
     )

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from ..problem.runner import SamplingConfig
 from .evaluator import Evaluator
 
-DENSE_SHARE = 4.0  # at most a quarter of the effort is spent on dense runs
+EFFORT_PER_DENSE_RUN = 4.0  # at least: dense runs take at most a quarter of the effort
 MIN_CASES = 2
 
 
 def count_cases(setting: SamplingConfig, effort: float, dense_runs: int | None = None) -> int:
-    """Return the number of full-size cases to search on. dense_runs: to make at most; None: effort / DENSE_SHARE."""
-    most = round(effort / DENSE_SHARE) if dense_runs is None else dense_runs
+    """Return the number of full-size cases to search on, each with a dense run.
+
+    dense_runs: to make at most; None: effort / EFFORT_PER_DENSE_RUN.
+    """
+    most = round(effort / EFFORT_PER_DENSE_RUN) if dense_runs is None else dense_runs
     return min(setting.cases, max(MIN_CASES, most))
 
 

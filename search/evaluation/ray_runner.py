@@ -116,7 +116,10 @@ class RayRunner:
     def proxy(self, cases: int) -> RayProxyRunner | None:
         """Implement `Runner.proxy` by the workers' own small clips."""
         begun = [worker.actor.begin_proxy.remote(cases) for worker in self._workers]
-        setting = self._ray.get(begun)[0]
+        try:
+            setting = self._ray.get(begun)[0]
+        except self._ray.exceptions.RayError as error:
+            raise _as_search_error(error, "Small clips cannot be made") from None
         if setting is None:
             return None
         self._proxy_cases = setting.cases

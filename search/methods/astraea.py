@@ -14,7 +14,7 @@ from ..problem.runner import Runner
 from .evolution import Evolution
 from .proxy import MAX_CASES, MIN_CASES, RUNS_PER_CASE, ProxySearch
 
-DENSE_SHARE_WITH_PROXY = 7.5  # as `effort.DENSE_SHARE`, where small clips decide most
+EFFORT_PER_DENSE_RUN_WITH_PROXY = 7.5  # as in `effort`, where small clips decide most
 PROXY_SHARE = 0.7  # largest share of what dense runs leave
 MIN_EVALUATED = 3.5  # candidates to run on all cases for each budget, baseline included
 EVALUATED_SHARE = 0.55  # of the effort that their runs and the dense runs may take
@@ -60,7 +60,7 @@ class AstraeaMethod:
 def dense_runs_with_proxy(config: SearchConfig) -> int:
     """Return the number of full-size dense runs of a search with proxy cases; the more budgets, the fewer."""
     all_budgets = int(EVALUATED_SHARE * config.effort / (1.0 + MIN_EVALUATED * sum(config.budgets)))
-    return min(round(config.effort / DENSE_SHARE_WITH_PROXY), all_budgets)
+    return min(round(config.effort / EFFORT_PER_DENSE_RUN_WITH_PROXY), all_budgets)
 
 
 def proxy_runner(runner: Runner, config: SearchConfig) -> Runner | None:

@@ -264,6 +264,14 @@ def test_what_cannot_work_is_refused_in_one_line(folders, capsys, options, messa
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize("size", ["--width", "--height", "--frames"])
+def test_half_a_size_is_refused_for_the_embedded_model_too(capsys, size):
+    with pytest.raises(SystemExit) as ended:
+        main([size, "64"])
+    assert ended.value.code == 2
+    assert "how large is the video" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("tree", "flags", "message"),
     [("nowhere", [], "is no ComfyUI folder"), ("", ["--", "--cpu", "--unheard-of"], "--unheard-of")],

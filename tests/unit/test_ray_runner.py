@@ -106,6 +106,15 @@ def test_what_keeps_a_worker_from_beginning_is_said(function, message):
         RayRunner(Factory(TOY, function), Cluster(1))
 
 
+def test_what_keeps_small_clips_from_being_made_is_said():
+    runner = RayRunner(Factory(TOY, "runner_whose_small_clips_fail", (STEPS, CASES)), Cluster(1))
+    try:
+        with pytest.raises(SearchError, match=r"^Small clips cannot be made: KeyError: 'clips'$"):
+            runner.proxy(4)
+    finally:
+        runner.close()
+
+
 def test_workers_that_do_not_sample_alike_are_refused(tmp_path):
     with pytest.raises(SearchError, match="do not sample alike"):
         RayRunner(Factory(TOY, "other_by_process", (str(tmp_path),)), Cluster(2))

@@ -10,7 +10,7 @@ import pytest
 from toy_runner import ToyRunner
 
 from astraea.search.driver import Search
-from astraea.search.evaluation.effort import DENSE_SHARE
+from astraea.search.evaluation.effort import EFFORT_PER_DENSE_RUN
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
@@ -145,7 +145,7 @@ def test_with_enough_effort_partial_steps_are_tried():
 
 def test_the_best_is_run_on_all_cases_of_the_search():
     run = watched("more cases than the effort allows")
-    assert len(run.result.best[0].losses) == round(run.effort / DENSE_SHARE) < run.runner.setting.cases
+    assert len(run.result.best[0].losses) == round(run.effort / EFFORT_PER_DENSE_RUN) < run.runner.setting.cases
 
 
 @pytest.mark.parametrize("name", ["three budgets", "unordered budgets", "one budget"])

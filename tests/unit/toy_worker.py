@@ -18,6 +18,13 @@ def runner_with_small_clips(steps: int, cases: int) -> Any:
     return runner(steps, cases, proxy_cost=0.1)
 
 
+def runner_whose_small_clips_fail(steps: int, cases: int) -> Any:
+    """A toy runner that fails by a programming error when small clips are asked for."""
+    made = runner(steps, cases)
+    made.proxy = lambda cases: {}["clips"]
+    return made
+
+
 def runner(steps: int, cases: int, deadly_case: int = -1, mark: str = "", deaths: int = 0, **options: Any) -> Any:
     """A toy runner. The first `deaths` runs of the deadly case end their process; the folder `mark` counts them."""
     toy = _load_toy()

@@ -107,7 +107,8 @@ def _conflict(options: CliOptions) -> str | None:
         return "the embedded model takes neither --clip nor --lora: name another one with --model"
     if options.latent and any(sizes):
         return "--latent and --width, --height, --frames both say how large the video is: leave one out"
-    if not options.is_tiny and not options.latent and not all(sizes):
+    needs_size = any(sizes) if options.is_tiny else not options.latent
+    if needs_size and not all(sizes):
         return "how large is the video? Give --width, --height and --frames, or --latent"
     if options.address and not options.workers:
         return "--address needs --workers: the number of processes to run there"
