@@ -86,8 +86,8 @@ class Backend:
     what: a description for users. run: `run(q, k, v, *, scale, need_lse)`, with `key_tiles` where the constraints allow
     it; see `kernels.attend` for shapes. unavailable_reason: returns why it cannot be used in this process, "" if it
     can; never raises. extra_check: returns why it cannot compute a call that the constraints allow. exact: as accurate
-    as the call's dtype; other backends are used only under `fast`. last_resort: used only where no other can be.
-    skip_selftest: trusted, as the host runs it anyway. packages: distributions whose version changes its speed.
+    as the call's dtype; other backends are used only under `fast` or by name. last_resort: used only where no other can
+    be. skip_selftest: trusted, as the host runs it anyway. packages: distributions whose version changes its speed.
     """
 
     name: str

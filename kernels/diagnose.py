@@ -84,7 +84,7 @@ def format_table(explanation: Explanation) -> str:
         f"  {'backend':<14}{'ms':>9}  {'output error':>12}  {'lse error':>9}  note",
     ]
     for row in explanation.rows:
-        note = row.reason or ("" if row.exact else "approximate: only under 'fast'")
+        note = row.reason or ("" if row.exact else "approximate: only under 'fast' or by name")
         lines.append(
             f"{'*' if row.chosen else ' '} {row.name:<14}{_format(row.milliseconds, '.3f'):>9}  "
             f"{_format(row.output_error, '.1e'):>12}  {_format(row.lse_error, '.1e'):>9}  {note}".rstrip()

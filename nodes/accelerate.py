@@ -22,9 +22,10 @@ from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, re
 TIPS = {
     "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Accelerated are: "
     f"{supported()}. Any other model passes through unchanged, and the log says why.",
-    "schedule": "Which sampling steps are computed; the others are forecast. 'auto' picks the schedule for your model "
-    "with the nearest budget and, when the run begins, the nearest cfg and number of steps. All bundled schedules "
-    "compute whole steps. Your saved schedules are listed by name, and 'auto' picks from them, too.",
+    "schedule": "Which sampling steps are computed; the others are forecast. 'auto' picks the schedule for your "
+    "model with the nearest budget and, when the run begins, the nearest cfg and number of steps (with another "
+    "'mode', by budget alone). All bundled schedules compute whole steps. Your saved schedules are listed by name, "
+    "and 'auto' picks from them, too.",
     "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
     "steps are computed as fit, at least two. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A "
     "schedule that is chosen by name or linked keeps its own mean budget.",
@@ -33,13 +34,14 @@ TIPS = {
     "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It replaces the schedule chosen in "
     "the list above.",
     "mode": "How skipped steps and tokens are estimated. Keep the schedule's own; the others are for comparison. "
-    "'uniform' computes the same share of the video's tokens at every step but the first and the last, 'paper' is the "
-    "published method, 'random' picks the tokens of token steps at random (bundled schedules have no token steps), "
-    "'whole-step ...' skips steps evenly and repeats or forecasts their prediction.",
-    "cache": "Where the results of every block are kept: for mode 'uniform', for mode 'paper', and for schedules with "
-    "steps that compute a part of the video's tokens. All others keep two latents per conditioning. 'auto' starts "
-    "with the fastest and steps down when memory is short: full, fp8 (half the memory), fp8-host (in main memory), "
-    "none (whole steps only; in mode 'paper', every step in full).",
+    "'default' forecasts and corrects as bundled schedules do, 'uniform' computes the same share of the video's "
+    "tokens at every step but the first and the last, 'paper' is the published method, 'random' picks the tokens of "
+    "token steps at random (bundled schedules have no token steps), 'whole-step ...' computes the first three steps, "
+    "then every second, third or so on, and repeats or forecasts the prediction of the others.",
+    "cache": "Where the results of every block are kept: for mode 'uniform', for mode 'paper', and for schedules "
+    "with steps that compute a part of the video's tokens. All others keep two to seven latents per conditioning. "
+    "'auto' starts with the fastest and steps down when memory is short: full, fp8 (half the memory), fp8-host (in "
+    "main memory), none (whole steps only; in mode 'paper', every step in full).",
     "attention": "Which kernel computes attention at steps that compute a part of the video's tokens. 'auto' keeps "
     "ComfyUI's own unless another was timed clearly faster on your card and is as accurate; 'host' always keeps "
     "ComfyUI's; 'fast' also allows 8-bit kernels, which change details. Where a named kernel cannot run, the choice is "

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..schedules import Schedule
 
-MAX_NAMES_LISTED = 16  # of a list; Astraea's own lists have fewer
+MAX_NAMES_LISTED = 20  # of a list; Astraea's own lists have fewer
 
 
 def number(name: str, value: Any, minimum: float, maximum: float, hint: str = "") -> float:

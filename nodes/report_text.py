@@ -10,7 +10,7 @@ from ..schedules import expected_from
 MEANING = {
     FULL: "all tokens computed",
     TOKEN: "part of the tokens computed",
-    REUSE: "nothing computed, the change was forecast",
+    REUSE: "nothing computed: the prediction was forecast or kept",
     ANSWERED: "answered by another node, without the model",
 }
 

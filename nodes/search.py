@@ -32,7 +32,7 @@ TIPS = {
     "sampler_name": "The sampler that you use for finished videos.",
     "scheduler": "The scheduler that you use for finished videos.",
     "first_seed": "The seed of the first clip; further clips take the seeds after it. The same seed finds the same "
-    "schedules.",
+    "schedules, unless some have partial steps, whose cost is timed.",
     "budgets": "The shares of the model's work to do, separated by commas: one schedule is searched for each. 0.5 is "
     "up to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. A search for several takes no longer than for one.",
     "effort": "The time of the search, counted in clips: 'good' takes about as long as making 30 clips without "

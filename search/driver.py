@@ -83,11 +83,10 @@ class Search:
             budget: [self._found(budget, each) for each in search.results()] for budget, search in self.searches.items()
         }
         everything = [each for group in found.values() for each in group]
-        baselines = [[each for each in group if each.is_baseline] for group in found.values()]
         return SearchResult(
             best=tuple(self._best(budget, group) for budget, group in found.items() if group),
             front=_pareto_front(everything),
-            baselines=tuple(group[0] for group in baselines if group),
+            baselines=tuple(each for each in everything if each.is_baseline),
             tried=tuple((each.seconds, each.loss) for each in everything),
             history=tuple(self._bests_found.points),
             sensitivity=self._sensitivity(),
@@ -112,7 +111,7 @@ class Search:
             losses=evaluation.losses,
             seconds=seconds,
             speedup=dense / seconds if seconds > 0.0 else 1.0,
-            is_baseline=evaluation.genome in search.baselines,
+            is_baseline=evaluation.genome in search.baselines[:1],
             partial_step_overhead=search.step_cost.partial_step_overhead,
         )
 

@@ -155,6 +155,6 @@ def save_all(schedules: Sequence[Schedule], folder: Path) -> list[Path]:
     if failures:
         raise SearchError(
             f"The schedules found could not be saved. {' '.join(failures)} Free some disk space or make the folder "
-            "writable, then search again: the runs are logged, so that nothing has to be measured twice."
+            "writable, then search again: finished candidate runs are logged, and are not made again."
         )
     return files

@@ -15,8 +15,8 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
 LEGEND = {FULL: "computed in full", TOKEN: "computed in part", REUSE: "estimated from earlier steps"}
 ROW_GAP = 0.22  # of a row's height
 UNKNOWN = (
-    "Unknown for this sampler: it calls the model several times per step, or adds fresh",
-    "noise, so that the effect of a single step cannot be computed.",
+    "Unknown for this sampler: it calls the model several times per step, or how it uses",
+    "predictions cannot be read, so that the effect of a single step cannot be computed.",
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 ASTRAEA, PAPER = "astraea", "paper"
 # For the provenance of schedules that a method found.
 METHOD_DESCRIPTIONS = {
-    ASTRAEA: "replayed evolution, successive halving",
+    ASTRAEA: "small clips where possible, else evolution by replay; successive halving",
     PAPER: "the paper's evolutionary search (arXiv 2506.05096, section 3.3)",
 }
 

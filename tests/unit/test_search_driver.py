@@ -110,6 +110,17 @@ def test_the_best_is_ahead_of_the_bundled_schedule_or_is_that(name):
     result = watched(name).result
     for best, baselines in zip(result.best, result.baselines, strict=True):
         assert best == baselines or beats_baseline(best.losses, baselines.losses)
+        assert best.is_baseline == (best == baselines)
+
+
+def test_of_the_candidates_that_a_search_begins_with_one_is_the_baseline():
+    run = watched("one budget")
+    (search,) = run.search.searches.values()
+    evaluations = [search.standings.complete.get(genome) for genome in search.baselines]
+    found = [run.search._found(0.5, each) for each in evaluations if each is not None]
+    assert len(search.baselines) > 1
+    assert found
+    assert [each.is_baseline for each in found] == [True] + [False] * (len(found) - 1)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python search",
         epilog=EPILOG,
         description="Finds schedules for a model and its sampling settings, and saves them for Astraea Accelerate. "
-        "After an interrupt, the same command resumes: nothing is measured twice.",
+        "After an interrupt, the same command resumes: no finished candidate run is made twice.",
     )
     group = parser.add_argument_group("sampling")
     add = group.add_argument
@@ -137,20 +137,30 @@ def _parser() -> argparse.ArgumentParser:
     add("--shift", type=_positive, help="as ComfyUI's ModelSamplingSD3 sets it (default: the model's own)")
     add("--prompt", dest="prompts", metavar="TEXT", action="append", default=[], help="repeatable")
     add("--prompts", dest="file", metavar="FILE", type=Path, help="one prompt per line")
-    add("--negative", metavar="TEXT", default="")
+    add("--negative", metavar="TEXT", default="", help="negative prompt")
     add("--width", type=_count, help="of the video, in pixels")
     add("--height", type=_count)
     add("--frames", type=_count)
     add("--latent", nargs=4, type=_count, metavar=("C", "T", "H", "W"), help="shape of its latents, instead")
-    add("--steps", type=_steps, default=30)
+    add("--steps", type=_steps, default=30, help="default 30")
     add("--cfg", type=_not_negative, help="default 6; 3 for the embedded model")
-    add("--sampler", default="euler")
-    add("--scheduler", default="simple")
+    add("--sampler", default="euler", help="default euler")
+    add("--scheduler", default="simple", help="default simple")
     group = parser.add_argument_group("the search")
     add = group.add_argument
-    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="shares of the model's work to do: 0.5,0.4,0.3")
+    add(
+        "--budgets",
+        type=_budgets,
+        default=(0.5, 0.4, 0.3),
+        help="shares of the model's work to do (default 0.5,0.4,0.3)",
+    )
     add("--effort", type=_positive, default=30.0, help="cost of the search in dense runs (default 30)")
-    add("--cases", type=_count, default=4, help="clips to compare: prompts in turn, each with a new seed (default 4)")
+    add(
+        "--cases",
+        type=_count,
+        default=4,
+        help="clips to compare: prompts in turn, each with a new seed (default 4); the effort may allow fewer",
+    )
     add("--seed", type=_seed, default=0, help="of the first clip, and of the search's own choices")
     methods = "; ".join(f"{name}: {description}" for name, description in METHOD_DESCRIPTIONS.items())
     add("--method", choices=list(METHOD_DESCRIPTIONS), default=ASTRAEA, help=f"{methods} (default {ASTRAEA})")
@@ -174,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("several GPUs or machines, by Ray")
     add = group.add_argument
     add("--workers", type=_count, default=0, metavar="N", help="processes to run candidates in, one per GPU")
-    add("--address", help="of a running Ray (default: start one on this machine)")
+    add("--address", help="of a running Ray (default: that of RAY_ADDRESS, else one is started here)")
     return parser
 
 
