@@ -10,6 +10,7 @@ from pathlib import Path
 
 # Without these flags opening a FIFO waits for its other end, and a terminal becomes the process's own.
 _NEVER_WAITS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+MAX_DIGITS = 30  # of an integer
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -31,11 +32,18 @@ def read_regular(path: Path, most: int) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all, with the mode that the umask leaves. Raises OSError."""
+def bounded_int(digits: str) -> int:
+    """Parse an integer from a file. Raises ValueError for one too long for any float."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a text file in UTF-8, whole or not at all, with what the umask leaves of the mode. Raises OSError."""
     partial = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        with partial.open("x", encoding="utf-8") as file:
+        with open(partial, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
         partial.replace(path)
     except BaseException:

@@ -15,7 +15,7 @@ from .estimators import SkippedStep
 from .sampler.solver import Solver
 
 Errors = Callable[[Sequence[SkippedStep], Sequence[float]], "Tensor | None"]
-"""errors(skipped, weights): weighted sum of right minus used predictions; None where it is nothing."""
+"""errors(skipped, weights): weighted sum of right minus used predictions; None if there is nothing to add."""
 
 
 class Corrections:

@@ -36,7 +36,7 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise SearchError(
             f"Nothing can be written to '{folder}' ({error.strerror}), where the search keeps its results. Make the "
-            "folder writable or make room on its disk, then queue again. Nothing has been started."
+            "folder writable or make room on its disk, then search again. Nothing has been run yet."
         ) from None
 
 

@@ -42,7 +42,7 @@ def time_backends(
     q, k, v = take_sample(q, k, v)
     stopwatch = _time_by_events if q.device.type == "cuda" else _time_by_clock
     times: dict[str, list[float]] = {}
-    keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.skip_selftest}
+    keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.is_hosts}
     failures = {name: why for name, key in keys.items() if (why := crash_guard.refusal(key, q.device))}
     for round_ in range(MAX_ROUNDS + 1):
         shortest = {name: min(spent) for name, spent in times.items()}

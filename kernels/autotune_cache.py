@@ -11,14 +11,13 @@ import math
 import os
 import platform
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import read_regular
+from ..files import bounded_int, read_regular, write_whole
 from .backends import BACKENDS
 from .backends.packages import package_version
 from .problem import Problem
@@ -28,7 +27,6 @@ FORMAT = 1
 CHOICES, ATTEMPTS = SECTIONS = ("choices", "trials")  # keys in the file
 MAX_BYTES = 1 << 20
 MAX_ENTRIES = 500
-MAX_DIGITS = 30  # of an integer; times need fewer
 
 
 def folder() -> Path:
@@ -106,7 +104,7 @@ def attempt_key(problem: Problem, backend: str) -> str:
 def read(section: str = CHOICES) -> dict[str, dict[str, Any]]:
     """Return all entries of a section; none from a file that is missing, damaged or of another format."""
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        content = json.loads(_read_text(), parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_float)
+        content = json.loads(_read_text(), parse_float=_parse_float, parse_int=bounded_int, parse_constant=_parse_float)
         if content.get("format") == FORMAT and isinstance(content.get(section), dict):
             return {name: entry for name, entry in content[section].items() if isinstance(entry, dict)}
     return {}
@@ -127,12 +125,6 @@ def _parse_float(text: str) -> float:
     return number
 
 
-def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
-
-
 def write(name: str, entry: dict[str, Any], section: str = CHOICES) -> None:
     """Add an entry. The file is replaced as a whole, so that no reader sees a part of it."""
     content = {each: read(each) for each in SECTIONS}
@@ -140,14 +132,6 @@ def write(name: str, entry: dict[str, Any], section: str = CHOICES) -> None:
     content[section][name] = entry
     content = {each: dict(list(entries.items())[-MAX_ENTRIES:]) for each, entries in content.items()}
     text = json.dumps({"format": FORMAT, **content}, indent=1, allow_nan=False) + "\n"
-    new = ""
-    try:
+    with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
-        descriptor, new = tempfile.mkstemp(dir=folder(), suffix=".part")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(new, path())
-    except OSError:
-        if new:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
+        write_whole(path(), text, mode=0o600)

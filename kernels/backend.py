@@ -87,7 +87,7 @@ class Backend:
     it; see `kernels.attend` for shapes. unavailable_reason: returns why it cannot be used in this process, "" if it
     can; never raises. extra_check: returns why it cannot compute a call that the constraints allow. exact: as accurate
     as the call's dtype; other backends are used only under `fast` or by name. last_resort: used only where no other can
-    be. skip_selftest: trusted, as the host runs it anyway. packages: distributions whose version changes its speed.
+    be. is_hosts: trusted, as the host runs it anyway. packages: distributions whose version changes its speed.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Backend:
     extra_check: Callable[[Problem], str] = no_extra_check
     exact: bool = True
     last_resort: bool = False
-    skip_selftest: bool = False
+    is_hosts: bool = False
     packages: tuple[str, ...] = ()
 
     def unsupported_reason(self, problem: Problem) -> str:

@@ -5,6 +5,8 @@ Only compiled code calls the operator: elsewhere a plain call costs less.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,19 +33,9 @@ def _attend(
     return out.contiguous(), q.new_empty(0, dtype=torch.float32) if lse is None else lse.contiguous()
 
 
-def _fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    need_lse: bool,
-    preference: str,
-    counts: Tensor | None = None,
-    tiles: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    batch, queries, heads, _ = q.shape
-    lse = q.new_empty((batch, heads, queries) if need_lse else (0,), dtype=torch.float32)
-    return q.new_empty(q.shape), lse
+def _fake(q: Tensor, k: Tensor, v: Tensor, scale: float, need_lse: bool, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = (q.shape[0], q.shape[2], q.shape[1]) if need_lse else (0,)
+    return q.new_empty(q.shape), q.new_empty(shape, dtype=torch.float32)
 
 
 SCHEMA = (

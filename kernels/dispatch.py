@@ -97,6 +97,7 @@ class Dispatcher:
     ) -> Choice:
         if preference == HOST and host is not None:
             return Choice(host, "asked for")
+        preference = AUTO if preference == HOST else preference  # the host's attention cannot compute such calls
         if _is_capturing(problem.device):
             return self._choose_during_capture(problem, host)
         wanted = self.named(preference)
@@ -110,7 +111,7 @@ class Dispatcher:
         ):
             preference = AUTO  # the backends are those of auto: no need to time them again
         key = autotune_cache.key(problem, f"{preference} with {host.name}" if host else preference)
-        saved = self._read_choice(key, problem, host)
+        saved = None if problem.key_tiles else self._read_choice(key, problem, host)  # timed without lists of tiles
         if saved is not None:
             return saved
         able = [host] if host is not None else []

@@ -1,5 +1,6 @@
 """Budgets over noise levels: the schedule object, its file format, its placement on a run's steps, bundled files."""
 
+from .density import mean_budget
 from .expected import ExpectedResult, expected_from, expected_of
 from .forecast import DEFAULT_FORECAST, Forecast
 from .format import load, parse, save, serialise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
@@ -90,6 +91,15 @@ def sum_over_calls(budgets: Sequence[float], calls_per_step: Sequence[int]) -> f
     return sum(b * w for b, w in zip(budgets, calls_per_step, strict=True))
 
 
+def mean_budget(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
+    """Return the mean over the model calls of a run.
+
+    Sums that decide something use `math.fsum`: `sum` rounds differently from Python 3.12 on, and a seed must find the
+    same schedule everywhere.
+    """
+    return math.fsum(b * e for b, e in zip(budgets, calls_per_step, strict=True)) / sum(calls_per_step)
+
+
 def place_full_steps(density: Sequence[float], number: int, tolerance: float = 0.0) -> list[float]:
     """Place `number` full steps among skipped ones, closer together where the density is larger.
 
@@ -111,7 +121,7 @@ def place_full_steps(density: Sequence[float], number: int, tolerance: float = 0
 
 
 def bisect_factor(budgets_at: Callable[[float], list[float]], calls_per_step: Sequence[int], total: float) -> float:
-    """Find by bisection the factor whose budgets sum to the total, or come closest; none must fall as it grows."""
+    """Find by bisection the factor whose budgets sum to the total, or come closest; no budget may fall as it grows."""
     low, high = 0.0, 2048.0
     for _ in range(80):
         middle = (low + high) / 2

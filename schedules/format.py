@@ -10,14 +10,13 @@ from reprlib import repr as brief
 from typing import Any
 
 from ..errors import ScheduleError
-from ..files import read_regular, write_whole
+from ..files import bounded_int, read_regular, write_whole
 from .forecast import DEFAULT_FORECAST, Forecast
 from .schedule import ANY_FAMILY, DEFAULT_MODE, Schedule
 
 FORMAT_NAME = "astraea-schedule"
 FORMAT_VERSION = 1
 MAX_BYTES = 256 * 1024
-MAX_DIGITS = 30
 _KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "forecast", "provenance"}
 _MAX_DEPTH = 8
 # Fields of `Forecast` under the names they have in files.
@@ -35,7 +34,7 @@ def parse(text: str, source: str = "the text") -> Schedule:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ScheduleError(f"{source} is larger than {MAX_BYTES // 1024} KiB: it is not a schedule.")
     try:
-        data = json.loads(text, parse_constant=_refuse_constant, parse_int=_bounded_int)
+        data = json.loads(text, parse_constant=_refuse_constant, parse_int=bounded_int)
     except (ValueError, RecursionError) as error:
         raise ScheduleError(f"{source} is not valid JSON ({error}).") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT_NAME:
@@ -110,13 +109,6 @@ def _check_json(value: Any, source: str, depth: int = 0) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _bounded_int(digits: str) -> int:
-    """Parse an integer; one too long for any float is no number of a schedule."""
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
 
 
 def _refuse_constant(word: str) -> float:

@@ -34,7 +34,7 @@ def budgets_for(
     calls_per_step: model calls per step (Heun: two for most), default one each; the mean is over calls.
     mean: mean budget asked for, default the schedule's own.
 
-    A schedule with partial steps meets the mean within BUDGET_TOLERANCE. A step-skipping one gets the most full steps
+    A schedule with two partial steps or more meets the mean within BUDGET_TOLERANCE. Any other gets the most full steps
     that do not exceed a mean asked for, or else the number nearest to its own mean. On its own steps a schedule stays
     as it is, if no mean or its own is asked for. The first step is always full, and the last has at least
     MIN_LAST_BUDGET if it ends at sigma 0: very short runs can therefore exceed the mean.
@@ -158,7 +158,7 @@ def _most_expendable(budgets: Sequence[float], minima: Sequence[float]) -> int |
     The last one only if there is no other: no step after it corrects its error.
     """
     last = len(budgets) - 1
-    reducible = [i for i in range(1, len(budgets)) if budgets[i] > max(minima[i], 0.0)]
+    reducible = [i for i in range(1, len(budgets)) if budgets[i] > minima[i]]
     if not reducible:
         return None
     following = [*budgets[1:], 0.0]

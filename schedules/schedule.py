@@ -106,7 +106,9 @@ def _checked_points(name: str, points: Sequence[Sequence[float]]) -> tuple[tuple
             raise ScheduleError(f"Schedule '{name}', point {number}: expected two numbers, sigma and budget.")
         sigma, budget = float(point[0]), float(point[1])
         if not math.isfinite(sigma) or not 0.0 < sigma <= MAX_SIGMA:
-            raise ScheduleError(f"Schedule '{name}', point {number}: sigma {sigma} is not a number above 0.")
+            raise ScheduleError(
+                f"Schedule '{name}', point {number}: sigma {sigma} is outside 0...{MAX_SIGMA:g}, 0 excluded."
+            )
         if not math.isfinite(budget) or not 0.0 <= budget <= 1.0:
             raise ScheduleError(f"Schedule '{name}', point {number}: budget {budget} is outside 0...1.")
         if checked and sigma >= checked[-1][0]:

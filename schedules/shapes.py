@@ -52,5 +52,5 @@ def warped_skip(
 
 
 def every_nth(name: str, period: int, sigmas: Sequence[float]) -> Schedule:
-    """Make a schedule of one full step in every `period`; all others are skipped."""
+    """Make a schedule of three full steps, then one in every `period`, and a full last one; the others are skipped."""
     return periodic(name, [0.0] * (period - 1) + [1.0], sigmas)

@@ -101,9 +101,8 @@ class Search:
         return found[0] if best is None else self._found(budget, best)
 
     def _found(self, budget: float, evaluation: Evaluation) -> FoundSchedule:
-        search, step_seconds = self.searches[budget], self.method.evaluator.step_seconds
-        seconds = step_seconds.of_run(evaluation.genome, self.setting.calls_per_step)
-        dense = step_seconds.of_dense(self.setting.calls_per_step)
+        search, times, calls = self.searches[budget], self.method.evaluator.step_seconds, self.setting.calls_per_step
+        seconds, dense = times.of_run(evaluation.genome, calls), times.of_dense(calls)
         return FoundSchedule(
             schedule=evaluation.genome.schedule(self.setting.sigmas, family=self.setting.family),
             budget=budget,

@@ -20,18 +20,18 @@ class RecordingCall(ModelCall):
 
     def begin(self, hidden: Tensor) -> None:
         for cond in self.info.conds:
-            state = cond.state
-            previous = state.tokens.estimator_state if state.tokens is not None else None
-            self._keep_tokens(state, hidden[cond.rows], previous)
+            self._keep_tokens(cond.state, hidden[cond.rows])
 
-    def _keep_tokens(self, state: CondState, hidden: Tensor, previous: Tensor | None) -> None:
-        mode = self.context.mode
+    def _keep_tokens(self, state: CondState, hidden: Tensor) -> None:
+        mode, before = self.context.mode, state.tokens
         size = StoreSize(self.info.blocks * mode.slots, *hidden.shape)
         store, reason = state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
         if store is None:
             self.store_failure = reason
             return
         self.notes.append(reason)
+        # A new store holds no older residuals, and the estimator must know of none.
+        previous = before.estimator_state if before is not None and store is before.store else None
         ages = torch.zeros(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
         inputs = hidden.clone() if self.runner.in_place else hidden.contiguous()  # in-place blocks change `hidden`
         state.keep(TokenState(store, inputs, ages, mode.token_estimator.begin(self.info.sigma, ages, previous)))

@@ -62,8 +62,9 @@ class TokenCall(ModelCall):
         if reason:
             result, before, after = self.run_for_all_tokens(call, hidden, reason)
             for part in self._parts:
-                rows, slot = part.cond.rows, call.index * self.context.mode.slots
-                part.state.store.write_difference(slot, after[rows], before[rows])
+                rows, store, newest = part.cond.rows, part.state.store, call.index * self.context.mode.slots
+                self._move_on(part, newest, [store.read(newest + age) for age in range(self.context.mode.slots)])
+                store.write_difference(newest, after[rows], before[rows])
             return result
         fresh, _ = self.runner.forward_tokens(call, self._selection, self.info.attend)
         output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
@@ -81,7 +82,12 @@ class TokenCall(ModelCall):
         newest = index * mode.slots
         kept = [store.read(newest + age) for age in range(mode.slots)]
         estimate = mode.token_estimator.estimate(kept, selection, fresh, part.weights)
-        for age in range(mode.slots - 1, 0, -1):
-            store.write(newest + age, selection.put(kept[age], selection.gather(kept[age - 1])))
+        self._move_on(part, newest, kept)
         store.write(newest, selection.put(kept[0], fresh))
         return estimate if estimate is kept[0] else selection.put(estimate, fresh)
+
+    def _move_on(self, part: _CondTokens, newest: int, kept: list[Tensor]) -> None:
+        """Move the selected tokens' older residuals on by a slot. kept: residuals by slot, the first in `newest`."""
+        for age in range(len(kept) - 1, 0, -1):
+            moved = part.selection.put(kept[age], part.selection.gather(kept[age - 1]))
+            part.state.store.write(newest + age, moved)

@@ -62,7 +62,7 @@ def prediction_error(
     prediction: Tensor,
     axes: TimeAxes = DEFAULT_AXES,
 ) -> Tensor | None:
-    """Return the weighted sum over `skipped` of interpolated minus extrapolated predictions; None where it is nothing.
+    """Return the weighted sum over `skipped` of interpolated minus extrapolated predictions; None if there are none.
 
     history: the predictions before the skipped ones, from which they were extrapolated; prediction: the one computed
     after them, at `sigma`. The sum is linear in these three: `totals` are their coefficients.

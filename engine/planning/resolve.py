@@ -23,6 +23,7 @@ from ...schedules import (
     flow_sigmas,
     forecast_for,
     guidance_of,
+    mean_budget,
     pick,
     target_budget,
     without_partial_steps,
@@ -33,8 +34,8 @@ from .cost import BlockCost, budget_for_speedup
 from .modes import MODES, Mode, mode_named
 from .plan import Plan
 
-FEW_STEPS = 8
-EVEN_STEPS = 30  # of the schedule that spreads full steps evenly
+FEW_STEPS = 8  # runs of at most so many get a note that gains are small
+EVEN_STEPS = 30  # of the schedule that spreads full steps evenly after the first three
 SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less than another prompt does
 
 
@@ -57,7 +58,8 @@ class RunFacts:
 class RunSettings:
     """A plan resolved for one run.
 
-    budgets: per step; asked_budget: mean that the user asked for; is_full: every step is computed in full.
+    budgets: per step; asked_budget: mean that the run is held to, asked for or the
+    schedule's own, or planned for a target speed-up; is_full: every step is computed in full.
     choice: why the schedule was chosen, "" where the user named it; expected, expected_note: its expected result for
     this run, or why there is none; notes: for the report.
     """
@@ -104,7 +106,7 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
         cache=plan.cache,
         budgets=tuple(budgets),
         forecast=forecast,
-        asked_budget=mean if plan.target_speedup is None else _mean(budgets, profile.calls_per_step),
+        asked_budget=mean if plan.target_speedup is None else mean_budget(budgets, profile.calls_per_step),
         target_speedup=plan.target_speedup,
         ideal_speedup=facts.cost.speedup(budgets, profile.calls_per_step) if facts.cost is not None else 1.0,
         is_full=is_full,
@@ -131,8 +133,8 @@ def _choose_schedule(plan: Plan, facts: RunFacts) -> tuple[Schedule, float | Non
         return schedule, None, _explain(schedule, None, f"the target of {target:g}x", steps, facts.guidance)
     # A budget this close counts as the schedule's own mean: at that, a run of as many steps uses the schedule's budgets
     # as they are; at any other mean, full steps are placed anew.
-    is_own = abs(usual.mean_budget - wanted) < OWN_MEAN_TOLERANCE
-    asked = max(wanted, usual.mean_budget) if is_own else wanted
+    is_own = abs(schedule.mean_budget - wanted) < OWN_MEAN_TOLERANCE
+    asked = max(wanted, schedule.mean_budget) if is_own else wanted
     return schedule, asked, _explain(schedule, asked, "the budget", steps, facts.guidance)
 
 
@@ -145,7 +147,7 @@ def _explain(schedule: Schedule, budget: float | None, wanted: str, steps: int, 
     brought = ""
     if budget is not None and abs(schedule.mean_budget - budget) > tolerance:
         brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
-    keeps = "a tensor per block" if schedule.has_partial_steps else "two latents per conditioning"
+    keeps = "tensors per block" if schedule.has_partial_steps else "a few latents per conditioning"
     reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
     return f"auto: '{schedule.name}' is nearest to {wanted} for {run}{brought}; it keeps {keeps}{reason}"
 
@@ -176,7 +178,7 @@ def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, f
 
 
 def _needs_even_steps(schedule: Schedule, mode: Mode, profile: SamplerProfile) -> bool:
-    """Tell whether full steps are spread evenly, as the placement of an automatically chosen schedule would not serve.
+    """Tell whether full steps are spread evenly after the first three, where a chosen schedule's would not serve.
 
     It was found with corrections and on the host's noise levels: it does not suit a sampler whose weights are unknown
     or that has levels of its own.
@@ -226,7 +228,3 @@ def _notes(
     if facts.family and schedule.family not in (facts.family, ANY_FAMILY):
         notes.append(f"schedule '{schedule.name}' was made for {schedule.family}, this model is {facts.family}")
     return notes
-
-
-def _mean(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
-    return sum(b * e for b, e in zip(budgets, calls_per_step, strict=True)) / max(1, sum(calls_per_step))

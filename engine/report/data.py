@@ -15,7 +15,7 @@ class CallRecord:
     """One model call, as it ran.
 
     kind: one of KINDS, ANSWERED where another pack answered in the model's place; computed, tokens: over all rows;
-    reason: why it ran in full though that was not planned.
+    reason: why it, or some of its blocks, ran in full though that was not planned; or "".
     """
 
     step: int

@@ -8,8 +8,7 @@ from ..planning.resolve import RunSettings
 from ..sampler.profile import SamplerProfile
 from . import ANSWERED, FULL, REUSE, CallRecord, Report
 
-NOTED_SHORTFALL = 0.01
-NOTED_EXCESS = 0.03
+NOTED_SHORTFALL, NOTED_EXCESS = 0.01, 0.03  # of a run's tokens, against its budget: the report says why
 OTHER_LEVELS = "the model was given other noise levels than the sampler's: steps were counted by the sampler"
 
 
@@ -126,9 +125,9 @@ class ReportWriter:
         last = self.report.steps - 1
         full = {call.step for call in self.report.calls if call.kind == FULL}
         if full <= {0}:
-            return "the first step of a run always is"
+            return "the first step of a run is always computed in full"
         if full <= {0, last}:
-            return "the first and the last step of a run are"
+            return "the first and the last step were computed in full"
         tokens = [0] * self.report.steps
         for call in self.report.calls:
             tokens[call.step] += call.tokens

@@ -30,7 +30,7 @@ class _Conditioning:
     """Calls of one conditioning at the current noise level.
 
     seen: calls so far; expected: calls that the sampler makes at this level; reached: by ordinal, the sampler's next
-    call; tiles: calls for each of the sampler's, None until the first noise level is over.
+    call; tiles: model calls that the conditioning gets for one call of the sampler, None until the first level is over.
     """
 
     first_sigma: float
@@ -95,7 +95,7 @@ class CallTracker:
         return end - first
 
     def _ordinal(self, known: _Conditioning) -> int:
-        """Return the ordinal of a call: its tile, as each of the sampler's calls takes one per tile; then new ones."""
+        """Return the ordinal of a call: its tile, as tiles come in turn; a new one beyond the expected calls."""
         tiles = known.tiles or 1
         own = tiles * known.expected
         return known.seen % tiles if known.seen < own else tiles + known.seen - own

@@ -16,8 +16,8 @@ from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate
 class TokenState:
     """State that a token step continues from.
 
-    inputs: the first block's input when each token was last computed, `[rows, N, dim]`; ages: steps since then,
-    `[rows, N]`; estimator_state: what the token estimator keeps.
+    inputs: the first block's input when each token was last computed, `[rows, N, dim]`; ages: token steps
+    since then in which it was not selected, `[rows, N]`; estimator_state: what the token estimator keeps.
     """
 
     store: ResidualStore

@@ -22,7 +22,8 @@ PLAN_KEY = "astraea"
 RUN_KEY = "astraea_run"
 
 OnModelCall = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
-"""on_model_call(step, x [B, …], prediction [B, …], groups): after a computed call, before its correction; read only."""
+"""on_model_call(step, x [B, …], prediction [B, …], groups): after a call that goes
+through the host's model, though another node may answer it, and before its correction; read only."""
 
 
 @dataclass(frozen=True)

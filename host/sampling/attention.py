@@ -33,7 +33,7 @@ HOST_BACKEND = Backend(
     what="what ComfyUI was started with",
     run=lambda q, k, v, *, scale, need_lse: (_host(q, k, v, {}), None),
     constraints=Constraints(lse=False),
-    skip_selftest=True,
+    is_hosts=True,
 )
 
 
@@ -56,7 +56,7 @@ class RunAttention:
         if OVERRIDE in options:
             if not self._gave_lse:
                 self._writer.attention("another node's, through ComfyUI")
-            return self._overridden(options)
+            return self._served(None, options)
         few, many = (self._for_queries(options, tokens, many) for many in (False, True))
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -69,25 +69,18 @@ class RunAttention:
         return self._deciding(options, tokens) if choice is None else self._served(choice, options)
 
     def _served(self, choice: Choice | None, options: dict[str, Any]) -> Attend:
+        """Return attention by a choice made before; None: another node's attention, which gives no log-sum-exp."""
         name = None if choice is None or choice.backend is HOST_BACKEND else choice.backend.name
+        decide_for_lse = no_compile(self._decide_for_lse) if choice is None else None
 
         def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
             if need_lse:
+                if decide_for_lse is not None:
+                    decide_for_lse(q, k, v)
                 return attend(q, k, v, need_lse=True, preference=self._lse_preference)
             if name is None:
                 return _host(q, k, v, options), None
             return attend(q, k, v, preference=name)
-
-        return serve
-
-    def _overridden(self, options: dict[str, Any]) -> Attend:
-        """Another node's attention. It gives no log-sum-exp: the kernels do, and the report names them."""
-        served, decide_for_lse = self._served(None, options), no_compile(self._decide_for_lse)
-
-        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
-            if need_lse:
-                decide_for_lse(q, k, v)
-            return served(q, k, v, need_lse=need_lse)
 
         return serve
 

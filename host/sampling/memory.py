@@ -18,7 +18,7 @@ def compute_dtype(base_model: Any) -> torch.dtype:
 
 
 def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
-    """Return the bytes that the run will allocate for its caches on a device, by latent's shape and conditionings.
+    """Return the bytes that the run will allocate for its caches on a device. noise_shape: of the latents, with batch.
 
     The host may divide the conditionings among several devices.
     """

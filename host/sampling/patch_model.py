@@ -35,7 +35,7 @@ def accelerate(model: Any, plan: Plan, handle: ReportHandle, on_model_call: OnMo
     """Return a clone of the MODEL that samples by the plan and reports into the handle.
 
     A model that cannot be accelerated comes back as a plain clone; the log and the handle say why.
-    on_model_call: called after every model call that is computed.
+    on_model_call: see `attachment.OnModelCall`.
     """
     accelerated = without_acceleration(model)
     _, unsupported_reason = family_of(model)

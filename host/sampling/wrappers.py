@@ -141,9 +141,8 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
-    sigma = _sigma(options)
-    active.option_watch.add(sigma, options)
-    request = _request(args[0], sigma, options, kwargs, architecture, active.attention)
+    request = _request(args[0], options, kwargs, architecture, active.attention)
+    active.option_watch.add(request.sigma, options)
     call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):
         return active.run.end_call(call, call.estimate())
@@ -155,33 +154,24 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return active.run.end_call(call, prediction, answered)
 
 
-def _sigma(options: dict) -> float:
-    """Return the call's noise level; 0 where the host does not state it, and the call runs in full."""
-    sigmas = options.get("sigmas")
-    return float(sigmas.flatten()[0]) if sigmas is not None else 0.0
-
-
 def _hosts_full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
     """Return why this call must run in full, whatever the schedule says; "" if it need not."""
-    if not groups or options.get("sigmas") is None:
+    if not groups:
         return "the host did not say which conditionings are in the call"
+    if options.get("sigmas") is None:
+        return "the host did not say at which noise level the call is"
     if options.get("ar_state") is not None:
         return "frames are made one after another, and each continues from what the model itself keeps of the last"
     return ""
 
 
 def _request(
-    x: torch.Tensor,
-    sigma: float,
-    options: dict,
-    conditions: dict,
-    architecture: Architecture,
-    attention: RunAttention,
+    x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, attention: RunAttention
 ) -> CallRequest:
-    groups = cond_groups(x, options)
+    groups, sigmas = cond_groups(x, options), options.get("sigmas")
     layout = architecture.layout(tuple(x.shape), conditions)
     return CallRequest(
-        sigma=sigma,
+        sigma=float(sigmas.flatten()[0]) if sigmas is not None else 0.0,
         groups=groups,
         layout=layout,
         runner=architecture.runner,

@@ -20,11 +20,7 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def digest_of(*values: Any) -> str:
-    """Return 64 hex digits of nested containers, tensors and plain values.
-
-    Of functions, their names and what they were given: closure, defaults, the object they belong to. Of other objects,
-    the class and the attributes that are plain values, containers of such, or tensors.
-    """
+    """Return 64 hex digits of nested containers, tensors, plain values, and of these in functions and other objects."""
     digest = hashlib.sha256()
     for part in _parts(values, 0):
         digest.update(len(part).to_bytes(8, "little") + part)

@@ -49,7 +49,7 @@ class NodeView:
         budgets = ", ".join(f"{budget:.2f}" for budget in config.budgets)
         logging.info(
             f"Astraea search: budgets {budgets}, {runner.setting.steps} steps, {runner.setting.cases} clips, up to "
-            f"{config.effort:g} dense runs' worth of time; {len(run_log)} runs measured before are known."
+            f"the work of {config.effort:g} dense runs; {len(run_log)} runs are known from earlier searches."
         )
 
     def on_step(self, *_: Any) -> None:

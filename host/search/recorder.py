@@ -39,7 +39,7 @@ class Recorder:
         self.guided: dict[int, Tensor] = {}
 
     def on_model_call(self, step: int, x: Tensor, denoised: Tensor, groups: tuple[RowGroup, ...]) -> None:
-        """Record a computed call's input and prediction `[B, C, T, H, W]`; only the first evaluation of a step counts.
+        """Record a call's input and prediction `[B, C, T, H, W]`; of a conditioning's calls in a step the first counts.
 
         Samples stay on the device until the sampler has made its step, so that no call waits for a copy.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -54,33 +56,28 @@ def _check_pointer(problem: Problem) -> str:
     return unsupported_reason(kind, problem.device, problem.dtype, problem.head_dim)
 
 
+_triton = partial(Backend, unavailable_reason=unavailable_reason, packages=PACKAGES)
 BACKENDS = (
-    Backend(
+    _triton(
         name="triton",
         what="the pack's Triton kernel",
         run=attend_pointer,
         constraints=Constraints(DEVICES, FLOATS, key_tiles=True),
-        unavailable_reason=unavailable_reason,
         extra_check=_check_pointer,
-        packages=PACKAGES,
     ),
-    Backend(
+    _triton(
         name="triton-tma",
         what="the pack's Triton kernel with the tensor memory accelerator of Hopper and later",
         run=attend_tma,
         constraints=Constraints(DEVICES, FLOATS, amd=False),
-        unavailable_reason=unavailable_reason,
         extra_check=lambda problem: unsupported_reason("tma", problem.device, problem.dtype, problem.head_dim),
-        packages=PACKAGES,
     ),
-    Backend(
+    _triton(
         name="triton-int8",
         what="the pack's Triton kernel with 8-bit scores and fp16 sums",
         run=attend_int8,
         constraints=Constraints(DEVICES, FLOATS, amd=False),
-        unavailable_reason=unavailable_reason,
         extra_check=lambda problem: unsupported_reason("int8", problem.device, problem.dtype, problem.head_dim),
         exact=False,
-        packages=PACKAGES,
     ),
 )

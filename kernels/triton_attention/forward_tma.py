@@ -1,4 +1,4 @@
-"""Attention forward for Hopper: K and V by tensor descriptors (TMA), which saves the registers of their addresses.
+"""Attention forward for Hopper and later: K and V by tensor descriptors (TMA), which save registers for addresses.
 
 The host makes the descriptors: in-kernel descriptors need a scratch allocator for the whole process. Queries are loaded
 by pointers.

@@ -1,5 +1,5 @@
-"""Attention forward for GeForce cards: int8 scores and fp16 sums of values, four times and twice as fast there as
-products with fp32 sums.
+"""Attention forward of int8 scores and fp16 sums of values: on GeForce cards four times and twice as fast as products
+with fp32 sums.
 
 The method of SageAttention (Zhang et al., ICLR 2025), with finer scales: K minus its mean over tokens, a scale per row
 of Q and per token of K, P·V summed in fp16 within a tile and in fp32 across tiles.

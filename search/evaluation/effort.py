@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from ..problem.runner import SamplingConfig
 from .evaluator import Evaluator
 
-EFFORT_PER_DENSE_RUN = 4.0  # at least: dense runs take at most a quarter of the effort
+EFFORT_PER_DENSE_RUN = 4.0  # a quarter of the effort goes into dense runs, but there are MIN_CASES in any case
 MIN_CASES = 2
 
 
 def count_cases(setting: SamplingConfig, effort: float, dense_runs: int | None = None) -> int:
-    """Return the number of full-size cases to search on, each with a dense run.
-
-    dense_runs: to make at most; None: effort / EFFORT_PER_DENSE_RUN.
-    """
+    """Return how many cases to search on: `dense_runs` (None: effort / EFFORT_PER_DENSE_RUN), MIN_CASES at least."""
     most = round(effort / EFFORT_PER_DENSE_RUN) if dense_runs is None else dense_runs
     return min(setting.cases, max(MIN_CASES, most))
 

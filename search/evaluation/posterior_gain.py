@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, variance
 
-from ..problem.losses import mean_psnr
+from ..problem.losses import TYPICAL_STD_DB, mean_psnr
 
 PSNR_CAP_DB = 60.0  # above it differences are invisible
 MIN_STD_DB = 1.5  # of gains between cases
@@ -46,7 +46,7 @@ def posterior_std(losses: Sequence[float], reference: Sequence[float], prior_std
 
 def _variance(gains: Sequence[float]) -> float:
     """Return the variance of gains between cases, bounded from below; for one or two gains, a typical one."""
-    return max(MIN_STD_DB**2, variance(gains) if len(gains) > 2 else 4.0 * MIN_STD_DB**2)
+    return max(MIN_STD_DB**2, variance(gains) if len(gains) > 2 else TYPICAL_STD_DB**2)
 
 
 def beats_baseline(losses: Sequence[float], reference: Sequence[float]) -> bool:

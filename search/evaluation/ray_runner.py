@@ -81,7 +81,7 @@ class RayRunner:
     """
 
     def __init__(self, factory: Factory, cluster: Cluster):
-        self._ray, self._is_own = _start_ray(cluster)
+        self._ray, self._made_connection = _start_ray(cluster)
         self._workers: list[_Worker] = []
         self._free: deque[_Worker] = deque()
         self._queue: deque[_Task] = deque()
@@ -90,7 +90,7 @@ class RayRunner:
         self._references: dict[int, Any] = {}  # Ray's handles of dense runs, by case
         self._proxy_cases = 0
         try:
-            kind = self._ray.remote(**_resources(self._ray, cluster, self._is_own))(_worker_class())
+            kind = self._ray.remote(**_resources(self._ray, cluster, self._made_connection))(_worker_class())
             self._workers = [_Worker(kind.remote()) for _ in range(cluster.workers)]
             self._setting = self._begin(factory)
         except BaseException:
@@ -138,11 +138,11 @@ class RayRunner:
             self._queue = deque(task for task in self._queue if task not in tasks)
 
     def close(self) -> None:
-        """End the workers, and Ray if it was started for them."""
+        """End the workers, and the connection to Ray if it was made for them."""
         for worker in self._workers:
             self._ray.kill(worker.actor)
         self._workers, self._running = [], {}
-        if self._is_own:
+        if self._made_connection:
             self._ray.shutdown()
 
     def _request_dense(self, case: int) -> None:
@@ -232,7 +232,7 @@ class RayProxyRunner:
 
 
 def _start_ray(cluster: Cluster) -> tuple[Any, bool]:
-    """Return Ray's module, connected, and whether Ray was started for this search."""
+    """Return Ray's module, connected, and whether this call made the connection, which `close` then ends."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to anybody unless the user wants them
     try:
         ray = importlib.import_module("ray")

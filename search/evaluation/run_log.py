@@ -58,7 +58,7 @@ class RunLog:
         return self._outcomes.get(key)
 
     def put(self, key: str, outcome: Outcome) -> None:
-        """Store an outcome; it is on disk when this returns."""
+        """Store an outcome; once this returns, it outlives this process."""
         self._outcomes[key] = outcome
         if self.path is None:
             return

@@ -7,17 +7,17 @@ full steps that the budget allows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ...schedules import mean_budget
 from ..problem.candidate import Genome
 from ..problem.runner import Outcome
 from .step_time import FULL, StepSeconds
 
 ROUNDED_TO = 0.05  # so that small variations of the clock do not change a search
 MAX_TRIES = 20  # smaller budgets that a pattern is made for until it fits
-BUDGET_TOLERANCE = 1.005
+MAX_OVERSPEND = 1.005  # cost over budget that still fits
 MIN_USED = 0.75  # of the budget; a pattern that uses less is hardly more than the run's first and last step
 
 Runs = Iterable[tuple[Genome, Outcome]]
@@ -36,11 +36,11 @@ class StepCost:
 
     def of_run(self, budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
         """Return the mean cost over the model calls of a run, comparable to a mean budget."""
-        return math.fsum(self.of(b) * e for b, e in zip(budgets, calls_per_step, strict=True)) / sum(calls_per_step)
+        return mean_budget([self.of(budget) for budget in budgets], calls_per_step)
 
     def fits_budget(self, genome: Genome, calls_per_step: Sequence[int], budget: float) -> bool:
         """Tell whether a run takes no longer than the full steps that the budget allows."""
-        return self.of_run(genome.budgets, calls_per_step) <= budget * BUDGET_TOLERANCE
+        return self.of_run(genome.budgets, calls_per_step) <= budget * MAX_OVERSPEND
 
     def largest_affordable(
         self, pattern: Callable[[float], Genome], budget: float, calls_per_step: Sequence[int]

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from ...schedules import mean_budget
 from ..evaluation.effort import Effort, count_cases
 from ..evaluation.evaluator import Evaluation, Evaluator, OnOutcome
 from ..evaluation.replay import Replay
 from ..evaluation.run_log import RunLog
 from ..evaluation.step_cost import StepCost
-from ..problem.candidate import MIN_LAST_BUDGET, Genome, mean_budget, uniform_crossover, with_ends
+from ..problem.candidate import MIN_LAST_BUDGET, Genome, uniform_crossover, with_ends
 from ..problem.config import SearchConfig
 from ..problem.losses import MAX_LOSS
 from ..problem.runner import Runner
@@ -76,38 +77,36 @@ class PaperSearch:
         """Return False: a candidate can become the best only later, when it joins the population."""
         return False
 
-    def run(self, allowance: float, on_candidate: Callable[[Evaluation], None] | None = None) -> None:
-        """Spend this many dense-run equivalents. on_candidate: called with the best after each candidate."""
+    def run(self, allowance: float) -> None:
+        """Spend this many dense-run equivalents."""
         end = self.evaluator.cost + allowance
         for _ in range(POPULATION):
             if self.evaluator.cost >= end:
                 return
-            self._add(self._make_genome(self._random_budgets()), on_candidate)
+            self._add(self._make_genome(self._random_budgets()))
         generation = idle = 0
         while self.evaluator.cost < end and len(self.population) > 1 and idle < MAX_IDLE_GENERATIONS:
             before = self.evaluator.cost
-            self._next_generation(generation, end, on_candidate)
+            self._next_generation(generation, end)
             generation += 1
             idle = idle + 1 if self.evaluator.cost == before else 0
 
-    def _next_generation(self, generation: int, end: float, on_candidate: Callable[[Evaluation], None] | None) -> None:
+    def _next_generation(self, generation: int, end: float) -> None:
         chance = max(MUTATION[1], MUTATION[0] + (MUTATION[1] - MUTATION[0]) * generation / (GENERATIONS - 1))
         parents = sorted(self.population, key=_error)[: max(2, POPULATION // 2)]
         for _ in range(CHILDREN):
             if self.evaluator.cost >= end:
                 break
-            self._add(self._make_genome(self._child_budgets(parents, chance)), on_candidate)
+            self._add(self._make_genome(self._child_budgets(parents, chance)))
         self.population = sorted(self.population, key=_error)[:POPULATION]
 
-    def _add(self, genome: Genome, on_candidate: Callable[[Evaluation], None] | None) -> None:
+    def _add(self, genome: Genome) -> None:
         """Evaluate a candidate, unless it is in the population already or its mean budget is outside the band."""
         mean = mean_budget(genome.budgets, self.evaluator.setting.calls_per_step)
         low, high = self._band
         if not low <= mean <= high or genome in {each.genome for each in self.population}:
             return
         self.population.append(self._evaluate(genome))
-        if on_candidate is not None and self.best is not None:
-            on_candidate(self.best)
 
     def _evaluate(self, genome: Genome) -> Evaluation:
         """Return losses in the cases' order; infinite for cases left out."""

@@ -37,7 +37,7 @@ def parse_budgets(text: str) -> tuple[float, ...]:
     names = [name_for("", budget) for budget in budgets]
     twice = next((name[1:] for name in names if names.count(name) > 1), None)
     if twice:
-        raise SearchError(f"The budget {twice} is listed twice (only two decimals count).")
+        raise SearchError(f"The budget {twice} is listed twice: schedules are named by two decimals.")
     return tuple(budgets)
 
 

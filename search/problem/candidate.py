@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...limits import ZERO_SIGMA
-from ...schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule
+from ...schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule, mean_budget
 from ...schedules.resample import MIN_LAST_BUDGET
 
 MAX_MOVE = 3  # steps by which one move shifts a computed step at most
@@ -33,7 +32,8 @@ FORECASTS = tuple(
 
 @dataclass(frozen=True)
 class Genome:
-    """A candidate. budgets: one per step, the first 1, the last at least 0.5; the rest as in `Schedule`."""
+    """A candidate. budgets: one per step, the first 1, the last at least MIN_LAST_BUDGET in a run that ends at
+    sigma 0; the rest as in `Schedule`."""
 
     budgets: tuple[float, ...]
     forecast: Forecast = DEFAULT_FORECAST
@@ -53,15 +53,6 @@ class Genome:
         """Return the candidate as a schedule on these noise levels; the last one may be included."""
         points = tuple(zip(sigmas, self.budgets, strict=False))
         return Schedule("candidate", points, family=family, mode=self.mode, forecast=self.forecast)
-
-
-def mean_budget(budgets: Sequence[float], calls_per_step: Sequence[int]) -> float:
-    """Return the mean over the model calls of a run.
-
-    Sums that decide something use `math.fsum`: `sum` rounds differently from Python 3.12 on, and a seed must find the
-    same schedule everywhere.
-    """
-    return math.fsum(b * e for b, e in zip(budgets, calls_per_step, strict=True)) / sum(calls_per_step)
 
 
 def longest_skip(budgets: Sequence[float]) -> int:

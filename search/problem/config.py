@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ASTRAEA, PAPER = "astraea", "paper"
-# For the provenance of schedules that a method found.
+# For the command's help and the provenance of schedules that a method found.
 METHOD_DESCRIPTIONS = {
     ASTRAEA: "small clips where possible, else evolution by replay; successive halving",
     PAPER: "the paper's evolutionary search (arXiv 2506.05096, section 3.3)",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 MIN_LOSS = 1e-20  # for which a PSNR is stated: 200 dB
 MAX_LOSS = 1.0  # counted for a run that is not finite or was aborted
+TYPICAL_STD_DB = 3.0  # of a candidate's gain between cases
 
 
 def psnr_of(loss: float) -> float:

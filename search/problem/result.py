@@ -14,7 +14,7 @@ class FoundSchedule:
 
     budget: mean budget that it was searched for; losses: by case (see `problem`); loss: that of their mean PSNR.
     seconds: predicted for the model calls of one run; speedup: seconds of a dense run over these.
-    is_baseline: the bundled schedule, which is used without a search.
+    is_baseline: the bundled schedule, which is used without a search; a hand-made one where that exceeds the budget.
     partial_step_overhead: least cost of a partial step in full steps, by which the search compared costs with budgets.
     """
 
@@ -50,7 +50,7 @@ class SearchResult:
         other prompts (`posterior_gain`), not always the smallest loss on the cases.
     front: Pareto front of all budgets in time and loss, fastest first.
     baselines: one per budget, if it was run on all cases.
-    tried: `(predicted seconds, loss)` of every candidate evaluated on all cases.
+    tried: `(predicted seconds, loss)` of the candidates that the searches show, see `BudgetSearch.results`.
     sensitivity: per step, the loss if only that step is skipped, by replay of the dense runs; () if unknown.
     cost: dense-run equivalents spent, dense runs included. finished: False if interrupted.
     proxy_cases: number of small clips that candidates were run on first.

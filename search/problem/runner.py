@@ -115,6 +115,6 @@ class Runner(Protocol):
     def proxy(self, cases: int) -> Runner | None:
         """Return a runner of small clips: the same sampling and prompts, other seeds. None if there are no small clips.
 
-        The cases of a smaller number are the first ones of a larger number.
+        Runners of different numbers begin with the same cases.
         """
         ...

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import ScheduleError
-from ...schedules import Schedule, budgets_for, equivalent_steps, forecast_for, periodic, pick, uniform, warped_skip
-from ..problem.candidate import Genome, mean_budget, with_ends
+from ...schedules import (
+    Schedule,
+    budgets_for,
+    equivalent_steps,
+    forecast_for,
+    mean_budget,
+    periodic,
+    pick,
+    uniform,
+    warped_skip,
+)
+from ..problem.candidate import Genome, with_ends
 from ..problem.runner import SamplingConfig
 
 # (warp, full steps at the start, full steps at the end)

@@ -10,9 +10,9 @@ from statistics import fmean
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.replay import Replay
 from ..problem.candidate import Genome
-from ..problem.losses import mean_psnr
+from ..problem.losses import TYPICAL_STD_DB, mean_psnr
 from .forecast_priors import expected_forecast_gain
-from .standings import BEHIND_DB, Standings
+from .standings import Standings
 
 
 class ReplayRanking:
@@ -35,9 +35,9 @@ class ReplayRanking:
         return sorted(dict.fromkeys(filter(self._standings.fits_budget, genomes)), key=score, reverse=True)
 
     def is_close(self, genome: Genome, other: Genome) -> bool:
-        """Tell whether a candidate's replayed PSNR is at most 2 · BEHIND_DB below another's."""
+        """Tell whether a candidate's replayed PSNR is at most 2 · TYPICAL_STD_DB below another's."""
         self.update()
-        return mean_psnr(self.replay.losses(genome)) > mean_psnr(self.replay.losses(other)) - 2.0 * BEHIND_DB
+        return mean_psnr(self.replay.losses(genome)) > mean_psnr(self.replay.losses(other)) - 2.0 * TYPICAL_STD_DB
 
     def _offsets(self) -> Callable[[Genome], float]:
         """Return a function of a candidate: dB by which real runs of its forecast and mode beat their replay.

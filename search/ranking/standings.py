@@ -10,11 +10,10 @@ from ..evaluation.evaluator import Evaluation
 from ..evaluation.posterior_gain import PRIOR_STD_DB, beats_baseline, posterior_gain, significantly_worse
 from ..evaluation.step_cost import StepCost
 from ..problem.candidate import Genome
-from ..problem.losses import mean_psnr
+from ..problem.losses import TYPICAL_STD_DB, mean_psnr
 from .gain_prior import GainPrior
 
 NOTICEABLE_DB = 0.05  # gain over the best so far that a new best needs
-BEHIND_DB = 3.0  # by which one case may mislead: standard deviation of the difference of two candidates on it
 
 Gain = tuple[float, float]  # expected gain in dB and its standard deviation
 
@@ -92,15 +91,15 @@ class Standings:
     def may_win(self, evaluation: Evaluation) -> bool:
         """Tell whether more runs of a candidate may make it the best; never after an aborted run.
 
-        They may if its PSNR on its cases so far is not clearly below that of the best; if it was found on small clips,
-        if a gain over the baseline is expected.
+        They may if its PSNR on its cases so far is not clearly below that of the best on the same. One from small clips
+        must be expected to gain over the baseline instead.
         """
         if evaluation.aborted:
             return False
         if self._is_from_proxy(evaluation.genome):
             return self.expected_gain(evaluation) > 0.0
         count = len(evaluation.losses)
-        slack = BEHIND_DB / math.sqrt(count)
+        slack = TYPICAL_STD_DB / math.sqrt(count)
         return self.best is None or evaluation.score > mean_psnr(self.best.losses[:count]) - slack
 
     def results(self) -> list[Evaluation]:

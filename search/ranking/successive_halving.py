@@ -38,6 +38,7 @@ class SuccessiveHalving:
     def width(self, share: float) -> int:
         """Return the number of candidates to begin a round with, for this share of the remaining effort."""
         first = min(FIRST_CASES, len(self._cases))
+        # All on the first cases, half of them on as many again, and about a quarter on all cases.
         runs_each = 1.5 * first + len(self._cases) / 4.0
         return int(min(MAX_WIDTH, max(1, self.remaining * share / self._run_cost / runs_each)))
 

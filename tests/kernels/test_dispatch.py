@@ -220,6 +220,25 @@ def test_a_much_slower_backend_is_not_run_again():
     assert runs["slow"] < runs["quick"]
 
 
+def test_a_preference_for_the_host_times_nothing_anew_where_it_has_no_attention(monkeypatch):
+    calls = []
+    timed(monkeypatch, {"own": 1.0, "other": 2.0}, calls)
+    dispatcher = Dispatcher([backend("own"), backend("other")])
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "own"
+    monkeypatch.setenv(ATTENTION_ENV, "host")
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "own"
+    assert len(calls) == 1
+    assert len(autotune_cache.read()) == 1
+
+
+def test_times_without_lists_of_key_tiles_decide_nothing_with_them(monkeypatch):
+    timed(monkeypatch, {"first": 2.0, "second": 1.0})
+    dispatcher = Dispatcher([backend("first"), backend("second")])
+    assert dispatcher.choose(Q, K, V, PROBLEM).backend.name == "second"
+    tiled = Problem.of(Q, K, V, need_lse=True, key_tiles=True)
+    assert dispatcher.choose(Q, K, V, tiled).backend.name == "first"
+
+
 def test_while_a_graph_is_captured_nothing_is_tested_timed_or_kept(monkeypatch):
     def untouchable(*args, **options):
         raise AssertionError("would wait for the device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from astraea.engine.calls.block_hooks import patched_forwards
 from astraea.engine.calls.context import CallRequest
 from astraea.engine.planning.modes import MODES
 from astraea.engine.planning.plan import make_plan
-from astraea.engine.run import Run
+from astraea.engine.run import TOKENS_CHANGED, Run
 from astraea.models import describe_box
 from astraea.schedules import flow_sigmas, periodic
 
@@ -152,6 +153,46 @@ def test_mode_paper_keeps_what_a_block_computes_for_all_tokens(kind: str) -> Non
     for state in run.states:
         assert state.blocks is not None
         assert not state.blocks.ages[len(blocks) - 1].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_another_number_of_tokens_begins_anew(mode: str) -> None:
+    blocks = blocks_of(OneStream)
+    run = Run.of(make_plan(periodic("p", [0.5], SIGMAS[:-1], full_start=2), mode=mode), SIGMAS)
+    for sigma, video in zip(SIGMAS, (VIDEO, VIDEO, VIDEO, VIDEO - 8, VIDEO - 8), strict=False):
+        x = torch.randn(2, video, DIM, generator=torch.Generator().manual_seed(1))
+        asked = replace(request(sigma, ToyRunner(), len(blocks)), layout=TokenLayout(video, suffix=TEXT))
+        call = run.begin_call(asked)
+        with patched_forwards(blocks, call):
+            prediction = forward(blocks, x)[:, :video]
+        assert run.end_call(call, prediction).isfinite().all()
+    calls = run.report.calls
+    assert [call.kind for call in calls] == ["full", "full", "token", "full", "token"]
+    assert [call.reason for call in calls] == ["", "", "", TOKENS_CHANGED, ""]
+
+
+def test_a_block_that_runs_for_all_tokens_moves_the_older_residuals_of_selected_ones() -> None:
+    """Mode `forecast` keeps two residuals per block, and when each token was computed for all blocks."""
+    blocks: Any = blocks_of(OneStream)
+    run = Run.of(make_plan(periodic("p", [0.5], SIGMAS[:-1], full_start=2), mode="forecast"), SIGMAS)
+    x, last = torch.randn(2, VIDEO, DIM, generator=torch.Generator().manual_seed(1)), len(blocks) - 1
+    before: dict[int, Tensor] = {}
+    for step, sigma in enumerate(SIGMAS[:3]):
+        if step == 2:
+            blocks[last].reason = "another node patches inside it"
+            kept = [state.tokens for state in run.states if state.tokens is not None]
+            before = {index: tokens.store.read(2 * last).clone() for index, tokens in enumerate(kept)}
+        call = run.begin_call(request(sigma, ToyRunner(), len(blocks)))
+        with patched_forwards(blocks, call):
+            run.end_call(call, forward(blocks, x * (1.0 - 0.1 * step)))
+    assert run.report.calls[-1].reason == "1 of 3 blocks: another node patches inside it"
+    for index, state in enumerate(run.states):
+        assert state.tokens is not None
+        newest, older = state.tokens.store.read(2 * last), state.tokens.store.read(2 * last + 1)
+        selected = state.tokens.ages == 0.0
+        assert 0 < selected.sum() < selected.numel()
+        assert torch.equal(older[selected], before[index][selected])
+        assert not torch.equal(newest, before[index])
 
 
 def test_a_box_skips_whole_steps_and_no_tokens() -> None:

@@ -228,3 +228,13 @@ def test_a_part_of_a_run_is_trusted_as_the_whole_is(total, trusted):
     for sigmas in (levels, levels[: total // 2 + 1], levels[total // 2 :]):
         run = Run.of(make_plan(schedule, budget=0.5), sigmas, guidance=3.0)
         assert (run.settings.forecast == AGGRESSIVE) == trusted
+
+
+def test_a_schedule_that_was_chosen_for_a_run_keeps_its_own_steps_near_its_own_mean():
+    """Of 199 steps it computes 100: at budget 0.5 it stays as it is, whatever the schedule of the usual steps has."""
+    own, usual = made("own", 199, 100 / 199, 0.5, cfg=3.0), made("usual", 30, 0.5, 0.5, cfg=6.0)
+    run = Run.of(
+        make_plan(None, budget=0.5, library=[usual, own]), [*flow_sigmas(199), 0.0], family="wan", guidance=3.0
+    )
+    assert run.settings.schedule == own
+    assert tuple(run.budgets) == own.budgets

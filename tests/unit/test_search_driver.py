@@ -9,12 +9,13 @@ from functools import cache
 import pytest
 from toy_runner import ToyRunner
 
+from astraea.schedules import mean_budget
 from astraea.search.driver import Search
 from astraea.search.evaluation.effort import EFFORT_PER_DENSE_RUN
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.problem.candidate import FORECASTS, Genome, mean_budget
+from astraea.search.problem.candidate import FORECASTS, Genome
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress, SearchResult
 from astraea.search.ranking.forecast_priors import expected_forecast_gain

@@ -13,12 +13,12 @@ import pytest
 from toy_runner import ToyRunner
 
 from astraea.errors import ScheduleError
-from astraea.schedules import expected_of, load, save
+from astraea.schedules import expected_of, load, mean_budget, save
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluation, Evaluator
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.methods.paper import BAND, BUDGETS, CHILDREN, POPULATION, PaperSearch
-from astraea.search.problem.candidate import mean_budget
+from astraea.search.problem.candidate import Genome
 from astraea.search.problem.config import PAPER, SearchConfig
 from astraea.search.problem.provenance import as_schedule
 from astraea.search.problem.result import Progress, SearchResult
@@ -36,11 +36,15 @@ class PaperRun:
         self.search = kind(Evaluator(self.runner, RunLog()), [0, 1], BUDGET, random.Random(seed))
         self.bests: list[Evaluation] = []
         self.sizes: list[int] = []
-        self.search.run(limit, self._note)
+        self._add, self.search._add = self.search._add, self._add_and_note  # type: ignore[method-assign]
+        self.search.run(limit)
 
-    def _note(self, best: Evaluation) -> None:
-        self.bests.append(best)
-        self.sizes.append(len(self.search.population))
+    def _add_and_note(self, genome: Genome) -> None:
+        before = len(self.search.population)
+        self._add(genome)
+        if len(self.search.population) > before and self.search.best is not None:
+            self.bests.append(self.search.best)
+            self.sizes.append(len(self.search.population))
 
 
 @cache

@@ -9,12 +9,13 @@ from statistics import fmean
 import pytest
 from toy_runner import ToyRunner
 
+from astraea.schedules import mean_budget
 from astraea.search.driver import Search
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import measure_gains
 from astraea.search.evaluation.run_log import RunLog
 from astraea.search.methods.proxy import MIN_CASES, MIN_PROXY_GAIN_DB, TRANSFERRED_SHARE
-from astraea.search.problem.candidate import Genome, mean_budget
+from astraea.search.problem.candidate import Genome
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from toy_runner import ToyRunner
 
+from astraea.schedules import mean_budget
 from astraea.search.driver import Search
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.problem.candidate import mean_budget
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress, SearchResult
 from astraea.search.ranking import successive_halving

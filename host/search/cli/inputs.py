@@ -25,7 +25,7 @@ from ..session import make_cases
 from .options import CliOptions
 
 FRAMES_PER_LATENT = 4  # of video models, after the first latent, which is one frame
-WIDE_CHANNELS, WIDE_RATIO, RATIO = 48, 16, 8  # pixels per latent by its channels, where ComfyUI does not state it
+WIDE_CHANNELS, WIDE_RATIO, RATIO = 48, 16, 8  # pixels per latent, by channels, where ComfyUI states none
 
 
 @dataclass(frozen=True)
