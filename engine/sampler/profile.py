@@ -72,10 +72,10 @@ class SamplerProfile:
         """
         steps = max(1, len(levels) - 1)
         counts = tuple(calls_per_step) if calls_per_step is not None else (1,) * steps
-        single = all(count == 1 for count in counts)
-        solver = solver or (Solver.from_sigmas(levels) if single else None)
         if len(levels) < 2:
             return SamplerProfile(tuple(levels), counts)
+        single = all(count == 1 for count in counts)
+        solver = solver or (Solver.from_sigmas(levels) if single else None)
         call_steps = tuple(step for step, count in enumerate(counts) for _ in range(count))
         calls = tuple(levels[step] for step in call_steps)
         return SamplerProfile(tuple(levels), counts, calls, call_steps, solver)

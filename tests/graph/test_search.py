@@ -181,7 +181,7 @@ def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server_
     place = schedules(own_server)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("in the way", "utf-8")
-    with pytest.raises(PromptFailed, match=r"Nothing can be written to .*Nothing has been started"):
+    with pytest.raises(PromptFailed, match=r"Nothing can be written to .*Nothing has been run yet"):
         own_server.queue(search())
     assert run_logs(own_server) == []
     place.unlink()

@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_written_stops_it_before_it_starts(
     place.write_text("in the way", "utf-8")
     monkeypatch.setattr(session, "ComfyRunner", None)  # is not reached
     try:
-        with pytest.raises(SearchError, match=r"Nothing can be written to .* Nothing has been started"):
+        with pytest.raises(SearchError, match=r"Nothing can be written to .* Nothing has been run yet"):
             run(load_tiny())
     finally:
         place.unlink()
@@ -264,7 +264,7 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_file(
         raise ScheduleError("The schedule cannot be written to 'there' (No space left on device).")
 
     monkeypatch.setattr(session, "save", full)
-    with pytest.raises(SearchError, match=r"No space left on device.* nothing has to be measured twice"):
+    with pytest.raises(SearchError, match=r"No space left on device.* finished candidate runs are logged"):
         run(load_tiny())
     assert list(user_schedule_folder().iterdir()) == []
 

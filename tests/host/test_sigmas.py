@@ -49,10 +49,12 @@ def test_levels_that_do_not_fall_run_in_full_and_the_report_says_so(load_tiny, l
 
 
 @pytest.mark.parametrize("levels", [[0.0], [0.5], []], ids=["0", "one", "none"])
-def test_without_a_step_the_result_is_the_hosts(load_tiny, levels):
+@pytest.mark.parametrize("plan", [{"budget": 0.5}, {"target_speedup": 2.0}], ids=["budget", "target"])
+@pytest.mark.parametrize("schedule", [WHOLE, TOKENS, None], ids=["whole steps", "token steps", "auto"])
+def test_without_a_step_the_result_is_the_hosts(load_tiny, levels, plan, schedule):
     """SplitSigmas at 0 switches off one of two experts."""
     model, sigmas = load_tiny(), torch.tensor(levels)
-    fast, _ = accelerated(model, WHOLE, budget=0.5)
+    fast, _ = accelerated(model, schedule, **plan)
     try:
         expected = custom(model, sigmas)
     except Exception as error:
