@@ -32,8 +32,7 @@ FORECASTS = tuple(
 
 @dataclass(frozen=True)
 class Genome:
-    """A candidate. budgets: one per step, the first 1, the last at least MIN_LAST_BUDGET in a run that ends at
-    sigma 0; the rest as in `Schedule`."""
+    """A candidate. budgets: per step, the first 1, the last as `with_ends` leaves it; the rest as in `Schedule`."""
 
     budgets: tuple[float, ...]
     forecast: Forecast = DEFAULT_FORECAST

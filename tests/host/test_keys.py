@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from sampling import LONG, WHOLE, accelerated, conditioning, last, psnr, sample
 
 from astraea.host.sampling.cond_groups import cond_groups
+from astraea.host.sampling.wrappers import _hosts_full_reason
 
 SHAPE = (1, 16, 3, 8, 16)
 RUN = {"shape": SHAPE, "steps": 12, "cfg": 1.0}
@@ -117,3 +118,12 @@ def test_what_differs_from_step_to_step_by_itself_is_not_in_the_key():
     ]
     assert key_of(**passing[0]) == key_of(**passing[1])
     assert key_of(a_tensor=torch.zeros(2)) == key_of(a_tensor=torch.ones(2))
+
+
+def test_a_call_runs_in_full_for_what_the_host_did_not_say_of_it():
+    options = {"uuids": ["u"], "cond_or_uncond": [0], "sigmas": torch.ones(1)}
+    groups = cond_groups(torch.zeros(SHAPE), options)
+    assert _hosts_full_reason(groups, options) == ""
+    assert "which conditionings" in _hosts_full_reason((), options)
+    assert "noise level" in _hosts_full_reason(groups, {**options, "sigmas": None})
+    assert "frames are made one after another" in _hosts_full_reason(groups, {**options, "ar_state": object()})

@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scheduler", default="simple", help="default simple")
     group = parser.add_argument_group("the search")
     add = group.add_argument
-    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="of the model's work (default 0.5,0.4,0.3)")
+    add("--budgets", type=_budgets, default=(0.5, 0.4, 0.3), help="shares of the work (default 0.5,0.4,0.3)")
     add("--effort", type=_positive, default=30.0, help="cost of the search in dense runs (default 30)")
     add("--cases", type=_count, default=4, help="clips to compare at most: prompts in turn, new seeds (default 4)")
     add("--seed", type=_seed, default=0, help="of the first clip, and of the search's own choices")
