@@ -1,0 +1,11 @@
+"""Small random models of every kind that ComfyUI samples, by name."""
+
+from __future__ import annotations
+
+from .base import NotOnThisHost, Sampled, ZooModel, sample
+from .video import VIDEO
+from .wan import WAN
+
+MODELS: dict[str, ZooModel] = {
+    entry.name: entry for entry in sorted([*WAN, *VIDEO], key=lambda entry: (entry.kind, entry.name))
+}
