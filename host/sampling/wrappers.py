@@ -160,7 +160,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return active.run.end_call(call, prediction, answered)
 
 
-def _full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
+def _hosts_full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
     """Return why this call must run in full, whatever the schedule says; "" if it need not."""
     if not groups:
         return "the host did not say which conditionings are in the call"
@@ -184,5 +184,5 @@ def _request(
         attend=active.attention.for_call(options, layout.total),
         blocks=len(architecture.blocks),
         device=x.device,
-        full_reason=_full_reason(groups, options) or architecture.full_reason(conditions),
+        full_reason=_hosts_full_reason(groups, options) or architecture.full_reason(conditions),
     )

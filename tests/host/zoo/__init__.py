@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import NotOnThisHost, Sampled, ZooModel, sample
+from .base import NotOnThisHost, Sampled, ZooModel, sample, weights_in
 from .video import VIDEO
 from .wan import WAN
 

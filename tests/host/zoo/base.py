@@ -100,7 +100,7 @@ def make_model(
     supported = getattr(comfy.supported_models, config)
     settings = supported(supported.unet_config | sizes)
     settings.unet_config.update(sizes)  # over what the config presets for models of the usual size
-    settings.set_inference_dtype(torch.float32, None)
+    settings.set_inference_dtype(*_dtypes)
     with empty_tensors_are_nan():
         model = settings.get_model(state_dict or {}, "", device=None)
         if shrink is not None:
@@ -122,6 +122,20 @@ def require_module(name: str, model: str) -> Any:
         if not name.startswith(str(error.name)):
             raise
         raise NotOnThisHost(f"this ComfyUI has no {model} (no {name})") from None
+
+
+_dtypes: tuple[torch.dtype, torch.dtype | None] = (torch.float32, None)
+
+
+@contextmanager
+def weights_in(dtype: torch.dtype, compute: torch.dtype | None = None) -> Iterator[None]:
+    """Within the context models are made with weights of this dtype, and compute in `compute`, default the same."""
+    global _dtypes
+    before, _dtypes = _dtypes, (dtype, compute)
+    try:
+        yield
+    finally:
+        _dtypes = before
 
 
 @contextmanager
