@@ -175,7 +175,7 @@ def random_weight(owner: torch.nn.Module, path: str, empty: Tensor, generator: t
         is_factor = name in ("weight", "scale", "gamma") and empty.numel() > 0
         return (1.0 + 0.1 * values if is_factor else 0.05 * values).to(empty.dtype)
     if name.endswith("weight"):
-        return (values / math.sqrt(math.prod(empty.shape[1:]))).to(empty.dtype)
+        return (1.25 * values / math.sqrt(math.prod(empty.shape[1:]))).to(empty.dtype)
     return (0.3 * values).to(empty.dtype)  # modulation tables, position embeddings, learned tokens
 
 
@@ -185,19 +185,32 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def prompt(width: int, length: int = 12, seed: int = 1, **extra: Any) -> list:
-    """A conditioning as text encoder nodes make it: `[1, length, width]` and what else the model reads."""
-    return [[random(1, length, width, seed=seed), extra]]
+    """A conditioning as text encoder nodes make it: `[1, length, width]` and what else the model reads.
+
+    The tokens of one text resemble each other, so that texts differ even where all of their tokens are averaged.
+    """
+    tokens = random(1, length, width, seed=seed) + 2.0 * random(1, 1, width, seed=100 + seed)
+    return [[tokens, {"pooled_output": None} | extra]]
 
 
-def prompts(width: int, lengths: Sequence[int] = (12, 9), *, pooled: int = 0, mask: bool = False, **extra: Any) -> dict:
-    """Positive and negative, which differ in their text; `pooled`: width of a pooled output, `mask`: attention mask."""
+def prompts(
+    width: int, lengths: Sequence[int] = (12, 9), *, pooled: int = 0, padding: int | None = None, **extra: Any
+) -> dict:
+    """Positive and negative, which differ in their text.
+
+    Args:
+        width, lengths: of the text.
+        pooled: width of the pooled output; 0: none.
+        padding: how many tokens at the end the attention mask hides; None: there is no mask.
+        extra: what both have besides.
+    """
     made = []
     for seed, length in enumerate(lengths, 1):
         more = dict(extra)
         if pooled:
             more["pooled_output"] = random(1, pooled, seed=10 + seed)
-        if mask:
-            more["attention_mask"] = torch.ones(1, length)
+        if padding is not None:
+            more["attention_mask"] = (torch.arange(length) < length - padding)[None].long()
         made.append(prompt(width, length, seed, **more))
     return {"positive": made[0], "negative": made[1]}
 
