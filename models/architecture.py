@@ -60,7 +60,7 @@ def _describe(model: Any, cast: Cast) -> Architecture:
         try:
             found = family.describe_model(model, cast)
         except UnsupportedBlocks as reason:
-            return describe_box(family.FAMILY, f"no token steps: {reason}")
+            return describe_box(reason.family or family.FAMILY, f"no token steps: {reason}")
         if found is not None:
             return found
     name = type(model).__name__

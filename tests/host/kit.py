@@ -35,7 +35,7 @@ STEPS = 8
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.
-ADAPTED = ["Wan 2.1 text to video", "Kandinsky 5", "CogVideoX 2B", "CogVideoX 1.5 image to video"]
+ADAPTED = ["Wan 2.1 text to video", "Kandinsky 5", "CogVideoX 2B", "CogVideoX 1.5 image to video", "LTXV"]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
@@ -46,6 +46,7 @@ ALIKE = [
     "Kandinsky 5 image to video",
     "CogVideoX 5B image to video",
     "VOID",
+    "LTXV image to video",
 ]
 
 
