@@ -124,6 +124,11 @@ def require_module(name: str, model: str) -> Any:
         raise NotOnThisHost(f"this ComfyUI has no {model} (no {name})") from None
 
 
+def known_fields(params: Any, settings: dict) -> dict:
+    """Those settings that a dataclass of the host has: newer hosts have more."""
+    return {name: value for name, value in settings.items() if name in params.__dataclass_fields__}
+
+
 @contextmanager
 def empty_tensors_are_nan() -> Iterator[None]:
     """So that what was left for a checkpoint to fill can be told from what the constructor computed."""
@@ -180,7 +185,14 @@ def prompt(width: int, length: int = 12, seed: int = 1, /, **extra: Any) -> list
 
 
 def prompts(
-    width: int, lengths: Sequence[int] = (12, 9), /, *, pooled: int = 0, padding: int | None = None, **extra: Any
+    width: int,
+    lengths: Sequence[int] = (12, 9),
+    /,
+    *,
+    pooled: int = 0,
+    padding: int | None = None,
+    each: Callable[[int, int], dict] = lambda seed, length: {},
+    **extra: Any,
 ) -> dict:
     """Positive and negative, which differ in their text.
 
@@ -188,11 +200,12 @@ def prompts(
         width, lengths: of the text.
         pooled: width of the pooled output; 0: none.
         padding: how many tokens at the end the attention mask hides; None: there is no mask.
+        each: what else differs, from a seed and the length of the text.
         extra: what both have besides.
     """
     made = []
     for seed, length in enumerate(lengths, 1):
-        more = dict(extra)
+        more = extra | each(seed, length)
         if pooled:
             more["pooled_output"] = random(1, pooled, seed=10 + seed)
         if padding is not None:
