@@ -23,7 +23,7 @@ def embedder_weights(*names: str, **settings: Any) -> dict[str, torch.Tensor]:
 def stable_audio() -> Sampled:
     """Texts are as wide as the embedded seconds, which come after the text's tokens."""
     sizes = {"audio_model": "dit1.0", "io_channels": 64, "embed_dim": 64, "num_heads": 2, "depth": 3}
-    sizes |= {"project_cond_tokens": True, "global_cond_dim": 1536, "timestep_features_type": "learned"}
+    sizes |= {"project_cond_tokens": True, "global_cond_dim": 1536}
     weights = embedder_weights("seconds_start", "seconds_total")
     model = make_model("StableAudio", "StableAudio1", weights, **sizes)
     return Sampled(model, **prompts(768, seconds_start=0, seconds_total=5), latent=empty_latent(1, 64, 32))
