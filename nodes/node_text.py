@@ -15,7 +15,8 @@ def shows_on(hidden: Any) -> Callable[[Report], None] | None:
 
     hidden: the host's hidden inputs of the node, with its id.
     """
-    node, server = getattr(hidden, "unique_id", None), getattr(PromptServer, "instance", None)
+    node = getattr(hidden, "unique_id", None)
+    server: Any = getattr(PromptServer, "instance", None)
     if node is None or not hasattr(server, "send_progress_text"):
         return None
     return lambda report: server.send_progress_text(node_text(report), node)
