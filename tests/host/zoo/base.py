@@ -99,7 +99,7 @@ def make_model(
     """
     if not hasattr(comfy.supported_models, config) or not hasattr(comfy.model_base, base_class):
         raise NotOnThisHost(f"this ComfyUI has no {config}")
-    supported = getattr(comfy.supported_models, config)
+    supported, sizes = getattr(comfy.supported_models, config), sizes | _sizes
     settings = supported(supported.unet_config | sizes)
     settings.unet_config.update(sizes)  # over what the config presets for models of the usual size
     settings.set_inference_dtype(*_dtypes)
@@ -128,6 +128,19 @@ def require_module(name: str, model: str) -> Any:
 
 
 _dtypes: tuple[torch.dtype, torch.dtype | None] = (torch.float32, None)
+_sizes: dict[str, Any] = {}
+
+
+@contextmanager
+def sizes(**arguments: Any) -> Iterator[None]:
+    """Within the context models are made with these arguments of the network's constructor instead of their own."""
+    before = dict(_sizes)
+    _sizes.update(arguments)
+    try:
+        yield
+    finally:
+        _sizes.clear()
+        _sizes.update(before)
 
 
 @contextmanager
