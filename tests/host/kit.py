@@ -35,12 +35,12 @@ STEPS = 8
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.
-ADAPTED = ["Wan 2.1 text to video", "MiniMax-H3"]
 ADAPTED = [
     "Wan 2.1 text to video",
     "HunyuanVideo",
     "HunyuanVideo 1.5",
     "Kandinsky 5",
+    "MiniMax-H3",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
