@@ -40,6 +40,7 @@ ADAPTED = [
     "HunyuanVideo",
     "HunyuanVideo 1.5",
     "Kandinsky 5",
+    "MiniMax-H3",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
@@ -48,6 +49,7 @@ ALIKE = [
     "Wan 2.1 VACE",
     "Wan 2.1 Fun Camera",
     "Wan 2.2 5B image to video",
+    "MiniMax-H3 image to video",
     "HunyuanVideo image to video",
     "HunyuanVideo image to video, replace",
     "SkyReels image to video",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.conds
@@ -187,8 +188,16 @@ def test_model_that_keeps_what_it_made_is_refused(monkeypatch, caplog):
     assert "passes through unchanged" in caplog.text
 
 
-def test_prediction_that_rests_on_the_next_noise_level_is_never_reused(monkeypatch):
-    monkeypatch.setattr(StrangeModel, "time_r_in", nn.Identity(), raising=False)
+def bank_of_heads() -> SimpleNamespace:
+    """An output layer whose Linear holds the weights of several."""
+    head = nn.Linear(8, 4)
+    head.out_features = 2
+    return SimpleNamespace(video_out=head)
+
+
+@pytest.mark.parametrize(("part", "value"), [("time_r_in", nn.Identity()), ("final_layer", bank_of_heads())])
+def test_prediction_that_rests_on_the_next_noise_level_is_never_reused(part, value, monkeypatch):
+    monkeypatch.setattr(StrangeModel, part, value, raising=False)
     sampled, handle = strange(), ReportHandle()
     fast = accelerate(sampled.model, make_plan(None, budget=0.5), handle)
     assert torch.equal(zoo.sample(sampled, fast, steps=8), zoo.sample(sampled, steps=8))
