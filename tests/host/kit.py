@@ -39,6 +39,7 @@ ADAPTED = [
     "Wan 2.1 text to video",
     "HunyuanVideo",
     "HunyuanVideo 1.5",
+    "Kandinsky 5",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
@@ -51,6 +52,7 @@ ALIKE = [
     "HunyuanVideo image to video, replace",
     "SkyReels image to video",
     "HunyuanVideo 1.5 image to video",
+    "Kandinsky 5 image to video",
 ]
 
 

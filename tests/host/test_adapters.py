@@ -109,16 +109,19 @@ def test_work_is_saved_as_the_cost_model_says(name):
 
 @adapted
 def test_conditionings_in_one_call_or_in_two(name, monkeypatch):
-    """Prompts of one length share a call where memory allows; the result does not depend on it."""
+    """Prompts of one length share a call where memory allows; the result does not depend on it.
+
+    With mode hold: a fit over a handful of tokens that hardly differ multiplies rounding errors.
+    """
     sampled = build(name)
     sampled.negative = [[sampled.positive[0][0] * 0.5, sampled.positive[0][1]]]
-    result, report = run(sampled)
+    result, report = run(sampled, mode="hold")
     monkeypatch.setattr(type(sampled.model.model), "memory_required", lambda *a, **k: 10**15)
-    split, other = run(sampled)
+    split, other = run(sampled, mode="hold")
     assert len(other.calls) == 2 * STEPS
     assert len(report.calls) in (STEPS, 2 * STEPS)
     assert not any(call.reason for call in (*report.calls, *other.calls))
-    assert error(result, split) < 1e-3
+    assert error(result, split) < 1e-4
 
 
 @adapted

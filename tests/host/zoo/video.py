@@ -7,7 +7,7 @@ from typing import Any
 import comfy.ops
 import torch
 
-from .base import Sampled, ZooModel, empty_latent, make_model, prompts, random, require_module
+from .base import Sampled, ZooModel, empty_latent, known_fields, make_model, prompts, random, require_module
 
 
 def known_first_frame(frames: int = 4) -> torch.Tensor:
@@ -82,13 +82,11 @@ HUNYUAN |= {"theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True, "guidance_e
 HUNYUAN |= {"meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False}
 
 
-def hunyuan_model(config: str, base_class: str, **sizes: Any) -> Any:
-    """The network takes its settings as a dataclass, whose fields have become more."""
+def hunyuan_model(config: str, base_class: str, shrink: Any = None, **sizes: Any) -> Any:
     import comfy.ldm.hunyuan_video.model as host
 
-    known = host.HunyuanVideoParams.__dataclass_fields__
-    settings = {name: value for name, value in (HUNYUAN | sizes).items() if name in known or name in sizes}
-    return make_model(config, base_class, **settings)
+    settings = known_fields(host.HunyuanVideoParams, HUNYUAN | sizes)
+    return make_model(config, base_class, shrink=shrink, **settings)
 
 
 def hunyuan_video() -> Sampled:
