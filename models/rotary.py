@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
 from torch import Tensor
 
 from ..engine.blocks.selection import Selection
 
+Made = TypeVar("Made")
+
+
+def once_a_call(selection: Selection, name: str, source: Any, make: Callable[[], Made]) -> Made:
+    """Return what `make` makes of `source`, made once for all blocks of a call, which share source and selection."""
+    kept = selection.derived.get(name)
+    if kept is None or kept[0] is not source:
+        kept = selection.derived[name] = (source, make())
+    return kept[1]
+
 
 def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:
-    """Return rows of `freqs [1 or B, N, 1, D/2, 2, 2]` for the selected tokens: `[B, M, 1, D/2, 2, 2]`.
+    """Return rows of `freqs [1 or B, N, 1 or H, D/2, 2, 2]` for the selected tokens: `[B, M, 1 or H, D/2, 2, 2]`."""
 
-    Computed once for all blocks of a call, which share positions and selection.
-    """
-    derived = selection.derived
-    if derived.get("freqs_source") is not freqs:
+    def select() -> Tensor:
         if freqs.shape[0] == 1:
-            chosen = freqs[0].index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
-        else:
-            chosen = freqs.flatten(0, 1).index_select(0, selection.flat).unflatten(0, selection.indices.shape)
-        derived["freqs_source"], derived["freqs"] = freqs, chosen
-    return derived["freqs"]
+            return freqs[0].index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
+        return freqs.flatten(0, 1).index_select(0, selection.flat).unflatten(0, selection.indices.shape)
+
+    return once_a_call(selection, "selected positions", freqs, select)
+
+
+def rotations(cos: Tensor, sin: Tensor) -> Tensor:
+    """Return rotation matrices `[.., D/2, 2, 2]` for `cos` and `sin [.., D/2]`."""
+    return torch.stack((cos, -sin, sin, cos), -1).unflatten(-1, (2, 2))
 
 
 def rotate(x: Tensor, freqs: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ ADAPTED = [
     "Kandinsky 5",
     "MiniMax-H3",
 ]
+ADAPTED = ["Wan 2.1 text to video", "Kandinsky 5", "CogVideoX 2B", "CogVideoX 1.5 image to video"]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
@@ -55,6 +56,8 @@ ALIKE = [
     "SkyReels image to video",
     "HunyuanVideo 1.5 image to video",
     "Kandinsky 5 image to video",
+    "CogVideoX 5B image to video",
+    "VOID",
 ]
 
 

@@ -176,7 +176,8 @@ COGVIDEO |= {"num_layers": 4, "sample_width": 8, "sample_height": 8, "sample_fra
 
 def cogvideo(config: str, extra: dict | None = None, lengths: tuple[int, int] = (12, 9), **sizes: Any) -> Sampled:
     model = make_model(config, "CogVideoX", **(COGVIDEO | sizes))
-    return Sampled(model, **prompts(48, lengths, **(extra or {})), latent=empty_latent(1, 16, 4, 8, 8))
+    shape = (1, 16, 8, 12, 12) if "patch_size_t" in sizes else (1, 16, 4, 8, 8)  # two frames of a latent are a token's
+    return Sampled(model, **prompts(48, lengths, **(extra or {})), latent=empty_latent(*shape))
 
 
 def cogvideo_2b() -> Sampled:
