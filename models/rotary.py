@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from torch import Tensor
 
 from ..engine.blocks.selection import Selection
+
+Made = TypeVar("Made")
+
+
+def once_a_call(selection: Selection, name: str, source: Any, make: Callable[[], Made]) -> Made:
+    """Return what `make` makes of `source`, made once for all blocks of a call, which share source and selection."""
+    kept = selection.derived.get(name)
+    if kept is None or kept[0] is not source:
+        with selection.allocating():
+            kept = selection.derived[name] = (source, make())
+    return kept[1]
 
 
 def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:
@@ -12,14 +26,13 @@ def selected_positions(freqs: Tensor, selection: Selection) -> Tensor:
 
     Computed once for all blocks of a call, which share positions and selection.
     """
-    derived = selection.derived
-    if derived.get("freqs_source") is not freqs:
+
+    def select() -> Tensor:
         if freqs.shape[0] == 1:
-            chosen = freqs[0].index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
-        else:
-            chosen = freqs.flatten(0, 1).index_select(0, selection.flat).unflatten(0, selection.indices.shape)
-        derived["freqs_source"], derived["freqs"] = freqs, chosen
-    return derived["freqs"]
+            return freqs[0].index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
+        return freqs.flatten(0, 1).index_select(0, selection.flat).unflatten(0, selection.indices.shape)
+
+    return once_a_call(selection, "selected positions", freqs, select)
 
 
 def rotate(x: Tensor, freqs: Tensor) -> Tensor:
