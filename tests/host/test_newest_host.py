@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -115,7 +115,20 @@ def test_what_is_kept_is_allocated_while_the_host_does_not_record(load_tiny, mon
     assert pauses.count >= last(handle).counts()["token"] > 0
 
 
-def test_hosts_that_record_nothing_are_not_paused(monkeypatch):
-    for absent in (None, SimpleNamespace()):
-        monkeypatch.setattr(memory, "model_prefetch", absent)
-        assert isinstance(memory.lasting_memory(), nullcontext)
+def test_a_pause_within_a_pause_is_one(monkeypatch):
+    pauses = Pauses()
+    monkeypatch.setattr(memory, "model_prefetch", SimpleNamespace(pause_malloc_graph=pauses))
+    for count in (1, 2):
+        with suppress(KeyError), memory.lasting_memory():
+            with memory.lasting_memory():
+                pass
+            assert (pauses.count, pauses.depth) == (count, 1)
+            raise KeyError
+        assert pauses.depth == 0
+
+
+@pytest.mark.parametrize("absent", [None, SimpleNamespace()], ids=["no module", "no recorder"])
+def test_hosts_that_record_nothing_are_not_paused(monkeypatch, absent):
+    monkeypatch.setattr(memory, "model_prefetch", absent)
+    with memory.lasting_memory():
+        assert torch.ones(1).item() == 1.0
