@@ -21,7 +21,7 @@ from ..engine.blocks.interface import Attend, BlockCall, unwrap
 from ..engine.blocks.selection import Selection
 from ..errors import UnsupportedBlocks
 from .block_code import BlockCode
-from .rotary import rotate, selected_positions
+from .rotary import once_a_call, rotate, selected_positions
 
 STREAM_PARTS = ("mod", "norm1", "attn.qkv", "attn.norm", "attn.proj", "norm2", "mlp")
 DOUBLE = BlockCode(
@@ -141,11 +141,12 @@ class FluxRunner:
 
     def _chosen_of_image(self, selection: Selection, text: int) -> Selection:
         """Return the selected tokens of img, counted within it. All of the text is selected."""
-        derived = selection.derived
-        if "image" not in derived:
+
+        def select() -> Selection:
             indices = selection.indices[:, self._image(selection.indices, text)]
-            derived["image"] = Selection(indices - text if self._text_first else indices, selection.tokens - text)
-        return derived["image"]
+            return Selection(indices - text if self._text_first else indices, selection.tokens - text)
+
+        return once_a_call(selection, "image", selection.indices, select)
 
 
 class _Stream:
@@ -184,10 +185,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, arguments: dict, selection: Selection, attend: Attend, need_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Attend from the selected tokens q `[B, M, H, D]` to all of the joined stream, at their positions."""
-    pe, derived = arguments["pe"], selection.derived
-    if derived.get("pe") is not pe:
-        derived["pe"], derived["positions"] = pe, pe.transpose(1, 2)
-    positions = derived["positions"]
+    positions = once_a_call(selection, "positions", arguments["pe"], lambda: arguments["pe"].transpose(1, 2))
     q, k = rotate(q, selected_positions(positions, selection)), rotate(k, positions)
     return attend(q, k, v, need_lse=need_lse, mask=arguments.get("attn_mask"))
 

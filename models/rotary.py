@@ -17,7 +17,8 @@ def once_a_call(selection: Selection, name: str, source: Any, make: Callable[[],
     """Return what `make` makes of `source`, made once for all blocks of a call, which share source and selection."""
     kept = selection.derived.get(name)
     if kept is None or kept[0] is not source:
-        kept = selection.derived[name] = (source, make())
+        with selection.allocating():
+            kept = selection.derived[name] = (source, make())
     return kept[1]
 
 
@@ -46,15 +47,12 @@ def rotate(x: Tensor, freqs: Tensor) -> Tensor:
 
 
 def half_turns(freqs: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
-    """Return `freqs [1 or B, N, 1, P, 2, 2]` of all tokens and of the selected ones, as `rotate_halves_` takes them.
+    """Return `freqs [1 or B, N, 1, P, 2, 2]` of all tokens and of the selected ones, as `rotate_halves_` takes them."""
 
-    Computed once for all blocks of a call, as in `selected_positions`.
-    """
-    derived = selection.derived
-    if derived.get("halves_source") is not freqs:
-        tables = (freqs, selected_positions(freqs, selection))
-        derived["halves_source"], derived["halves"] = freqs, tuple(_planes(table) for table in tables)
-    return derived["halves"]
+    def make() -> tuple[Tensor, Tensor]:
+        return _planes(freqs), _planes(selected_positions(freqs, selection))
+
+    return once_a_call(selection, "halves", freqs, make)
 
 
 def _planes(freqs: Tensor) -> Tensor:

@@ -41,8 +41,9 @@ ADAPTED = [
     "HunyuanVideo 1.5",
     "Kandinsky 5",
     "MiniMax-H3",
+    "CogVideoX 2B",
+    "CogVideoX 1.5 image to video",
 ]
-ADAPTED = ["Wan 2.1 text to video", "Kandinsky 5", "CogVideoX 2B", "CogVideoX 1.5 image to video"]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
