@@ -23,5 +23,9 @@ class UnsupportedModel(AstraeaError):
     """A model cannot be accelerated; the message is the reason."""
 
 
+class UnsupportedBlocks(AstraeaError):
+    """A model's blocks cannot run for selected tokens; the message is the reason. Whole steps can still be skipped."""
+
+
 class SearchError(AstraeaError):
     """A search cannot start or continue."""

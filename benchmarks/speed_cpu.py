@@ -46,7 +46,7 @@ class Subject:
 
         inner = self.model.get_model_object("diffusion_model")
         tokens = SHAPE[2] * SHAPE[3] * SHAPE[4] // 4
-        return BlockCost(tokens, inner.dim, inner.ffn_dim, self.context)
+        return BlockCost.of(tokens, inner.dim, inner.ffn_dim, self.context)
 
 
 def arguments() -> argparse.Namespace:

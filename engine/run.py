@@ -14,7 +14,7 @@ from .blocks.selection import selected_count
 from .calls import ModelCall, PaperFullCall, PaperReuseCall, PaperTokenCall, RecordingCall, ReuseCall, TokenCall
 from .calls.context import CallInfo, CallRequest, CondRows, RunContext
 from .estimators import ExtrapolationGain, TimeAxes
-from .planning.cost import BlockCost
+from .planning.cost import WHOLE_STEPS, BlockCost
 from .planning.plan import Plan
 from .planning.resolve import RunFacts, RunSettings, resolve
 from .report import Report
@@ -84,11 +84,12 @@ class Run:
         sigmas: Sequence[float],
         *,
         profile: SamplerProfile | None = None,
-        cost: BlockCost | None = None,
+        cost: BlockCost = WHOLE_STEPS,
         family: str = "",
         seed: int = 0,
         guidance: float | None = None,
         has_runner: bool = True,
+        limit: str = "",
     ) -> Run:
         """Resolve a plan for these noise levels and begin its run.
 
@@ -96,7 +97,7 @@ class Run:
         as in `RunFacts`.
         """
         profile = profile or SamplerProfile.of([float(sigma) for sigma in sigmas])
-        facts = RunFacts(profile, family, guidance, cost, has_runner)
+        facts = RunFacts(profile, family, guidance, cost, has_runner, limit)
         return cls(resolve(plan, facts), facts, seed=seed)
 
     @property

@@ -1,3 +1,3 @@
-"""Architectures: how the blocks of each model family run for selected tokens. Block classes are known by name."""
+"""Architectures: how the blocks of each model family run for selected tokens; any other model is a box."""
 
-from .architecture import Architecture, describe, describe_box, supported
+from .architecture import Architecture, describe, describe_box, with_token_steps

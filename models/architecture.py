@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib import import_module
 from math import prod
 from pkgutil import iter_modules
@@ -13,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
-from ..engine.planning.cost import BlockCost
-from ..errors import UnsupportedModel
+from ..engine.planning.cost import WHOLE_STEPS, BlockCost
+from ..errors import UnsupportedBlocks
 from ..schedules import ANY_FAMILY
+from .refused import full_reason, refuse
 
 Cast = Callable[[Tensor, Tensor], Tensor]
 """cast(parameter, like): a bare parameter in a tensor's dtype and on its device, wherever the host keeps it."""
@@ -26,47 +28,78 @@ class Architecture:
     """One loaded diffusion model.
 
     family: the word by which schedules are chosen; blocks: the modules whose `forward` is hooked; runner: runs them for
-    selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's extra
-    conditions; cost: sizes of one block, from a call's tokens and the text's, None for a box.
+    selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's
+    conditions by the host's names; cost: of an average block, from a call's tokens and the text's.
+    dim: channels of a token in the blocks.
+    limit: why a box has whole steps alone, or ""; full_reason: why a call must be computed whatever the schedule says,
+    from its conditions, or "".
     """
 
     family: str
     blocks: Sequence[nn.Module] | nn.ModuleList
     runner: BlockRunner | None
-    layout: Callable[[tuple[int, ...], dict], TokenLayout]
-    cost: Callable[[int, int | None], BlockCost] | None
+    layout: Callable[[tuple[int, ...], Mapping[str, Any]], TokenLayout]
+    cost: Callable[[TokenLayout, int | None], BlockCost]
     dim: int = 0
+    limit: str = ""
+    full_reason: Callable[[Mapping[str, Any]], str] = lambda conditions: ""
 
 
 def describe(diffusion_model: Any, cast: Cast) -> Architecture:
-    """Return the architecture of a diffusion model. Raises UnsupportedModel with the reason for one not supported."""
+    """Return the architecture of a diffusion model; a box where its blocks are not known.
+
+    Raises UnsupportedModel with the reason for one that must be computed in full.
+    """
     model = unwrap(diffusion_model)
+    refuse(model)
+    return replace(_describe(model, cast), full_reason=partial(full_reason, model))
+
+
+def _describe(model: Any, cast: Cast) -> Architecture:
     for family in _families():
-        architecture = family.describe_model(model, cast)
-        if architecture is not None:
-            return architecture
-    raise UnsupportedModel(f"models of class {type(model).__name__} are not supported; supported are {supported()}")
+        try:
+            found = family.describe_model(model, cast)
+        except UnsupportedBlocks as reason:
+            return describe_box(family.FAMILY, f"no token steps: {reason}")
+        if found is not None:
+            return found
+    name = type(model).__name__
+    return describe_box(family_word(name), f"token steps need an adapter for {name}")
 
 
-def supported() -> str:
+def with_token_steps() -> str:
     """Return the names of the models that have a file here, for users."""
     return ", ".join(family.SUPPORTED for family in _families())
 
 
-def describe_box(family: str = ANY_FAMILY) -> Architecture:
+def describe_box(family: str, limit: str = "") -> Architecture:
     """Return the architecture of a model whose blocks are not known: whole steps can be skipped, tokens cannot.
 
     Each position of the latent counts as a token.
     """
-    return Architecture(family, (), None, lambda shape, conditions: TokenLayout(video=prod(shape[2:])), None)
+    return Architecture(
+        family=family,
+        blocks=(),
+        runner=None,
+        layout=lambda shape, conditions: TokenLayout(video=prod(shape[2:])),
+        cost=lambda layout, context: WHOLE_STEPS,
+        limit=limit,
+    )
+
+
+def family_word(class_name: str) -> str:
+    """Return the family of a model that has no file here, by its class: schedules found for it are for it alone."""
+    word = re.sub("[^a-z0-9_-]", "-", class_name.lower())[:40]
+    return f"{word}-model" if word in ("", ANY_FAMILY) else word
 
 
 @cache
 def _families() -> tuple[Any, ...]:
     """Return the modules of this folder that describe a family of models.
 
-    Such a module has `SUPPORTED`, the models' names, and `describe_model(model, cast)`, which returns None for models
-    of other families and raises UnsupportedModel for variants of its own that it cannot run.
+    Such a module has `FAMILY`, the word of its schedules, `SUPPORTED`, the models' names, and `describe_model(model,
+    cast)`, which returns None for models of other families and raises UnsupportedBlocks for those of its own whose
+    blocks it cannot run for selected tokens.
     """
     package = __name__.rpartition(".")[0]
     names = sorted(module.name for module in iter_modules(import_module(package).__path__))

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..engine.blocks.interface import BlockCall, unwrap
-from ..errors import UnsupportedModel
+from ..errors import UnsupportedBlocks
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class BlockCode:
     leading: int
 
     def check(self, block: Any) -> None:
-        """Raise UnsupportedModel, with what differs, unless a block is of this code."""
+        """Raise UnsupportedBlocks, with what differs, unless a block is of this code."""
         block = unwrap(block)
         name = type(block).__name__
         if name != self.class_name:
-            raise UnsupportedModel(f"blocks of class {name} are not known")
+            raise UnsupportedBlocks(f"blocks of class {name} are not known")
         missing = [part for part in self.parts if not _has(block, part)]
         if missing:
-            raise UnsupportedModel(f"{name} has changed: no {', '.join(missing)}")
+            raise UnsupportedBlocks(f"{name} has changed: no {', '.join(missing)}")
         found = _arguments(block.__class__)
         if found[: self.leading] != self.arguments[: self.leading]:
-            raise UnsupportedModel(f"{name}.forward has changed: it takes {', '.join(found)}")
+            raise UnsupportedBlocks(f"{name}.forward has changed: it takes {', '.join(found)}")
 
     def named_arguments(self, call: BlockCall) -> dict[str, Any]:
         """Return a call's arguments by name; ones that are not known keep their keyword."""

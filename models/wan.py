@@ -7,6 +7,7 @@ context `[B, L, dim]`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor
 from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
-from ..errors import UnsupportedModel
+from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
 from .rotary import rotate, selected_positions
 
+FAMILY = "wan"
 SUPPORTED = "Wan 2.1 and 2.2"
 MODEL_CLASSES = {"WanModel", "VaceWanModel", "CameraWanModel"}
 BLOCK = BlockCode(
@@ -38,37 +40,38 @@ DEFAULT_CONTEXT = 512
 
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
-    """Return the architecture of a Wan model, None for others. Raises UnsupportedModel for an unsupported variant."""
+    """Return the architecture of a Wan model, None for others. Raises UnsupportedBlocks for an unsupported variant."""
     if "Wan" not in type(model).__name__ or not hasattr(model, "blocks"):
         return None
     check(model)
     return Architecture(
-        family=WanRunner.family,
+        family=FAMILY,
         blocks=model.blocks,
         runner=WanRunner(cast),
         layout=lambda shape, conditions: layout(model, shape, conditions),
-        cost=lambda tokens, context: cost(model, tokens, context),
+        cost=lambda layout, context: cost(model, layout, context),
         dim=model.dim,
     )
 
 
 def check(model: Any) -> None:
-    """Raise UnsupportedModel unless every block is one that this file knows."""
+    """Raise UnsupportedBlocks unless every block is one that this file knows."""
     name = type(model).__name__
     if name not in MODEL_CLASSES:
-        raise UnsupportedModel(f"the Wan variant {name} is not supported yet")
+        raise UnsupportedBlocks(f"the Wan variant {name} is not supported yet")
     for attribute in ("patch_size", "dim", "ffn_dim"):
         if not hasattr(model, attribute):
-            raise UnsupportedModel(f"this {name} has no {attribute}: its code has changed")
+            raise UnsupportedBlocks(f"this {name} has no {attribute}: its code has changed")
     if model.patch_size[0] != 1:
-        raise UnsupportedModel(f"a patch size of {tuple(model.patch_size)} is not supported")
+        raise UnsupportedBlocks(f"a patch size of {tuple(model.patch_size)} is not supported")
     for block in model.blocks:
         BLOCK.check(block)
 
 
-def cost(model: Any, tokens: int, context: int | None) -> BlockCost:
+def cost(model: Any, layout: TokenLayout, context: int | None) -> BlockCost:
     """Return the sizes of one block; Wan's own text encoder always gives 512 tokens."""
-    return BlockCost(tokens=tokens, dim=model.dim, feed_forward=model.ffn_dim, context=context or DEFAULT_CONTEXT)
+    text, others = context or DEFAULT_CONTEXT, layout.total - layout.video
+    return BlockCost.of(layout.total, model.dim, model.ffn_dim, text, others=others)
 
 
 def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -77,7 +80,7 @@ def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]
     return frames, height, width
 
 
-def layout(model: Any, shape: tuple[int, ...], conditions: dict[str, Any]) -> TokenLayout:
+def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> TokenLayout:
     """Return the layout: reference frames come before the video tokens, appended frames (`time_dim_concat`) after."""
     frames, height, width = grid(tuple(model.patch_size), shape)
     prefix = suffix = 0
@@ -108,7 +111,6 @@ def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
 class WanRunner:
     """Runs a WanAttentionBlock, which takes and returns one tensor and leaves its input as it is."""
 
-    family = "wan"
     in_place = False
 
     def __init__(self, cast: Cast):

@@ -13,15 +13,17 @@ from ..host.folders import find_schedule, schedule_names, user_schedule_folder
 from ..host.sampling.patch_model import accelerate, family_of
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from ..models import supported
+from ..models import with_token_steps
 from .accelerate_inputs import AUTO, MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan, schedule_stamp
 from .checks import schedule_of
+from .node_text import shows_on
 from .schedule_tooltips import schedule_tooltips
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
 
 TIPS = {
-    "model": "The video model, from its loader or after LoRA and sampling-shift nodes. Accelerated are: "
-    f"{supported()}. Any other model passes through unchanged, and the log says why.",
+    "model": "The model, from its loader or after LoRA and sampling-shift nodes. Any model is accelerated by whole "
+    f"steps. Steps that compute a part of the video's tokens are possible with {with_token_steps()}. The few models "
+    "that must be computed in full pass through unchanged, and the log says why.",
     "schedule": "Which sampling steps are computed; the others are forecast. 'auto' picks the schedule for your "
     "model with the nearest budget and, when the run begins, the nearest cfg and number of steps (with another "
     "'mode', by budget alone). All bundled schedules compute whole steps. Your saved schedules are listed by name, "
@@ -87,6 +89,7 @@ class AstraeaAccelerate(io.ComfyNode):
             "the sampler; torch.compile nodes go after it.",
             search_aliases=["speed up", "faster", "cache", "teacache", "easycache", "token"],
             inputs=_inputs(),
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output("accelerated", display_name="model", tooltip="The accelerated model; to the sampler."),
                 ReportType.Output(
@@ -123,5 +126,5 @@ class AstraeaAccelerate(io.ComfyNode):
         family, _ = family_of(model)
         chosen = schedule if astraea_schedule is None else schedule_of("astraea_schedule", astraea_schedule)
         plan = choose_plan(AccelerateInputs(chosen, budget, target_speedup, mode, cache, attention), family)
-        handle = ReportHandle()
+        handle = ReportHandle(on_report=shows_on(cls.hidden))
         return io.NodeOutput(accelerate(model, plan, handle), handle)

@@ -10,7 +10,6 @@ from ..errors import SearchError
 from ..host.search.samplers import SamplerInputs, sampler_named, sampler_names, scheduler_names, sigmas_of
 from ..host.search.session import make_cases, search_in_graph
 from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
-from ..models import supported
 from ..search.problem.budgets import parse_budgets
 from ..search.problem.config import SearchConfig
 from .plots.images import to_batch
@@ -22,7 +21,7 @@ from .search_text import search_text
 DEFAULT_EFFORT = list(EFFORTS)[1]
 TIPS = {
     "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
-    f"A search works for {supported()}.",
+    "A search works for every model whose latent is a video, but not for video and audio in one.",
     "positive": "A prompt like those of your videos. The search compares clips of this prompt.",
     "negative": "The negative prompt of your sampler.",
     "latent": "The size and length of your video, as for the sampler. A search on smaller or shorter clips takes less "

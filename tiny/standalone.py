@@ -51,7 +51,7 @@ def architecture_of(model: TinyWan) -> Architecture:
         blocks=model.blocks,
         runner=WanRunner(lambda parameter, like: parameter.to(like)),
         layout=layout,
-        cost=lambda tokens, words: BlockCost(tokens, config.dim, config.feed_forward, words or TOKENS),
+        cost=lambda layout, words: BlockCost.of(layout.total, config.dim, config.feed_forward, words or TOKENS),
         dim=config.dim,
     )
 
@@ -90,8 +90,7 @@ def sample(
 def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -> Run:
     architecture = architecture_of(model)
     layout = architecture.layout(tuple(noise.shape), {})
-    cost = architecture.cost(layout.video, TOKENS) if architecture.cost is not None else None
-    run = Run.of(plan, sigmas, cost=cost, family=architecture.family)
+    run = Run.of(plan, sigmas, cost=architecture.cost(layout, TOKENS), family=architecture.family)
     run.writer.announce(
         run.store_bytes(len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype, noise[0].nbytes)
     )

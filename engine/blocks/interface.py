@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from .selection import Selection
 
 Attend = Callable[..., tuple[Tensor, "Tensor | None"]]
-"""attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse) -> out [B,M,H,D], lse [B,H,M] or None."""
+"""attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse, mask) -> out [B,M,H,D], lse [B,H,M] or None.
+
+mask [1 or B, 1 or M, N]: true for keys that count, or numbers that are added to the scores; None: all keys count."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ class BlockRunner(Protocol):
     in_place: the blocks write their result into their input; then the input is saved before a block runs.
     """
 
-    family: str
     in_place: bool
 
     def entry(self, call: BlockCall) -> Tensor:

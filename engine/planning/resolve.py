@@ -30,10 +30,11 @@ from ...schedules import (
 )
 from ..sampler.profile import SamplerProfile
 from ..state.residual_store import NO_CACHE, CachePolicy
-from .cost import BlockCost, budget_for_speedup
+from .cost import WHOLE_STEPS, BlockCost, budget_for_speedup
 from .modes import MODES, Mode, mode_named
 from .plan import Plan
 
+MIN_AUTO_STEPS = 4  # `auto` leaves shorter runs alone: one skipped step of three costs a quarter of the detail
 FEW_STEPS = 8  # runs of at most so many get a note that gains are small
 EVEN_STEPS = 30  # of the schedule that spreads full steps evenly after the first three
 SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less than another prompt does
@@ -43,15 +44,16 @@ SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less
 class RunFacts:
     """Facts about a run, known when it begins.
 
-    guidance: its scale where the host states it; cost: sizes of one block, for target speed-ups and the ideal figure;
-    has_runner: the model's blocks are known, so that partial steps are possible.
+    guidance: its scale where the host states it; cost: of an average block, for target speed-ups and the ideal figure;
+    has_runner: the model's blocks are known, so that partial steps are possible; limit: why not, for the report.
     """
 
     profile: SamplerProfile
     family: str = ""
     guidance: float | None = None
-    cost: BlockCost | None = None
+    cost: BlockCost = WHOLE_STEPS
     has_runner: bool = True
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
     schedule, asked, choice = _choose_schedule(plan, facts)
     mode, profile = plan.mode or mode_named(schedule.mode), facts.profile
     budget = target_budget(schedule, asked)
-    full_reason = profile.full_reason or _full_reason(mode, facts)
+    full_reason = profile.full_reason or _full_reason(plan, mode, facts)
     is_full = plan.is_full_at(schedule.mean_budget if budget is None else budget) or bool(full_reason)
     budgets = [1.0] * profile.steps if is_full else _budgets(plan, schedule, mode, budget, facts)
     forecast = forecast_for(schedule, profile.levels, budgets, facts.guidance)
@@ -108,7 +110,7 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
         forecast=forecast,
         asked_budget=mean if plan.target_speedup is None else mean_budget(budgets, profile.calls_per_step),
         target_speedup=plan.target_speedup,
-        ideal_speedup=facts.cost.speedup(budgets, profile.calls_per_step) if facts.cost is not None else 1.0,
+        ideal_speedup=facts.cost.speedup(budgets, profile.calls_per_step),
         is_full=is_full,
         choice=choice,
         expected=expected,
@@ -152,7 +154,10 @@ def _explain(schedule: Schedule, budget: float | None, wanted: str, steps: int, 
     return f"auto: '{schedule.name}' is nearest to {wanted} for {run}{brought}; it keeps {keeps}{reason}"
 
 
-def _full_reason(mode: Mode, facts: RunFacts) -> str:
+def _full_reason(plan: Plan, mode: Mode, facts: RunFacts) -> str:
+    steps = facts.profile.steps
+    if plan.schedule is None and steps < MIN_AUTO_STEPS:
+        return f"a run of {steps} steps leaves nothing to reuse: choose a schedule by name to skip one all the same"
     if mode.per_block and not facts.has_runner:
         return f"mode '{mode.name}' works inside the model's blocks, which are not known: every step is computed"
     return ""
@@ -172,7 +177,7 @@ def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, f
         budgets = budgets_for(placed, profile.levels, calls_per_step=profile.calls_per_step, mean=mean)
         return budgets if has_partial_steps else without_partial_steps(budgets, profile.calls_per_step)
 
-    if plan.target_speedup is not None and cost is not None:
+    if plan.target_speedup is not None:
         return budgets_at(budget_for_speedup(plan.target_speedup, cost, budgets_at, profile.calls_per_step))
     return budgets_at(budget)
 
@@ -216,6 +221,8 @@ def _notes(
     """Return remarks for the report, which leaves out empty ones."""
     notes, profile = [], facts.profile
     if not is_full:
+        if facts.limit:
+            notes.append(f"whole steps; {facts.limit}")
         if forecast != schedule.forecast:
             notes.append(
                 f"'{schedule.name}' was found on finer steps or with milder guidance than these: forecasts are made in "

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...engine.blocks.interface import RowGroup
@@ -17,6 +18,7 @@ from ...engine.run import Run
 from ...models import Architecture
 from .attention import RunAttention
 from .cond_groups import OptionWatch
+from .levels import Level
 
 PLAN_KEY = "astraea"
 RUN_KEY = "astraea_run"
@@ -40,17 +42,16 @@ class PlanAttachment:
 
 @dataclass
 class ActiveRun:
-    """A run in progress, with the host's part of it: architectures, attention, and calls by thread.
+    """A run in progress, with the host's part of it: architectures, attention, noise levels, and calls by thread.
 
-    Model calls come from one thread per device. is_wrapped: other packs may answer in the model's place; then
-    `model_wrapper` is installed inside of theirs.
+    Model calls come from one thread per device.
     """
 
     run: Run
     attention: RunAttention
+    level: Level
     announced_bytes: int = 0
     on_model_call: OnModelCall | None = None
-    is_wrapped: bool = False
     option_watch: OptionWatch = field(default_factory=OptionWatch)
     _architectures: dict[int, Architecture] = field(default_factory=dict)
     _reached: dict[int, bool] = field(default_factory=dict)  # by thread: whether the model itself ran in its call
@@ -71,19 +72,29 @@ class ActiveRun:
     def watch_model(self) -> Iterator[Callable[[], bool]]:
         """Watch whether the model itself runs in this thread's call; yields a function that returns it."""
         thread = threading.get_ident()
-        self._reached[thread] = not self.is_wrapped
+        self._reached[thread] = True  # some models, such as Mochi, call no wrapper
         try:
             yield lambda: self._reached[thread]
         finally:
             del self._reached[thread]
 
-    def model_wrapper(self) -> Callable[..., Any]:
-        """Return a DIFFUSION_MODEL wrapper for the innermost place: it notes that the model runs."""
+    def install_watch(self, transformer_options: dict[str, Any]) -> None:
+        """Put DIFFUSION_MODEL wrappers outside and inside of those of other packs, which may answer themselves.
+
+        The options must be the run's own copy; without other packs' wrappers they are left as they are.
+        """
+        others = transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+        if any(others.values()):
+            watched = {f"{RUN_KEY}_begin": [self._noting(False)], **others, RUN_KEY: [self._noting(True)]}
+            transformer_options["wrappers"][WrappersMP.DIFFUSION_MODEL] = watched
+
+    def _noting(self, reached: bool) -> Callable[..., Any]:
+        """Return a wrapper that notes whether this thread's call has reached the model."""
 
         def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
             thread = threading.get_ident()
             if thread in self._reached:
-                self._reached[thread] = True
+                self._reached[thread] = reached
             return executor(*args, **kwargs)
 
         return wrapper

@@ -14,15 +14,28 @@ from torch import Tensor
 from ...engine.blocks.compilation import no_compile
 from ...engine.blocks.interface import Attend
 from ...engine.report.writer import ReportWriter
-from ...kernels import AUTO, DISPATCHER, HOST, MANY_QUERIES, Backend, Choice, Constraints, Problem, attend
+from ...kernels import (
+    AUTO,
+    DISPATCHER,
+    HOST,
+    MANY_QUERIES,
+    Backend,
+    Choice,
+    Constraints,
+    Problem,
+    attend,
+    attend_reference,
+)
 
 OVERRIDE = "optimized_attention_override"
+FOREIGN = "another node's, through ComfyUI"
 
 
-def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], mask: Tensor | None = None) -> Tensor:
     heads = q.shape[2]
     joined = (t.flatten(2) for t in (q, k, v))
-    return optimized_attention(*joined, heads=heads, transformer_options=options).unflatten(-1, (heads, -1))
+    out = optimized_attention(*joined, heads=heads, mask=mask, transformer_options=options)
+    return out.unflatten(-1, (heads, -1))
 
 
 HOST_NAME = f"ComfyUI's {getattr(optimized_attention, '__name__', 'attention')}"
@@ -55,12 +68,34 @@ class RunAttention:
         """
         if OVERRIDE in options:
             if not self._gave_lse:
-                self._writer.attention("another node's, through ComfyUI")
-            return self._served(None, options)
-        few, many = (self._for_queries(options, tokens, many) for many in (False, True))
+                self._writer.attention(FOREIGN)
+            few = many = self._served(None, options)
+        else:
+            few, many = (self._for_queries(options, tokens, many) for many in (False, True))
+        masked = self._masked(options)
 
-        def serve(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+        def serve(
+            q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, mask: Tensor | None = None
+        ) -> tuple[Tensor, Tensor | None]:
+            if mask is not None:
+                return masked(q, k, v, need_lse=need_lse, mask=mask)
             return (many if q.shape[1] >= MANY_QUERIES else few)(q, k, v, need_lse=need_lse)
+
+        return serve
+
+    def _masked(self, options: dict[str, Any]) -> Attend:
+        """Return attention for calls with a mask: the host's, or the reference where the log-sum-exp is asked for."""
+        name = FOREIGN if OVERRIDE in options else HOST_NAME
+        note = no_compile(self._writer.attention)
+
+        def serve(
+            q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, mask: Tensor | None = None
+        ) -> tuple[Tensor, Tensor | None]:
+            if need_lse:
+                note("'reference', with log-sum-exp and a mask")
+                return attend_reference(q, k, v, need_lse=True, mask=mask)
+            note(name)
+            return _host(q, k, v, options, mask), None
 
         return serve
 

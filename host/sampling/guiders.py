@@ -27,6 +27,23 @@ def context_length(guider: Any) -> int | None:
     return None
 
 
+def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes: Any) -> dict[str, Any]:
+    """Return the conditions that decide how many tokens the run's calls will have, by the host's names.
+
+    They come from the guider's conditionings before the model has processed them: the text's length, a placeholder for
+    a reference frame in the latent's size, and the shapes of the streams that are packed into one latent.
+    """
+    conditionings = [cond for conds in (getattr(guider, "conds", None) or {}).values() for cond in conds]
+    found: dict[str, Any] = {}
+    if (text := context_length(guider)) is not None:
+        found["c_crossattn"] = torch.empty((1, text, 1), device="meta")
+    if any("reference_latents" in cond for cond in conditionings):
+        found["reference_latent"] = torch.empty((1, 1, *noise_shape[-2:]), device="meta")
+    if latent_shapes is not None and len(latent_shapes) > 1:
+        found["latent_shapes"] = latent_shapes
+    return found
+
+
 def guidance_scale(guider: Any) -> float | None:
     """Return the guidance scale, the larger one of two; None where the guider states none."""
     scales = [getattr(guider, name, None) for name in ("cfg1", "cfg2")]

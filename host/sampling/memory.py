@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...engine.blocks.interface import TokenLayout
 from ...engine.run import Run
 from ...models import Architecture
 from .guiders import conditioning_count
@@ -17,17 +18,18 @@ def compute_dtype(base_model: Any) -> torch.dtype:
     return getattr(base_model, "manual_cast_dtype", None) or base_model.get_dtype()
 
 
-def announced_bytes(run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...]) -> int:
+def announced_bytes(
+    run: Run, architecture: Architecture, guider: Any, noise_shape: tuple[int, ...], layout: TokenLayout
+) -> int:
     """Return the bytes that the run will allocate for its caches on a device. noise_shape: of the latents, with batch.
 
     The host may divide the conditionings among several devices.
     """
     base_model = guider.model_patcher.model
     rows = noise_shape[0] * math.ceil(conditioning_count(guider) / _device_count(guider.model_patcher))
-    tokens = architecture.layout(noise_shape, _reference_of(guider, noise_shape)).total
     latent_bytes = math.prod(noise_shape[1:]) * torch.float32.itemsize  # the host samples in fp32
     return run.store_bytes(
-        rows, tokens, architecture.dim, len(architecture.blocks), compute_dtype(base_model), latent_bytes
+        rows, layout.total, architecture.dim, len(architecture.blocks), compute_dtype(base_model), latent_bytes
     )
 
 
@@ -35,14 +37,6 @@ def _device_count(patcher: Any) -> int:
     """Count the devices that the host's MultiGPU CFG Split has given the MODEL; 1 without it."""
     additional_models: Callable[[str], Sized] = getattr(patcher, "get_additional_models_with_key", lambda key: [])
     return 1 + len(additional_models("multigpu"))
-
-
-def _reference_of(guider: Any, noise_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Return a placeholder for the conditionings' reference frame, in the latent's size."""
-    conditionings = getattr(guider, "conds", None) or {}
-    if any("reference_latents" in cond for conds in conditionings.values() for cond in conds):
-        return {"reference_latent": torch.empty((1, 1, *noise_shape[-2:]), device="meta")}
-    return {}
 
 
 def enlarged_shape(base_model: Any, noise_shape: tuple[int, ...], extra_bytes: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from comfy.samplers import KSAMPLER
 
 from ...engine.sampler.profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
 from ...engine.sampler.solver import Solver
+from .levels import level_of
 
 NOT_PROBED = (
     "this sampler is not among those that ComfyUI lists, or has a function among its options: skipped steps keep the "
@@ -44,11 +45,11 @@ class _Delegate:
 
 
 class _DummyModel(_Delegate):
-    """Stands for the guider: notes the noise levels and latents of its calls, and returns what `answer` predicts."""
+    """Stands for the guider: notes the sigmas and latents of its calls, and returns what `answer` predicts."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        call = len(self.levels)
-        self.levels.append(float(sigma.flatten()[0]))
+        call = len(self.sigmas)
+        self.sigmas.append(float(sigma.flatten()[0]))
         self.latents.append(x.detach().double().flatten())
         if call > self.limit:
             raise _TooManyCalls
@@ -72,11 +73,11 @@ class _DummyModel(_Delegate):
 class _Probe:
     """One run on the dummy model.
 
-    levels: noise levels of the calls; latents: at each call and at the end, `[calls + 1, columns]`; is_cfg_pp: the
+    sigmas: of the calls; latents: at each call and at the end, `[calls + 1, columns]`; is_cfg_pp: the
     sampler uses a conditioning's prediction besides the guided one.
     """
 
-    levels: list[float]
+    sigmas: list[float]
     latents: torch.Tensor
     is_cfg_pp: bool
 
@@ -87,7 +88,8 @@ def profile_of(guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfil
     Only the host's own samplers are probed, and only with options that are plain values: others may do more than
     compute, or keep a state from the probe to the run.
     """
-    levels = [float(level) for level in sigmas]
+    level = level_of(guider.model_patcher.get_model_object("model_sampling"))
+    levels = [level(float(sigma)) for sigma in sigmas]
     if len(levels) < 2:
         return SamplerProfile.unknown(levels, full_reason=NO_STEPS)
     if not is_falling(levels):
@@ -117,10 +119,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]) -> SamplerProfile:
+def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: Sequence[float]) -> SamplerProfile:
     """Probe with a column of the latents per impulse: at each prediction, at the first latents, at all predictions."""
     half = _run(guider, sampler, sigmas, torch.ones(1), lambda call, x: x * 0.5)
-    calls = len(half.levels)
+    calls = len(half.sigmas)
     begin = torch.zeros(calls + 2)
     noise = _run(guider, sampler, sigmas, begin, lambda call, x: torch.zeros_like(x))  # what the sampler adds by itself
     begin[-2] = 1.0
@@ -132,11 +134,13 @@ def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: list[float]
         return answer
 
     found = _run(guider, sampler, sigmas, begin, impulses)
-    if not (_same_calls(half.levels, noise.levels) and _same_calls(half.levels, found.levels)):
+    if not (_same_calls(half.sigmas, noise.sigmas) and _same_calls(half.sigmas, found.sigmas)):
         return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
+    level = level_of(guider.model_patcher.get_model_object("model_sampling"))
+    called = [level(sigma) for sigma in half.sigmas]
     if half.is_cfg_pp:
-        return SamplerProfile.of_calls(levels, half.levels, None, CFG_PP)
-    return SamplerProfile.of_calls(levels, half.levels, _solver(found.latents - noise.latents), UNREADABLE)
+        return SamplerProfile.of_calls(levels, called, None, CFG_PP)
+    return SamplerProfile.of_calls(levels, called, _solver(found.latents - noise.latents), UNREADABLE)
 
 
 def _solver(latents: torch.Tensor) -> Solver | None:
@@ -161,7 +165,7 @@ def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, a
     dummy = _DummyModel(
         guider,
         inner_model=inner,
-        levels=[],
+        sigmas=[],
         latents=[],
         limit=MAX_CALLS_PER_STEP * len(sigmas),
         answer=answer,
@@ -173,4 +177,4 @@ def _run(guider: Any, sampler: Any, sigmas: torch.Tensor, begin: torch.Tensor, a
         # A copy of the noise levels, as samplers change theirs.
         copied = sigmas.detach().cpu().float().clone()
         end = sampler.sample(dummy, copied, options, None, start, torch.zeros_like(start), None, True)
-    return _Probe(dummy.levels, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))
+    return _Probe(dummy.sigmas, torch.stack([*dummy.latents, end.double().flatten()]), bool(dummy.seen))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
-from comfy.patcher_extension import WrappersMP
 
 from ...engine.blocks.interface import RowGroup
 from ...engine.calls import ReuseCall
@@ -24,11 +24,14 @@ from .architectures import architecture_of, describe_on_host
 from .attachment import PLAN_KEY, RUN_KEY, ActiveRun, OnModelCall
 from .attention import RunAttention
 from .cond_groups import cond_groups
-from .guiders import context_length, guidance_scale, second_model_note
+from .guiders import context_length, expected_conditions, guidance_scale, second_model_note
+from .levels import Level, level_of
 from .memory import announced_bytes, enlarged_shape
 from .sampler_probe import profile_of
 
-CALLBACK, SEED = 5, 7  # indices among the arguments of OUTER_SAMPLE
+CALLBACK, SEED, LATENT_SHAPES = 5, 7, 8  # indices among the arguments of OUTER_SAMPLE
+CROSS_ATTENTION, CONTROL = 3, 4  # indices among the arguments of APPLY_MODEL
+CONTROLNETS_RUN = "ControlNets run at skipped steps, too: ComfyUI calls them before it asks for the model"
 
 
 def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -39,18 +42,19 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     began = time.perf_counter()
     original_options = guider.model_options
-    run, announced = _begin(guider, attachment.plan, args, seed=_argument(args, kwargs, SEED, "seed"))
+    level = level_of(guider.model_patcher.get_model_object("model_sampling"))
+    seed, shapes = _argument(args, kwargs, SEED, "seed"), _argument(args, kwargs, LATENT_SHAPES, "latent_shapes")
+    run, announced = _begin(guider, attachment.plan, args, seed, shapes, level)
     attention = RunAttention(attachment.plan.attention, run.writer)
     on_model_call: OnModelCall | None = attachment.on_model_call
-    active = ActiveRun(run, attention, announced, on_model_call, _is_wrapped(original_options))
+    active = ActiveRun(run, attention, level, announced, on_model_call)
     args, kwargs = _with_step_reports(args, kwargs, run)
     finished = False
     try:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original_options)
         options = guider.model_options["transformer_options"]
         options[RUN_KEY] = active
-        if active.is_wrapped:  # inside of the others
-            options["wrappers"][WrappersMP.DIFFUSION_MODEL][RUN_KEY] = [active.model_wrapper()]
+        active.install_watch(options)
         output = executor(*args, **kwargs)
         finished = True
         return output
@@ -82,41 +86,40 @@ def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict
     return (*args[:CALLBACK], on_step, *args[CALLBACK + 1 :]), kwargs
 
 
-def _is_wrapped(model_options: dict) -> bool:
-    """Tell whether other packs' wrappers may answer in the model's place."""
-    wrappers = model_options.get("transformer_options", {}).get("wrappers", {})
-    return any(wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).values())
+def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes: Any, level: Level) -> tuple[Run, int]:
+    """Begin a run; returns it and the bytes to announce.
 
-
-def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None) -> tuple[Run, int]:
-    """Begin a run; returns it and the bytes to announce. args: of OUTER_SAMPLE."""
+    args: of OUTER_SAMPLE; latent_shapes: of the streams (video, audio) that are packed into one latent, or None.
+    """
     noise, sampler, sigmas = args[0], args[2], args[3]
-    levels = [float(level) for level in sigmas]
+    levels = [level(float(sigma)) for sigma in sigmas]
     try:
         architecture = architecture_of(guider.model_patcher)
     except UnsupportedModel as reason:
         return Run.of(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason))), 0
-    layout, context = architecture.layout(tuple(noise.shape), {}), context_length(guider)
+    conditions = expected_conditions(guider, tuple(noise.shape), latent_shapes)
+    layout = architecture.layout(tuple(noise.shape), conditions)
     run = Run.of(
         plan,
         levels,
-        profile=_profile(plan, guider, sampler, sigmas),
-        cost=architecture.cost(layout.video, context) if architecture.cost is not None else None,
+        profile=_profile(plan, guider, sampler, sigmas, levels),
+        cost=architecture.cost(layout, context_length(guider)),
         family=architecture.family,
         seed=seed or 0,
         guidance=guidance_scale(guider),
         has_runner=architecture.runner is not None,
+        limit=architecture.limit,
     )
     run.writer.note(second_model_note(guider, PLAN_KEY))
-    announced = announced_bytes(run, architecture, guider, tuple(noise.shape))
+    announced = announced_bytes(run, architecture, guider, tuple(noise.shape), layout)
     run.writer.announce(announced)
     return run, announced
 
 
-def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor) -> SamplerProfile:
+def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor, levels: Sequence[float]) -> SamplerProfile:
     """Probe the sampler; but not at full budget, so that even its random numbers are those of a dense run."""
     if plan.is_full:
-        return SamplerProfile.unknown([float(level) for level in sigmas])
+        return SamplerProfile.unknown(levels)
     return profile_of(guider, sampler, sigmas)
 
 
@@ -141,10 +144,13 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
-    request = _request(args[0], options, kwargs, architecture, active.attention)
+    conditions = {**kwargs, "c_crossattn": _argument(args, kwargs, CROSS_ATTENTION, "c_crossattn")}
+    request = _request(args[0], options, conditions, architecture, active)
     active.option_watch.add(request.sigma, options)
     call = active.run.begin_call(request)
     if isinstance(call, ReuseCall):
+        if _argument(args, kwargs, CONTROL, "control") is not None:
+            active.run.writer.note(CONTROLNETS_RUN)
         return active.run.end_call(call, call.estimate())
     with active.watch_model() as model_ran, patched_forwards(architecture.blocks, call):
         prediction = executor(*args, **kwargs)
@@ -166,17 +172,17 @@ def _hosts_full_reason(groups: tuple[RowGroup, ...], options: dict) -> str:
 
 
 def _request(
-    x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, attention: RunAttention
+    x: torch.Tensor, options: dict, conditions: dict, architecture: Architecture, active: ActiveRun
 ) -> CallRequest:
     groups, sigmas = cond_groups(x, options), options.get("sigmas")
     layout = architecture.layout(tuple(x.shape), conditions)
     return CallRequest(
-        sigma=float(sigmas.flatten()[0]) if sigmas is not None else 0.0,
+        sigma=active.level(float(sigmas.flatten()[0])) if sigmas is not None else 0.0,
         groups=groups,
         layout=layout,
         runner=architecture.runner,
-        attend=attention.for_call(options, layout.total),
+        attend=active.attention.for_call(options, layout.total),
         blocks=len(architecture.blocks),
         device=x.device,
-        full_reason=_hosts_full_reason(groups, options),
+        full_reason=_hosts_full_reason(groups, options) or architecture.full_reason(conditions),
     )

@@ -26,11 +26,13 @@ def attend_reference(
     scale: float | None = None,
     need_lse: bool = True,
     key_tiles: KeyTiles | None = None,
+    mask: Tensor | None = None,
 ) -> AttentionOutput:
     """Compute softmax(scale · q kᵀ) v in fp32, in chunks of queries.
 
     q `[B, M, H, D]`, k and v `[B, N, H, D]`, scale 1 / √D by default. Returns out `[B, M, H, D]` in q's dtype and, with
     need_lse, the natural log-sum-exp of the scaled scores, fp32 `[B, H, M]`. A query without keys gets zeros and −∞.
+    mask: `[1 or B, 1 or M, N]`, true for keys that count, or numbers that are added to the scores.
     """
     batch, queries, heads, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
@@ -46,13 +48,23 @@ def attend_reference(
             first, last = start // QUERY_TILE, math.ceil((start + chunk) / QUERY_TILE)
             tiles = KeyTiles(key_tiles.counts[:, :, first:last], key_tiles.tiles[:, :, first:last])
             scores.masked_fill_(~tiles.mask(part.shape[1], k.shape[1]), -math.inf)
+        if mask is not None:
+            _apply(mask if mask.shape[1] == 1 else mask[:, start : start + chunk], scores)
         total = torch.logsumexp(scores, dim=-1)
         weights = scores.sub_(total.unsqueeze(-1)).exp_()
-        if key_tiles is not None:
+        if key_tiles is not None or mask is not None:
             weights.nan_to_num_(0.0)  # −∞ − −∞ in rows without keys
         outs.append((weights @ values).transpose(1, 2).to(q.dtype))
         sums.append(total)
     return torch.cat(outs, dim=1), torch.cat(sums, dim=2) if need_lse else None
+
+
+def _apply(mask: Tensor, scores: Tensor) -> None:
+    """Apply a mask `[1 or B, 1 or M, N]` to the scores `[B, H, M, N]`, in place."""
+    if mask.dtype == torch.bool:
+        scores.masked_fill_(~mask.unsqueeze(1), -math.inf)
+    else:
+        scores.add_(mask.unsqueeze(1))
 
 
 BACKEND = Backend(

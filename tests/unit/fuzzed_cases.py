@@ -11,7 +11,7 @@ from fuzzing import Generator, some_schedule
 from torch import Tensor
 from toy_transformer import CHANNELS, DIM, ToyModel
 
-from astraea.engine.planning.cost import BlockCost
+from astraea.engine.planning.cost import WHOLE_STEPS, BlockCost
 from astraea.engine.planning.modes import MODES
 from astraea.engine.planning.plan import Plan, make_plan
 from astraea.engine.sampler.profile import SamplerProfile, is_falling
@@ -183,7 +183,7 @@ class Case:
     dtype: torch.dtype
     model: ToyModel
     conditionings: tuple[Asked, ...]
-    cost: BlockCost | None = None
+    cost: BlockCost = WHOLE_STEPS
     together: float = 1.0  # how often conditionings come in one call where they can
     shuffled: bool = False
     reports_steps: bool = True
@@ -280,7 +280,7 @@ def some_case(rng: Generator) -> Case:
         every = rng.random() < 0.7
         conditionings = tuple(replace(c, told=told) if every or n == 0 else c for n, c in enumerate(conditionings))
         is_usual = False
-    cost = BlockCost(frames * height * width, DIM, 4 * DIM) if rng.random() < 0.7 else None
+    cost = BlockCost.of(frames * height * width, DIM, 4 * DIM) if rng.random() < 0.7 else WHOLE_STEPS
     return Case(
         seed=rng.randrange(2**31),
         sigmas=sigmas,

@@ -196,9 +196,10 @@ def test_a_block_that_runs_for_all_tokens_moves_the_older_residuals_of_selected_
 
 
 def test_a_box_skips_whole_steps_and_no_tokens() -> None:
-    box = describe_box()
+    box = describe_box("flux", "no adapter")
     layout = box.layout((2, 4, 3, 4, 4), {})
-    assert (box.runner, box.cost, layout.total) == (None, None, 48)
+    assert (box.runner, box.limit, layout.total) == (None, "no adapter", 48)
+    assert box.cost(layout, 12).speedup([1.0, 0.0, 0.0, 1.0]) == 2.0
     run = Run.of(make_plan(periodic("p", [0.4], SIGMAS[:-1], full_start=1)), SIGMAS, has_runner=False)
     assert set(run.budgets) == {0.0, 1.0}
     assert not run.needs_store

@@ -160,8 +160,8 @@ def test_allocation_without_a_policy_left():
 
 def test_cost_shares_match_the_paper_models():
     """Wan 1.3B and 14B at 480p, 81 frames, by counting: K and V for all tokens are the floor."""
-    small = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
-    large = BlockCost(tokens=32760, dim=5120, feed_forward=13824)
+    small = BlockCost.of(tokens=32760, dim=1536, feed_forward=8960)
+    large = BlockCost.of(tokens=32760, dim=5120, feed_forward=13824)
     assert 1 / small.relative_cost(0.5) == pytest.approx(1.94, abs=0.03)
     assert 1 / large.relative_cost(0.5) == pytest.approx(1.85, abs=0.03)
     assert small.relative_cost(0.0) == 0.0
@@ -169,7 +169,7 @@ def test_cost_shares_match_the_paper_models():
 
 
 def test_budget_for_a_speedup_reaches_it():
-    cost = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
+    cost = BlockCost.of(tokens=32760, dim=1536, feed_forward=8960)
     budget = budget_for_speedup(2.0, cost, lambda mean: [mean] * 10)
     assert cost.speedup([budget] * 10) == pytest.approx(2.0, rel=0.01)
 

@@ -29,7 +29,7 @@ from astraea.schedules import (
 from astraea.schedules.expected import describe
 
 GRID = flow_sigmas(30)
-COST = BlockCost(tokens=32760, dim=1536, feed_forward=8960)
+COST = BlockCost.of(tokens=32760, dim=1536, feed_forward=8960)
 DATA = {
     "psnr_db": 48.123,
     "speedup": 2.4,

@@ -36,7 +36,6 @@ class ToyBlock(nn.Module):
 
 
 class ToyRunner:
-    family = "toy"
     in_place = False
 
     def entry(self, call: BlockCall) -> Tensor:

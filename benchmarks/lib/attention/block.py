@@ -126,7 +126,7 @@ def measure_block(
     works = {case: repeated(work) for case, work in singles.items()}
     times, failures = race(works, Stopwatch(device, cover=False), rounds=rounds, until=until, slow=math.inf)
     found["failures"] = failures
-    cost = BlockCost(size.tokens, size.dim, size.feed_forward, size.context)
+    cost = BlockCost.of(size.tokens, size.dim, size.feed_forward, size.context)
     found["rows"] = [
         row | {"ms": row["ms"] / CALLS, "cost": cost.relative_cost(row["queries"] / size.tokens)}
         for row in rows_of(times)

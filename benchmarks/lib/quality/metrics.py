@@ -17,8 +17,8 @@ from astraea.tiny.codec import decode
 
 # Wan 2.1 at 480p, 81 frames
 SIZES = {
-    "1.3B": BlockCost(tokens=32_760, dim=1536, feed_forward=8960),
-    "14B": BlockCost(tokens=32_760, dim=5120, feed_forward=13_824),
+    "1.3B": BlockCost.of(tokens=32_760, dim=1536, feed_forward=8960),
+    "14B": BlockCost.of(tokens=32_760, dim=5120, feed_forward=13_824),
 }
 METRICS = ("psnr", "ssim", "psnr_rgb", "ssim_rgb", "temporal_psnr")
 MAX_PSNR = 200.0  # dB, for equal clips

@@ -1,0 +1,28 @@
+"""Models and calls whose predictions must not be reused: a forecast would stand in for something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UnsupportedModel
+
+# Models are the host's and known by their attributes only, hence Any.
+
+
+def refuse(model: Any) -> None:
+    """Raise UnsupportedModel for a model none of whose calls can be left out."""
+    if hasattr(model, "init_kv_caches"):
+        raise UnsupportedModel(
+            f"{type(model).__name__} makes frames one after another, and each continues from what it keeps of the last"
+        )
+
+
+def full_reason(model: Any, conditions: Mapping[str, Any]) -> str:
+    """Return why a call must be computed whatever the schedule says; "" if it need not.
+
+    conditions: the call's extra conditions, by the host's names.
+    """
+    if getattr(model, "time_r_in", None) is not None and not conditions.get("disable_time_r", False):
+        return "the model predicts a mean on the way to the next noise level, which no other step's can stand in for"
+    return ""
