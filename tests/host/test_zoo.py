@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from zoo import MODELS, NotOnThisHost, Sampled, sample
-from zoo.base import tensors
+from zoo.base import empty_tensors_are_nan, fill, tensors
 
 KINDS = ["3d", "audio", "image", "video"]
 NOT_SAMPLED = {"RT_DETR_v4", "DepthAnything3", "SAM3"}  # they find things in pictures
@@ -79,8 +79,6 @@ def test_entries_are_sorted_and_of_known_kinds():
 
 
 def test_a_computed_buffer_is_kept_and_an_empty_one_filled():
-    from zoo.base import empty_tensors_are_nan, fill
-
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -109,7 +109,7 @@ def make_model(
             shrink(model.diffusion_model)
     assert type(model).__name__ == base_class
     fill(model)
-    model.device = None
+    model.device = None  # what the loader leaves it at, also after "meta"
     return comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),

@@ -57,9 +57,7 @@ PIXART_SIZE = (34, 36)  # positions are spread over multiples of 64: smaller one
 def pixart_alpha() -> Sampled:
     """Size and shape of the picture are added to the time embedding."""
     model = make_model("PixArtAlpha", "PixArt", micro_condition=True, **PIXART)
-    size = {"width": 64, "height": 64}
-    text = prompts(48, each=lambda seed, length: size)
-    return Sampled(model, **text, latent=empty_latent(1, 4, *PIXART_SIZE))
+    return Sampled(model, **prompts(48, width=64, height=64), latent=empty_latent(1, 4, *PIXART_SIZE))
 
 
 def pixart_sigma() -> Sampled:

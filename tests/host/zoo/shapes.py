@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .base import Sampled, ZooModel, empty_latent, make_model, random
-from .video import with_audio
+from .video import two_streams
 
 
 def seen(width: int, tokens: int = 12, **extra: Any) -> dict:
@@ -43,7 +43,7 @@ def triposplat() -> Sampled:
     conditionings = seen(48, 9)
     conditionings["positive"][0][1] = {"reference_latents": [random(1, 16, 2, 2, seed=20)]}
     conditionings["negative"][0][1] = {"reference_latents": [torch.zeros(1, 16, 2, 2)]}
-    return Sampled(model, **conditionings, latent=with_audio((1, 48, 16), (1, 1, 5)))
+    return Sampled(model, **conditionings, latent=two_streams((1, 48, 16), (1, 1, 5)))
 
 
 def trellis(mode: str, **sizes: Any) -> Sampled:

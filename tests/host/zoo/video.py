@@ -17,10 +17,10 @@ def known_first_frame(frames: int = 4) -> torch.Tensor:
     return mask
 
 
-def with_audio(video: tuple[int, ...], audio: tuple[int, ...]) -> dict:
-    """A latent of two streams."""
+def two_streams(first: tuple[int, ...], second: tuple[int, ...]) -> dict:
+    """A latent of two tensors that are sampled together, such as video and sound."""
     nested = require_module("comfy.nested_tensor", "model of two streams").NestedTensor
-    return {"samples": nested([torch.zeros(video), torch.zeros(audio)])}
+    return {"samples": nested([torch.zeros(first), torch.zeros(second)])}
 
 
 def minimax_h3(sizes: dict | None = None, latent: dict | None = None, **extra: Any) -> Sampled:
@@ -34,7 +34,7 @@ def minimax_h3(sizes: dict | None = None, latent: dict | None = None, **extra: A
     small |= {"attention_head_dim": 32, "ffn_hidden_size": 96, "text_dim": 48, "timestep_input_dim": 32}
     small |= {"time_embed_hidden_size": 48, "time_embed_dim": 48, "rope_inv_freq_len": 4}
     model = make_model("MiniMaxH3", "MiniMaxH3", shrink=keep_norms, **(small | (sizes or {})))
-    return Sampled(model, **prompts(48, **extra), latent=latent or with_audio((1, 24, 4, 8, 8), (1, 32, 2, 12)))
+    return Sampled(model, **prompts(48, **extra), latent=latent or two_streams((1, 24, 4, 8, 8), (1, 32, 2, 12)))
 
 
 def minimax_h3_keyframe() -> Sampled:
@@ -67,7 +67,7 @@ def ltxav(width: int, **sizes: Any) -> Sampled:
 
     model = make_model("LTXAV", "LTXAV", shrink=without_registers, **(LTXAV | sizes))
     text = prompts(width, (12, 12), frame_rate=25, unprocessed_ltxav_embeds=True)
-    return Sampled(model, **text, latent=with_audio((1, 128, 4, 8, 8), (1, 8, 12, 16)))
+    return Sampled(model, **text, latent=two_streams((1, 128, 4, 8, 8), (1, 8, 12, 16)))
 
 
 def ltx_2() -> Sampled:
