@@ -12,7 +12,7 @@ import zoo
 from kit import STEPS, error, run
 from torch import Tensor, nn
 from zoo.base import random
-from zoo.video import minimax_h3, with_audio
+from zoo.video import minimax_h3, two_streams
 
 from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
@@ -49,7 +49,7 @@ def references() -> zoo.Sampled:
 
 def masked() -> zoo.Sampled:
     """Some places and some sound are known already, some of them in part: tokens with times of their own."""
-    nested = with_audio((1, 24, 4, 8, 8), (1, 32, 2, 12))["samples"]
+    nested = two_streams((1, 24, 4, 8, 8), (1, 32, 2, 12))["samples"]
     latent = type(nested)([frames(4), sound(12)])
     places, times = torch.ones(1, 1, 4, 8, 8), torch.ones(1, 1, 2, 12)
     places[:, :, 0], places[:, :, 2, :4] = 0.0, 0.5
@@ -73,7 +73,7 @@ def pruned() -> zoo.Sampled:
 
 def uneven() -> zoo.Sampled:
     """Sizes that the model pads."""
-    return minimax_h3(latent=with_audio((1, 24, 5, 7, 9), (1, 32, 2, 11)))
+    return minimax_h3(latent=two_streams((1, 24, 5, 7, 9), (1, 32, 2, 11)))
 
 
 VARIANTS = [keyframes, references, masked, tagged, pruned, uneven]
