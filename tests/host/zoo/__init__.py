@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .base import NotOnThisHost, Sampled, ZooModel, sample, weights_in
+from .unet import UNETS
 from .video import VIDEO
 from .wan import WAN
 
 MODELS: dict[str, ZooModel] = {
-    entry.name: entry for entry in sorted([*WAN, *VIDEO], key=lambda entry: (entry.kind, entry.name))
+    entry.name: entry for entry in sorted([*WAN, *VIDEO, *UNETS], key=lambda entry: (entry.kind, entry.name))
 }

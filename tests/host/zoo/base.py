@@ -184,7 +184,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def prompt(width: int, length: int = 12, seed: int = 1, **extra: Any) -> list:
+def prompt(width: int, length: int = 12, seed: int = 1, /, **extra: Any) -> list:
     """A conditioning as text encoder nodes make it: `[1, length, width]` and what else the model reads.
 
     The tokens of one text resemble each other, so that texts differ even where all of their tokens are averaged.
@@ -194,7 +194,7 @@ def prompt(width: int, length: int = 12, seed: int = 1, **extra: Any) -> list:
 
 
 def prompts(
-    width: int, lengths: Sequence[int] = (12, 9), *, pooled: int = 0, padding: int | None = None, **extra: Any
+    width: int, lengths: Sequence[int] = (12, 9), /, *, pooled: int = 0, padding: int | None = None, **extra: Any
 ) -> dict:
     """Positive and negative, which differ in their text.
 
