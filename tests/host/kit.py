@@ -17,7 +17,7 @@ import torch
 import zoo
 from sampling import last
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 from zoo.base import Sampled, tensors
 
 from astraea.engine.blocks.interface import BlockCall, TokenLayout
@@ -163,6 +163,12 @@ def attention(tokens: int) -> Any:
 def kinds_of(blocks: Sequence[Recorded]) -> list[Recorded]:
     """One call for each class of blocks, the last of the class: it differs from the others where any does."""
     return list({type(each.block): each for each in blocks}.values())
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """The counter knows only the attention of other devices."""
+    return sdpa_flop_count(q, k, v)
 
 
 def multiplications(architecture: Architecture, sample: Callable[[], Any]) -> int:
