@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, cat
 
 from ..engine.blocks.selection import Selection
 
@@ -28,3 +28,10 @@ def rotate(x: Tensor, freqs: Tensor) -> Tensor:
     first, second = pairs[..., 0].unsqueeze(-1), pairs[..., 1].unsqueeze(-1)
     turned = freqs[..., 0] * first
     return turned.addcmul_(freqs[..., 1], second).flatten(-2).to(x.dtype)
+
+
+def rotate_halves(x: Tensor, freqs: Tensor) -> Tensor:
+    """Rotate channels i and i + D/2 of `x [B, M, H, D]` by `freqs [.., M, 1, D/2, 2, 2]`, in freqs' precision."""
+    first, second = x.to(freqs.dtype).chunk(2, dim=-1)
+    turned = (freqs[..., row, 0] * first for row in range(2))
+    return cat([each.addcmul_(freqs[..., row, 1], second) for row, each in enumerate(turned)], dim=-1).to(x.dtype)

@@ -35,7 +35,12 @@ STEPS = 8
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.
-ADAPTED = ["Wan 2.1 text to video"]
+ADAPTED = [
+    "Wan 2.1 text to video",
+    "Cosmos-Predict2 image to video",
+    "Cosmos-Predict2 with position embedding",
+    "Anima",
+]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
@@ -43,6 +48,7 @@ ALIKE = [
     "Wan 2.1 VACE",
     "Wan 2.1 Fun Camera",
     "Wan 2.2 5B image to video",
+    "Cosmos-Predict2 text to image",
 ]
 
 
