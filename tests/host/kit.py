@@ -17,7 +17,7 @@ import torch
 import zoo
 from sampling import last
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 from zoo.base import Sampled, tensors
 
 from astraea.engine.blocks.interface import BlockCall, TokenLayout
@@ -43,6 +43,9 @@ ADAPTED = [
     "MiniMax-H3",
     "CogVideoX 2B",
     "CogVideoX 1.5 image to video",
+    "Cosmos-Predict2 image to video",
+    "Cosmos-Predict2 with position embedding",
+    "Anima",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
@@ -59,6 +62,7 @@ ALIKE = [
     "Kandinsky 5 image to video",
     "CogVideoX 5B image to video",
     "VOID",
+    "Cosmos-Predict2",
 ]
 
 
@@ -187,6 +191,12 @@ def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: An
 
 
 ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """The counter knows only the attention of other devices."""
+    return sdpa_flop_count(q, k, v)
 
 
 def multiplications(architecture: Architecture, sample: Callable[[], Any]) -> int:
