@@ -26,7 +26,8 @@ from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
-from .rotary import half_turns, rotate_halves_
+from .preferred_attention import preferred_attention
+from .rotary import half_turns, once_a_call, rotate_halves_
 
 FAMILY = "minimax_h3"
 SUPPORTED = "MiniMax-H3"
@@ -121,14 +122,15 @@ def modulate_(x: Tensor, shift: Tensor, factor: Tensor, segments: Segments) -> T
 
 
 def selected_rows(segments: Segments, selection: Selection) -> Tensor:
-    """Return the selected tokens' rows of the modulation, int64 `[M]`, computed once for all blocks of a call."""
-    derived = selection.derived
-    if derived.get("rows_source") is not segments:
+    """Return the selected tokens' rows of the modulation, int64 `[M]`, without waiting for the device."""
+
+    def select() -> Tensor:
         rows = torch.empty(selection.tokens, dtype=torch.int64, device=selection.indices.device)
         for start, stop, row in segments:
             rows[start:stop] = row
-        derived["rows_source"], derived["rows"] = segments, rows.index_select(0, selection.flat)
-    return derived["rows"]
+        return rows.index_select(0, selection.flat)
+
+    return once_a_call(selection, "rows", segments, select)
 
 
 class MiniMaxH3Runner:
@@ -164,7 +166,7 @@ class MiniMaxH3Runner:
         y = modulate_(block.norm1(x), shift1, 1 + scale1, segments)
         q, k, v = self._project(block.attn, y, arguments["rope_freqs"], selection)
         del y
-        mixed, lse = attend(q, k, v, need_lse=need_lse)
+        mixed, lse = attend(q, k, v, need_lse=need_lse, **preferred_attention(block.attn))
         del q, k, v
 
         rows = selected_rows(segments, selection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import kit
@@ -285,6 +286,22 @@ def test_attention_given_to_a_block_runs_in_full():
     assert architecture.runner.unsupported_reason(call) == ""
     call.kwargs["region_mask"] = torch.ones(1)
     assert "region_mask" in architecture.runner.unsupported_reason(call)
+
+
+def test_attention_that_a_checkpoint_names_is_passed_on():
+    """As newer ComfyUIs keep it in the layer."""
+    architecture, blocks = kit.record_blocks(minimax_h3())
+    attend, asked = kit.attention(blocks[0].layout.total), []
+
+    def note(*args: Tensor, preferred: Any = None, **options: Any) -> Any:
+        asked.append(preferred)
+        return attend(*args, **options)
+
+    call, selection = blocks[0].call(), kit.some_tokens(blocks[0].layout, 1)
+    architecture.runner.forward_tokens(call, selection, note)
+    call.block.attn.comfy_attention = SimpleNamespace(function=torch.add)
+    architecture.runner.forward_tokens(call, selection, note)
+    assert asked == [None, call.block.attn.comfy_attention]
 
 
 def test_node_that_wraps_a_block():
