@@ -122,15 +122,15 @@ def modulate_(x: Tensor, shift: Tensor, factor: Tensor, segments: Segments) -> T
 
 
 def selected_rows(segments: Segments, selection: Selection) -> Tensor:
-    """Return the selected tokens' rows of the modulation, int64 `[M]`."""
+    """Return the selected tokens' rows of the modulation, int64 `[M]`, without waiting for the device."""
 
-    def make() -> Tensor:
+    def select() -> Tensor:
         rows = torch.empty(selection.tokens, dtype=torch.int64, device=selection.indices.device)
         for start, stop, row in segments:
             rows[start:stop] = row
         return rows.index_select(0, selection.flat)
 
-    return once_a_call(selection, "rows", segments, make)
+    return once_a_call(selection, "rows", segments, select)
 
 
 class MiniMaxH3Runner:
