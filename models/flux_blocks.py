@@ -21,6 +21,7 @@ from ..engine.blocks.interface import Attend, BlockCall, unwrap
 from ..engine.blocks.selection import Selection
 from ..errors import UnsupportedBlocks
 from .block_code import BlockCode
+from .linears import Slices, project
 from .rotary import once_a_call, rotate, selected_positions
 
 STREAM_PARTS = ("mod", "norm1", "attn.qkv", "attn.norm", "attn.proj", "norm2", "mlp")
@@ -65,8 +66,9 @@ class FluxRunner:
 
     in_place = True
 
-    def __init__(self, text_first: bool):
-        self._text_first = text_first
+    def __init__(self, text_first: bool, slices: Slices | None = None):
+        """text_first: see `text_comes_first`; slices: to compute only those parts of fused layers that are needed."""
+        self._text_first, self._slices = text_first, slices
 
     def entry(self, call: BlockCall) -> Tensor:
         code = _code(call.block)
@@ -107,7 +109,8 @@ class FluxRunner:
         chosen = self._chosen_of_image(selection, text)
         img = _Stream(block, "img", arguments["img"], vec, arguments.get("modulation_dims_img"), chosen)
         txt = _Stream(block, "txt", arguments["txt"], vec, arguments.get("modulation_dims_txt"), None)
-        q, k, v = (self._join(*both) for both in zip(img.project(), txt.project(), strict=True))
+        streams = (stream.project(self._slices) for stream in (img, txt))
+        q, k, v = (self._join(*both) for both in zip(*streams, strict=True))
         mixed, lse = _attend(q, k, v, arguments, selection, attend, need_lse)
         del q, k, v
         image = img.residual(mixed[:, self._image(mixed, text)])
@@ -120,13 +123,13 @@ class FluxRunner:
         arguments = SINGLE.named_arguments(call)
         x, spans = arguments["x"], arguments.get("modulation_dims")
         modulation, _ = block.modulation(arguments["vec"])
-        y = block.linear1(modulate(block.pre_norm(x), modulation, span_index(spans, x, None)))
-        width = 3 * block.hidden_size
-        fed = selection.gather(y[..., width:])
-        q, k, v = y[..., :width].unflatten(-1, (3, block.num_heads, -1)).unbind(2)
-        q, k = block.norm(selection.gather(q), k, v)
+        queries, others, rest = qkv_channels(block.hidden_size)
+        y = modulate(block.pre_norm(x), modulation, span_index(spans, x, None))
+        both, q, fed = project(self._slices, block.linear1, y, selection, others, queries, rest)
+        del y
+        q, k, v = _normed(block.norm, q, both, block.num_heads)
         mixed, lse = _attend(q, k, v, arguments, selection, attend, need_lse)
-        del q, k, v, y
+        del q, k, v, both
         rows = block.linear2(torch.cat((mixed.flatten(2), block.mlp_act(fed)), dim=2))
         return finite(rows * of_tokens(modulation.gate, span_index(spans, x, selection))), lse
 
@@ -160,13 +163,13 @@ class _Stream:
     def _rows(self, x: Tensor) -> Tensor:
         return x if self._chosen is None else self._chosen.gather(x)
 
-    def project(self) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, slices: Slices | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q `[B, M, H, D]` of the chosen tokens, k and v `[B, N, H, D]` of all; no positions yet."""
         attention = self._part("attn")
         y = modulate(self._part("norm1")(self._x), self._modulation[0], span_index(self._spans, self._x, None))
-        q, k, v = attention.qkv(y).unflatten(-1, (3, self._heads, -1)).unbind(2)
-        q, k = attention.norm(self._rows(q), k, v)
-        return q, k, v
+        queries, others, _ = qkv_channels(y.shape[-1])
+        both, q = project(slices, attention.qkv, y, self._chosen, others, queries)
+        return _normed(attention.norm, q, both, self._heads)
 
     def residual(self, mixed: Tensor) -> Tensor:
         """Return the chosen tokens' residuals `[B, M, dim]` from their attention `[B, M, H, D]`."""
@@ -179,6 +182,18 @@ class _Stream:
 
 def _code(block: Any) -> BlockCode:
     return DOUBLE if hasattr(block, "img_attn") else SINGLE
+
+
+def qkv_channels(dim: int) -> tuple[slice, slice, slice]:
+    """Return the output channels of a fused layer: those of q, of k and v, and the rest."""
+    return slice(dim), slice(dim, 3 * dim), slice(3 * dim, None)
+
+
+def _normed(norm: Any, q: Tensor, both: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q `[B, M, H, D]`, k and v `[B, N, H, D]` from q `[B, M, dim]` and k and v in one, `[B, N, 2 dim]`."""
+    k, v = both.unflatten(-1, (2, heads, -1)).unbind(2)
+    q, k = norm(q.unflatten(-1, (heads, -1)), k, v)
+    return q, k, v
 
 
 def _attend(
