@@ -7,6 +7,13 @@ from typing import Any
 
 import torch
 
+ADDED_LATENTS = {  # by the names that nodes give them: the host's names for the model
+    "time_dim_concat": "time_dim_concat",
+    "context_latents": "context_latents",
+    "pose_video_latent": "pose_latents",
+    "reference_motion": "reference_motion",
+}
+
 
 def conditioning_count(guider: Any) -> int:
     """Count the conditionings that the guider evaluates per step; guidance 1 leaves the negative out."""
@@ -31,7 +38,8 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
     """Return the conditions that decide how many tokens the run's calls will have, by the host's names.
 
     They come from the guider's conditionings before the model has processed them: the text's length, a placeholder for
-    a reference frame in the latent's size, and the shapes of the streams that are packed into one latent.
+    a reference frame in the latent's size, latents that are added to the video's tokens, and the shapes of the streams
+    that are packed into one latent.
     """
     conditionings = [cond for conds in (getattr(guider, "conds", None) or {}).values() for cond in conds]
     found: dict[str, Any] = {}
@@ -39,6 +47,9 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
         found["c_crossattn"] = torch.empty((1, text, 1), device="meta")
     if any("reference_latents" in cond for cond in conditionings):
         found["reference_latent"] = torch.empty((1, 1, *noise_shape[-2:]), device="meta")
+    for given, name in ADDED_LATENTS.items():
+        latents = [cond[given] for cond in conditionings if cond.get(given) is not None]
+        found |= {name: latents[0]} if latents else {}
     if latent_shapes is not None and len(latent_shapes) > 1:
         found["latent_shapes"] = latent_shapes
     return found

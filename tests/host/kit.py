@@ -35,14 +35,24 @@ STEPS = 8
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.
-ADAPTED = ["Wan 2.1 text to video"]
+ADAPTED = ["Wan 2.1 text to video", "Wan 2.1 HuMo", "Wan 2.2 S2V", "Wan 2.1 SCAIL-2"]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
     "Wan 2.1 Fun Control",
+    "Wan 2.1 InfiniteTalk",
+    "Wan 2.1 Phantom",
+    "Wan 2.1 Bernini",
+    "Wan 2.1 FlowRVS",
     "Wan 2.1 VACE",
     "Wan 2.1 Fun Camera",
+    "Wan 2.1 SCAIL",
+    "Wan 2.2 image to video",
+    "Wan 2.2 Fun Control",
+    "Wan 2.2 Fun Camera",
     "Wan 2.2 5B image to video",
+    "Wan 2.2 Animate",
+    "WanDancer",
 ]
 
 

@@ -94,6 +94,7 @@ def test_packed_result_is_what_the_block_would_return(name):
 def test_work_is_saved_as_the_cost_model_says(name):
     sampled = build(name)
     architecture = kit.architecture_of(sampled.model)
+    run(sampled, steps=4)  # attention kernels are timed once
     everything = kit.multiplications(architecture, lambda: run(sampled, budget=1.0, steps=4))
     reports = []
     spent = kit.multiplications(architecture, lambda: reports.append(run(sampled, steps=4)[1]))
@@ -111,6 +112,10 @@ def test_conditionings_in_one_call_or_in_two(name, monkeypatch):
     """Prompts of one length share a call where memory allows; the result does not depend on it."""
     sampled = build(name)
     sampled.negative = [[sampled.positive[0][0] * 0.5, sampled.positive[0][1]]]
+    try:
+        zoo.sample(sampled, steps=2)
+    except RuntimeError as reason:
+        pytest.skip(f"the host cannot: {reason}")
     result, report = run(sampled)
     monkeypatch.setattr(type(sampled.model.model), "memory_required", lambda *a, **k: 10**15)
     split, other = run(sampled)
@@ -128,8 +133,8 @@ def test_two_clips_at_once(name):
     sampled.latent = {**sampled.latent, "samples": torch.cat([sampled.latent["samples"]] * 2)}
     try:
         expected = kit.joined(zoo.sample(sampled, steps=STEPS))
-    except ValueError as reason:
-        pytest.skip(f"the host refuses: {reason}")
+    except (ValueError, RuntimeError) as reason:
+        pytest.skip(f"the host cannot: {reason}")
     assert torch.equal(run(sampled, budget=1.0)[0], expected)
     result, report = run(sampled)
     assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, steps=STEPS // 2)))
