@@ -41,8 +41,9 @@ class Architecture:
     selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's
     conditions by the host's names; cost: of an average block, from a call's tokens and the text's.
     dim: channels of a token in the blocks.
-    limit: why a box has whole steps alone, or ""; full_reason: why a call must be computed whatever the schedule says,
-    from its conditions, or "".
+    limit: why a box has whole steps alone, or ""; options_limit: why a run with such transformer options has, as its
+    blocks could never run for selected tokens, or ""; full_reason: why a call must be computed whatever the schedule
+    says, from its conditions, or "".
     """
 
     family: str
@@ -52,6 +53,7 @@ class Architecture:
     cost: Callable[[TokenLayout, int | None], BlockCost]
     dim: int = 0
     limit: str = ""
+    options_limit: Callable[[Mapping[str, Any]], str] = lambda options: ""
     full_reason: Callable[[Mapping[str, Any]], str] = lambda conditions: ""
 
 

@@ -46,13 +46,24 @@ ADAPTED = [
     "Cosmos-Predict2 image to video",
     "Cosmos-Predict2 with position embedding",
     "Anima",
+    "Wan 2.1 HuMo",
+    "Wan 2.2 S2V",
+    "Wan 2.1 SCAIL-2",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
     "Wan 2.1 Fun Control",
+    "Wan 2.1 InfiniteTalk",
+    "Wan 2.1 Phantom",
+    "Wan 2.1 Bernini",
+    "Wan 2.1 FlowRVS",
     "Wan 2.1 VACE",
     "Wan 2.1 Fun Camera",
+    "Wan 2.1 SCAIL",
+    "Wan 2.2 image to video",
+    "Wan 2.2 Fun Control",
+    "Wan 2.2 Fun Camera",
     "Wan 2.2 5B image to video",
     "MiniMax-H3 image to video",
     "HunyuanVideo image to video",
@@ -63,6 +74,8 @@ ALIKE = [
     "CogVideoX 5B image to video",
     "VOID",
     "Cosmos-Predict2",
+    "Wan 2.2 Animate",
+    "WanDancer",
 ]
 
 
