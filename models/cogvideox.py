@@ -21,6 +21,7 @@ from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
+from .preferred_attention import preferred_attention
 from .rotary import once_a_call, rotate, rotations, selected_positions
 
 FAMILY = "cogvideox"
@@ -108,7 +109,7 @@ class CogVideoXRunner:
         if angles is not None:
             freqs = once_a_call(selection, "joint positions", angles, lambda: joint_positions(angles, length))
             q, k = rotate(q, selected_positions(freqs, selection)), rotate(k, freqs)
-        mixed, lse = attend(q, k, v, need_lse=need_lse)
+        mixed, lse = attend(q, k, v, need_lse=need_lse, **preferred_attention(block))
         del q, k, v, y
 
         chosen = once_a_call(selection, "video tokens", None, lambda: selection_behind(selection, length))

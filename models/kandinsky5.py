@@ -21,6 +21,7 @@ from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
+from .preferred_attention import preferred_attention
 from .rotary import rotate, selected_positions
 
 FAMILY = "kandinsky5"
@@ -109,7 +110,7 @@ class KandinskyRunner:
         v = attention.to_value(y).unflatten(-1, heads)
         q = attention.query_norm(attention.to_query(selection.gather(y)).unflatten(-1, heads))
         q = rotate(q, selected_positions(freqs, selection))
-        mixed, lse = attend(q, k, v, need_lse=need_lse)
+        mixed, lse = attend(q, k, v, need_lse=need_lse, **preferred_attention(attention))
         del q, k, v, y
 
         before = selection.gather(x)

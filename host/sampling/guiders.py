@@ -7,6 +7,17 @@ from typing import Any
 
 import torch
 
+# Entries of a conditioning that bring tokens of their own, by the names that nodes give them: the names that the model
+# is given them under, and its layout with it.
+OWN_TOKENS = {
+    "time_dim_concat": "time_dim_concat",
+    "context_latents": "context_latents",
+    "pose_video_latent": "pose_latents",
+    "reference_motion": "reference_motion",
+    "minimax_keyframes": "minimax_keyframes",
+    "minimax_refs": "minimax_refs",
+}
+
 
 def conditioning_count(guider: Any) -> int:
     """Count the conditionings that the guider evaluates per step; guidance 1 leaves the negative out."""
@@ -31,7 +42,8 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
     """Return the conditions that decide how many tokens the run's calls will have, by the host's names.
 
     They come from the guider's conditionings before the model has processed them: the text's length, a placeholder for
-    a reference frame in the latent's size, and the shapes of the streams that are packed into one latent.
+    a reference frame in the latent's size, the shapes of the streams that are packed into one latent, and what else of
+    a conditioning becomes tokens.
     """
     conditionings = [cond for conds in (getattr(guider, "conds", None) or {}).values() for cond in conds]
     found: dict[str, Any] = {}
@@ -41,6 +53,8 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
         found["reference_latent"] = torch.empty((1, 1, *noise_shape[-2:]), device="meta")
     if latent_shapes is not None and len(latent_shapes) > 1:
         found["latent_shapes"] = latent_shapes
+    for cond in reversed(conditionings):  # the first one counts, as for the text
+        found |= {name: cond[given] for given, name in OWN_TOKENS.items() if cond.get(given) is not None}
     return found
 
 

@@ -26,7 +26,7 @@ from .attention import RunAttention
 from .cond_groups import cond_groups
 from .guiders import context_length, expected_conditions, guidance_scale, second_model_note
 from .levels import Level, level_of
-from .memory import announced_bytes, enlarged_shape
+from .memory import announced_bytes, enlarged_shape, lasting_memory
 from .sampler_probe import profile_of
 
 CALLBACK, SEED, LATENT_SHAPES = 5, 7, 8  # indices among the arguments of OUTER_SAMPLE
@@ -99,6 +99,7 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes
         return Run.of(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason))), 0
     conditions = expected_conditions(guider, tuple(noise.shape), latent_shapes)
     layout = architecture.layout(tuple(noise.shape), conditions)
+    limit = architecture.limit or _options_limit(architecture, guider)
     run = Run.of(
         plan,
         levels,
@@ -107,13 +108,18 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes
         family=architecture.family,
         seed=seed or 0,
         guidance=guidance_scale(guider),
-        has_runner=architecture.runner is not None,
-        limit=architecture.limit,
+        has_runner=architecture.runner is not None and not limit,
+        limit=limit,
     )
     run.writer.note(second_model_note(guider, PLAN_KEY))
     announced = announced_bytes(run, architecture, guider, tuple(noise.shape), layout)
     run.writer.announce(announced)
     return run, announced
+
+
+def _options_limit(architecture: Architecture, guider: Any) -> str:
+    reason = architecture.options_limit(guider.model_options.get("transformer_options", {}))
+    return f"no token steps: {reason}" if reason else ""
 
 
 def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor, levels: Sequence[float]) -> SamplerProfile:
@@ -185,4 +191,5 @@ def _request(
         blocks=len(architecture.blocks),
         device=x.device,
         full_reason=_hosts_full_reason(groups, options) or architecture.full_reason(conditions),
+        allocating=lasting_memory,
     )

@@ -219,5 +219,5 @@ def test_mode_paper_computes_a_box_in_full_and_says_why() -> None:
     run = Run.of(plan, SIGMAS, has_runner=False)
     assert run.budgets == [1.0] * 9
     assert run.report.notes == [
-        "mode 'paper' works inside the model's blocks, which are not known: every step is computed"
+        "mode 'paper' works inside the model's blocks, which it cannot here: every step is computed"
     ]

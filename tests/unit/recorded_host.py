@@ -1,0 +1,209 @@
+"""Stands for the newest ComfyUIs where they record: what a model allocates in a call, or a block's work, as a graph.
+
+Written from how they behave: what is allocated in a recorded section must be given back in it, and likewise within each
+block; memory that lasts is allocated and freed while the recorder pauses; a graph is recorded at the second call of a
+block and replayed afterwards, without calling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from astraea.engine.blocks.interface import Attend, BlockCall
+from astraea.engine.blocks.selection import Selection
+from astraea.models.rotary import rotate, selected_positions
+
+DIM, HEADS, TEXT = 16, 2, 5
+
+
+class AllocationRecorder(TorchDispatchMode):
+    """Follows the memory of tensors that operators make; fails where it outlives its scope, or lasting memory ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scopes: list[list[StorageWeakRef]] = []
+        self._lasting: list[StorageWeakRef] = []
+        self._paused = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = {StorageWeakRef(t.untyped_storage()).cdata for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)}
+        made = (StorageWeakRef(t.untyped_storage()) for t in tree_leaves(result) if torch.is_tensor(t))
+        (self._lasting if self._paused else self._scopes[-1]).extend(ref for ref in made if ref.cdata not in given)
+        return result
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """The recorded part of one model call."""
+        self._scopes.append([])
+        self._lasting = [ref for ref in self._lasting if not ref.expired()]
+        with self:
+            yield
+            self._end_scope("the model's call")
+
+    def next_block(self, *, last: bool = False) -> None:
+        """End the scope of the block before, and begin one unless it was the last."""
+        if len(self._scopes) > 1:
+            self._end_scope("its block")
+        if not last:
+            self._scopes.append([])
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        assert not self._paused, "the inner pause would end the outer one"
+        self._check_lasting()
+        self._paused = bool(self._scopes)
+        yield
+        self._paused = False
+        self._lasting = [ref for ref in self._lasting if not ref.expired()]  # freed while paused
+
+    def _end_scope(self, what: str) -> None:
+        self._check_lasting()
+        alive = [ref for ref in self._scopes.pop() if not ref.expired()]
+        assert not alive, f"memory of {len(alive)} tensors outlives {what}"
+
+    def _check_lasting(self) -> None:
+        freed = [ref for ref in self._lasting if ref.expired()]
+        assert not freed, f"memory of {len(freed)} tensors from outside was freed in the recorded section"
+
+
+class PackedAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.o = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+
+    def forward(self, x: Tensor, rope_freqs: Tensor, transformer_options: dict) -> Tensor:
+        q, k, v = (part.unflatten(-1, (HEADS, -1)) for part in self.qkv(x)[None].chunk(3, dim=-1))
+        q, k = rotate(q, rope_freqs), rotate(k, rope_freqs)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return self.o(functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1))
+
+
+class PackedBlock(nn.Module):
+    """A block on one sequence `[S, dim]` without a batch, text first, which it changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(DIM, elementwise_affine=False)
+        self.attn = PackedAttention()
+        self.mlp = nn.Sequential(nn.Linear(DIM, 2 * DIM), nn.GELU(), nn.Linear(2 * DIM, DIM))
+        self.adaln = nn.Linear(DIM, 2 * DIM)
+
+    def forward(
+        self,
+        x: Tensor,
+        t_emb: Tensor,
+        mod_segments: list[tuple[int, int, int]],
+        rope_freqs: Tensor,
+        transformer_options: dict[str, Any] = {},  # noqa: B006 as the host's
+        attention: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        shift, gate = self.adaln(t_emb).chunk(2, dim=-1)
+        attend = attention or self.attn
+        mixed = attend(self.norm(x) + shift, rope_freqs=rope_freqs, transformer_options=transformer_options)
+        for begin, end, row in mod_segments:
+            x[begin:end].addcmul_(mixed[begin:end], gate[row])
+        fed = self.mlp(self.norm(x) + shift)
+        for begin, end, row in mod_segments:
+            x[begin:end].addcmul_(fed[begin:end], gate[row])
+        return x
+
+
+class PackedRunner:
+    """Runs a `PackedBlock` for selected tokens."""
+
+    in_place = True
+
+    def entry(self, call: BlockCall) -> Tensor:
+        return call.args[0][None]
+
+    def exit(self, result: Any) -> Tensor:
+        return result[None]
+
+    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
+        return hidden[0]
+
+    def unsupported_reason(self, call: BlockCall) -> str:
+        return "another node passes it an attention" if call.kwargs.get("attention") is not None else ""
+
+    def forward_tokens(
+        self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        block: Any = call.block
+        (_, t_emb, (*_, (_, _, row)), freqs), x = call.args, self.entry(call)
+        shift, gate = block.adaln(t_emb).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (HEADS, -1)) for part in block.attn.qkv(block.norm(x) + shift).chunk(3, dim=-1))
+        q = rotate(selection.gather(q.flatten(2)).unflatten(-1, (HEADS, -1)), selected_positions(freqs, selection))
+        mixed, lse = attend(q, rotate(k, freqs), v, need_lse=need_lse)
+        before = selection.gather(x)
+        rows = before.addcmul(block.attn.o(mixed.flatten(2)), gate[row])
+        rows = rows.addcmul(block.mlp(block.norm(rows) + shift), gate[row])
+        return rows - before, None if lse is None else lse.mean(1)
+
+
+class PackedModel(nn.Module):
+    """Prediction `[1, N, dim]` from latents of that shape; runs its blocks in a recorded section."""
+
+    def __init__(self, recorder: AllocationRecorder | None = None, blocks: int = 3):
+        super().__init__()
+        self.recorder = recorder
+        self.blocks = nn.ModuleList(PackedBlock() for _ in range(blocks))
+        self.head, self.text = nn.Linear(DIM, DIM), nn.Parameter(torch.zeros(TEXT, DIM))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+        self.requires_grad_(False)
+
+    def allocating(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.recorder is None else self.recorder.pause()
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        if self.recorder is None:
+            return self._forward(x, sigma)
+        out = torch.empty_like(x)
+        with self.recorder.section():
+            out.copy_(self._forward(x, sigma))
+        return out
+
+    def _forward(self, x: Tensor, sigma: float) -> Tensor:
+        sequence = torch.cat([self.text, x[0]])
+        t_emb = torch.cos(torch.arange(DIM) * sigma)[None]
+        angles = torch.arange(len(sequence)).view(1, -1, 1, 1) / torch.arange(1, DIM // HEADS // 2 + 1)
+        freqs = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], dim=-1).unflatten(-1, (2, 2))
+        for block in self.blocks:
+            if self.recorder is not None:
+                self.recorder.next_block()
+            sequence = self.run_block(block, sequence, t_emb, [(0, TEXT, 0), (TEXT, len(sequence), 0)], freqs)
+        if self.recorder is not None:
+            self.recorder.next_block(last=True)
+        return self.head(sequence[TEXT:])[None]
+
+    def run_block(self, block: nn.Module, *args: Any) -> Tensor:
+        return block(*args, transformer_options={})
+
+
+class GraphedModel(PackedModel):
+    """Records each block's work at its second call, and replays it from then on: the block is not called any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_capturing = False
+        self._calls: dict[nn.Module, int] = {}
+
+    def run_block(self, block: nn.Module, *args: Any) -> Tensor:
+        calls = self._calls[block] = self._calls.get(block, 0) + 1
+        if calls > 2:
+            return type(block).forward(block, *args, transformer_options={})
+        self.is_capturing = calls == 2
+        result = block(*args, transformer_options={})
+        self.is_capturing = False
+        return result
