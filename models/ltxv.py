@@ -25,6 +25,7 @@ from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
+from .preferred_attention import preferred_attention
 from .rotary import once_a_call, rotate, rotations, selected_positions
 
 FAMILY = "ltxv"
@@ -143,7 +144,7 @@ class LTXVRunner:
         y = selection.gather(y)
         q = split_heads(attention.q_norm(attention.to_q(y)), heads, pe)
         q = rotate(q, selected_positions(freqs, selection))
-        mixed, lse = attend(q, k, v, need_lse=need_lse)
+        mixed, lse = attend(q, k, v, need_lse=need_lse, **preferred_attention(attention))
         if getattr(attention, "to_gate_logits", None) is not None:
             mixed = mixed * (2.0 * torch.sigmoid(attention.to_gate_logits(y))).unsqueeze(-1)
         del q, k, v, y

@@ -35,7 +35,6 @@ STEPS = 8
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.
-ADAPTED = ["Wan 2.1 text to video", "Kandinsky 5", "CogVideoX 2B", "CogVideoX 1.5 image to video", "LTXV"]
 ADAPTED = [
     "Wan 2.1 text to video",
     "HunyuanVideo",
@@ -44,6 +43,7 @@ ADAPTED = [
     "MiniMax-H3",
     "CogVideoX 2B",
     "CogVideoX 1.5 image to video",
+    "LTXV",
     "Cosmos-Predict2 image to video",
     "Cosmos-Predict2 with position embedding",
     "Anima",
@@ -72,6 +72,7 @@ ALIKE = [
     "SkyReels image to video",
     "HunyuanVideo 1.5 image to video",
     "Kandinsky 5 image to video",
+    "Kandinsky 5 image",
     "CogVideoX 5B image to video",
     "VOID",
     "LTXV image to video",

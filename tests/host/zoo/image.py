@@ -208,7 +208,7 @@ def ernie_image() -> Sampled:
 def kandinsky_5_image() -> Sampled:
     shape = {"visual_embed_dim": 64, "rope_scale_factor": (1.0, 1.0, 1.0)}
     model = make_model("Kandinsky5Image", "Kandinsky5Image", **(KANDINSKY | shape))
-    return Sampled(model, **prompts(48, pooled=24), latent=empty_latent(1, 16, 8, 8))
+    return Sampled(model, **prompts(48, pooled=24), latent=empty_latent(1, 16, 16, 16))
 
 
 PREDICT = COSMOS | {"in_channels": 16, "pos_emb_learnable": True, "rope_enable_fps_modulation": False}
