@@ -12,6 +12,7 @@ import torch
 import zoo
 from kit import STEPS, error, run
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from zoo.base import random
 from zoo.video import minimax_h3, two_streams
 
@@ -176,6 +177,21 @@ def test_settings_that_people_run():
         result, report = run(sampled, steps=steps, **options)
         assert len(report.calls) == steps
         assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, steps=shorter, **options)))
+
+
+def test_cost_counts_the_queries_that_are_computed_in_vain():
+    """One Linear gives queries, keys and values of all tokens."""
+    architecture, blocks = kit.record_blocks(minimax_h3(latent=two_streams((1, 24, 4, 16, 16), (1, 32, 2, 12))))
+    layout, selection = blocks[0].layout, kit.some_tokens(blocks[0].layout, 1, share=0.4)
+    with FlopCounterMode(display=False) as whole:
+        blocks[0].call().run()
+    with FlopCounterMode(display=False) as part:
+        architecture.runner.forward_tokens(blocks[0].call(), selection, kit.attention(layout.total))
+    scores = 4 * layout.total * 64  # of one query and its values, which are not counted on a CPU
+    everything = whole.get_total_flops() + layout.total * scores
+    share = (selection.count - layout.prefix) / layout.video
+    expected = architecture.cost(layout, None).relative_cost(share)
+    assert (part.get_total_flops() + selection.count * scores) / everything == pytest.approx(expected, abs=0.01)
 
 
 # --- blocks that write into their input ----------------------------------------------------------------------------
