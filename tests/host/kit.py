@@ -102,8 +102,8 @@ def dense(name: str, steps: int = STEPS, cfg: float = 3.0) -> Tensor:
 
 
 def run(sampled: Sampled, *, model: Any = None, schedule: Any = TOKENS, **options: Any) -> tuple[Tensor, Report]:
-    """Samples with token steps, or with another schedule; `mode`, `budget` and `attention` go to the plan."""
-    plan = {key: options.pop(key) for key in ("mode", "budget", "attention") if key in options}
+    """Samples with token steps, or with another schedule; `mode`, `budget`, `attention` and `cache` go to the plan."""
+    plan = {key: options.pop(key) for key in ("mode", "budget", "attention", "cache") if key in options}
     handle = ReportHandle()
     fast = accelerate(sampled.model if model is None else model, make_plan(schedule, **plan), handle)
     return joined(zoo.sample(sampled, fast, **({"steps": STEPS} | options))), last(handle)
