@@ -11,7 +11,7 @@ pe `[B, 1, N, D/2, 2, 2]` and attn_mask `[1, 1, N]`, added to the scores, both o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,13 @@ def text_comes_first(double_block: Any) -> bool:
     return not getattr(unwrap(double_block), "flipped_img_txt", False)
 
 
+def inner_patches_reason(options: Mapping[str, Any]) -> str:
+    """Return why other nodes' patches inside blocks keep these from running for selected tokens; "" without any."""
+    patches = options.get("patches", {})
+    inside = [name for name in INNER_PATCHES if patches.get(name)]
+    return f"another node patches inside it ({', '.join(inside)})" if inside else ""
+
+
 class FluxRunner:
     """Runs both kinds of blocks; hidden states are those of the joined stream, in the order of the host's attention."""
 
@@ -89,9 +96,7 @@ class FluxRunner:
         code = _code(call.block)
         if reason := code.foreign_arguments(call):
             return reason
-        patches = (code.named_arguments(call).get("transformer_options") or {}).get("patches", {})
-        inside = [name for name in INNER_PATCHES if patches.get(name)]
-        return f"another node patches inside it ({', '.join(inside)})" if inside else ""
+        return inner_patches_reason(code.named_arguments(call).get("transformer_options") or {})
 
     def forward_tokens(
         self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False

@@ -15,7 +15,7 @@ from ..engine.blocks.interface import TokenLayout, unwrap
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .flux_blocks import FluxRunner, check_blocks, text_comes_first
+from .flux_blocks import FluxRunner, check_blocks, inner_patches_reason, text_comes_first
 from .linears import Slices
 
 FAMILY = "hunyuan-video"
@@ -37,6 +37,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
         layout=lambda shape, conditions: layout(model, text_first, shape, conditions),
         cost=lambda layout, context: cost(model, layout, cast.slices),
         dim=model.hidden_size,
+        options_limit=inner_patches_reason,
     )
 
 
