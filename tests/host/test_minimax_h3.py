@@ -21,6 +21,7 @@ from astraea.engine.report import ReportHandle
 from astraea.host.sampling import wrappers
 from astraea.host.sampling.architectures import architecture_of
 from astraea.host.sampling.patch_model import accelerate
+from astraea.host.sampling.weights import LinearSlices
 
 pytest.importorskip("comfy.ldm.minimax.model")
 
@@ -179,8 +180,11 @@ def test_settings_that_people_run():
         assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, steps=shorter, **options)))
 
 
-def test_cost_counts_the_queries_that_are_computed_in_vain():
-    """One Linear gives queries, keys and values of all tokens."""
+@pytest.mark.parametrize("sliced", [True, False])
+def test_cost_counts_the_queries_that_are_computed(sliced, monkeypatch):
+    """One Linear gives queries, keys and values: of all tokens, unless parts of its output can be computed alone."""
+    if not sliced:
+        monkeypatch.setattr(LinearSlices, "possible", lambda self, linear: False)
     architecture, blocks = kit.record_blocks(minimax_h3(latent=two_streams((1, 24, 4, 16, 16), (1, 32, 2, 12))))
     layout, selection = blocks[0].layout, kit.some_tokens(blocks[0].layout, 1, share=0.4)
     with FlopCounterMode(display=False, custom_mapping=kit.ON_CPUS) as whole:
