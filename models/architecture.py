@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib import import_module
 from math import prod
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -17,10 +17,20 @@ from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
 from ..engine.planning.cost import WHOLE_STEPS, BlockCost
 from ..errors import UnsupportedBlocks
 from ..schedules import ANY_FAMILY
+from .linears import Slices
 from .refused import full_reason, refuse
 
-Cast = Callable[[Tensor, Tensor], Tensor]
-"""cast(parameter, like): a bare parameter in a tensor's dtype and on its device, wherever the host keeps it."""
+
+class Cast(Protocol):
+    """Weights of a model, wherever the host keeps them.
+
+    cast(parameter, like): a bare parameter in a tensor's dtype and on its device; cast.slices: parts of Linears.
+    """
+
+    def __call__(self, parameter: Tensor, like: Tensor, /) -> Tensor: ...
+
+    @property
+    def slices(self) -> Slices: ...
 
 
 @dataclass(frozen=True)

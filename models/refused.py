@@ -23,6 +23,17 @@ def full_reason(model: Any, conditions: Mapping[str, Any]) -> str:
 
     conditions: the call's extra conditions, by the host's names.
     """
-    if getattr(model, "time_r_in", None) is not None and not conditions.get("disable_time_r", False):
+    mean_of_time = getattr(model, "time_r_in", None) is not None and not conditions.get("disable_time_r", False)
+    if mean_of_time or _output_heads(model) > 1:
         return "the model predicts a mean on the way to the next noise level, which no other step's can stand in for"
     return ""
+
+
+def _output_heads(model: Any) -> int:
+    """Count the heads in a bank of output heads, of which each step takes the mean from its noise level to the next.
+
+    Such a bank comes with a LoRA: the head's Linear then has weights for several times its output channels.
+    """
+    head = getattr(getattr(model, "final_layer", None), "video_out", None)
+    weight, channels = getattr(head, "weight", None), getattr(head, "out_features", 0)
+    return weight.shape[0] // channels if weight is not None and channels and weight.ndim else 1

@@ -27,6 +27,7 @@ from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
+from .preferred_attention import preferred_attention
 from .rotary import rotate, selected_positions
 from .wan_layout import WanLayout, layout
 from .wan_speech import HUMO_TOKENS, hear, hear_talk, is_talk, talk_reason
@@ -196,7 +197,7 @@ class WanRunner:
         v = attention.v(y).unflatten(-1, heads)
         q = attention.norm_q(attention.q(selection.gather(y))).unflatten(-1, heads)
         q = rotate(q, selected_positions(freqs, selection))
-        mixed, lse = attend(q, k, v, need_lse=need_lse)
+        mixed, lse = attend(q, k, v, need_lse=need_lse, **preferred_attention(attention))
         del q, k, v, y
 
         before = selection.gather(x)

@@ -16,6 +16,7 @@ from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..models import with_token_steps
 from .accelerate_inputs import AUTO, MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan, schedule_stamp
 from .checks import schedule_of
+from .node_text import shows_on
 from .schedule_tooltips import schedule_tooltips
 from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
 
@@ -88,6 +89,7 @@ class AstraeaAccelerate(io.ComfyNode):
             "the sampler; torch.compile nodes go after it.",
             search_aliases=["speed up", "faster", "cache", "teacache", "easycache", "token"],
             inputs=_inputs(),
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output("accelerated", display_name="model", tooltip="The accelerated model; to the sampler."),
                 ReportType.Output(
@@ -124,5 +126,5 @@ class AstraeaAccelerate(io.ComfyNode):
         family, _ = family_of(model)
         chosen = schedule if astraea_schedule is None else schedule_of("astraea_schedule", astraea_schedule)
         plan = choose_plan(AccelerateInputs(chosen, budget, target_speedup, mode, cache, attention), family)
-        handle = ReportHandle()
+        handle = ReportHandle(on_report=shows_on(cls.hidden))
         return io.NodeOutput(accelerate(model, plan, handle), handle)

@@ -21,7 +21,7 @@ from .search_text import search_text
 DEFAULT_EFFORT = list(EFFORTS)[1]
 TIPS = {
     "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
-    "A search works for every video model.",
+    "A search works for every model whose latent is a video, but not for video and audio in one.",
     "positive": "A prompt like those of your videos. The search compares clips of this prompt.",
     "negative": "The negative prompt of your sampler.",
     "latent": "The size and length of your video, as for the sampler. A search on smaller or shorter clips takes less "

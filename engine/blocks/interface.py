@@ -13,7 +13,8 @@ from .selection import Selection
 Attend = Callable[..., tuple[Tensor, "Tensor | None"]]
 """attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse, mask) -> out [B,M,H,D], lse [B,H,M] or None.
 
-mask [1 or B, 1 or M, N]: true for keys that count, or numbers that are added to the scores; None: all keys count."""
+mask [1 or B, 1 or M, N]: true for keys that count, or numbers that are added to the scores; None: all keys count.
+A layer that asks for an attention of its own passes it on as `preferred`."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +31,14 @@ def selected_count(budget: float, tokens: int, carry: float = 0.0) -> int:
 class Selection:
     """The tokens computed in one call: `indices` int64 `[rows, M]`, ascending within each row.
 
-    derived: what runners compute from the indices once per call (rotary positions of the selected tokens).
+    derived: what runners compute from the indices once per call (rotary positions of the selected tokens); allocating:
+    context in which they do, as it outlives a block, see `CallRequest`.
     """
 
     indices: Tensor
     tokens: int
     derived: dict = field(default_factory=dict)
+    allocating: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __post_init__(self) -> None:
         rows = torch.arange(self.indices.shape[0], device=self.indices.device).unsqueeze(1)

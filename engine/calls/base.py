@@ -15,6 +15,7 @@ from ..sampler.solver import Solver
 from .context import CallInfo, CondRows, RunContext
 
 EXTERNALLY_PATCHED = "another node has replaced its forward"
+CAPTURED = "ComfyUI records it as a CUDA graph"
 
 
 class ModelCall:
@@ -46,11 +47,32 @@ class ModelCall:
         hidden = self.runner.entry(call)
         self.blocks_run += 1
         if self.blocks_run == 1:
-            self.begin(hidden)
-        return self.forward(call, hidden)
+            with self.info.allocating():
+                self.begin(hidden)
+        result = self.forward(call, hidden)
+        if self.blocks_run == self.info.blocks:
+            with self.info.allocating():
+                self.end_blocks()
+        return result
+
+    def run_captured(self, call: BlockCall) -> Any:
+        """Run a block as it is, because the host records it as a CUDA graph: replays in later calls repeat all of it.
+
+        Replays do not come here, so what was kept per block is no longer brought up to date, and discarded.
+        """
+        self.blocks_run += 1
+        if self.kind != FULL:
+            self.blocks_full += 1
+            self.blocks_full_reason = CAPTURED
+        for cond in self.info.conds:
+            cond.state.invalidate()
+        return call.run()
 
     def begin(self, hidden: Tensor) -> None:
-        """Prepare with the first block's input `[B, N, dim]`."""
+        """Prepare with the first block's input `[B, N, dim]`; what this allocates may outlive the model's forward."""
+
+    def end_blocks(self) -> None:
+        """Drop, after the last block, what the blocks shared: the model's own tensors may be among it."""
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         """Run one block, whose hidden states are `[B, N, dim]`."""
@@ -59,6 +81,10 @@ class ModelCall:
     def full_block_reason(self, call: BlockCall) -> str:
         """Return why a block must run as it is, for all tokens; "" if it need not."""
         return EXTERNALLY_PATCHED if call.externally_patched else self.runner.unsupported_reason(call)
+
+    def pack(self, call: BlockCall, hidden: Tensor, output: Tensor) -> Any:
+        """Return what the block would return for `output [B, N, dim]`; blocks that work in place return their input."""
+        return self.runner.pack(hidden.copy_(output) if self.runner.in_place else output, call)
 
     def run_for_all_tokens(self, call: BlockCall, hidden: Tensor, reason: str = "") -> tuple[Any, Tensor, Tensor]:
         """Run a block as it is; returns its result, and the hidden states `[B, N, dim]` before and after it.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..blocks.compilation import no_compile
@@ -42,11 +43,17 @@ def patched_forwards(blocks: Sequence[nn.Module] | nn.ModuleList, call: ModelCal
                 vars(block)["forward"] = own
 
 
+def is_capturing() -> bool:
+    """Tell whether the device's work is being recorded as a CUDA graph."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def _hook(
     call: ModelCall, index: int, block: nn.Module, original: Callable[..., Any], externally_patched: bool
 ) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return call.run_block(BlockCall(index, block, original, args, kwargs, externally_patched))
+        run = call.run_captured if is_capturing() else call.run_block
+        return run(BlockCall(index, block, original, args, kwargs, externally_patched))
 
     # The bookkeeping changes from call to call and would recompile each time; what it calls may still be compiled.
     return no_compile(forward, recursive=False)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -41,7 +44,8 @@ class CallRequest:
     """A model call as the host describes it.
 
     blocks: number of transformer blocks; runner: None for a model whose blocks are not known, which runs as a whole.
-    full_reason: why it runs in full whatever the schedule says, or "".
+    full_reason: why it runs in full whatever the schedule says, or "". allocating: context in which to allocate and
+    free memory that outlives the model's forward: hosts may record what a model allocates, and expect all of it back.
     """
 
     sigma: float
@@ -52,6 +56,7 @@ class CallRequest:
     blocks: int
     device: torch.device
     full_reason: str = ""
+    allocating: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @property
     def rows(self) -> int:

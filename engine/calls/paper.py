@@ -35,7 +35,8 @@ class PaperFullCall(ModelCall):
 
     def begin(self, hidden: Tensor) -> None:
         rows, tokens, dim = hidden.shape
-        self._all_tokens = Selection(torch.arange(tokens, device=hidden.device).expand(rows, -1), tokens)
+        every = torch.arange(tokens, device=hidden.device).expand(rows, -1)
+        self._all_tokens = Selection(every, tokens, allocating=self.info.allocating)
         for cond in self.info.conds:
             size = StoreSize(2 * self.info.blocks, cond.group.count, tokens, dim)
             store, reason = cond.state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
@@ -45,6 +46,9 @@ class PaperFullCall(ModelCall):
             self.notes.append(reason)
             cond.state.keep(BlockState(store))
 
+    def end_blocks(self) -> None:
+        self._all_tokens.derived.clear()
+
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         conds, index = self.info.conds, call.index
         kept = [(cond.rows, cond.state.blocks) for cond in conds if cond.state.blocks is not None]
@@ -52,15 +56,17 @@ class PaperFullCall(ModelCall):
         if reason or len(kept) < len(conds):
             if reason:
                 self.notes.append(f"nothing can be kept of the blocks: {reason}")
-            for cond in conds:
-                cond.state.invalidate()
+            with self.info.allocating():
+                for cond in conds:
+                    cond.state.invalidate()
             return call.run()
         residual, lse = self.runner.forward_tokens(call, self._all_tokens, self.info.attend, need_lse=True)
         output = hidden + residual
-        for rows, blocks in kept:
-            blocks.lse[index] = _required(lse)[rows].clone()
-            _keep_all(blocks, index, hidden[rows], output[rows])
-        return self.runner.pack(output, call)
+        with self.info.allocating():
+            for rows, blocks in kept:
+                blocks.lse[index] = _required(lse)[rows].clone()
+                _keep_all(blocks, index, hidden[rows], output[rows])
+        return self.pack(call, hidden, output)
 
 
 class PaperTokenCall(ModelCall):
@@ -77,11 +83,12 @@ class PaperTokenCall(ModelCall):
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
         reason = self.full_block_reason(call)
         if not reason:
-            return self.runner.pack(self._outputs(call, hidden), call)
+            return self.pack(call, hidden, self._outputs(call, hidden))
         result, before, after = self.run_for_all_tokens(call, hidden, reason)
-        for rows, blocks in self._kept:
-            # The log-sum-exp is carried along: a block that runs as it is returns none.
-            _keep_all(blocks, call.index, before[rows], after[rows])
+        with self.info.allocating():
+            for rows, blocks in self._kept:
+                # The log-sum-exp is carried along: a block that runs as it is returns none.
+                _keep_all(blocks, call.index, before[rows], after[rows])
         return result
 
     def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class RecordingCall(ModelCall):
         # A new store holds no older residuals, and the estimator must know of none.
         previous = before.estimator_state if before is not None and store is before.store else None
         ages = torch.zeros(hidden.shape[:2], dtype=torch.float32, device=hidden.device)
-        inputs = hidden.clone() if self.runner.in_place else hidden.contiguous()  # in-place blocks change `hidden`
+        inputs = hidden.clone(memory_format=torch.contiguous_format)  # `hidden` is the model's, which may change it
         state.keep(TokenState(store, inputs, ages, mode.token_estimator.begin(self.info.sigma, ages, previous)))
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:

@@ -36,7 +36,10 @@ class TokenCall(ModelCall):
         parts = [self._select(cond, hidden[cond.rows]) for cond in self.info.conds]
         self._parts = parts
         indices = torch.cat([part.selection.indices for part in parts])
-        self._selection = parts[0].selection if len(parts) == 1 else Selection(indices, hidden.shape[1])
+        self._selection = Selection(indices, hidden.shape[1], allocating=self.info.allocating)
+
+    def end_blocks(self) -> None:
+        self._selection.derived.clear()
 
     def _select(self, cond: CondRows, hidden: Tensor) -> _CondTokens:
         """Select one conditioning's tokens and note that they are computed."""
@@ -67,7 +70,8 @@ class TokenCall(ModelCall):
                 store.write_difference(newest, after[rows], before[rows])
             return result
         fresh, _ = self.runner.forward_tokens(call, self._selection, self.info.attend)
-        output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        in_place = self.runner.in_place
+        output = hidden if in_place else torch.empty_like(hidden, memory_format=torch.contiguous_format)
         for part in self._parts:
             rows = part.cond.rows
             torch.add(hidden[rows], self._residuals(part, call.index, fresh[rows]), out=output[rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -111,16 +112,22 @@ class Report:
 
 
 class ReportHandle:
-    """Collects the reports of the runs of one accelerated model, newest last. The graph carries it."""
+    """Collects the reports of the runs of one accelerated model, newest last. The graph carries it.
 
-    def __init__(self, keep: int = 16):
+    on_report: called with each report once it is complete.
+    """
+
+    def __init__(self, keep: int = 16, on_report: Callable[[Report], None] | None = None):
         self.reports: deque[Report] = deque(maxlen=keep)
+        self._on_report = on_report
 
     def __deepcopy__(self, memo: dict) -> ReportHandle:
         return self  # the node that reads it must see what the run wrote
 
     def add(self, report: Report) -> None:
         self.reports.append(report)
+        if self._on_report is not None:
+            self._on_report(report)
 
     @property
     def last(self) -> Report | None:

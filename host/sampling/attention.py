@@ -26,15 +26,19 @@ from ...kernels import (
     attend,
     attend_reference,
 )
+from .memory import lasting_memory
 
 OVERRIDE = "optimized_attention_override"
 FOREIGN = "another node's, through ComfyUI"
+PREFERRED = "the model's own, through ComfyUI"
 
 
-def _host(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], mask: Tensor | None = None) -> Tensor:
+def _host(
+    q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], mask: Tensor | None = None, **preferred: Any
+) -> Tensor:
     heads = q.shape[2]
     joined = (t.flatten(2) for t in (q, k, v))
-    out = optimized_attention(*joined, heads=heads, mask=mask, transformer_options=options)
+    out = optimized_attention(*joined, heads=heads, mask=mask, transformer_options=options, **preferred)
     return out.unflatten(-1, (heads, -1))
 
 
@@ -84,7 +88,21 @@ class RunAttention:
                 return _host(q, k, v, options), None
             return (many if q.shape[1] >= MANY_QUERIES else few)(q, k, v, need_lse=need_lse)
 
-        return serve
+        return self._preferring(serve, options)
+
+    def _preferring(self, serve: Attend, options: dict[str, Any]) -> Attend:
+        """Return `serve`, or what a layer asks for instead, as in full steps; an override goes before both."""
+        is_overridden, note = OVERRIDE in options, no_compile(self._writer.attention)
+
+        def prefer(
+            q: Tensor, k: Tensor, v: Tensor, *, preferred: Any = None, **asked: Any
+        ) -> tuple[Tensor, Tensor | None]:
+            if preferred is None or is_overridden or asked.get("need_lse"):
+                return serve(q, k, v, **asked)
+            note(PREFERRED)
+            return _host(q, k, v, options, asked.get("mask"), preferred_attention=preferred), None
+
+        return prefer
 
     def _masked(self, options: dict[str, Any]) -> Attend:
         """Return attention for calls with a mask: the host's, or the reference where the log-sum-exp is asked for."""
@@ -136,7 +154,8 @@ class RunAttention:
         known = self._choices.get((tokens, problem.has_many_queries))
         if known is not None:
             return known
-        choice = DISPATCHER.choose(q, k, v, problem, self._preference, HOST_BACKEND)
+        with lasting_memory():
+            choice = DISPATCHER.choose(q, k, v, problem, self._preference, HOST_BACKEND)
         self._choices[tokens, problem.has_many_queries] = choice
         seconds, ratio = self._tuning_seconds(choice, began), choice.ratio_to(HOST_NAME)
         if choice.backend is HOST_BACKEND:
@@ -150,7 +169,8 @@ class RunAttention:
 
     def _decide_for_lse(self, q: Tensor, k: Tensor, v: Tensor) -> Choice:
         began, self._gave_lse = time.perf_counter(), True
-        choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._lse_preference)
+        with lasting_memory():
+            choice = DISPATCHER.choose(q, k, v, Problem.of(q, k, v, need_lse=True), self._lse_preference)
         self._writer.attention(f"'{choice.backend.name}', with log-sum-exp", self._tuning_seconds(choice, began))
         return choice
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
-ADDED_LATENTS = {  # by the names that nodes give them: the host's names for the model
+# Entries of a conditioning that bring tokens of their own, by the names that nodes give them: the names that the model
+# is given them under, and its layout with it.
+OWN_TOKENS = {
     "time_dim_concat": "time_dim_concat",
     "context_latents": "context_latents",
     "pose_video_latent": "pose_latents",
     "reference_motion": "reference_motion",
+    "minimax_keyframes": "minimax_keyframes",
+    "minimax_refs": "minimax_refs",
 }
 
 
@@ -38,8 +42,8 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
     """Return the conditions that decide how many tokens the run's calls will have, by the host's names.
 
     They come from the guider's conditionings before the model has processed them: the text's length, a placeholder for
-    a reference frame in the latent's size, latents that are added to the video's tokens, and the shapes of the streams
-    that are packed into one latent.
+    a reference frame in the latent's size, the shapes of the streams that are packed into one latent, and what else of
+    a conditioning becomes tokens.
     """
     conditionings = [cond for conds in (getattr(guider, "conds", None) or {}).values() for cond in conds]
     found: dict[str, Any] = {}
@@ -47,11 +51,10 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
         found["c_crossattn"] = torch.empty((1, text, 1), device="meta")
     if any("reference_latents" in cond for cond in conditionings):
         found["reference_latent"] = torch.empty((1, 1, *noise_shape[-2:]), device="meta")
-    for given, name in ADDED_LATENTS.items():
-        latents = [cond[given] for cond in conditionings if cond.get(given) is not None]
-        found |= {name: latents[0]} if latents else {}
     if latent_shapes is not None and len(latent_shapes) > 1:
         found["latent_shapes"] = latent_shapes
+    for cond in reversed(conditionings):  # the first one counts, as for the text
+        found |= {name: cond[given] for given, name in OWN_TOKENS.items() if cond.get(given) is not None}
     return found
 
 

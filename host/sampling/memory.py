@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sized
+import threading
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,9 +15,34 @@ from ...engine.run import Run
 from ...models import Architecture
 from .guiders import conditioning_count
 
+try:
+    import comfy.model_prefetch as model_prefetch
+except ImportError:  # older hosts
+    model_prefetch = None
+
+_paused = threading.local()
+
 
 def compute_dtype(base_model: Any) -> torch.dtype:
     return getattr(base_model, "manual_cast_dtype", None) or base_model.get_dtype()
+
+
+@contextmanager
+def lasting_memory() -> Iterator[None]:
+    """Make a context in which to allocate and free memory that outlives a model's forward; it may be nested.
+
+    Newer hosts record what some models allocate in a call, and replay it in later calls: memory that such a call does
+    not give back breaks the replay. The recorder is the thread's, and its own pauses do not nest.
+    """
+    if getattr(_paused, "by_us", False):
+        yield
+        return
+    _paused.by_us = True
+    try:
+        with getattr(model_prefetch, "pause_malloc_graph", nullcontext)():
+            yield
+    finally:
+        _paused.by_us = False
 
 
 def announced_bytes(

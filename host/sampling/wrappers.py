@@ -26,7 +26,7 @@ from .attention import RunAttention
 from .cond_groups import cond_groups
 from .guiders import context_length, expected_conditions, guidance_scale, second_model_note
 from .levels import Level, level_of
-from .memory import announced_bytes, enlarged_shape
+from .memory import announced_bytes, enlarged_shape, lasting_memory
 from .sampler_probe import profile_of
 
 CALLBACK, SEED, LATENT_SHAPES = 5, 7, 8  # indices among the arguments of OUTER_SAMPLE
@@ -191,4 +191,5 @@ def _request(
         blocks=len(architecture.blocks),
         device=x.device,
         full_reason=_hosts_full_reason(groups, options) or architecture.full_reason(conditions),
+        allocating=lasting_memory,
     )

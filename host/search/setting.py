@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ...errors import SearchError
 from ...search.problem.runner import SamplingConfig
+from ..sampling.architectures import architecture_of
+from ..sampling.levels import level_of
 from ..sampling.memory import compute_dtype
 from ..sampling.sampler_probe import profile_of
 from .fingerprint import digest_of, model_fingerprint
@@ -53,7 +55,7 @@ def setting_of(
     calls_per_step, weights, starts = _probe(model, cases[0], sampler, sigmas, cfg)
     fingerprint = model_fingerprint(model)
     return SamplingConfig(
-        sigmas=tuple(float(sigma) for sigma in sigmas),
+        sigmas=tuple(map(level_of(model.get_model_object("model_sampling")), sigmas.tolist())),
         calls_per_step=calls_per_step,
         cases=len(cases),
         family=family,
@@ -61,6 +63,7 @@ def setting_of(
         identity=_identity(model, fingerprint, cases, sampler, sigmas, cfg),
         facts=_facts(model, family, fingerprint, cases, sampler, sigmas, cfg),
         starts=starts,
+        has_token_steps=not architecture_of(model).limit,
     )
 
 
@@ -68,6 +71,8 @@ def _check(model: Any, case: Case) -> None:
     for role, conditioning in (("positive", case.positive), ("negative", case.negative)):
         if not conditioning:
             raise SearchError(f"The {role} conditioning is empty: connect a prompt.")
+    if getattr(case.latent["samples"], "is_nested", False):
+        raise SearchError("The latent holds several streams, such as video and audio: a search compares videos alone.")
     shape = tuple(case.latent["samples"].shape)
     if len(shape) != 5:
         raise SearchError(f"The latent holds no video: its shape is {list(shape)}, [B, C, T, H, W] is needed.")

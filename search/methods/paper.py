@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 
+from ...errors import SearchError
 from ...schedules import mean_budget
 from ..evaluation.effort import Effort, count_cases
 from ..evaluation.evaluator import Evaluation, Evaluator, OnOutcome
@@ -45,6 +46,10 @@ class PaperMethod:
         on_outcome: OnOutcome,
         on_proxy_outcome: OnOutcome,
     ):
+        if not runner.setting.has_token_steps:
+            raise SearchError(
+                "The paper's method searches for shares of tokens, and this model's blocks are not known: use another."
+            )
         self.evaluator = Evaluator(runner, run_log, on_outcome)
         self.evaluators = (self.evaluator,)
         self.cases = range(count_cases(runner.setting, config.effort))

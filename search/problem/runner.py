@@ -28,6 +28,7 @@ class SamplingConfig:
     identity: digest of everything that results depend on; outcomes of one identity may be reused.
     facts: plain JSON values for the provenance of a found schedule.
     relative_cost: cost of a dense run in full-size dense runs; below 1 for proxy cases.
+    has_token_steps: the model can compute a part of its tokens; else candidates have whole steps alone.
     """
 
     sigmas: tuple[float, ...]
@@ -39,6 +40,7 @@ class SamplingConfig:
     facts: Mapping[str, Any] = field(default_factory=dict)
     starts: tuple[float, ...] | None = None
     relative_cost: float = 1.0
+    has_token_steps: bool = True
 
     @property
     def steps(self) -> int:

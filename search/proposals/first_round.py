@@ -68,7 +68,8 @@ class FirstRound:
         ranking = None if baseline.has_partial_steps else self._ranking
         hold_may_win = ranking is None or ranking.is_close(held, baseline)
         patterns = {make(setting, budget): partial(make, setting) for make in (periodic_candidate, uniform_candidate)}
-        partials = {genome: pattern for genome, pattern in patterns.items() if genome.has_partial_steps}
+        usable = patterns if setting.has_token_steps else {}
+        partials = {genome: pattern for genome, pattern in usable.items() if genome.has_partial_steps}
         # If the cost is given, cheaper patterns can be made before the first run.
         within = self._cheaper(partials.items()) if self._standings.is_cost_given else []
         hopeful = self._rounds.screen([*([held] if hold_may_win else []), *partials, *within])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from server import ComfyServer
@@ -17,3 +18,9 @@ def server() -> Iterator[ComfyServer]:
         pytest.skip(f"No ComfyUI was found. {HOW_TO}")
     with ComfyServer(host) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def definitions(server: ComfyServer) -> dict[str, Any]:
+    """The definition of every node, by id."""
+    return server.object_info()

@@ -17,7 +17,7 @@ import torch
 import zoo
 from sampling import last
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 from zoo.base import Sampled, tensors
 
 from astraea.engine.blocks.interface import BlockCall, TokenLayout
@@ -35,7 +35,21 @@ STEPS = 8
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.
-ADAPTED = ["Wan 2.1 text to video", "Wan 2.1 HuMo", "Wan 2.2 S2V", "Wan 2.1 SCAIL-2"]
+ADAPTED = [
+    "Wan 2.1 text to video",
+    "HunyuanVideo",
+    "HunyuanVideo 1.5",
+    "Kandinsky 5",
+    "MiniMax-H3",
+    "CogVideoX 2B",
+    "CogVideoX 1.5 image to video",
+    "Cosmos-Predict2 image to video",
+    "Cosmos-Predict2 with position embedding",
+    "Anima",
+    "Wan 2.1 HuMo",
+    "Wan 2.2 S2V",
+    "Wan 2.1 SCAIL-2",
+]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
@@ -51,6 +65,15 @@ ALIKE = [
     "Wan 2.2 Fun Control",
     "Wan 2.2 Fun Camera",
     "Wan 2.2 5B image to video",
+    "MiniMax-H3 image to video",
+    "HunyuanVideo image to video",
+    "HunyuanVideo image to video, replace",
+    "SkyReels image to video",
+    "HunyuanVideo 1.5 image to video",
+    "Kandinsky 5 image to video",
+    "CogVideoX 5B image to video",
+    "VOID",
+    "Cosmos-Predict2",
     "Wan 2.2 Animate",
     "WanDancer",
 ]
@@ -76,8 +99,8 @@ def dense(name: str, steps: int = STEPS, cfg: float = 3.0) -> Tensor:
 
 
 def run(sampled: Sampled, *, model: Any = None, schedule: Any = TOKENS, **options: Any) -> tuple[Tensor, Report]:
-    """Samples with token steps, or with another schedule; `mode` and `budget` go to the plan."""
-    plan = {key: options.pop(key) for key in ("mode", "budget") if key in options}
+    """Samples with token steps, or with another schedule; `mode`, `budget`, `attention` and `cache` go to the plan."""
+    plan = {key: options.pop(key) for key in ("mode", "budget", "attention", "cache") if key in options}
     handle = ReportHandle()
     fast = accelerate(sampled.model if model is None else model, make_plan(schedule, **plan), handle)
     return joined(zoo.sample(sampled, fast, **({"steps": STEPS} | options))), last(handle)
@@ -175,6 +198,20 @@ def kinds_of(blocks: Sequence[Recorded]) -> list[Recorded]:
     return list({type(each.block): each for each in blocks}.values())
 
 
+def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    """What torch's counter lacks: attention on a CPU. q, k, v: shapes `[B, H, N, D]`."""
+    return sdpa_flop_count(q, k, v)
+
+
+ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """The counter knows only the attention of other devices."""
+    return sdpa_flop_count(q, k, v)
+
+
 def multiplications(architecture: Architecture, sample: Callable[[], Any]) -> int:
     """Multiplications (times two) in the blocks while `sample` runs, by torch's own count."""
     total, own = 0, {id(block) for block in architecture.blocks}
@@ -184,7 +221,7 @@ def multiplications(architecture: Architecture, sample: Callable[[], Any]) -> in
         nonlocal total
         if id(module) not in own:
             return original(module, *args, **kwargs)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ON_CPUS) as counter:
             result = original(module, *args, **kwargs)
         total += counter.get_total_flops()
         return result

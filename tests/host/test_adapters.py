@@ -94,10 +94,11 @@ def test_packed_result_is_what_the_block_would_return(name):
 def test_work_is_saved_as_the_cost_model_says(name):
     sampled = build(name)
     architecture = kit.architecture_of(sampled.model)
-    run(sampled, steps=4)  # attention kernels are timed once
     everything = kit.multiplications(architecture, lambda: run(sampled, budget=1.0, steps=4))
+    run(sampled, steps=4)  # the first such run may also time attention kernels
     reports = []
-    spent = kit.multiplications(architecture, lambda: reports.append(run(sampled, steps=4)[1]))
+    # The host's attention: the choice of another times several within the first call.
+    spent = kit.multiplications(architecture, lambda: reports.append(run(sampled, steps=4, attention="host")[1]))
     _, blocks = kit.record_blocks(sampled)
     text = sampled.positive[0][0].shape[1] if sampled.positive[0][0].ndim > 1 else None
     cost = architecture.cost(blocks[0].layout, text)
@@ -109,28 +110,33 @@ def test_work_is_saved_as_the_cost_model_says(name):
 
 @adapted
 def test_conditionings_in_one_call_or_in_two(name, monkeypatch):
-    """Prompts of one length share a call where memory allows; the result does not depend on it."""
+    """Prompts of one length share a call where memory allows; the result does not depend on it.
+
+    With mode hold: a fit over a handful of tokens that hardly differ multiplies rounding errors.
+    """
     sampled = build(name)
     sampled.negative = [[sampled.positive[0][0] * 0.5, sampled.positive[0][1]]]
     try:
         zoo.sample(sampled, steps=2)
     except RuntimeError as reason:
         pytest.skip(f"the host cannot: {reason}")
-    result, report = run(sampled)
+    result, report = run(sampled, mode="hold")
     monkeypatch.setattr(type(sampled.model.model), "memory_required", lambda *a, **k: 10**15)
-    split, other = run(sampled)
+    split, other = run(sampled, mode="hold")
     assert len(other.calls) == 2 * STEPS
     assert len(report.calls) in (STEPS, 2 * STEPS)
     assert not any(call.reason for call in (*report.calls, *other.calls))
-    assert error(result, split) < 1e-3
+    assert error(result, split) < 1e-4
 
 
 @adapted
 def test_two_clips_at_once(name):
     sampled = build(name)
-    if sampled.latent["samples"].shape[0] != 1:
+    latent = sampled.latent["samples"]
+    if zoo.base.tensors(latent)[0].shape[0] != 1:
         pytest.skip("its batch is made of frames")
-    sampled.latent = {**sampled.latent, "samples": torch.cat([sampled.latent["samples"]] * 2)}
+    twice = [torch.cat([each] * 2) for each in zoo.base.tensors(latent)]
+    sampled.latent = {**sampled.latent, "samples": twice[0] if len(twice) == 1 else type(latent)(twice)}
     try:
         expected = kit.joined(zoo.sample(sampled, steps=STEPS))
     except (ValueError, RuntimeError) as reason:

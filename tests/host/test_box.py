@@ -1,7 +1,8 @@
-"""Models whose blocks are not known: whole steps are skipped as with an adapter, to the bit, and the report says why."""
+"""Models whose blocks are not known: whole steps are skipped as with an adapter, to the bit; the report says why."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.conds
@@ -13,7 +14,8 @@ import comfy.supported_models_base
 import pytest
 import torch
 import zoo
-from sampling import accelerated, last, sample
+from comfy.controlnet import ControlBase
+from sampling import PROMPT, accelerated, conditioning, last, sample
 from torch import Tensor, nn
 
 from astraea.engine.planning.plan import make_plan
@@ -111,7 +113,7 @@ class StrangeBlock(nn.Module):
 
 
 class StrangeModel(nn.Module):
-    def __init__(self, width: int = 16, blocks: int = 3, dtype: Any = None, device: Any = None, operations: Any = None):
+    def __init__(self, width: int = 16, blocks: int = 3, **_: Any):
         super().__init__()
         self.dtype = torch.float32
         self.enter, self.leave = nn.Linear(4, width), nn.Linear(width, 4)
@@ -163,7 +165,7 @@ def test_unknown_model_takes_whole_steps_and_says_why_not_more(sampler):
     fast = accelerate(sampled.model, make_plan(None, budget=0.5), handle)
     result, report = zoo.sample(sampled, fast, steps=20, sampler=sampler), last(handle)
     fewer = zoo.sample(sampled, steps=10, sampler=sampler)
-    assert (expected - result).square().mean() < 0.2 * (expected - fewer).square().mean()
+    assert (expected - result).square().mean() < 0.5 * (expected - fewer).square().mean()
     assert report.counts() == {"full": 10, "token": 0, "reuse": 10, "answered": 0}
     assert report.family == "strangemodel"
     assert "whole steps; token steps need an adapter for StrangeModel" in report.summary()
@@ -186,8 +188,16 @@ def test_model_that_keeps_what_it_made_is_refused(monkeypatch, caplog):
     assert "passes through unchanged" in caplog.text
 
 
-def test_prediction_that_rests_on_the_next_noise_level_is_never_reused(monkeypatch):
-    monkeypatch.setattr(StrangeModel, "time_r_in", nn.Identity(), raising=False)
+def bank_of_heads() -> SimpleNamespace:
+    """An output layer whose Linear holds the weights of several."""
+    head = nn.Linear(8, 4)
+    head.out_features = 2
+    return SimpleNamespace(video_out=head)
+
+
+@pytest.mark.parametrize(("part", "value"), [("time_r_in", nn.Identity()), ("final_layer", bank_of_heads())])
+def test_prediction_that_rests_on_the_next_noise_level_is_never_reused(part, value, monkeypatch):
+    monkeypatch.setattr(StrangeModel, part, value, raising=False)
     sampled, handle = strange(), ReportHandle()
     fast = accelerate(sampled.model, make_plan(None, budget=0.5), handle)
     assert torch.equal(zoo.sample(sampled, fast, steps=8), zoo.sample(sampled, steps=8))
@@ -207,7 +217,7 @@ def test_noise_levels_are_shares_of_noise():
         assert 0.99 < level(700.0) < 1.0
 
 
-@pytest.mark.parametrize("name", ["Stable Diffusion 1.5", "Stable Video Diffusion", "Cosmos 1 text to world"])
+@pytest.mark.parametrize("name", ["SD 1.5", "SVD", "Cosmos 1"])
 def test_forecasts_of_models_with_large_sigmas_beat_held_predictions(name):
     """Above a sigma of 1 all time functions would take everything for the start."""
     if name not in zoo.MODELS:
@@ -225,35 +235,8 @@ def test_forecasts_of_models_with_large_sigmas_beat_held_predictions(name):
 def test_controlnets_are_told(load_tiny):
     """They run at skipped steps, too: the host calls them before it asks for the model."""
 
-    class ControlNet:
-        """As much of one as the sampler needs."""
-
-        previous_controlnet = None
-        extra_hooks = None
-
-        def get_control(self, *args: Any) -> dict:
-            return {"input": [], "middle": [], "output": []}
-
-        def pre_run(self, *args: Any) -> None: ...
-
-        def cleanup(self) -> None: ...
-
-        def get_models(self) -> list:
-            return []
-
-        def get_instance_for_device(self, device: Any) -> Any:
-            return self
-
-        def inference_memory_requirements(self, dtype: Any) -> int:
-            return 0
-
-        def get_extra_hooks(self) -> list:
-            return []
-
-        def copy(self) -> Any:
-            return self
-
-    from sampling import PROMPT, conditioning
-
-    _, report = automatic(load_tiny(), steps=8, positive=conditioning(PROMPT, control=ControlNet()), cfg=1.0)
+    control = ControlBase()
+    control.get_control = lambda *arguments: {"input": [], "middle": [], "output": []}
+    control.get_instance_for_device = lambda device: control
+    _, report = automatic(load_tiny(), steps=8, positive=conditioning(PROMPT, control=control), cfg=1.0)
     assert "ControlNets run at skipped steps, too" in report.summary()

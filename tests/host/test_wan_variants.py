@@ -130,6 +130,8 @@ def test_selected_rows_equal_the_rows_of_the_whole_block(variant):
 
 def test_a_caller_may_leave_the_number_of_picture_tokens_to_the_block():
     sampled = build("Wan 2.1 image to video")
+    for _, extra in (*sampled.positive, *sampled.negative):
+        extra["clip_vision_output"] = ClipVision()
     architecture, blocks = record_blocks(sampled)
     call = blocks[1].call()
     assert call.kwargs.pop("context_img_len") == 257

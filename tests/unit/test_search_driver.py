@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 from toy_runner import ToyRunner
 
+from astraea.errors import SearchError
 from astraea.schedules import mean_budget
 from astraea.search.driver import Search
 from astraea.search.evaluation.effort import EFFORT_PER_DENSE_RUN
@@ -278,3 +279,16 @@ def test_forecasts_that_were_not_run_are_ranked_by_their_prior_gains():
     unseen = [expected_forecast_gain(each, setting) for each in ranked if each not in seen]
     assert unseen == sorted(unseen, reverse=True)
     assert len(set(unseen)) >= 3
+
+
+def test_search_of_a_model_without_token_steps_tries_whole_steps_alone():
+    toy, budgets, effort = SEARCHES["token steps"]
+    with_tokens = Watched("token steps").runner
+    runner = ToyRunner(**toy)
+    runner.setting = replace(runner.setting, has_token_steps=False)
+    Search(runner, RunLog(), SearchConfig(budgets=budgets, effort=effort, seed=0)).run()
+    assert any(schedule.has_partial_steps for _, schedule in with_tokens.runs)
+    assert runner.runs
+    assert not any(schedule.has_partial_steps for _, schedule in runner.runs)
+    with pytest.raises(SearchError, match="this model's blocks are not known"):
+        Search(runner, RunLog(), SearchConfig(budgets=budgets, effort=effort, seed=0, method="paper"))

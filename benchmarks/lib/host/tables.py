@@ -28,6 +28,32 @@ def speed_cpu_markdown(result: dict[str, Any]) -> str:
     return text
 
 
+def speed_models_markdown(result: dict[str, Any]) -> str:
+    """Models by row: dense over token time of a call, and what counting multiplications allows."""
+    settings = result["settings"]
+    text = heading("Token steps of every model with an adapter", result["environment"])
+    text += (
+        f"Small models with random weights of ComfyUI's own classes, token steps at {settings['budget']}, "
+        f"{settings['pairs']} runs of {settings['steps']} steps. A dense call over a token call on the same input, "
+        "next to each other. Others: tokens of text, sound and references, always computed.\n\n"
+    )
+    header = ["model", "video tokens", "others", "computed", "dense step, s", "speed-up (min…max)", "ideal"]
+    lines = [
+        [
+            row["model"],
+            str(row["tokens"]),
+            str(row["others"]),
+            f"{row['share']:.1%}",
+            f"{row['dense_seconds']['median']:.2f}",
+            ratio(row["speedup"]),
+            row["ideal"],
+            f"{row['share_of_ideal']:.0%}",
+        ]
+        for row in result["rows"]
+    ]
+    return text + table([*header, "share of the ideal"], lines)
+
+
 def profile_table(profile: dict[str, Any]) -> str:
     """Phases by row, kinds of step by column; shares of a dense step."""
     kinds = [kind for kind in profile if isinstance(profile[kind], dict)]

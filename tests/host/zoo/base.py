@@ -81,6 +81,7 @@ def make_model(
     base_class: str,
     state_dict: dict[str, Tensor] | None = None,
     shrink: Callable[[Any], None] | None = None,
+    device: str | None = None,
     **sizes: Any,
 ) -> Any:
     """A MODEL of `comfy.supported_models.<config>` whose network has these sizes.
@@ -90,6 +91,7 @@ def make_model(
         base_class: the class of comfy.model_base that it is expected to make.
         state_dict: what the config looks up in a checkpoint besides the network's weights.
         shrink: replaces parts of the network whose size its constructor does not let one choose.
+        device: "meta" for a network that would not fit into memory before it is shrunk.
         sizes: arguments of the network's constructor.
 
     Raises:
@@ -97,16 +99,17 @@ def make_model(
     """
     if not hasattr(comfy.supported_models, config) or not hasattr(comfy.model_base, base_class):
         raise NotOnThisHost(f"this ComfyUI has no {config}")
-    supported = getattr(comfy.supported_models, config)
+    supported, sizes = getattr(comfy.supported_models, config), sizes | _sizes
     settings = supported(supported.unet_config | sizes)
     settings.unet_config.update(sizes)  # over what the config presets for models of the usual size
     settings.set_inference_dtype(*_dtypes)
     with empty_tensors_are_nan():
-        model = settings.get_model(state_dict or {}, "", device=None)
+        model = settings.get_model(state_dict or {}, "", device=device)
         if shrink is not None:
             shrink(model.diffusion_model)
     assert type(model).__name__ == base_class
     fill(model)
+    model.device = None  # what the loader leaves it at, also after "meta"
     return comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
@@ -125,6 +128,19 @@ def require_module(name: str, model: str) -> Any:
 
 
 _dtypes: tuple[torch.dtype, torch.dtype | None] = (torch.float32, None)
+_sizes: dict[str, Any] = {}
+
+
+@contextmanager
+def sizes(**arguments: Any) -> Iterator[None]:
+    """Within the context models are made with these arguments of the network's constructor instead of their own."""
+    before = dict(_sizes)
+    _sizes.update(arguments)
+    try:
+        yield
+    finally:
+        _sizes.clear()
+        _sizes.update(before)
 
 
 @contextmanager
@@ -136,6 +152,11 @@ def weights_in(dtype: torch.dtype, compute: torch.dtype | None = None) -> Iterat
         yield
     finally:
         _dtypes = before
+
+
+def known_fields(params: Any, settings: dict) -> dict:
+    """Those settings that a dataclass of the host has: newer hosts have more."""
+    return {name: value for name, value in settings.items() if name in params.__dataclass_fields__}
 
 
 @contextmanager
@@ -152,12 +173,14 @@ def empty_tensors_are_nan() -> Iterator[None]:
 
 
 def fill(module: torch.nn.Module, seed: int = 0) -> None:
-    """Random weights: all parameters, and those buffers that the constructor left empty."""
+    """Random weights: all parameters but computed frequencies, and those buffers that the constructor left empty."""
     generator = torch.Generator().manual_seed(seed)
     for path, owner in module.named_modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.is_floating_point():
-                parameter.data = random_weight(owner, f"{path}.{name}", parameter, generator)
+            frequencies = name.startswith("freq") and not parameter.isnan().any()
+            if parameter.is_floating_point() and not frequencies:
+                weight = random_weight(owner, f"{path}.{name}", parameter, generator)
+                setattr(owner, name, torch.nn.Parameter(weight, requires_grad=False))
         for name, buffer in owner.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.isnan().any():
                 setattr(owner, name, random_weight(owner, f"{path}.{name}", buffer, generator))
@@ -170,9 +193,9 @@ def random_weight(owner: torch.nn.Module, path: str, empty: Tensor, generator: t
         return 1.0 / 10000.0 ** (torch.arange(empty.numel()) / empty.numel())
     values = torch.empty(empty.shape).uniform_(-math.sqrt(3.0), math.sqrt(3.0), generator=generator)
     if isinstance(owner, torch.nn.Embedding):
-        return values
+        return values.to(empty.dtype)
     if empty.ndim < 2:
-        is_factor = name in ("weight", "scale", "gamma") and empty.numel() > 0
+        is_factor = name.endswith(("weight", "scale", "gamma"))
         return (1.0 + 0.1 * values if is_factor else 0.05 * values).to(empty.dtype)
     if name.endswith("weight"):
         return (1.25 * values / math.sqrt(math.prod(empty.shape[1:]))).to(empty.dtype)
@@ -184,7 +207,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def prompt(width: int, length: int = 12, seed: int = 1, **extra: Any) -> list:
+def prompt(width: int, length: int = 12, seed: int = 1, /, **extra: Any) -> list:
     """A conditioning as text encoder nodes make it: `[1, length, width]` and what else the model reads.
 
     The tokens of one text resemble each other, so that texts differ even where all of their tokens are averaged.
@@ -194,7 +217,14 @@ def prompt(width: int, length: int = 12, seed: int = 1, **extra: Any) -> list:
 
 
 def prompts(
-    width: int, lengths: Sequence[int] = (12, 9), *, pooled: int = 0, padding: int | None = None, **extra: Any
+    width: int,
+    lengths: Sequence[int] = (12, 9),
+    /,
+    *,
+    pooled: int = 0,
+    padding: int | None = None,
+    each: Callable[[int, int], dict] = lambda seed, length: {},
+    **extra: Any,
 ) -> dict:
     """Positive and negative, which differ in their text.
 
@@ -202,11 +232,12 @@ def prompts(
         width, lengths: of the text.
         pooled: width of the pooled output; 0: none.
         padding: how many tokens at the end the attention mask hides; None: there is no mask.
+        each: what else differs, from a seed and the length of the text.
         extra: what both have besides.
     """
     made = []
     for seed, length in enumerate(lengths, 1):
-        more = dict(extra)
+        more = extra | each(seed, length)
         if pooled:
             more["pooled_output"] = random(1, pooled, seed=10 + seed)
         if padding is not None:

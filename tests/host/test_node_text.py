@@ -1,0 +1,64 @@
+"""After a run the node that accelerated it says what came of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import zoo
+from sampling import sample
+from server import PromptServer
+from test_box import strange
+
+from astraea.engine.report import CallRecord, Report
+from astraea.nodes.accelerate import AstraeaAccelerate
+from astraea.nodes.node_text import node_text, shows_on
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """`[(text, node id)]` that the host was asked to show."""
+    texts: list[tuple[str, str]] = []
+    server = SimpleNamespace(send_progress_text=lambda text, node: texts.append((text, node)))
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(AstraeaAccelerate, "hidden", SimpleNamespace(unique_id="17"))
+    return texts
+
+
+def accelerated(model, budget=0.5):
+    return AstraeaAccelerate.execute(model, "auto", budget, 0.0).result[0]
+
+
+def test_the_gain_is_told_after_each_run(load_tiny, shown):
+    fast = accelerated(load_tiny())
+    assert not shown
+    for _ in range(2):
+        sample(fast, steps=20)
+    assert [node for _, node in shown] == ["17", "17"]
+    assert "x the speed, 10 of 20 model calls computed" in shown[0][0]
+
+
+def test_why_there_are_whole_steps_alone(shown):
+    sampled = strange()
+    zoo.sample(sampled, accelerated(sampled.model), steps=20)
+    assert "whole steps; token steps need an adapter for StrangeModel" in shown[0][0].splitlines()
+
+
+def test_a_refused_model_is_told_at_once(shown, load_tiny):
+    model = load_tiny()
+    model.model.diffusion_model.init_kv_caches = lambda: None
+    accelerated(model)
+    assert "passes through unchanged" in shown[0][0]
+
+
+def test_without_the_host_s_node_or_server_nothing_is_shown(monkeypatch, load_tiny):
+    assert shows_on(None) is None
+    monkeypatch.setattr(PromptServer, "instance", SimpleNamespace(), raising=False)
+    assert shows_on(SimpleNamespace(unique_id="17")) is None
+    sample(accelerated(load_tiny()), steps=4)
+
+
+def test_a_run_that_was_stopped():
+    calls = [CallRecord(0, 1.0, 1.0, "full", 4, 4), CallRecord(1, 0.9, 0.0, "reuse", 0, 4)]
+    assert node_text(Report(calls=calls, notes=["a", "b"])) == "stopped early: 1 of 2 model calls computed\na\nb"
+    assert node_text(Report()) == "Nothing has been run yet."
