@@ -28,7 +28,19 @@ FAMILY = "cogvideox"
 SUPPORTED = "CogVideoX and VOID"
 BLOCK = BlockCode(
     class_name="CogVideoXBlock",
-    parts=("norm1", "norm2", "q", "k", "v", "norm_q", "norm_k", "attn_out", "ff_proj", "ff_out", "num_heads"),
+    parts=(
+        "norm1",
+        "norm2",
+        "q",
+        "k",
+        "v",
+        "norm_q",
+        "norm_k",
+        "attn_out",
+        "ff_proj.out_features",
+        "ff_out",
+        "num_heads",
+    ),
     arguments=("hidden_states", "encoder_hidden_states", "temb", "image_rotary_emb", "transformer_options"),
     leading=4,
 )

@@ -32,7 +32,7 @@ BLOCK = BlockCode(
     parts=(
         *("visual_modulation", "self_attention_norm", "cross_attention_norm", "feed_forward_norm"),
         *(f"self_attention.{part}" for part in ATTENTION_PARTS),
-        *("cross_attention", "feed_forward.in_layer"),
+        *("cross_attention", "feed_forward.in_layer.out_features"),
     ),
     arguments=("visual_embed", "text_embed", "time_embed", "freqs", "transformer_options"),
     leading=4,

@@ -32,8 +32,11 @@ def full_reason(model: Any, conditions: Mapping[str, Any]) -> str:
 def _output_heads(model: Any) -> int:
     """Count the heads in a bank of output heads, of which each step takes the mean from its noise level to the next.
 
-    Such a bank comes with a LoRA: the head's Linear then has weights for several times its output channels.
+    Such a bank comes with a LoRA: the head's Linear then has weights for several times its output channels. Weights in
+    another form, such as packed ones, are those of one head.
     """
     head = getattr(getattr(model, "final_layer", None), "video_out", None)
-    weight, channels = getattr(head, "weight", None), getattr(head, "out_features", 0)
-    return weight.shape[0] // channels if weight is not None and channels and weight.ndim else 1
+    weight, width, channels = (getattr(head, name, None) for name in ("weight", "in_features", "out_features"))
+    if weight is None or not channels or weight.ndim != 2 or weight.shape[1] != width:
+        return 1
+    return weight.shape[0] // channels

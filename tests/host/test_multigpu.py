@@ -6,6 +6,7 @@ import gc
 import threading
 
 import comfy.model_management
+import kit
 import pytest
 import torch
 from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, sample
@@ -39,7 +40,8 @@ def split(load_tiny, monkeypatch):
     def behind(model):
         return nodes.MultiGPUCFGSplitNode.execute(model, 2).result[0]
 
-    return behind
+    yield behind
+    comfy.model_management.unload_all_models()  # while the second device is still known
 
 
 @pytest.fixture
@@ -78,6 +80,23 @@ def test_two_devices_give_the_bits_of_one(load_tiny, split, threads, name, order
     assert report.finished
     assert last(handle).announced_bytes * 2 == last(alone_handle).announced_bytes, "each device has room for its own"
     assert torch.equal(sample(model, **RUN), sample(load_tiny(), **RUN)), "the plain model has changed"
+
+
+@pytest.mark.parametrize("plan", ["budget 1", "whole steps at 0.5", "token steps", "mode paper"])
+@pytest.mark.parametrize("name", ["MiniMax-H3", "HunyuanVideo", "Flux"])
+def test_other_models_on_two_devices(split, threads, name, plan):
+    """Of Flux, partial steps become whole ones."""
+    schedule, options = PLANS[plan]
+    sampled = kit.build(name)
+    sampled.model.cached_patcher_init = (lambda: kit.build(name).model, ())
+    expected, alone = kit.run(sampled, schedule=schedule, **options)
+    threads.clear()
+    result, report = kit.run(sampled, model=split(sampled.model), schedule=schedule, **options)
+    assert len(threads) == 2, "the second device was not used"
+    assert torch.equal(result, expected)
+    assert sorted((call.step, call.kind, call.reason) for call in report.calls) == sorted(
+        (call.step, call.kind, call.reason) for call in alone.calls
+    )
 
 
 @pytest.mark.parametrize("what", ["interrupt", "error"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .audio import AUDIO
-from .base import NotOnThisHost, Sampled, ZooModel, sample, sizes, weights_in
+from .base import NotOnThisHost, Sampled, ZooModel, sample, sizes, stored, weights_in
 from .flux import FLUXES
 from .image import IMAGES
 from .shapes import SHAPES

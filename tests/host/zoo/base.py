@@ -42,6 +42,17 @@ class ZooModel:
     build: Callable[[], Sampled]
 
 
+Store = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How models hold their weights; see `stored`."""
+
+    config: dict[str, Any]
+    store: Store | None = None
+
+
 def sample(
     sampled: Sampled,
     model: Any = None,
@@ -99,22 +110,39 @@ def make_model(
     """
     if not hasattr(comfy.supported_models, config) or not hasattr(comfy.model_base, base_class):
         raise NotOnThisHost(f"this ComfyUI has no {config}")
-    supported, sizes = getattr(comfy.supported_models, config), sizes | _sizes
-    settings = supported(supported.unet_config | sizes)
-    settings.unet_config.update(sizes)  # over what the config presets for models of the usual size
-    settings.set_inference_dtype(*_dtypes)
-    with empty_tensors_are_nan():
-        model = settings.get_model(state_dict or {}, "", device=device)
-        if shrink is not None:
-            shrink(model.diffusion_model)
-    assert type(model).__name__ == base_class
-    fill(model)
+
+    def network(weights_from: Stored) -> Any:
+        settings = model_config(config, sizes | _sizes, weights_from)
+        with empty_tensors_are_nan():
+            model = settings.get_model(state_dict or {}, "", device=device)
+            if shrink is not None:
+                shrink(model.diffusion_model)
+        assert type(model).__name__ == base_class
+        fill(model)
+        return model
+
+    model = network(Stored({} if _stored.store else _stored.config))
+    if _stored.store:
+        weights = _stored.store(model.diffusion_model.state_dict())
+        model = network(_stored)
+        model.load_model_weights(weights, "")
     model.device = None  # what the loader leaves it at, also after "meta"
     return comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+
+
+def model_config(config: str, sizes: dict[str, Any], stored: Stored) -> Any:
+    """The host's settings of a model of these sizes."""
+    supported = getattr(comfy.supported_models, config)
+    settings = supported(supported.unet_config | sizes)
+    settings.unet_config.update(sizes)  # over what the config presets for models of the usual size
+    settings.set_inference_dtype(*_dtypes)
+    for name, value in stored.config.items():
+        setattr(settings, name, value)
+    return settings
 
 
 def require_module(name: str, model: str) -> Any:
@@ -129,6 +157,7 @@ def require_module(name: str, model: str) -> Any:
 
 _dtypes: tuple[torch.dtype, torch.dtype | None] = (torch.float32, None)
 _sizes: dict[str, Any] = {}
+_stored = Stored({})
 
 
 @contextmanager
@@ -152,6 +181,22 @@ def weights_in(dtype: torch.dtype, compute: torch.dtype | None = None) -> Iterat
         yield
     finally:
         _dtypes = before
+
+
+@contextmanager
+def stored(store: Store | None = None, **config: Any) -> Iterator[None]:
+    """Within the context models hold their weights in another way than as plain tensors.
+
+    Args:
+        store: makes what a file has in place of a network's plain weights; the host's own code loads it.
+        config: attributes of the host's settings of a model, such as `custom_operations` and `quant_config`.
+    """
+    global _stored
+    before, _stored = _stored, Stored(config, store)
+    try:
+        yield
+    finally:
+        _stored = before
 
 
 def known_fields(params: Any, settings: dict) -> dict:
