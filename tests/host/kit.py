@@ -48,7 +48,7 @@ ALIKE = [
     "Wan 2.1 VACE",
     "Wan 2.1 Fun Camera",
     "Wan 2.2 5B image to video",
-    "Cosmos-Predict2 text to image",
+    "Cosmos-Predict2",
 ]
 
 

@@ -81,6 +81,7 @@ def make_model(
     base_class: str,
     state_dict: dict[str, Tensor] | None = None,
     shrink: Callable[[Any], None] | None = None,
+    device: str | None = None,
     **sizes: Any,
 ) -> Any:
     """A MODEL of `comfy.supported_models.<config>` whose network has these sizes.
@@ -90,6 +91,7 @@ def make_model(
         base_class: the class of comfy.model_base that it is expected to make.
         state_dict: what the config looks up in a checkpoint besides the network's weights.
         shrink: replaces parts of the network whose size its constructor does not let one choose.
+        device: "meta" for a network that would not fit into memory before it is shrunk.
         sizes: arguments of the network's constructor.
 
     Raises:
@@ -102,11 +104,12 @@ def make_model(
     settings.unet_config.update(sizes)  # over what the config presets for models of the usual size
     settings.set_inference_dtype(*_dtypes)
     with empty_tensors_are_nan():
-        model = settings.get_model(state_dict or {}, "", device=None)
+        model = settings.get_model(state_dict or {}, "", device=device)
         if shrink is not None:
             shrink(model.diffusion_model)
     assert type(model).__name__ == base_class
     fill(model)
+    model.device = None  # what the loader leaves it at, also after "meta"
     return comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
@@ -138,6 +141,11 @@ def weights_in(dtype: torch.dtype, compute: torch.dtype | None = None) -> Iterat
         _dtypes = before
 
 
+def known_fields(params: Any, settings: dict) -> dict:
+    """Those settings that a dataclass of the host has: newer hosts have more."""
+    return {name: value for name, value in settings.items() if name in params.__dataclass_fields__}
+
+
 @contextmanager
 def empty_tensors_are_nan() -> Iterator[None]:
     """So that what was left for a checkpoint to fill can be told from what the constructor computed."""
@@ -152,12 +160,14 @@ def empty_tensors_are_nan() -> Iterator[None]:
 
 
 def fill(module: torch.nn.Module, seed: int = 0) -> None:
-    """Random weights: all parameters, and those buffers that the constructor left empty."""
+    """Random weights: all parameters but computed frequencies, and those buffers that the constructor left empty."""
     generator = torch.Generator().manual_seed(seed)
     for path, owner in module.named_modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.is_floating_point():
-                parameter.data = random_weight(owner, f"{path}.{name}", parameter, generator)
+            frequencies = name.startswith("freq") and not parameter.isnan().any()
+            if parameter.is_floating_point() and not frequencies:
+                weight = random_weight(owner, f"{path}.{name}", parameter, generator)
+                setattr(owner, name, torch.nn.Parameter(weight, requires_grad=False))
         for name, buffer in owner.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.isnan().any():
                 setattr(owner, name, random_weight(owner, f"{path}.{name}", buffer, generator))
@@ -172,7 +182,7 @@ def random_weight(owner: torch.nn.Module, path: str, empty: Tensor, generator: t
     if isinstance(owner, torch.nn.Embedding):
         return values.to(empty.dtype)
     if empty.ndim < 2:
-        is_factor = name in ("weight", "scale", "gamma") and empty.numel() > 0
+        is_factor = name.endswith(("weight", "scale", "gamma"))
         return (1.0 + 0.1 * values if is_factor else 0.05 * values).to(empty.dtype)
     if name.endswith("weight"):
         return (1.25 * values / math.sqrt(math.prod(empty.shape[1:]))).to(empty.dtype)
@@ -194,7 +204,14 @@ def prompt(width: int, length: int = 12, seed: int = 1, /, **extra: Any) -> list
 
 
 def prompts(
-    width: int, lengths: Sequence[int] = (12, 9), /, *, pooled: int = 0, padding: int | None = None, **extra: Any
+    width: int,
+    lengths: Sequence[int] = (12, 9),
+    /,
+    *,
+    pooled: int = 0,
+    padding: int | None = None,
+    each: Callable[[int, int], dict] = lambda seed, length: {},
+    **extra: Any,
 ) -> dict:
     """Positive and negative, which differ in their text.
 
@@ -202,11 +219,12 @@ def prompts(
         width, lengths: of the text.
         pooled: width of the pooled output; 0: none.
         padding: how many tokens at the end the attention mask hides; None: there is no mask.
+        each: what else differs, from a seed and the length of the text.
         extra: what both have besides.
     """
     made = []
     for seed, length in enumerate(lengths, 1):
-        more = dict(extra)
+        more = extra | each(seed, length)
         if pooled:
             more["pooled_output"] = random(1, pooled, seed=10 + seed)
         if padding is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.ops
 import torch
 
-from .base import Sampled, ZooModel, empty_latent, make_model, prompts, random, require_module
+from .base import Sampled, ZooModel, empty_latent, known_fields, make_model, prompts, random, require_module
 
 
 def known_first_frame(frames: int = 4) -> torch.Tensor:
@@ -17,10 +17,10 @@ def known_first_frame(frames: int = 4) -> torch.Tensor:
     return mask
 
 
-def with_audio(video: tuple[int, ...], audio: tuple[int, ...]) -> dict:
-    """A latent of two streams."""
+def two_streams(first: tuple[int, ...], second: tuple[int, ...]) -> dict:
+    """A latent of two tensors that are sampled together, such as video and sound."""
     nested = require_module("comfy.nested_tensor", "model of two streams").NestedTensor
-    return {"samples": nested([torch.zeros(video), torch.zeros(audio)])}
+    return {"samples": nested([torch.zeros(first), torch.zeros(second)])}
 
 
 def minimax_h3(**extra: Any) -> Sampled:
@@ -28,7 +28,7 @@ def minimax_h3(**extra: Any) -> Sampled:
     sizes |= {"attention_head_dim": 32, "ffn_hidden_size": 96, "text_dim": 48, "timestep_input_dim": 32}
     sizes |= {"time_embed_hidden_size": 48, "time_embed_dim": 48, "rope_inv_freq_len": 4}
     model = make_model("MiniMaxH3", "MiniMaxH3", **sizes)
-    return Sampled(model, **prompts(48, **extra), latent=with_audio((1, 24, 4, 8, 8), (1, 32, 2, 12)))
+    return Sampled(model, **prompts(48, **extra), latent=two_streams((1, 24, 4, 8, 8), (1, 32, 2, 12)))
 
 
 def minimax_h3_keyframe() -> Sampled:
@@ -61,7 +61,7 @@ def ltxav(width: int, **sizes: Any) -> Sampled:
 
     model = make_model("LTXAV", "LTXAV", shrink=without_registers, **(LTXAV | sizes))
     text = prompts(width, (12, 12), frame_rate=25, unprocessed_ltxav_embeds=True)
-    return Sampled(model, **text, latent=with_audio((1, 128, 4, 8, 8), (1, 8, 12, 16)))
+    return Sampled(model, **text, latent=two_streams((1, 128, 4, 8, 8), (1, 8, 12, 16)))
 
 
 def ltx_2() -> Sampled:
@@ -82,13 +82,11 @@ HUNYUAN |= {"theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True, "guidance_e
 HUNYUAN |= {"meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False}
 
 
-def hunyuan_model(config: str, base_class: str, **sizes: Any) -> Any:
-    """The network takes its settings as a dataclass, whose fields have become more."""
+def hunyuan_model(config: str, base_class: str, shrink: Any = None, **sizes: Any) -> Any:
     import comfy.ldm.hunyuan_video.model as host
 
-    known = host.HunyuanVideoParams.__dataclass_fields__
-    settings = {name: value for name, value in (HUNYUAN | sizes).items() if name in known or name in sizes}
-    return make_model(config, base_class, **settings)
+    settings = known_fields(host.HunyuanVideoParams, HUNYUAN | sizes)
+    return make_model(config, base_class, shrink=shrink, **settings)
 
 
 def hunyuan_video() -> Sampled:
@@ -238,6 +236,13 @@ def cosmos_2_image_to_video() -> Sampled:
     return Sampled(model, **prompts(48), latent=latent)
 
 
+def cosmos_2_with_positions() -> Sampled:
+    """A learned position embedding is added before every block; no low-rank modulation besides."""
+    sizes = {"in_channels": 16, "extra_per_block_abs_pos_emb": True, "use_adaln_lora": False}
+    model = make_model("CosmosT2IPredict2", "CosmosPredict2", **(COSMOS | sizes))
+    return Sampled(model, **prompts(48), latent=empty_latent(1, 16, 4, 8, 8))
+
+
 def seedvr2() -> Sampled:
     """Upscales a video; its two texts are fixed and come with the weights."""
     sizes = {"norm_eps": 1e-5, "num_layers": 4, "mlp_type": "swiglu", "vid_dim": 64, "heads": 2, "head_dim": 32}
@@ -273,5 +278,6 @@ VIDEO = [
     ZooModel("Cosmos 1", "video", "CosmosVideo", cosmos_1),
     ZooModel("Cosmos 1 image to video", "video", "CosmosVideo", cosmos_1_image),
     ZooModel("Cosmos-Predict2 image to video", "video", "CosmosPredict2", cosmos_2_image_to_video),
+    ZooModel("Cosmos-Predict2 with position embedding", "video", "CosmosPredict2", cosmos_2_with_positions),
     ZooModel("SeedVR2", "video", "SeedVR2", seedvr2),
 ]

@@ -33,7 +33,7 @@ def frames(count: int = 4, channels: int = 16, seed: int = 20, size: int = 8) ->
     return random(1, channels, count, size, size, seed=seed)
 
 
-def clip_vision(tokens: int = 257, seed: int = 30) -> Any:
+def clip_vision(tokens: int = 17, seed: int = 30) -> Any:
     return SimpleNamespace(penultimate_hidden_states=random(1, tokens, 1280, seed=seed))
 
 
@@ -53,8 +53,8 @@ def image_to_video() -> Sampled:
 
 
 def first_and_last_frame() -> Sampled:
-    model = wan("WAN21_I2V", "WAN21", in_dim=36, flf_pos_embed_token_number=514)
-    return sampled(model, clip_vision_output=clip_vision(514), **start_image())
+    model = wan("WAN21_I2V", "WAN21", in_dim=36, flf_pos_embed_token_number=34)
+    return sampled(model, clip_vision_output=clip_vision(34), **start_image())
 
 
 def image_to_video_22() -> Sampled:
