@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, cat
+from torch import Tensor, cat, stack
 
 from ..engine.blocks.selection import Selection
 
@@ -35,3 +35,19 @@ def rotate_halves(x: Tensor, freqs: Tensor) -> Tensor:
     first, second = x.to(freqs.dtype).chunk(2, dim=-1)
     turned = (freqs[..., row, 0] * first for row in range(2))
     return cat([each.addcmul_(freqs[..., row, 1], second) for row, each in enumerate(turned)], dim=-1).to(x.dtype)
+
+
+def selected_rows(name: str, table: Tensor, selection: Selection) -> Tensor:
+    """Return rows of a table `[N, …]` for the selected tokens, `[B, M, …]`; computed once for all blocks of a call."""
+    derived = selection.derived
+    if derived.get(f"{name}_source") is not table:
+        chosen = table.index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
+        derived[f"{name}_source"], derived[name] = table, chosen
+    return derived[name]
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs of `x [B, M, H, D]` by angles whose cos and sin are `[.., M, H, D/2]`."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (first * cos).sub_(second * sin), (first * sin).add_(second * cos)
+    return stack(turned, dim=-1).flatten(-2).to(x.dtype)

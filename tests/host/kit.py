@@ -40,6 +40,7 @@ ADAPTED = [
     "Cosmos-Predict2 image to video",
     "Cosmos-Predict2 with position embedding",
     "Anima",
+    "Mochi",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
@@ -167,8 +168,8 @@ def attention(tokens: int) -> Any:
 
 
 def kinds_of(blocks: Sequence[Recorded]) -> list[Recorded]:
-    """One call for each class of blocks, the last of the class: it differs from the others where any does."""
-    return list({type(each.block): each for each in blocks}.values())
+    """One call for each kind of blocks: each class with the same parts, as the last of a class may lack some."""
+    return list({(type(each.block), *dict(each.block.named_modules())): each for each in blocks}.values())
 
 
 @register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)

@@ -85,9 +85,17 @@ def test_packed_result_is_what_the_block_would_return(name):
     for block in kit.kinds_of(blocks):
         call = block.call()
         hidden = architecture.runner.exit(block.result)
+        selection = kit.some_tokens(block.layout, hidden.shape[0])
+        architecture.runner.forward_tokens(call, selection, kit.attention(hidden.shape[1]))
         packed = architecture.runner.pack(hidden.clone(), call)
         assert type(packed) is type(block.result)
         assert torch.equal(architecture.runner.exit(packed), hidden)
+        for own, expected in zip(streams_of(packed), streams_of(block.result), strict=True):
+            assert torch.allclose(own, expected, atol=2e-4, rtol=1e-3)  # a stream of another width is computed in full
+
+
+def streams_of(result: Any) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
 @adapted
