@@ -198,6 +198,18 @@ def test_fp8_weights(name):
 
 
 @adapted
+@pytest.mark.parametrize("mode", ["default", "paper"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_announced_bytes_are_allocated(name, dtype, mode):
+    with zoo.weights_in(dtype):
+        sampled = build(name)
+        if dtype not in sampled.model.model.model_config.supported_inference_dtypes:
+            pytest.skip("the host does not compute it in this dtype")
+        _, report = run(sampled, mode=mode, steps=3)
+    assert report.announced_bytes == pytest.approx(report.cache_bytes, rel=0.05)
+
+
+@adapted
 def test_lora(name):
     """A patch on every block's matrices counts in token steps as in full ones."""
     sampled = build(name)
