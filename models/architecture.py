@@ -11,6 +11,7 @@ from math import prod
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
@@ -40,7 +41,7 @@ class Architecture:
     family: the word by which schedules are chosen; blocks: the modules whose `forward` is hooked; runner: runs them for
     selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's
     conditions by the host's names; cost: of an average block, from a call's tokens and the text's.
-    dim: channels of a token in the blocks.
+    dim: channels of a token in the blocks; hidden_dtype: of the hidden states, from what the model computes in.
     limit: why a box has whole steps alone, or ""; options_limit: why a run with such transformer options has, as its
     blocks could never run for selected tokens, or ""; full_reason: why a call must be computed whatever the schedule
     says, from its conditions, or "".
@@ -52,6 +53,7 @@ class Architecture:
     layout: Callable[[tuple[int, ...], Mapping[str, Any]], TokenLayout]
     cost: Callable[[TokenLayout, int | None], BlockCost]
     dim: int = 0
+    hidden_dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype
     limit: str = ""
     options_limit: Callable[[Mapping[str, Any]], str] = lambda options: ""
     full_reason: Callable[[Mapping[str, Any]], str] = lambda conditions: ""

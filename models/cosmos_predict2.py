@@ -68,6 +68,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
         layout=lambda shape, conditions: layout(model, shape, conditions),
         cost=lambda layout, context: cost(model, layout, context),
         dim=model.model_channels,
+        hidden_dtype=lambda dtype: torch.float32 if dtype == torch.float16 else dtype,
     )
 
 

@@ -71,3 +71,19 @@ def rotate_halves_(x: Tensor, turns: Tensor) -> Tensor:
     x[..., pairs : 2 * pairs] = (turns[2] * first).addcmul_(turns[3], second)
     x[..., :pairs] = turned
     return x
+
+
+def selected_rows(name: str, table: Tensor, selection: Selection) -> Tensor:
+    """Return rows of a table `[N, …]` for the selected tokens, `[B, M, …]`, computed once for all blocks of a call."""
+
+    def select() -> Tensor:
+        return table.index_select(0, selection.indices.flatten()).unflatten(0, selection.indices.shape)
+
+    return once_a_call(selection, name, table, select)
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs of `x [B, M, H, D]` by angles whose cos and sin are `[.., M, H, D/2]`."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (first * cos).sub_(second * sin), (first * sin).add_(second * cos)
+    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class RowGroup:
 class BlockCall:
     """One block's forward within a model call.
 
-    original: the block's own forward; externally_patched: another pack has replaced it.
+    original: the block's own forward; externally_patched: another pack has replaced it; other_streams: results beside
+    the hidden states, `[B, …]` by name, see `BlockRunner`.
     """
 
     index: int
@@ -59,6 +60,7 @@ class BlockCall:
     args: tuple
     kwargs: dict[str, Any]
     externally_patched: bool = False
+    other_streams: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> Any:
         """Run the block as it is."""
@@ -70,7 +72,9 @@ class BlockRunner(Protocol):
 
     Blocks may take and return one tensor or several. The engine sees one: the hidden states of all tokens,
     `[B, N, dim]`, which `entry` reads from a block's arguments, `exit` from its result, and `pack` turns into a result.
-    Tokens of other streams (text, audio) lie in front of the video's or behind them and are always computed.
+    Tokens of other streams (text, audio) lie in front of the video's or behind them and are always computed. A stream
+    of another width cannot be among the hidden states: `forward_tokens` computes it in full and leaves its result in
+    the call's `other_streams`, where `pack` finds it; so it does if the block's kept output is returned instead.
 
     in_place: the blocks write their result into their input; then the input is saved before a block runs.
     """

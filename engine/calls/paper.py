@@ -66,6 +66,7 @@ class PaperFullCall(ModelCall):
             for rows, blocks in kept:
                 blocks.lse[index] = _required(lse)[rows].clone()
                 _keep_all(blocks, index, hidden[rows], output[rows])
+                _keep_other_streams(blocks, call, rows)
         return self.pack(call, hidden, output)
 
 
@@ -89,6 +90,10 @@ class PaperTokenCall(ModelCall):
             for rows, blocks in self._kept:
                 # The log-sum-exp is carried along: a block that runs as it is returns none.
                 _keep_all(blocks, call.index, before[rows], after[rows])
+            if any(blocks.other_streams.get(call.index) for _, blocks in self._kept):
+                # The other streams of its result are not known, and those kept are older: the next call starts anew.
+                for cond in self.info.conds:
+                    cond.state.invalidate()
         return result
 
     def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:
@@ -101,6 +106,8 @@ class PaperTokenCall(ModelCall):
         for (rows, blocks), own in zip(self._kept, selections, strict=True):
             blocks.lse[call.index].scatter_(1, own.indices, _required(lse)[rows])
             outputs.append(_update(blocks, call.index, hidden[rows], fresh[rows], own))
+            with self.info.allocating():
+                _keep_other_streams(blocks, call, rows)
         return torch.cat(outputs)
 
     def _select(self, blocks: BlockState, index: int, hidden: Tensor) -> Selection:
@@ -113,7 +120,7 @@ class PaperTokenCall(ModelCall):
 
 
 class PaperReuseCall(PaperTokenCall):
-    """A step at budget 0: every block returns its kept output."""
+    """A step at budget 0: every block returns its kept output, of all streams."""
 
     kind = REUSE
 
@@ -121,6 +128,8 @@ class PaperReuseCall(PaperTokenCall):
         super().__init__(context, info, tokens=0)
 
     def _outputs(self, call: BlockCall, hidden: Tensor) -> Tensor:
+        kept = [blocks.other_streams[call.index] for _, blocks in self._kept]
+        call.other_streams.update({name: torch.cat([streams[name] for streams in kept]) for name in kept[0]})
         return torch.cat([blocks.store.read(_output_slot(call.index)) for _, blocks in self._kept])
 
 
@@ -129,6 +138,11 @@ def _keep_all(blocks: BlockState, index: int, hidden: Tensor, output: Tensor) ->
     blocks.store.write(_output_slot(index), output)
     blocks.store.write(_input_slot(index), hidden)
     blocks.ages[index] = torch.zeros_like(blocks.lse[index])
+
+
+def _keep_other_streams(blocks: BlockState, call: BlockCall, rows: slice) -> None:
+    """Keep what the block computed beside the hidden states for one conditioning's rows."""
+    blocks.other_streams[call.index] = {name: each[rows].clone() for name, each in call.other_streams.items()}
 
 
 def _update(blocks: BlockState, index: int, hidden: Tensor, fresh: Tensor, selection: Selection) -> Tensor:

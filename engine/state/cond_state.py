@@ -31,14 +31,20 @@ class TokenState:
 
 @dataclass
 class BlockState:
-    """State that a token step of mode `paper` continues from; lse (mean of heads) and ages: per block, `[rows, N]`."""
+    """State that a token step of mode `paper` continues from.
+
+    By block: lse (mean of heads) and ages `[rows, N]`; other_streams: see `BlockCall`, of these rows.
+    """
 
     store: ResidualStore
     lse: dict[int, Tensor] = field(default_factory=dict)
     ages: dict[int, Tensor] = field(default_factory=dict)
+    other_streams: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def tensors(self) -> Iterator[Tensor]:
         yield from (*self.lse.values(), *self.ages.values())
+        for streams in self.other_streams.values():
+            yield from streams.values()
 
 
 class CondState:

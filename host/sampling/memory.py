@@ -55,9 +55,8 @@ def announced_bytes(
     base_model = guider.model_patcher.model
     rows = noise_shape[0] * math.ceil(conditioning_count(guider) / _device_count(guider.model_patcher))
     latent_bytes = math.prod(noise_shape[1:]) * torch.float32.itemsize  # the host samples in fp32
-    return run.store_bytes(
-        rows, layout.total, architecture.dim, len(architecture.blocks), compute_dtype(base_model), latent_bytes
-    )
+    dtype = architecture.hidden_dtype(compute_dtype(base_model))
+    return run.store_bytes(rows, layout.total, architecture.dim, len(architecture.blocks), dtype, latent_bytes)
 
 
 def _device_count(patcher: Any) -> int:

@@ -50,6 +50,7 @@ ADAPTED = [
     "Wan 2.1 HuMo",
     "Wan 2.2 S2V",
     "Wan 2.1 SCAIL-2",
+    "Mochi",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
@@ -79,6 +80,7 @@ ALIKE = [
     "Cosmos-Predict2",
     "Wan 2.2 Animate",
     "WanDancer",
+    "Cosmos-Predict2",
 ]
 
 
@@ -197,8 +199,8 @@ def attention(tokens: int) -> Any:
 
 
 def kinds_of(blocks: Sequence[Recorded]) -> list[Recorded]:
-    """One call for each class of blocks, the last of the class: it differs from the others where any does."""
-    return list({type(each.block): each for each in blocks}.values())
+    """One call for each kind of blocks: each class with the same parts, as the last of a class may lack some."""
+    return list({(type(each.block), *dict(each.block.named_modules())): each for each in blocks}.values())
 
 
 def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:

@@ -85,9 +85,17 @@ def test_packed_result_is_what_the_block_would_return(name):
     for block in kit.kinds_of(blocks):
         call = block.call()
         hidden = architecture.runner.exit(block.result)
+        selection = kit.some_tokens(block.layout, hidden.shape[0])
+        architecture.runner.forward_tokens(call, selection, kit.attention(hidden.shape[1]))
         packed = architecture.runner.pack(hidden.clone(), call)
         assert type(packed) is type(block.result)
         assert torch.equal(architecture.runner.exit(packed), hidden)
+        for own, expected in zip(streams_of(packed), streams_of(block.result), strict=True):
+            assert torch.allclose(own, expected, atol=2e-4, rtol=1e-3)  # a stream of another width is computed in full
+
+
+def streams_of(result: Any) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
 @adapted
@@ -197,6 +205,18 @@ def test_fp8_weights(name):
         shorter = kit.joined(zoo.sample(sampled, steps=STEPS // 2))
     assert error(expected, result) < error(expected, shorter)
     assert not any(call.reason for call in report.calls)
+
+
+@adapted
+@pytest.mark.parametrize("mode", ["default", "paper"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_announced_bytes_are_allocated(name, dtype, mode):
+    with zoo.weights_in(dtype):
+        sampled = build(name)
+        if dtype not in sampled.model.model.model_config.supported_inference_dtypes:
+            pytest.skip("the host does not compute it in this dtype")
+        _, report = run(sampled, mode=mode, steps=3)
+    assert report.announced_bytes == pytest.approx(report.cache_bytes, rel=0.05)
 
 
 @adapted

@@ -11,7 +11,7 @@ from kit import TOKENS, build, error, run
 from astraea.host.sampling.architectures import architecture_of
 from astraea.schedules import flow_sigmas, periodic
 
-VIDEO, IMAGE = "Cosmos-Predict2 with position embedding", "Cosmos-Predict2 text to image"
+VIDEO, IMAGE = "Cosmos-Predict2 with position embedding", "Cosmos-Predict2"
 WHOLE = periodic("whole", [1.0, 0.0], flow_sigmas(30))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
-import comfy.ops
 import torch
 
 from .base import Sampled, ZooModel, empty_latent, known_fields, make_model, prompts, random, require_module
@@ -206,15 +206,17 @@ def void() -> Sampled:
 def mochi() -> Sampled:
     import comfy.ldm.genmo.joint_model.asymm_models_joint as host
 
-    def narrow_mlp(network: Any) -> None:
-        settings = {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
-        for block in network.blocks:
-            block.mlp_x = host.FeedForward(64, 128, 32, None, **settings)
+    wide = host.FeedForward
+
+    def narrow(in_features: int, hidden_size: int, multiple_of: int, **settings: Any) -> Any:
+        """The host allows one width only."""
+        return wide(in_features, 2 * in_features, 32, **settings)
 
     sizes = {"depth": 4, "num_heads": 2, "hidden_size_x": 64, "hidden_size_y": 32, "mlp_ratio_x": 192.0}
     sizes |= {"mlp_ratio_y": 2.0, "learn_sigma": False, "in_channels": 12, "qk_norm": True, "qkv_bias": False}
     sizes |= {"out_bias": True, "attn_drop": 0.0, "use_t5": True, "t5_feat_dim": 48, "t5_token_length": 12}
-    model = make_model("GenmoMochi", "GenmoMochi", shrink=narrow_mlp, patch_size=2, timestep_scale=1000.0, **sizes)
+    with mock.patch.object(host, "FeedForward", narrow):
+        model = make_model("GenmoMochi", "GenmoMochi", patch_size=2, timestep_scale=1000.0, **sizes)
     return Sampled(model, **prompts(48, padding=2), latent=empty_latent(1, 12, 4, 8, 8))
 
 
