@@ -24,7 +24,14 @@ class UnsupportedModel(AstraeaError):
 
 
 class UnsupportedBlocks(AstraeaError):
-    """A model's blocks cannot run for selected tokens; the message is the reason. Whole steps can still be skipped."""
+    """A model's blocks cannot run for selected tokens; the message is the reason. Whole steps can still be skipped.
+
+    family: the word of the model's schedules, where it is not that of the other models in its file.
+    """
+
+    def __init__(self, reason: str, family: str = ""):
+        super().__init__(reason)
+        self.family = family
 
 
 class SearchError(AstraeaError):

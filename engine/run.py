@@ -263,7 +263,7 @@ class Run:
             return result
 
     def _take_notes(self, call: ModelCall) -> None:
-        """Write down a call's remarks. Without memory for a store, all calls from the next step on are planned anew."""
+        """Write down a call's remarks. If nothing can be kept per block, all from the next step on is planned anew."""
         for note in call.notes:
             self.writer.note(note)
         if call.store_failure:

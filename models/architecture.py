@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib import import_module
 from math import prod
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -17,10 +17,20 @@ from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
 from ..engine.planning.cost import WHOLE_STEPS, BlockCost
 from ..errors import UnsupportedBlocks
 from ..schedules import ANY_FAMILY
+from .linears import Slices
 from .refused import full_reason, refuse
 
-Cast = Callable[[Tensor, Tensor], Tensor]
-"""cast(parameter, like): a bare parameter in a tensor's dtype and on its device, wherever the host keeps it."""
+
+class Cast(Protocol):
+    """Weights of a model, wherever the host keeps them.
+
+    cast(parameter, like): a bare parameter in a tensor's dtype and on its device; cast.slices: parts of Linears.
+    """
+
+    def __call__(self, parameter: Tensor, like: Tensor, /) -> Tensor: ...
+
+    @property
+    def slices(self) -> Slices: ...
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,9 @@ class Architecture:
     selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's
     conditions by the host's names; cost: of an average block, from a call's tokens and the text's.
     dim: channels of a token in the blocks.
-    limit: why a box has whole steps alone, or ""; full_reason: why a call must be computed whatever the schedule says,
-    from its conditions, or "".
+    limit: why a box has whole steps alone, or ""; options_limit: why a run with such transformer options has, as its
+    blocks could never run for selected tokens, or ""; full_reason: why a call must be computed whatever the schedule
+    says, from its conditions, or "".
     """
 
     family: str
@@ -42,6 +53,7 @@ class Architecture:
     cost: Callable[[TokenLayout, int | None], BlockCost]
     dim: int = 0
     limit: str = ""
+    options_limit: Callable[[Mapping[str, Any]], str] = lambda options: ""
     full_reason: Callable[[Mapping[str, Any]], str] = lambda conditions: ""
 
 
@@ -60,7 +72,7 @@ def _describe(model: Any, cast: Cast) -> Architecture:
         try:
             found = family.describe_model(model, cast)
         except UnsupportedBlocks as reason:
-            return describe_box(family.FAMILY, f"no token steps: {reason}")
+            return describe_box(reason.family or family.FAMILY, f"no token steps: {reason}")
         if found is not None:
             return found
     name = type(model).__name__

@@ -11,7 +11,7 @@ pe `[B, 1, N, D/2, 2, 2]` and attn_mask `[1, 1, N]`, added to the scores, both o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ..engine.blocks.interface import Attend, BlockCall, unwrap
 from ..engine.blocks.selection import Selection
 from ..errors import UnsupportedBlocks
 from .block_code import BlockCode
+from .linears import Slices, project
 from .rotary import once_a_call, rotate, selected_positions
 
 STREAM_PARTS = ("mod", "norm1", "attn.qkv", "attn.norm", "attn.proj", "norm2", "mlp")
@@ -60,13 +61,21 @@ def text_comes_first(double_block: Any) -> bool:
     return not getattr(unwrap(double_block), "flipped_img_txt", False)
 
 
+def inner_patches_reason(options: Mapping[str, Any]) -> str:
+    """Return why other nodes' patches inside blocks keep these from running for selected tokens; "" without any."""
+    patches = options.get("patches", {})
+    inside = [name for name in INNER_PATCHES if patches.get(name)]
+    return f"another node patches inside it ({', '.join(inside)})" if inside else ""
+
+
 class FluxRunner:
     """Runs both kinds of blocks; hidden states are those of the joined stream, in the order of the host's attention."""
 
     in_place = True
 
-    def __init__(self, text_first: bool):
-        self._text_first = text_first
+    def __init__(self, text_first: bool, slices: Slices | None = None):
+        """text_first: see `text_comes_first`; slices: to compute only those parts of fused layers that are needed."""
+        self._text_first, self._slices = text_first, slices
 
     def entry(self, call: BlockCall) -> Tensor:
         code = _code(call.block)
@@ -87,9 +96,7 @@ class FluxRunner:
         code = _code(call.block)
         if reason := code.foreign_arguments(call):
             return reason
-        patches = (code.named_arguments(call).get("transformer_options") or {}).get("patches", {})
-        inside = [name for name in INNER_PATCHES if patches.get(name)]
-        return f"another node patches inside it ({', '.join(inside)})" if inside else ""
+        return inner_patches_reason(code.named_arguments(call).get("transformer_options") or {})
 
     def forward_tokens(
         self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
@@ -107,7 +114,8 @@ class FluxRunner:
         chosen = self._chosen_of_image(selection, text)
         img = _Stream(block, "img", arguments["img"], vec, arguments.get("modulation_dims_img"), chosen)
         txt = _Stream(block, "txt", arguments["txt"], vec, arguments.get("modulation_dims_txt"), None)
-        q, k, v = (self._join(*both) for both in zip(img.project(), txt.project(), strict=True))
+        streams = (stream.project(self._slices) for stream in (img, txt))
+        q, k, v = (self._join(*both) for both in zip(*streams, strict=True))
         mixed, lse = _attend(q, k, v, arguments, selection, attend, need_lse)
         del q, k, v
         image = img.residual(mixed[:, self._image(mixed, text)])
@@ -120,13 +128,13 @@ class FluxRunner:
         arguments = SINGLE.named_arguments(call)
         x, spans = arguments["x"], arguments.get("modulation_dims")
         modulation, _ = block.modulation(arguments["vec"])
-        y = block.linear1(modulate(block.pre_norm(x), modulation, span_index(spans, x, None)))
-        width = 3 * block.hidden_size
-        fed = selection.gather(y[..., width:])
-        q, k, v = y[..., :width].unflatten(-1, (3, block.num_heads, -1)).unbind(2)
-        q, k = block.norm(selection.gather(q), k, v)
+        queries, others, rest = qkv_channels(block.hidden_size)
+        y = modulate(block.pre_norm(x), modulation, span_index(spans, x, None))
+        both, q, fed = project(self._slices, block.linear1, y, selection, others, queries, rest)
+        del y
+        q, k, v = _normed(block.norm, q, both, block.num_heads)
         mixed, lse = _attend(q, k, v, arguments, selection, attend, need_lse)
-        del q, k, v, y
+        del q, k, v, both
         rows = block.linear2(torch.cat((mixed.flatten(2), block.mlp_act(fed)), dim=2))
         return finite(rows * of_tokens(modulation.gate, span_index(spans, x, selection))), lse
 
@@ -160,13 +168,13 @@ class _Stream:
     def _rows(self, x: Tensor) -> Tensor:
         return x if self._chosen is None else self._chosen.gather(x)
 
-    def project(self) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, slices: Slices | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return q `[B, M, H, D]` of the chosen tokens, k and v `[B, N, H, D]` of all; no positions yet."""
         attention = self._part("attn")
         y = modulate(self._part("norm1")(self._x), self._modulation[0], span_index(self._spans, self._x, None))
-        q, k, v = attention.qkv(y).unflatten(-1, (3, self._heads, -1)).unbind(2)
-        q, k = attention.norm(self._rows(q), k, v)
-        return q, k, v
+        queries, others, _ = qkv_channels(y.shape[-1])
+        both, q = project(slices, attention.qkv, y, self._chosen, others, queries)
+        return _normed(attention.norm, q, both, self._heads)
 
     def residual(self, mixed: Tensor) -> Tensor:
         """Return the chosen tokens' residuals `[B, M, dim]` from their attention `[B, M, H, D]`."""
@@ -179,6 +187,18 @@ class _Stream:
 
 def _code(block: Any) -> BlockCode:
     return DOUBLE if hasattr(block, "img_attn") else SINGLE
+
+
+def qkv_channels(dim: int) -> tuple[slice, slice, slice]:
+    """Return the output channels of a fused layer: those of q, of k and v, and the rest."""
+    return slice(dim), slice(dim, 3 * dim), slice(3 * dim, None)
+
+
+def _normed(norm: Any, q: Tensor, both: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q `[B, M, H, D]`, k and v `[B, N, H, D]` from q `[B, M, dim]` and k and v in one, `[B, N, 2 dim]`."""
+    k, v = both.unflatten(-1, (2, heads, -1)).unbind(2)
+    q, k = norm(q.unflatten(-1, (heads, -1)), k, v)
+    return q, k, v
 
 
 def _attend(

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ..engine.blocks.interface import TokenLayout
+from ..engine.blocks.interface import TokenLayout, unwrap
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .flux_blocks import FluxRunner, check_blocks, text_comes_first
+from .flux_blocks import FluxRunner, check_blocks, inner_patches_reason, text_comes_first
+from .linears import Slices
 
 FAMILY = "hunyuan-video"
 SUPPORTED = "HunyuanVideo 1 and 1.5"
@@ -32,10 +33,11 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     return Architecture(
         family=FAMILY,
         blocks=[*model.double_blocks, *model.single_blocks],
-        runner=FluxRunner(text_first),
+        runner=FluxRunner(text_first, cast.slices),
         layout=lambda shape, conditions: layout(model, text_first, shape, conditions),
-        cost=lambda layout, context: cost(model, layout),
+        cost=lambda layout, context: cost(model, layout, cast.slices),
         dim=model.hidden_size,
+        options_limit=inner_patches_reason,
     )
 
 
@@ -49,14 +51,18 @@ def check(model: Any) -> None:
     check_blocks(model.double_blocks, model.single_blocks)
 
 
-def cost(model: Any, layout: TokenLayout) -> BlockCost:
-    """Return the sizes of an average block: q is computed with k and v, in single blocks the feed-forward, too."""
+def cost(model: Any, layout: TokenLayout, slices: Slices) -> BlockCost:
+    """Return the sizes of an average block.
+
+    Where parts of a fused layer cannot be computed alone, q is computed for all tokens, in single blocks the
+    feed-forward, too.
+    """
     dim, others = model.hidden_size, layout.total - layout.video
     hidden = int(dim * model.params.mlp_ratio)
-    kinds = ((len(model.double_blocks), dim), (len(model.single_blocks), dim + hidden))
-    return BlockCost.mean(
-        [(count, BlockCost.of(layout.total, dim, hidden, 0, fused=fused, others=others)) for count, fused in kinds]
-    )
+    fused = [(unwrap(block).img_attn.qkv, dim) for block in model.double_blocks]
+    fused += [(unwrap(block).linear1, dim + hidden) for block in model.single_blocks]
+    widths = [0 if slices.possible(linear) else width for linear, width in fused]
+    return BlockCost.mean([(1, BlockCost.of(layout.total, dim, hidden, 0, fused=w, others=others)) for w in widths])
 
 
 def layout(model: Any, text_first: bool, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> TokenLayout:

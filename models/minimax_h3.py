@@ -26,6 +26,7 @@ from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
 from .block_code import BlockCode
+from .linears import Slices, project
 from .preferred_attention import preferred_attention
 from .rotary import half_turns, once_a_call, rotate_halves_
 
@@ -58,18 +59,19 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     return Architecture(
         family=FAMILY,
         blocks=model.blocks,
-        runner=MiniMaxH3Runner(),
+        runner=MiniMaxH3Runner(cast.slices),
         layout=lambda shape, conditions: layout(model, shape, conditions),
-        cost=lambda layout, context: cost(model, layout),
+        cost=lambda layout, context: cost(model, layout, cast.slices),
         dim=model.hidden_size,
     )
 
 
-def cost(model: Any, layout: TokenLayout) -> BlockCost:
+def cost(model: Any, layout: TokenLayout, slices: Slices) -> BlockCost:
     """Return the sizes of one block; the text is part of the sequence."""
     block = model.blocks[0]
     inner = block.attn.heads * block.attn.head_dim
-    sizes = {"inner": inner, "matrices": 3, "fused": inner, "others": layout.total - layout.video}
+    fused = 0 if slices.possible(block.attn.qkv_proj) else inner
+    sizes = {"inner": inner, "matrices": 3, "fused": fused, "others": layout.total - layout.video}
     return BlockCost.of(layout.total, model.hidden_size, block.mlp.fc2.in_features, context=0, **sizes)
 
 
@@ -122,21 +124,25 @@ def modulate_(x: Tensor, shift: Tensor, factor: Tensor, segments: Segments) -> T
 
 
 def selected_rows(segments: Segments, selection: Selection) -> Tensor:
-    """Return the selected tokens' rows of the modulation, int64 `[M]`."""
+    """Return the selected tokens' rows of the modulation, int64 `[M]`, without waiting for the device."""
 
-    def make() -> Tensor:
+    def select() -> Tensor:
         rows = torch.empty(selection.tokens, dtype=torch.int64, device=selection.indices.device)
         for start, stop, row in segments:
             rows[start:stop] = row
         return rows.index_select(0, selection.flat)
 
-    return once_a_call(selection, "rows", segments, make)
+    return once_a_call(selection, "rows", segments, select)
 
 
 class MiniMaxH3Runner:
     """Runs a DiTBlock, which takes and returns one tensor without a batch and writes into it."""
 
     in_place = True
+
+    def __init__(self, slices: Slices | None = None):
+        """slices: to compute only those parts of joint projections that are needed."""
+        self._slices = slices
 
     def entry(self, call: BlockCall) -> Tensor:
         return BLOCK.named_arguments(call)["x"].unsqueeze(0)
@@ -177,11 +183,12 @@ class MiniMaxH3Runner:
         return residual.unsqueeze(0), None if lse is None else lse.mean(1)
 
     def _project(self, attention: Any, y: Tensor, freqs: Tensor, selection: Selection) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q of the selected tokens `[1, M, H, D]`, and k and v of all, `[1, S, H, D]`, of `y [S, dim]`.
-
-        One Linear gives all three: q of the other tokens is computed in vain.
-        """
-        q, k, v = attention.qkv_proj(y).unflatten(-1, (3, attention.heads, attention.head_dim)).unsqueeze(0).unbind(2)
+        """Return q of the selected tokens `[1, M, H, D]`, and k and v of all, `[1, S, H, D]`, of `y [S, dim]`."""
+        heads = (attention.heads, attention.head_dim)
+        inner = attention.heads * attention.head_dim
+        others, queries = slice(inner, 3 * inner), slice(0, inner)
+        both, q = project(self._slices, attention.qkv_proj, y.unsqueeze(0), selection, others, queries)
+        k, v = both.unflatten(-1, (2, *heads)).unbind(2)
         every, chosen = half_turns(freqs, selection)
-        q = attention.q_norm(q[0].index_select(0, selection.flat).unsqueeze(0))
+        q = attention.q_norm(q.unflatten(-1, heads))
         return rotate_halves_(q, chosen), rotate_halves_(attention.k_norm(k), every), v

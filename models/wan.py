@@ -1,13 +1,21 @@
-"""Wan 2.1 and 2.2 (T2V, I2V, 5B with one modulation per frame, camera, VACE's main blocks).
+"""Wan 2.1 and 2.2, and the models that are built on their blocks.
 
-A block is rebuilt from its own submodules, called as modules, so that LoRA, fp8, quantised and offloaded weights work.
-Block arguments: x `[B, N, dim]`, e `[B, 6, dim]` or `[B, T, 6, dim]`, freqs `[1, N, 1, D/2, 2, 2]`,
-context `[B, L, dim]`.
+A block reads and returns x `[B, N, dim]` and leaves its argument as it is; e `[B, 6, dim]` or, a row for each of T
+stretches of tokens, `[B, T, 6, dim]`; freqs `[1, N, 1, D/2, 2, 2]`; context `[B, L, dim]`, the picture's tokens first:
+
+    x += gate1 · o(attention(rope(norm(q(y))), rope(norm(k(y))), v(y))),  y = shift1 + norm1(x) · (1 + scale1)
+    x += cross_attn(norm3(x), context)
+    x += attention to speech, where there is one (`wan_speech`)
+    x += gate2 · ffn(shift2 + norm2(x) · (1 + scale2))
+
+It is rebuilt from its own submodules, called as modules, so that LoRA, fp8, quantised and offloaded weights work. The
+variants differ in what lies around the video's tokens (`wan_layout`), and in what the host does between blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,20 +29,40 @@ from .architecture import Architecture, Cast
 from .block_code import BlockCode
 from .preferred_attention import preferred_attention
 from .rotary import rotate, selected_positions
+from .wan_layout import WanLayout, layout
+from .wan_speech import HUMO_TOKENS, hear, hear_talk, is_talk, talk_reason
 
 FAMILY = "wan"
 SUPPORTED = "Wan 2.1 and 2.2"
-MODEL_CLASSES = {"WanModel", "VaceWanModel", "CameraWanModel"}
+MODEL_CLASSES = {
+    *("WanModel", "VaceWanModel", "CameraWanModel", "AnimateWanModel", "HumoWanModel", "SCAILWanModel"),
+    *("SCAIL2WanModel", "WanModel_S2V", "WanDancerModel"),
+}
+OWN_REASONS = {"WanAnimate2Model": "its blocks are called in two parts, the second with what the first made of a pose"}
+ARGUMENTS = ("x", "e", "freqs", "context", "context_img_len", "transformer_options")
 BLOCK = BlockCode(
     class_name="WanAttentionBlock",
     parts=(
         *("norm1", "norm3", "cross_attn", "norm2", "ffn", "modulation"),
         *(f"self_attn.{part}" for part in ("q", "k", "v", "o", "norm_q", "norm_k", "num_heads", "head_dim")),
     ),
-    arguments=("x", "e", "freqs", "context", "context_img_len", "transformer_options"),
+    arguments=ARGUMENTS,
     leading=4,
 )
-INNER_PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch", "mlp_patch")
+SPEECH = "audio_cross_attn_wrapper"
+HUMO_BLOCK = BlockCode(
+    class_name="WanAttentionBlockAudio",
+    parts=(
+        *BLOCK.parts,
+        f"{SPEECH}.norm1_audio",
+        *(f"{SPEECH}.audio_cross_attn.{part}" for part in ("q", "k", "v", "o", "norm_q", "norm_k")),
+    ),
+    arguments=(*ARGUMENTS[:5], "audio", ARGUMENTS[5]),
+    leading=6,
+)
+PICTURE_TOKENS = 257  # of the context, where a caller leaves their number to the block
+AFTER_TEXT = "attn2_patch"
+INNER_PATCHES = ("attn1_patch", AFTER_TEXT, "attn1_output_patch", "attn2_output_patch", "mlp_patch")
 DEFAULT_CONTEXT = 512
 
 # Models and blocks are the host's and known by their attributes only, hence Any.
@@ -44,54 +72,63 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a Wan model, None for others. Raises UnsupportedBlocks for an unsupported variant."""
     if "Wan" not in type(model).__name__ or not hasattr(model, "blocks"):
         return None
-    check(model)
+    code = check(model)
     return Architecture(
         family=FAMILY,
         blocks=model.blocks,
-        runner=WanRunner(cast),
+        runner=WanRunner(cast, code),
         layout=lambda shape, conditions: layout(model, shape, conditions),
         cost=lambda layout, context: cost(model, layout, context),
         dim=model.dim,
+        options_limit=lambda options: inner_patches(options, code),
     )
 
 
-def check(model: Any) -> None:
-    """Raise UnsupportedBlocks unless every block is one that this file knows."""
+def check(model: Any) -> BlockCode:
+    """Return the code of the model's blocks. Raises UnsupportedBlocks unless this file knows every one of them."""
     name = type(model).__name__
     if name not in MODEL_CLASSES:
-        raise UnsupportedBlocks(f"the Wan variant {name} is not supported yet")
+        raise UnsupportedBlocks(OWN_REASONS.get(name, f"the Wan variant {name} is not supported yet"))
     for attribute in ("patch_size", "dim", "ffn_dim"):
         if not hasattr(model, attribute):
             raise UnsupportedBlocks(f"this {name} has no {attribute}: its code has changed")
     if model.patch_size[0] != 1:
         raise UnsupportedBlocks(f"a patch size of {tuple(model.patch_size)} is not supported")
+    code = HUMO_BLOCK if name == "HumoWanModel" else BLOCK
     for block in model.blocks:
-        BLOCK.check(block)
+        code.check(block)
+    return code
 
 
 def cost(model: Any, layout: TokenLayout, context: int | None) -> BlockCost:
-    """Return the sizes of one block; Wan's own text encoder always gives 512 tokens."""
-    text, others = context or DEFAULT_CONTEXT, layout.total - layout.video
-    return BlockCost.of(layout.total, model.dim, model.ffn_dim, text, others=others)
+    """Return the cost of an average block; Wan's own text encoder always gives 512 tokens.
+
+    VACE's own blocks, which the host runs for all tokens, count as a share of each.
+    """
+    assert isinstance(layout, WanLayout)
+    dim, seen = model.dim, (context or DEFAULT_CONTEXT) + layout.pictures
+    counted = BlockCost.of(layout.total, dim, model.ffn_dim, seen, others=layout.total - layout.video)
+    always, selected = counted.always + 2 * dim * dim * layout.pictures / layout.total, counted.selected
+    speech = getattr(model.blocks[0], SPEECH, None)
+    if speech is not None:
+        keys_and_values = 2 * speech.audio_cross_attn.k.in_features * dim * HUMO_TOKENS / layout.frame
+        always += keys_and_values + 2 * HUMO_TOKENS * dim
+        selected += 2 * dim * dim
+    always += (always + selected) * len(getattr(model, "vace_blocks", ())) / len(model.blocks)
+    return replace(counted, always=always, selected=selected)
 
 
-def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return the tokens along t, h, w of a latent `[.., T, H, W]`; the host pads to whole patches."""
-    frames, height, width = (-(-size // step) for size, step in zip(shape[-3:], patch, strict=True))
-    return frames, height, width
+def inner_patches(options: Mapping[str, Any], code: BlockCode) -> str:
+    """Return why other nodes' patches inside blocks keep these from running for selected tokens; "" without any."""
+    patches = options.get("patches", {})
+    inside = [name for name in INNER_PATCHES if patches.get(name)]
+    if code is BLOCK and is_talk(_patches_after_text(options)) and AFTER_TEXT in inside:
+        inside.remove(AFTER_TEXT)
+    return f"another node patches inside it ({', '.join(inside)})" if inside else ""
 
 
-def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> TokenLayout:
-    """Return the layout: reference frames come before the video tokens, appended frames (`time_dim_concat`) after."""
-    frames, height, width = grid(tuple(model.patch_size), shape)
-    prefix = suffix = 0
-    reference = conditions.get("reference_latent")
-    if reference is not None and getattr(model, "ref_conv", None) is not None:
-        prefix = (reference.shape[-2] // model.patch_size[1]) * (reference.shape[-1] // model.patch_size[2])
-    appended = conditions.get("time_dim_concat")
-    if appended is not None:
-        suffix = appended.shape[2] * height * width
-    return TokenLayout(video=frames * height * width, prefix=prefix, suffix=suffix)
+def _patches_after_text(options: Mapping[str, Any]) -> Sequence[Any]:
+    return options.get("patches", {}).get(AFTER_TEXT, ())
 
 
 def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
@@ -110,12 +147,12 @@ def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
 
 
 class WanRunner:
-    """Runs a WanAttentionBlock, which takes and returns one tensor and leaves its input as it is."""
+    """Runs a WanAttentionBlock, or HuMo's, which also attends to speech."""
 
     in_place = False
 
-    def __init__(self, cast: Cast):
-        self._cast = cast
+    def __init__(self, cast: Cast, code: BlockCode = BLOCK):
+        self._cast, self._code = cast, code
 
     def entry(self, call: BlockCall) -> Tensor:
         return call.args[0] if call.args else call.kwargs["x"]
@@ -127,20 +164,22 @@ class WanRunner:
         return hidden
 
     def unsupported_reason(self, call: BlockCall) -> str:
-        if reason := BLOCK.foreign_arguments(call):
+        if reason := self._code.foreign_arguments(call):
             return reason
         block: Any = call.block
         if "forward" in vars(block.self_attn):
             return "another node has replaced its self-attention"
-        patches = (BLOCK.named_arguments(call).get("transformer_options") or {}).get("patches", {})
-        inside = [name for name in INNER_PATCHES if patches.get(name)]
-        return f"another node patches inside it ({', '.join(inside)})" if inside else ""
+        if self._code is HUMO_BLOCK and "forward" in vars(block.audio_cross_attn_wrapper.audio_cross_attn):
+            return "another node has replaced its attention to speech"
+        options = self._code.named_arguments(call).get("transformer_options") or {}
+        reasons = (talk_reason(patch, options, self.entry(call).shape[1]) for patch in _patches_after_text(options))
+        return inner_patches(options, self._code) or next(filter(None, reasons), "")
 
     def forward_tokens(
         self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         block: Any = call.block
-        arguments = BLOCK.named_arguments(call)
+        arguments = self._code.named_arguments(call)
         x, freqs, options = arguments["x"], arguments["freqs"], arguments.get("transformer_options") or {}
         tokens = x.shape[1]
         shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(block, arguments["e"], x)
@@ -166,9 +205,13 @@ class WanRunner:
         rows = rows + block.cross_attn(
             block.norm3(rows),
             arguments["context"],
-            context_img_len=arguments.get("context_img_len"),
+            context_img_len=arguments.get("context_img_len", PICTURE_TOKENS),
             transformer_options=options,
         )
+        if arguments.get("audio") is not None:
+            rows = hear(block, rows, arguments["audio"], selection, attend)
+        for patch in _patches_after_text(options):
+            rows = hear_talk(patch, rows, options, selection, attend)
         y = block.ffn(torch.addcmul(chosen(shift2), block.norm2(rows), 1 + chosen(scale2)))
         residual = torch.addcmul(rows, y, chosen(gate2)).sub_(before)
         return residual, None if lse is None else lse.mean(1)

@@ -1,13 +1,12 @@
-"""What a run came to, as text on the node that accelerated it."""
+"""Texts that say on a node what came of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from server import PromptServer
-
 from ..engine.report import REUSE, Report
+from ..host.node_texts import text_on
 
 
 def shows_on(hidden: Any) -> Callable[[Report], None] | None:
@@ -15,11 +14,8 @@ def shows_on(hidden: Any) -> Callable[[Report], None] | None:
 
     hidden: the host's hidden inputs of the node, with its id.
     """
-    node = getattr(hidden, "unique_id", None)
-    server: Any = getattr(PromptServer, "instance", None)
-    if node is None or not hasattr(server, "send_progress_text"):
-        return None
-    return lambda report: server.send_progress_text(node_text(report), node)
+    show = text_on(getattr(hidden, "unique_id", None))
+    return None if show is None else lambda report: show(node_text(report))
 
 
 def node_text(report: Report) -> str:

@@ -24,7 +24,8 @@ from ..engine.report import Report
 from ..engine.run import Run
 from ..kernels import attend
 from ..models.architecture import Architecture
-from ..models.wan import WanRunner, grid
+from ..models.wan import WanRunner
+from ..models.wan_layout import grid
 from .model import PATCH, ModelConfig, TinyWan
 from .words import TOKENS
 

@@ -22,7 +22,7 @@ class ModelCall:
     """One model call, constructed when it begins and dropped when it ends.
 
     kind: one of `engine.report.KINDS`; runs_blocks: `run_block` runs the model's blocks, which else run untouched.
-    notes: remarks for the report; store_failure: why there is no memory to keep anything per block, or "".
+    notes: remarks for the report; store_failure: why nothing can be kept per block, or "".
     """
 
     kind = FULL

@@ -11,12 +11,20 @@ from ..blocks.interface import BlockCall
 from ..state.cond_state import CondState, TokenState
 from ..state.residual_store import ResidualStore, StoreSize
 from .base import ModelCall
+from .context import CallInfo, RunContext
 
 
 class RecordingCall(ModelCall):
-    """Computes everything and keeps each block's residual."""
+    """Computes everything and keeps each block's residual.
+
+    Where no block could run for selected tokens, later token steps would compute everything, too: then nothing is kept.
+    """
 
     runs_blocks = True
+
+    def __init__(self, context: RunContext, info: CallInfo):
+        super().__init__(context, info)
+        self._unsupported, self._reason = 0, ""  # blocks that token steps would run in full, and why the last of them
 
     def begin(self, hidden: Tensor) -> None:
         for cond in self.info.conds:
@@ -37,11 +45,18 @@ class RecordingCall(ModelCall):
         state.keep(TokenState(store, inputs, ages, mode.token_estimator.begin(self.info.sigma, ages, previous)))
 
     def forward(self, call: BlockCall, hidden: Tensor) -> Any:
+        if reason := self.full_block_reason(call):
+            self._unsupported, self._reason = self._unsupported + 1, reason
         result, before, after = self.run_for_all_tokens(call, hidden)
         for cond in self.info.conds:
             if cond.state.tokens is not None:
                 self._record(cond.state.tokens.store, call.index, after[cond.rows], before[cond.rows])
         return result
+
+    def end(self, prediction: Tensor) -> Tensor:
+        if self._unsupported and self._unsupported == self.blocks_run:
+            self.store_failure = f"every block has to run in full: {self._reason}"
+        return super().end(prediction)
 
     def _record(self, store: ResidualStore, index: int, after: Tensor, before: Tensor) -> None:
         """Keep a block's residual in its first slot; older residuals move on by a slot, the oldest is dropped."""

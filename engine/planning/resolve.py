@@ -45,7 +45,8 @@ class RunFacts:
     """Facts about a run, known when it begins.
 
     guidance: its scale where the host states it; cost: of an average block, for target speed-ups and the ideal figure;
-    has_runner: the model's blocks are known, so that partial steps are possible; limit: why not, for the report.
+    has_runner: the model's blocks can run for selected tokens, so that partial steps are possible; limit: why not, for
+    the report.
     """
 
     profile: SamplerProfile
@@ -159,7 +160,8 @@ def _full_reason(plan: Plan, mode: Mode, facts: RunFacts) -> str:
     if plan.schedule is None and steps < MIN_AUTO_STEPS:
         return f"a run of {steps} steps leaves nothing to reuse: choose a schedule by name to skip one all the same"
     if mode.per_block and not facts.has_runner:
-        return f"mode '{mode.name}' works inside the model's blocks, which are not known: every step is computed"
+        why = f"; {facts.limit}" if facts.limit else ""
+        return f"mode '{mode.name}' works inside the model's blocks, which it cannot here: every step is computed{why}"
     return ""
 
 

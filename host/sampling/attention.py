@@ -68,7 +68,8 @@ class RunAttention:
         """Return the attention for a model call of `tokens` tokens; options: the call's transformer_options.
 
         A backend that has been chosen is looked up here, before the model runs: compiled code then traces no choice.
-        It is chosen within the first call of such a number of tokens, once for few queries and once for many.
+        It is chosen within the first call of such a number of tokens, once for few queries and once for many. Attention
+        to less than half as many keys (speech, text) is the host's: it is little work, and no measure for the rest.
         """
         if OVERRIDE in options:
             if not self._gave_lse:
@@ -83,6 +84,8 @@ class RunAttention:
         ) -> tuple[Tensor, Tensor | None]:
             if mask is not None:
                 return masked(q, k, v, need_lse=need_lse, mask=mask)
+            if 2 * k.shape[1] < tokens and not need_lse:
+                return _host(q, k, v, options), None
             return (many if q.shape[1] >= MANY_QUERIES else few)(q, k, v, need_lse=need_lse)
 
         return self._preferring(serve, options)

@@ -7,8 +7,16 @@ from typing import Any
 
 import torch
 
-# Entries of a conditioning that bring tokens of their own, handed to a model's layout as they are.
-OWN_TOKENS = ("minimax_keyframes", "minimax_refs")
+# Entries of a conditioning that bring tokens of their own, by the names that nodes give them: the names that the model
+# is given them under, and its layout with it.
+OWN_TOKENS = {
+    "time_dim_concat": "time_dim_concat",
+    "context_latents": "context_latents",
+    "pose_video_latent": "pose_latents",
+    "reference_motion": "reference_motion",
+    "minimax_keyframes": "minimax_keyframes",
+    "minimax_refs": "minimax_refs",
+}
 
 
 def conditioning_count(guider: Any) -> int:
@@ -46,7 +54,7 @@ def expected_conditions(guider: Any, noise_shape: tuple[int, ...], latent_shapes
     if latent_shapes is not None and len(latent_shapes) > 1:
         found["latent_shapes"] = latent_shapes
     for cond in reversed(conditionings):  # the first one counts, as for the text
-        found |= {name: cond[name] for name in OWN_TOKENS if name in cond}
+        found |= {name: cond[given] for given, name in OWN_TOKENS.items() if cond.get(given) is not None}
     return found
 
 

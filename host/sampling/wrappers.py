@@ -99,6 +99,7 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes
         return Run.of(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason))), 0
     conditions = expected_conditions(guider, tuple(noise.shape), latent_shapes)
     layout = architecture.layout(tuple(noise.shape), conditions)
+    limit = architecture.limit or _options_limit(architecture, guider)
     run = Run.of(
         plan,
         levels,
@@ -107,13 +108,18 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes
         family=architecture.family,
         seed=seed or 0,
         guidance=guidance_scale(guider),
-        has_runner=architecture.runner is not None,
-        limit=architecture.limit,
+        has_runner=architecture.runner is not None and not limit,
+        limit=limit,
     )
     run.writer.note(second_model_note(guider, PLAN_KEY))
     announced = announced_bytes(run, architecture, guider, tuple(noise.shape), layout)
     run.writer.announce(announced)
     return run, announced
+
+
+def _options_limit(architecture: Architecture, guider: Any) -> str:
+    reason = architecture.options_limit(guider.model_options.get("transformer_options", {}))
+    return f"no token steps: {reason}" if reason else ""
 
 
 def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor, levels: Sequence[float]) -> SamplerProfile:

@@ -17,7 +17,7 @@ import torch
 import zoo
 from sampling import last
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 from zoo.base import Sampled, tensors
 
 from astraea.engine.blocks.interface import BlockCall, TokenLayout
@@ -43,13 +43,28 @@ ADAPTED = [
     "MiniMax-H3",
     "CogVideoX 2B",
     "CogVideoX 1.5 image to video",
+    "LTXV",
+    "Cosmos-Predict2 image to video",
+    "Cosmos-Predict2 with position embedding",
+    "Anima",
+    "Wan 2.1 HuMo",
+    "Wan 2.2 S2V",
+    "Wan 2.1 SCAIL-2",
 ]
 ALIKE = [
     "Wan 2.1 image to video",
     "Wan 2.1 first and last frame",
     "Wan 2.1 Fun Control",
+    "Wan 2.1 InfiniteTalk",
+    "Wan 2.1 Phantom",
+    "Wan 2.1 Bernini",
+    "Wan 2.1 FlowRVS",
     "Wan 2.1 VACE",
     "Wan 2.1 Fun Camera",
+    "Wan 2.1 SCAIL",
+    "Wan 2.2 image to video",
+    "Wan 2.2 Fun Control",
+    "Wan 2.2 Fun Camera",
     "Wan 2.2 5B image to video",
     "MiniMax-H3 image to video",
     "HunyuanVideo image to video",
@@ -57,8 +72,13 @@ ALIKE = [
     "SkyReels image to video",
     "HunyuanVideo 1.5 image to video",
     "Kandinsky 5 image to video",
+    "Kandinsky 5 image",
     "CogVideoX 5B image to video",
     "VOID",
+    "LTXV image to video",
+    "Cosmos-Predict2",
+    "Wan 2.2 Animate",
+    "WanDancer",
 ]
 
 
@@ -82,8 +102,8 @@ def dense(name: str, steps: int = STEPS, cfg: float = 3.0) -> Tensor:
 
 
 def run(sampled: Sampled, *, model: Any = None, schedule: Any = TOKENS, **options: Any) -> tuple[Tensor, Report]:
-    """Samples with token steps, or with another schedule; `mode`, `budget` and `attention` go to the plan."""
-    plan = {key: options.pop(key) for key in ("mode", "budget", "attention") if key in options}
+    """Samples with token steps, or with another schedule; `mode`, `budget`, `attention` and `cache` go to the plan."""
+    plan = {key: options.pop(key) for key in ("mode", "budget", "attention", "cache") if key in options}
     handle = ReportHandle()
     fast = accelerate(sampled.model if model is None else model, make_plan(schedule, **plan), handle)
     return joined(zoo.sample(sampled, fast, **({"steps": STEPS} | options))), last(handle)
@@ -187,6 +207,12 @@ def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: An
 
 
 ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """The counter knows only the attention of other devices."""
+    return sdpa_flop_count(q, k, v)
 
 
 def multiplications(architecture: Architecture, sample: Callable[[], Any]) -> int:

@@ -95,6 +95,7 @@ def test_work_is_saved_as_the_cost_model_says(name):
     sampled = build(name)
     architecture = kit.architecture_of(sampled.model)
     everything = kit.multiplications(architecture, lambda: run(sampled, budget=1.0, steps=4))
+    run(sampled, steps=4)  # the first such run may also time attention kernels
     reports = []
     # The host's attention: the choice of another times several within the first call.
     spent = kit.multiplications(architecture, lambda: reports.append(run(sampled, steps=4, attention="host")[1]))
@@ -115,6 +116,10 @@ def test_conditionings_in_one_call_or_in_two(name, monkeypatch):
     """
     sampled = build(name)
     sampled.negative = [[sampled.positive[0][0] * 0.5, sampled.positive[0][1]]]
+    try:
+        zoo.sample(sampled, steps=2)
+    except RuntimeError as reason:
+        pytest.skip(f"the host cannot: {reason}")
     result, report = run(sampled, mode="hold")
     monkeypatch.setattr(type(sampled.model.model), "memory_required", lambda *a, **k: 10**15)
     split, other = run(sampled, mode="hold")
@@ -134,8 +139,8 @@ def test_two_clips_at_once(name):
     sampled.latent = {**sampled.latent, "samples": twice[0] if len(twice) == 1 else type(latent)(twice)}
     try:
         expected = kit.joined(zoo.sample(sampled, steps=STEPS))
-    except ValueError as reason:
-        pytest.skip(f"the host refuses: {reason}")
+    except (ValueError, RuntimeError) as reason:
+        pytest.skip(f"the host cannot: {reason}")
     assert torch.equal(run(sampled, budget=1.0)[0], expected)
     result, report = run(sampled)
     assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, steps=STEPS // 2)))

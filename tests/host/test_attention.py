@@ -10,10 +10,14 @@ import pytest
 import torch
 from sampling import accelerated, last, psnr, sample
 
-from astraea.host.sampling.attention import HOST_NAME, OVERRIDE
-from astraea.kernels import DISPATCHER, autotune, autotune_cache, dispatch, selftest
+from astraea.engine.planning.plan import make_plan
+from astraea.engine.run import Run
+from astraea.host.sampling.attention import HOST_NAME, OVERRIDE, RunAttention
+from astraea.kernels import DISPATCHER, attend_reference, autotune, autotune_cache, dispatch, selftest
 from astraea.nodes.report_text import report_text
+from astraea.schedules import flow_sigmas, periodic
 
+SIGMAS = flow_sigmas(4)
 DEVICE = comfy.model_management.get_torch_device().type
 ON_CPU = DEVICE == "cpu"
 OWN, NOT_HERE = ("cpu-tiles", "flash-attn-3") if ON_CPU else ("triton", "cpu-tiles")
@@ -93,6 +97,20 @@ def test_a_backend_that_was_timed_faster_is_used(load_tiny, timed, served):
     token_calls = last(handle).counts()["token"]
     assert len(served) == token_calls * 8  # every block of every token step
     assert sample(fast).equal(result), "the second run must not differ from the one that decided"
+    assert len(races) == 1
+
+
+def test_attention_to_few_of_the_keys_is_the_hosts_and_decides_nothing(timed):
+    """Such as that of each frame to its speech: timed, it would choose for the attention to all tokens."""
+    races, tokens = timed(own=0.5), 512
+    run = Run.of(make_plan(periodic("few", [0.5], SIGMAS)), [*SIGMAS, 0.0])
+    attend = RunAttention("auto", run.writer).for_call({}, tokens)
+    q, few, many = (torch.randn(1, n, 2, 64, device=DEVICE) for n in (64, 16, tokens))
+    expected, _ = attend_reference(q, few, few)
+    assert torch.allclose(attend(q, few, few)[0], expected, atol=1e-3)
+    assert not races
+    assert not run.report.attention
+    attend(q, many, many)
     assert len(races) == 1
 
 

@@ -70,7 +70,7 @@ def test_mode_paper_of_a_box_runs_in_full(load_tiny, as_box):
     fast, handle = accelerated(load_tiny(), budget=0.5, mode="paper")
     expected = sample(load_tiny(), steps=6)
     assert torch.equal(sample(fast, steps=6), expected)
-    assert "works inside the model's blocks, which are not known" in last(handle).summary()
+    assert "works inside the model's blocks, which it cannot here" in last(handle).summary()
 
 
 def test_target_speedup_of_a_box_counts_its_calls(load_tiny, as_box):

@@ -203,7 +203,7 @@ def test_replaced_blocks_of_other_nodes_run():
 
 
 @pytest.mark.parametrize("patch", ["attn1_patch", "attn1_output_patch"])
-def test_patches_inside_a_block_make_it_run_in_full(patch, host_version):
+def test_patches_inside_blocks_leave_whole_steps(patch, host_version):
     sampled, calls = kit.build("HunyuanVideo"), []
 
     def inside(*args: Any, **kwargs: Any) -> Any:
@@ -213,17 +213,23 @@ def test_patches_inside_a_block_make_it_run_in_full(patch, host_version):
     model = sampled.model.clone()
     model.set_model_patch(inside, patch)
     expected = kit.joined(zoo.sample(sampled, model, steps=STEPS))
-    result, report = run(sampled, model=model)
-    assert torch.equal(result, expected)
-    assert all(f"patches inside it ({patch})" in call.reason for call in report.calls[2:-2])
     assert bool(calls) == (host_version >= (0, 14))
+    result, report = run(sampled, model=model)
+    assert {call.kind for call in report.calls} == {"full", "reuse"}
+    assert f"whole steps; no token steps: another node patches inside it ({patch})" in report.summary()
+    assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, model, steps=STEPS // 2)))
 
 
-def test_unknown_argument_makes_a_block_run_in_full():
+def test_unknown_arguments_and_patches_of_one_call_make_a_block_run_in_full():
     architecture = architecture_of(kit.build("HunyuanVideo").model)
+    patched = {"patches": {"attn1_patch": [None]}}
     for block, known in ((architecture.blocks[0], "img"), (architecture.blocks[-1], "x")):
-        for value, reason in ((1, "it was called with weather"), (None, "")):
-            call = BlockCall(0, block, block.forward, (), {known: 1, "weather": value})
+        for more, reason in (
+            ({"weather": 1}, "it was called with weather"),
+            ({"weather": None, "transformer_options": {"patches": {}}}, ""),
+            ({"transformer_options": patched}, "another node patches inside it (attn1_patch)"),
+        ):
+            call = BlockCall(0, block, block.forward, (), {known: 1, **more})
             assert architecture.runner.unsupported_reason(call) == reason
 
 

@@ -1,33 +1,10 @@
-"""Kandinsky 5 beyond the kit: images, long videos, blocks that another node has changed."""
+"""Kandinsky 5 beyond the kit: long videos, blocks that another node has changed."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 import zoo
 from kit import STEPS, attention, build, error, joined, record_blocks, run, some_tokens
-from zoo.base import Sampled, make_model, prompts
-from zoo.video import KANDINSKY
-
-
-@pytest.fixture
-def image() -> Sampled:
-    """The image model, whose latents have no frames."""
-    try:
-        model = make_model("Kandinsky5Image", "Kandinsky5Image", visual_embed_dim=64, **KANDINSKY)
-    except zoo.NotOnThisHost as missing:
-        pytest.skip(str(missing))
-    return Sampled(model, **prompts(48, pooled=24), latent={"samples": torch.zeros(1, 16, 16, 18)})
-
-
-def test_an_image_has_tokens_as_a_video_has(image):
-    expected = joined(zoo.sample(image, steps=STEPS))
-    assert torch.equal(run(image, budget=1.0)[0], expected)
-    result, report = run(image)
-    assert error(expected, result) < error(expected, joined(zoo.sample(image, steps=STEPS // 2)))
-    assert not [call.reason for call in report.calls if call.reason]
-    assert {call.kind for call in report.calls} == {"full", "token"}
-    assert {call.tokens for call in report.calls} == {8 * 9}
 
 
 def test_chunks_above_8192_tokens_are_the_same_numbers():

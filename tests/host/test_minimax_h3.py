@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import kit
@@ -11,6 +12,7 @@ import torch
 import zoo
 from kit import STEPS, error, run
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from zoo.base import random
 from zoo.video import minimax_h3, two_streams
 
@@ -19,6 +21,7 @@ from astraea.engine.report import ReportHandle
 from astraea.host.sampling import wrappers
 from astraea.host.sampling.architectures import architecture_of
 from astraea.host.sampling.patch_model import accelerate
+from astraea.host.sampling.weights import LinearSlices
 
 pytest.importorskip("comfy.ldm.minimax.model")
 
@@ -177,6 +180,22 @@ def test_settings_that_people_run():
         assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, steps=shorter, **options)))
 
 
+@pytest.mark.parametrize("sliced", [True, False])
+def test_cost_counts_the_queries_that_are_computed(sliced, monkeypatch):
+    """One Linear gives queries, keys and values: of all tokens, unless parts of its output can be computed alone."""
+    if not sliced:
+        monkeypatch.setattr(LinearSlices, "possible", lambda self, linear: False)
+    architecture, blocks = kit.record_blocks(minimax_h3(latent=two_streams((1, 24, 4, 16, 16), (1, 32, 2, 12))))
+    layout, selection = blocks[0].layout, kit.some_tokens(blocks[0].layout, 1, share=0.4)
+    with FlopCounterMode(display=False, custom_mapping=kit.ON_CPUS) as whole:
+        blocks[0].call().run()
+    with FlopCounterMode(display=False, custom_mapping=kit.ON_CPUS) as part:
+        architecture.runner.forward_tokens(blocks[0].call(), selection, kit.attention(layout.total))
+    share = (selection.count - layout.prefix) / layout.video
+    expected = architecture.cost(layout, None).relative_cost(share)
+    assert part.get_total_flops() / whole.get_total_flops() == pytest.approx(expected, abs=0.01)
+
+
 # --- blocks that write into their input ----------------------------------------------------------------------------
 
 
@@ -285,6 +304,22 @@ def test_attention_given_to_a_block_runs_in_full():
     assert architecture.runner.unsupported_reason(call) == ""
     call.kwargs["region_mask"] = torch.ones(1)
     assert "region_mask" in architecture.runner.unsupported_reason(call)
+
+
+def test_attention_that_a_checkpoint_names_is_passed_on():
+    """As newer ComfyUIs keep it in the layer."""
+    architecture, blocks = kit.record_blocks(minimax_h3())
+    attend, asked = kit.attention(blocks[0].layout.total), []
+
+    def note(*args: Tensor, preferred: Any = None, **options: Any) -> Any:
+        asked.append(preferred)
+        return attend(*args, **options)
+
+    call, selection = blocks[0].call(), kit.some_tokens(blocks[0].layout, 1)
+    architecture.runner.forward_tokens(call, selection, note)
+    call.block.attn.comfy_attention = SimpleNamespace(function=torch.add)
+    architecture.runner.forward_tokens(call, selection, note)
+    assert asked == [None, call.block.attn.comfy_attention]
 
 
 def test_node_that_wraps_a_block():

@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
+import zoo
+from allocation_recorder import AllocationRecorder
 from newest_host import NewestAttention
 from sampling import accelerated, full, last, sample
 
@@ -132,3 +135,42 @@ def test_hosts_that_record_nothing_are_not_paused(monkeypatch, absent):
     monkeypatch.setattr(memory, "model_prefetch", absent)
     with memory.lasting_memory():
         assert torch.ones(1).item() == 1.0
+
+
+@pytest.fixture
+def recorded_minimax_h3(monkeypatch):
+    """MiniMax-H3 as the newest ComfyUIs run it: recorded, each block in a scope of its own."""
+    host = pytest.importorskip("comfy.ldm.minimax.model")
+    recorder, model, final = AllocationRecorder(), host.MiniMaxH3Model, host.FinalLayer
+    in_model, to_end = model._forward, final.forward
+
+    def in_section(self, x, *args, **kwargs):
+        out = [torch.empty_like(stream) for stream in x]
+        with recorder.section():
+            for kept, made in zip(out, in_model(self, x, *args, **kwargs), strict=True):
+                kept.copy_(made)
+            del made
+        return out
+
+    def at_end(self, *args, **kwargs):
+        recorder.next_block(last=True)
+        return to_end(self, *args, **kwargs)
+
+    monkeypatch.setattr(host.comfy.model_prefetch, "prefetch_queue_pop", lambda *_, **__: recorder.next_block())
+    monkeypatch.setattr(model, "_forward", in_section)
+    monkeypatch.setattr(final, "forward", at_end)
+    monkeypatch.setattr(memory, "model_prefetch", SimpleNamespace(pause_malloc_graph=recorder.pause))
+    return recorder
+
+
+@pytest.mark.parametrize("cache", ["full", "fp8-host"])
+@pytest.mark.parametrize("mode", ["default", "forecast", "paper", "random"])
+def test_minimax_h3_gives_back_what_is_recorded(recorded_minimax_h3, mode, cache):
+    from zoo.video import minimax_h3
+
+    sampled = minimax_h3()
+    plain = zoo.sample(sampled, steps=2)
+    assert kit.joined(plain).isfinite().all()
+    result, report = kit.run(sampled, mode=mode, cache=cache)
+    assert result.isfinite().all()
+    assert report.counts()["token"] > 0

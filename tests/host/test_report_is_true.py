@@ -61,9 +61,16 @@ def test_calls_that_another_cache_answers_are_not_computed(load_tiny, kind, budg
 
 @pytest.mark.parametrize("mode", [None, "paper"])
 def test_blocks_that_must_run_whole_are_counted_whole(load_tiny, mode):
-    """A patch inside of blocks, as NAG and others put it there."""
+    """A patch inside of blocks, as NAG and others put it there, once token steps have been planned."""
+
+    def patch_later(executor, *args, **kwargs):
+        options = args[5]
+        if options["sigmas"][0] < options["sample_sigmas"][0]:
+            args = (*args[:5], {**options, "patches": {"attn1_patch": [lambda given: given["x"]]}}, *args[6:])
+        return executor(*args, **kwargs)
+
     model = load_tiny().clone()
-    model.model_options.setdefault("transformer_options", {})["patches"] = {"attn1_patch": [lambda given: given["x"]]}
+    model.add_wrapper_with_key("diffusion_model", "patch", patch_later)
     fast, handle = accelerated(model, TOKENS, budget=0.5, mode=mode)
     sample(fast, **RUN)
     report = last(handle)

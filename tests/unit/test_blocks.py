@@ -195,6 +195,25 @@ def test_a_block_that_runs_for_all_tokens_moves_the_older_residuals_of_selected_
         assert not torch.equal(newest, before[index])
 
 
+def test_a_run_none_of_whose_blocks_can_run_in_part_skips_whole_steps_from_then_on() -> None:
+    blocks: Any = blocks_of(OneStream)
+    for block in blocks:
+        block.reason = "another node patches inside it"
+    run = Run.of(make_plan(periodic("p", [0.5], SIGMAS[:-1], full_start=1)), SIGMAS)
+    x = torch.randn(2, VIDEO, DIM, generator=torch.Generator().manual_seed(1))
+    for sigma in SIGMAS[:-1]:
+        call = run.begin_call(request(sigma, ToyRunner(), len(blocks)))
+        with patched_forwards(blocks, call):
+            prediction = call.estimate() if isinstance(call, ReuseCall) else forward(blocks, x)
+        run.end_call(call, prediction)
+    kinds = [record.kind for record in run.report.calls]
+    assert kinds[0] == "full"
+    assert set(kinds) == {"full", "reuse"}
+    assert all(state.store is None for state in run.states)
+    reason = "every block has to run in full: another node patches inside it"
+    assert f"whole steps are skipped instead of tokens: {reason}" in run.report.notes
+
+
 def test_a_box_skips_whole_steps_and_no_tokens() -> None:
     box = describe_box("flux", "no adapter")
     layout = box.layout((2, 4, 3, 4, 4), {})
@@ -219,5 +238,5 @@ def test_mode_paper_computes_a_box_in_full_and_says_why() -> None:
     run = Run.of(plan, SIGMAS, has_runner=False)
     assert run.budgets == [1.0] * 9
     assert run.report.notes == [
-        "mode 'paper' works inside the model's blocks, which are not known: every step is computed"
+        "mode 'paper' works inside the model's blocks, which it cannot here: every step is computed"
     ]

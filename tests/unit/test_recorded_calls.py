@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from recorded_host import DIM, TEXT, AllocationRecorder, GraphedModel, PackedModel, PackedRunner
+from allocation_recorder import AllocationRecorder
+from recorded_host import DIM, TEXT, GraphedModel, PackedModel, PackedRunner
 from torch import Tensor
 from toy_transformer import toy_attend
 

@@ -238,7 +238,7 @@ def random_weight(owner: torch.nn.Module, path: str, empty: Tensor, generator: t
         return 1.0 / 10000.0 ** (torch.arange(empty.numel()) / empty.numel())
     values = torch.empty(empty.shape).uniform_(-math.sqrt(3.0), math.sqrt(3.0), generator=generator)
     if isinstance(owner, torch.nn.Embedding):
-        return values
+        return values.to(empty.dtype)
     if empty.ndim < 2:
         is_factor = name.endswith(("weight", "scale", "gamma"))
         return (1.0 + 0.1 * values if is_factor else 0.05 * values).to(empty.dtype)

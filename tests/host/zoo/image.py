@@ -208,7 +208,7 @@ def ernie_image() -> Sampled:
 def kandinsky_5_image() -> Sampled:
     shape = {"visual_embed_dim": 64, "rope_scale_factor": (1.0, 1.0, 1.0)}
     model = make_model("Kandinsky5Image", "Kandinsky5Image", **(KANDINSKY | shape))
-    return Sampled(model, **prompts(48, pooled=24), latent=empty_latent(1, 16, 8, 8))
+    return Sampled(model, **prompts(48, pooled=24), latent=empty_latent(1, 16, 16, 16))
 
 
 PREDICT = COSMOS | {"in_channels": 16, "pos_emb_learnable": True, "rope_enable_fps_modulation": False}
@@ -216,7 +216,7 @@ PREDICT = COSMOS | {"in_channels": 16, "pos_emb_learnable": True, "rope_enable_f
 
 def cosmos_predict_2() -> Sampled:
     model = make_model("CosmosT2IPredict2", "CosmosPredict2", **PREDICT)
-    return Sampled(model, **prompts(48), latent=empty_latent(1, 16, 1, 8, 8))
+    return Sampled(model, **prompts(48), latent=empty_latent(1, 16, 1, 16, 16))
 
 
 def anima() -> Sampled:
@@ -229,7 +229,7 @@ def anima() -> Sampled:
     def tokens(seed: int, length: int) -> dict:
         return {"t5xxl_ids": torch.arange(length, dtype=torch.int) + 1000 * seed, "t5xxl_weights": torch.ones(length)}
 
-    return Sampled(model, **prompts(48, each=tokens), latent=empty_latent(1, 16, 1, 8, 8))
+    return Sampled(model, **prompts(48, each=tokens), latent=empty_latent(1, 16, 1, 16, 16))
 
 
 IMAGES = [

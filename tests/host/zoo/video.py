@@ -243,6 +243,14 @@ def cosmos_2_image_to_video() -> Sampled:
     return Sampled(model, **prompts(48), latent=latent)
 
 
+def cosmos_2_position_embedding() -> Sampled:
+    """A learned position embedding is added before every block; no low-rank modulation besides."""
+    sizes = {"in_channels": 16, "pos_emb_learnable": True, "rope_enable_fps_modulation": False}
+    sizes |= {"extra_per_block_abs_pos_emb": True, "use_adaln_lora": False}
+    model = make_model("CosmosT2IPredict2", "CosmosPredict2", **(COSMOS | sizes))
+    return Sampled(model, **prompts(48), latent=empty_latent(1, 16, 4, 8, 8))
+
+
 def seedvr2() -> Sampled:
     """Upscales a video; its two texts are fixed and come with the weights."""
     sizes = {"norm_eps": 1e-5, "num_layers": 4, "mlp_type": "swiglu", "vid_dim": 64, "heads": 2, "head_dim": 32}
@@ -278,5 +286,6 @@ VIDEO = [
     ZooModel("Cosmos 1", "video", "CosmosVideo", cosmos_1),
     ZooModel("Cosmos 1 image to video", "video", "CosmosVideo", cosmos_1_image),
     ZooModel("Cosmos-Predict2 image to video", "video", "CosmosPredict2", cosmos_2_image_to_video),
+    ZooModel("Cosmos-Predict2 with position embedding", "video", "CosmosPredict2", cosmos_2_position_embedding),
     ZooModel("SeedVR2", "video", "SeedVR2", seedvr2),
 ]

@@ -93,10 +93,10 @@ def infinite_talk() -> Sampled:
     patches = require_module("comfy_extras.nodes_model_patch", "InfiniteTalk")
     if not hasattr(patches, "MultiTalkModelPatch"):
         raise NotOnThisHost("this ComfyUI has no InfiniteTalk")
-    settings = {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+    model = wan("WAN21_I2V", "WAN21", in_dim=36, dim=80)
+    settings = {"dtype": model.model_dtype(), "operations": comfy.ops.manual_cast}
     talk = patches.MultiTalkModelPatch(intermediate_dim=4, in_dim=80, out_dim=16, num_layers=4, **settings)
     fill(talk)
-    model = wan("WAN21_I2V", "WAN21", in_dim=36, dim=80)
     model.model_options["transformer_options"]["audio_embeds"] = random(1, 4, 32, 16, seed=26)
     speech = comfy.model_patcher.ModelPatcher(talk, model.load_device, model.offload_device)
     model.set_model_patch(host.MultiTalkCrossAttnPatch(speech), "attn2_patch")
@@ -137,8 +137,8 @@ def humo() -> Sampled:
     import comfy.ldm.wan.model as host
 
     def narrow_audio(network: Any) -> None:
-        operations = comfy.ops.disable_weight_init
-        network.audio_proj = host.AudioProjModel(8, 5, 8, 32, 1536, 16, dtype=torch.float32, operations=operations)
+        settings = {"dtype": network.dtype, "operations": comfy.ops.manual_cast}
+        network.audio_proj = host.AudioProjModel(8, 5, 8, 32, 1536, 16, **settings)
 
     model = wan("WAN21_HuMo", "WAN21_HuMo", in_dim=36, shrink=narrow_audio)
     audio = random(1, 4, 8, 5, 8, seed=26)
@@ -160,7 +160,7 @@ def animate() -> Sampled:
     import comfy.ldm.wan.model_animate as host
 
     def narrow_faces(network: Any) -> None:
-        settings = {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+        settings = {"dtype": network.dtype, "operations": comfy.ops.manual_cast}
         layers = [host.ConvLayer(3, 4, 1, **settings)]
         layers += [host.ResBlock(4, 4, **settings) for _ in range(2)]
         layers += [host.EqualConv2d(4, 512, 4, bias=False, **settings)]

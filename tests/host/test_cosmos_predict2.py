@@ -1,0 +1,73 @@
+"""Cosmos-Predict2: noise levels up to 80, nodes that change its blocks, sizes; Cosmos 1, which has other blocks."""
+
+from __future__ import annotations
+
+import kit
+import pytest
+import torch
+import zoo
+from kit import TOKENS, build, error, run
+
+from astraea.host.sampling.architectures import architecture_of
+from astraea.schedules import flow_sigmas, periodic
+
+VIDEO, IMAGE = "Cosmos-Predict2 with position embedding", "Cosmos-Predict2 text to image"
+WHOLE = periodic("whole", [1.0, 0.0], flow_sigmas(30))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "res_multistep", "dpmpp_2m"])
+@pytest.mark.parametrize("name", [VIDEO, IMAGE, "Cosmos-Predict2 image to video"])
+def test_skipped_steps_on_noise_levels_up_to_80(name, sampler):
+    """Its sigmas are those of a flow over 1 - those: levels go from 80/81 to 0, and forecasts are corrected."""
+    sampled, options = build(name), {"steps": 16, "sampler": sampler}
+    expected = kit.joined(zoo.sample(sampled, **options))
+    result, report = run(sampled, schedule=WHOLE, **options)
+    levels = [call.sigma for call in report.calls]
+    assert levels[0] == pytest.approx(80 / 81)
+    assert all(0.0 < level < 1.0 for level in levels)
+    assert {call.kind for call in report.calls} == {"full", "reuse"}
+    assert not any(call.reason for call in report.calls)
+    assert error(expected, result) < error(expected, kit.joined(zoo.sample(sampled, **(options | {"steps": 8}))))
+    held, _ = run(sampled, schedule=WHOLE, mode="hold", **options)
+    assert error(expected, result) < 0.7 * error(expected, held)
+    uncorrected, _ = run(sampled, schedule=WHOLE, mode="forecast", **options)
+    assert not torch.equal(result, uncorrected)
+
+
+@pytest.mark.parametrize("patch", ["attn1_patch", "attn2_patch", "mlp_patch"])
+def test_patches_inside_a_block_run_it_in_full(patch):
+    sampled = build(VIDEO)
+    patched = sampled.model.clone()
+    patched.set_model_patch(lambda *args, **kwargs: args[0] if patch == "mlp_patch" else {}, patch)
+    result, report = run(sampled, model=patched)
+    assert torch.equal(result, kit.dense(VIDEO))
+    reasons = {call.reason for call in report.calls} - {""}
+    assert reasons == {f"4 of 4 blocks: another node patches inside it ({patch})"}
+
+
+def test_another_nodes_self_attention_is_kept():
+    sampled = build(VIDEO)
+    for block in sampled.model.model.diffusion_model.blocks:
+        own = block.self_attn.attn_op
+        block.self_attn.attn_op = lambda q, k, v, own=own, **options: own(q, k, v, **options)
+    result, report = run(sampled)
+    assert torch.equal(result, kit.dense(VIDEO))
+    reasons = {call.reason for call in report.calls} - {""}
+    assert reasons == {"4 of 4 blocks: another node has replaced its self-attention"}
+
+
+def test_frames_are_padded_to_whole_patches_and_references_come_behind():
+    layout = architecture_of(build(VIDEO).model).layout
+    assert layout((1, 16, 3, 7, 8), {}).total == 3 * 4 * 4
+    references = [torch.zeros(1, 16, 2, 7, 8), torch.zeros(1, 16, 7, 8)]
+    behind = layout((1, 16, 3, 7, 8), {"ref_latents": references})
+    assert (behind.prefix, behind.video, behind.suffix) == (0, 3 * 16, 3 * 16)
+
+
+def test_cosmos_1_takes_whole_steps_alone():
+    name = "Cosmos 1"
+    architecture = architecture_of(build(name).model)
+    assert (architecture.runner, architecture.limit) == (None, "token steps need an adapter for GeneralDIT")
+    result, report = run(build(name), schedule=TOKENS, steps=16)
+    assert {call.kind for call in report.calls} == {"full", "reuse"}
+    assert error(kit.dense(name, 16), result) < error(kit.dense(name, 16), kit.dense(name, 8))
