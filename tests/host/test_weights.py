@@ -213,6 +213,9 @@ def test_a_model_is_described_without_its_weights(name, instead, monkeypatch):
         (H3, "mlp.fc2", "in_features"),
         (KANDINSKY, "feed_forward.in_layer", "out_features"),
         ("CogVideoX 2B", "ff_proj", "out_features"),
+        ("LTXV", "ff.net.0.proj", "out_features"),
+        ("Cosmos-Predict2 image to video", "mlp.layer1", "out_features"),
+        ("Wan 2.1 HuMo", "audio_cross_attn_wrapper.audio_cross_attn.k", "in_features"),
     ],
 )
 def test_a_layer_of_unknown_size_leaves_whole_steps(name, layer, size):
