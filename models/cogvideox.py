@@ -29,17 +29,8 @@ SUPPORTED = "CogVideoX and VOID"
 BLOCK = BlockCode(
     class_name="CogVideoXBlock",
     parts=(
-        "norm1",
-        "norm2",
-        "q",
-        "k",
-        "v",
-        "norm_q",
-        "norm_k",
-        "attn_out",
+        *("norm1", "norm2", "q", "k", "v", "norm_q", "norm_k", "attn_out", "ff_out", "num_heads"),
         "ff_proj.out_features",
-        "ff_out",
-        "num_heads",
     ),
     arguments=("hidden_states", "encoder_hidden_states", "temb", "image_rotary_emb", "transformer_options"),
     leading=4,

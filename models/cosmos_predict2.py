@@ -38,7 +38,7 @@ BLOCK = BlockCode(
         *(f"{kind}_{part}" for kind in ("layer_norm", "adaln_modulation") for part in PARTS),
         *(f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "v_norm")),
         *(f"self_attn.{part}" for part in ("output_proj", "output_dropout", "n_heads", "head_dim", "attn_op")),
-        *("cross_attn.context_dim", "mlp.layer1"),
+        *("cross_attn.context_dim", "mlp.layer1.out_features"),
     ),
     arguments=(
         *("x_B_T_H_W_D", "emb_B_T_D", "crossattn_emb", "rope_emb_L_1_1_D", "adaln_lora_B_T_3D"),

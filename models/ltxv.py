@@ -34,7 +34,7 @@ SUPPORTED = "LTXV 0.9"
 BLOCK = BlockCode(
     class_name="BasicTransformerBlock",
     parts=(
-        *("attn2", "ff", "scale_shift_table"),
+        *("attn2", "ff.net.0.proj.out_features", "scale_shift_table"),
         *(f"attn1.{part}" for part in ("to_q", "to_k", "to_v", "q_norm", "k_norm", "to_out", "heads")),
     ),
     arguments=("x", "context", "attention_mask", "timestep", "pe", "transformer_options"),

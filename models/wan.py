@@ -55,7 +55,7 @@ HUMO_BLOCK = BlockCode(
     parts=(
         *BLOCK.parts,
         f"{SPEECH}.norm1_audio",
-        *(f"{SPEECH}.audio_cross_attn.{part}" for part in ("q", "k", "v", "o", "norm_q", "norm_k")),
+        *(f"{SPEECH}.audio_cross_attn.{part}" for part in ("q", "k.in_features", "v", "o", "norm_q", "norm_k")),
     ),
     arguments=(*ARGUMENTS[:5], "audio", ARGUMENTS[5]),
     leading=6,

@@ -30,20 +30,20 @@ def digest_of(*values: Any) -> str:
 def model_fingerprint(model: Any) -> str:
     """Return 16 hex digits of a MODEL: architecture, some weight values, LoRA patches and kind of sampling."""
     diffusion_model = model.get_model_object("diffusion_model")
-    named = list(diffusion_model.named_parameters())
+    named = [(name, _as_given(model, name, weight)) for name, weight in diffusion_model.named_parameters()]
     sampling = model.get_model_object("model_sampling")
     return digest_of(
         type(diffusion_model).__name__,
         [(name, tuple(weight.shape), str(weight.dtype)) for name, weight in named],
-        [_sample_values(_unpatched(model, name, weight)) for name, weight in _sample(named)],
+        [_sample_values(weight) for _, weight in _sample(named)],
         _patches(model.patches),
         [kind.__name__ for kind in type(sampling).__mro__],
         getattr(sampling, "shift", None),
     )[:16]
 
 
-def _unpatched(model: Any, name: str, weight: Tensor) -> Tensor:
-    """Return the weight without LoRA patches, which ComfyUI adds in place while the model is loaded."""
+def _as_given(model: Any, name: str, weight: Tensor) -> Tensor:
+    """Return the weight as it was before ComfyUI, to load the model, added LoRA patches to it or changed its dtype."""
     kept = model.backup.get(f"diffusion_model.{name}")
     return kept.weight if kept is not None else weight
 

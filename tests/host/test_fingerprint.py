@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import comfy.utils
 import pytest
 import torch
 from sampling import random_wan, sample
@@ -23,6 +26,15 @@ def test_fingerprints_of_models(load_tiny):
     sample(patched, steps=2)
     assert model_fingerprint(model) == before
     assert model_fingerprint(patched) in found - {before}
+
+
+def test_fingerprint_of_a_model_whose_weights_have_another_type_while_it_is_loaded():
+    model = random_wan()
+    before = model_fingerprint(model)
+    for name, weight in list(model.model.named_parameters()):
+        model.backup[name] = SimpleNamespace(weight=weight, inplace_update=False)
+        comfy.utils.set_attr_param(model.model, name, weight.bfloat16())
+    assert model_fingerprint(model) == before
 
 
 def test_digests_tell_values_types_and_order_apart():
