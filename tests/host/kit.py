@@ -31,7 +31,7 @@ from astraea.host.sampling.patch_model import accelerate
 from astraea.models import Architecture
 from astraea.schedules import flow_sigmas, periodic, uniform
 
-STEPS = 8
+STEPS = 6
 TOKENS = uniform("tokens", 0.5, flow_sigmas(30))
 
 # By zoo name. ALIKE has the variants of a model whose blocks are another's: they go through the checks of a whole run.

@@ -231,7 +231,7 @@ def test_lora(name):
     assert error(dense(name), expected) > 0.01
     assert torch.equal(run(sampled, model=patched, budget=1.0)[0], expected)
     result, _ = run(sampled, model=patched)
-    assert error(expected, result) < error(dense(name), expected) or error(expected, result) < 0.1
+    assert error(expected, result) < error(dense(name), result)  # nearer to the patched model than to the plain one
     shorter = kit.joined(zoo.sample(sampled, patched, steps=STEPS // 2))
     assert error(expected, result) < error(expected, shorter)
 

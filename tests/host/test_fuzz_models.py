@@ -24,7 +24,7 @@ from astraea.engine.planning.plan import Plan, make_plan
 from astraea.engine.report import KINDS, Report, ReportHandle
 from astraea.host.sampling.patch_model import accelerate
 
-CASES = 60
+CASES = 24
 # Not drawn: these choose their steps while they run, or take too long on a small model.
 SLOW = {"dpm_adaptive", "ar_video"}
 SAMPLERS = [name for name in comfy.samplers.KSampler.SAMPLERS if name not in SLOW]
