@@ -41,6 +41,10 @@ LARGE: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"num_attention_heads": 8, "attention_head_dim": 64, "cross_attention_dim": 512},
         (1, 128, 8, 16, 16),
     ),
+    "Mochi": (
+        {"hidden_size_x": 512, "hidden_size_y": 256, "num_heads": 4, "mlp_ratio_x": 24.0},
+        (1, 12, 8, 32, 32),
+    ),
     "Cosmos-Predict2 image to video": (
         {"model_channels": 512, "num_heads": 4, "mlp_ratio": 4.0, "max_img_h": 32, "max_img_w": 32},
         (1, 16, 8, 32, 32),

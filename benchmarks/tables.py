@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from lib.attention.tables import attention_cpu_markdown, attention_markdown
-from lib.host.tables import samplers_markdown, speed_cpu_markdown, speed_gpu_markdown
+from lib.host.tables import samplers_markdown, speed_cpu_markdown, speed_gpu_markdown, speed_models_markdown
 from lib.quality.derived import derive
 from lib.quality.tables import quality_markdown
 from lib.results import RESULTS, write_json
@@ -17,6 +17,7 @@ WRITERS = {
     "quality": quality_markdown,
     "samplers": samplers_markdown,
     "speed_cpu": speed_cpu_markdown,
+    "speed_models": speed_models_markdown,
     "speed_gpu": speed_gpu_markdown,
     "attention": attention_markdown,
     "attention_cpu": attention_cpu_markdown,
