@@ -1,4 +1,4 @@
-"""Token steps of every model with an adapter, in the real ComfyUI on a CPU: their time against a dense step's.
+"""Token steps of models with an adapter, in the real ComfyUI on a CPU: their time against a dense step's.
 
 python benchmarks/speed_models.py [--comfyui TREE] [--pairs 3] [--only NAME]
 
@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     process.add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=3, help="runs of each model (default 3)")
-    parser.add_argument("--only", help="the model of this name alone")
+    parser.add_argument("--only", choices=LARGE, metavar="NAME", help="this model of LARGE alone")
     return parser.parse_args()
 
 

@@ -80,7 +80,6 @@ ALIKE = [
     "Cosmos-Predict2",
     "Wan 2.2 Animate",
     "WanDancer",
-    "Cosmos-Predict2",
 ]
 
 
@@ -109,6 +108,11 @@ def run(sampled: Sampled, *, model: Any = None, schedule: Any = TOKENS, **option
     handle = ReportHandle()
     fast = accelerate(sampled.model if model is None else model, make_plan(schedule, **plan), handle)
     return joined(zoo.sample(sampled, fast, **({"steps": STEPS} | options))), last(handle)
+
+
+def reasons(report: Report) -> set[str]:
+    """Why calls ran in full against the schedule."""
+    return {call.reason for call in report.calls if call.reason}
 
 
 def error(reference: Tensor, other: Tensor) -> float:

@@ -45,7 +45,7 @@ def test_model_is_accelerated_or_says_why_not(name, outcomes):
     recorded, found = outcomes
     found[name] = {"kind": zoo.MODELS[name].kind, **outcome_of(name)}
     if not os.environ.get(RECORD):
-        assert found[name] == recorded.get(name)
+        assert found[name] == recorded.get(name), f"not what {OUTCOMES.name}/ has: {RECORD}=1 writes it there"
 
 
 def outcome_of(name: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ def speed_cpu_markdown(result: dict[str, Any]) -> str:
 def speed_models_markdown(result: dict[str, Any]) -> str:
     """Models by row: dense over token time of a call, and what counting multiplications allows."""
     settings = result["settings"]
-    text = heading("Token steps of every model with an adapter", result["environment"])
+    text = heading("Token steps of models with an adapter", result["environment"])
     text += (
         f"Small models with random weights of ComfyUI's own classes, token steps at {settings['budget']}, "
         f"{settings['pairs']} runs of {settings['steps']} steps. A dense call over a token call on the same input, "
