@@ -42,6 +42,7 @@ def start_host() -> str | None:
     # In front: ComfyUI's own `utils`, `nodes` and `server` must win over anything of the same name.
     sys.path.insert(0, str(HOST.tree))
     try:
+        importlib.import_module("utils")  # first, as in main.py: older `nodes` put a folder with a utils.py in front
         importlib.import_module("comfy.options").enable_args_parsing()
         importlib.import_module("comfy.sd")
         importlib.import_module("comfy.sample")

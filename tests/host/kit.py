@@ -169,7 +169,7 @@ def recorded(architecture: Architecture) -> Iterator[list[Recorded]]:
         found.extend(calls[index] for index in sorted(calls))
 
 
-def record_blocks(sampled: Sampled, steps: int = 2) -> tuple[Architecture, list[Recorded]]:
+def record_blocks(sampled: Sampled, steps: int = 2, seed: int = 0) -> tuple[Architecture, list[Recorded]]:
     """Runs the plain model and returns its architecture and the newest call of each block, with the call's layout."""
     architecture, layouts = architecture_of(sampled.model), []
     model = sampled.model.clone()
@@ -180,7 +180,7 @@ def record_blocks(sampled: Sampled, steps: int = 2) -> tuple[Architecture, list[
 
     model.add_wrapper_with_key("apply_model", "kit", note_layout)
     with recorded(architecture) as blocks:
-        zoo.sample(sampled, model, steps=steps)
+        zoo.sample(sampled, model, steps=steps, seed=seed)
     for block in blocks:
         block.layout = layouts[-1]
     return architecture, blocks
