@@ -16,6 +16,7 @@ from .context import CallInfo, CondRows, RunContext
 
 EXTERNALLY_PATCHED = "another node has replaced its forward"
 CAPTURED = "ComfyUI records it as a CUDA graph"
+RUN_AGAIN = "another node runs the model several times in one call"
 
 
 class ModelCall:
@@ -34,6 +35,7 @@ class ModelCall:
         self.tokens = info.layout.video if tokens is None else tokens
         self.blocks_run = self.blocks_full = 0  # blocks that ran; of these, blocks that had to run for all tokens
         self.blocks_full_reason = ""
+        self._blocks_seen: set[int] = set()
         self.notes: list[str] = []
         self.store_failure = ""
 
@@ -44,6 +46,9 @@ class ModelCall:
 
     def run_block(self, call: BlockCall) -> Any:
         """Run a block in this call's way; returns what the block would return."""
+        if call.index in self._blocks_seen:
+            return self._run_again(call)
+        self._blocks_seen.add(call.index)
         hidden = self.runner.entry(call)
         self.blocks_run += 1
         if self.blocks_run == 1:
@@ -54,6 +59,16 @@ class ModelCall:
             with self.info.allocating():
                 self.end_blocks()
         return result
+
+    def _run_again(self, call: BlockCall) -> Any:
+        """Run a block that has run before in this call: as it is, since its input is another one.
+
+        What was kept of the first input is no ground for later calls, whose order of inputs nobody knows.
+        """
+        self.blocks_run += 1
+        self.blocks_full += 1
+        self.blocks_full_reason = self.store_failure = RUN_AGAIN
+        return call.run()
 
     def run_captured(self, call: BlockCall) -> Any:
         """Run a block as it is, because the host records it as a CUDA graph: replays in later calls repeat all of it.
@@ -138,11 +153,12 @@ class ModelCall:
     def _known_call(self, cond: CondRows) -> tuple[Solver, int] | None:
         """Return the solver and the index of this call among the sampler's; None where nothing can be corrected.
 
-        A correction needs the sampler's weights of predictions, and the index to look them up. Without these, what is
-        still to be corrected for the conditioning is forgotten.
+        A correction needs the sampler's weights of predictions, and the index to look them up. Without these, or where
+        they do not tell enough, what is still to be corrected for the conditioning is forgotten.
         """
         call, solver = cond.sampler_call, self.context.profile.solver
-        if call is None or solver is None or call >= solver.calls or not self.context.mode.corrects:
+        is_known = call is not None and solver is not None and call < solver.calls and not solver.is_steep(call)
+        if call is None or solver is None or not is_known or not self.context.mode.corrects:
             cond.state.corrections.reset()
             return None
         return solver, call

@@ -19,6 +19,7 @@ MAX_MEMORY = 4
 NEGLIGIBLE = 1e-3  # weights that count as 0; rounding stays below
 MAX_MISFIT = 0.1  # weights that may be left unexplained where a solver uses more than MAX_MEMORY predictions again
 MIN_OWN_WEIGHT = 0.3  # the least weight of a prediction that can take a correction
+MAX_OWN_WEIGHT = 10.0  # not as a share: what a prediction repeats of an error in its latents comes back so many times
 HORIZON = 8  # later calls whose weights tell which old predictions a solver uses again
 
 
@@ -42,6 +43,7 @@ class Solver:
         scale = weights[1:].abs().amax(1, keepdim=True)
         self._memory_weights: list[list[float]] = torch.where(used.abs() > NEGLIGIBLE * scale, used, 0.0).tolist()
         own = weights[1:].diagonal().abs()
+        self._is_steep: list[bool] = (own > MAX_OWN_WEIGHT).tolist()
         self._can_correct: list[bool] = (own > MIN_OWN_WEIGHT * scale[:, 0]).tolist()
 
     def cumulative_weight(self, older: int, call: int) -> float:
@@ -63,6 +65,14 @@ class Solver:
     def can_correct(self, call: int) -> bool:
         """Tell whether the prediction of `call` weighs enough to take a correction; if not, a later one does."""
         return self._can_correct[call]
+
+    def is_steep(self, call: int) -> bool:
+        """Tell whether the latents after `call` are a large difference of its prediction and earlier latents.
+
+        So with Heun's method, where a step falls to a small part of its noise level. A prediction follows its latents,
+        errors and all, which the weights do not tell: there what is lacking cannot be known, let alone corrected.
+        """
+        return self._is_steep[call]
 
     @property
     def weights_after(self) -> tuple[tuple[float, ...], ...]:

@@ -6,6 +6,13 @@ import math
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
+
+LAZY_CACHE = "lazycache"  # key of the host's node
+FOOLED = (
+    "LazyCache takes a reused prediction for a sign that nothing changes, and would answer all later steps itself: "
+    "every step that it leaves is computed"
+)
 
 # Entries of a conditioning that bring tokens of their own, by the names that nodes give them: the names that the model
 # is given them under, and its layout with it.
@@ -78,3 +85,12 @@ def second_model_note(guider: Any, key: str) -> str:
     note = "the guider's second model follows this plan, too"
     has_plan = key in getattr(patcher, "model_options", {}).get("transformer_options", {})
     return f"{note}: its own Astraea Accelerate is ignored" if has_plan else note
+
+
+def step_cache_reason(guider: Any) -> str:
+    """Return why the run must be computed in full beside another node's step cache; "" if it need not.
+
+    LazyCache looks at what the sampler gets, so that it sees reused predictions, too. EasyCache sees the model's alone.
+    """
+    wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
+    return FOOLED if wrappers.get(WrappersMP.PREDICT_NOISE, {}).get(LAZY_CACHE) else ""

@@ -24,7 +24,7 @@ from .architectures import architecture_of, describe_on_host
 from .attachment import PLAN_KEY, RUN_KEY, ActiveRun, OnModelCall
 from .attention import RunAttention
 from .cond_groups import cond_groups
-from .guiders import context_length, expected_conditions, guidance_scale, second_model_note
+from .guiders import context_length, expected_conditions, guidance_scale, second_model_note, step_cache_reason
 from .levels import Level, level_of
 from .memory import announced_bytes, enlarged_shape, lasting_memory
 from .sampler_probe import profile_of
@@ -124,8 +124,9 @@ def _options_limit(architecture: Architecture, guider: Any) -> str:
 
 def _profile(plan: Plan, guider: Any, sampler: Any, sigmas: torch.Tensor, levels: Sequence[float]) -> SamplerProfile:
     """Probe the sampler; but not at full budget, so that even its random numbers are those of a dense run."""
-    if plan.is_full:
-        return SamplerProfile.unknown(levels)
+    full_reason = step_cache_reason(guider)
+    if plan.is_full or full_reason:
+        return SamplerProfile.unknown(levels, full_reason=full_reason)
     return profile_of(guider, sampler, sigmas)
 
 
