@@ -44,7 +44,7 @@ def outcomes():
 def test_model_is_accelerated_or_says_why_not(name, outcomes):
     recorded, found = outcomes
     found[name] = {"kind": zoo.MODELS[name].kind, **outcome_of(name)}
-    if not os.environ.get(RECORD):
+    if recorded and not os.environ.get(RECORD):  # of other versions of ComfyUI there is no record
         assert found[name] == recorded.get(name), f"not what {OUTCOMES.name}/ has: {RECORD}=1 writes it there"
 
 
