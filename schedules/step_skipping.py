@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -79,16 +80,23 @@ def _smooth_without_ends(budgets: Sequence[float]) -> list[float]:
 def without_partial_steps(budgets: Sequence[float], calls_per_step: Sequence[int], start: int = 0) -> list[float]:
     """Turn partial steps from `start` on into full and skipped ones, at about the same mean, at most a step above.
 
-    For runs that cannot keep residuals per block. The first step is full, and the last if it was computed at all.
+    For runs that cannot keep residuals per block. The first step is full, and the last if it was computed at all. What
+    the last costs more is saved on all partial steps alike: saved on the first of them, these would leave a gap.
     """
-    whole = list(budgets)
-    last = len(whole) - 1
-    carry = -(calls_per_step[last] * (1.0 - whole[last])) if last > start and whole[last] > 0.0 else 0.0
+    whole, last = list(budgets), len(budgets) - 1
+    ends_full = whole[last] > 0.0
+    partial = {i for i in range(max(start, 1), last + (not ends_full)) if 0.0 < whole[i] < 1.0}
+    spent = sum(calls_per_step[i] * whole[i] for i in partial)
+    owed = calls_per_step[last] * (1.0 - whole[last]) if last > start and ends_full else 0.0
+    one_step = max((calls_per_step[i] for i in partial), default=1)
+    paid = one_step * math.floor(max(0.0, spent - owed) / one_step + BUDGET_TOLERANCE)
+    carry = 0.5 * one_step if partial else 0.0  # full steps in the middle of what pays for them
     for i in range(start, last + 1):
-        if i == 0 or (i == last and whole[i] > 0.0):
+        if i == 0 or (i == last and ends_full):
             whole[i] = 1.0  # before the first there is nothing to forecast from
             continue
-        carry += calls_per_step[i] * whole[i]
+        share = paid / spent if i in partial else 1.0
+        carry += calls_per_step[i] * whole[i] * share
         whole[i] = 1.0 if carry >= calls_per_step[i] * (1.0 - BUDGET_TOLERANCE) else 0.0
         carry -= calls_per_step[i] * whole[i]
     return whole

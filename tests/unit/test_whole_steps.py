@@ -27,3 +27,18 @@ def test_without_fractions_the_first_step_is_computed_and_so_is_a_last_one_in_pa
     assert without_partial_steps([1.0, 0.4, 0.4, 0.5], [1] * 4) == [1.0, 0.0, 0.0, 1.0]
     assert without_partial_steps([0.4, 0.4, 0.0], [2, 1, 1])[0] == 1.0
     assert without_partial_steps([0.5], [1]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "steps"),
+    [
+        ([0.5] * 12, "FrFrFrrFrFrF"),
+        ([1.0] + [0.4546] * 11, "FrFrFrrFrFrF"),
+        ([1.0, 0.05, 0.05, 0.9, 0.05, 0.05, 0.9, 0.05, 0.05, 0.9], "FrrFrrFrrF"),
+        ([1.0, 0.0, 0.0, 1.0, 0.0, 1.0], "FrrFrF"),
+    ],
+)
+def test_steps_for_fractions_are_spread_over_the_run(budgets, steps):
+    """What the last one owed was saved on the steps behind the first: a gap of three where forecasts are worst."""
+    whole = without_partial_steps(budgets, [1] * len(budgets))
+    assert "".join("F" if budget else "r" for budget in whole) == steps
