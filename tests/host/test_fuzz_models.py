@@ -128,7 +128,11 @@ def some_plan(rng: Generator) -> Plan:
 
 def check(rng: Generator) -> None:
     with torch.inference_mode():
-        case, plan = some_case(rng), some_plan(rng)
+        try:
+            case = some_case(rng)
+        except NotImplementedError:  # this model cannot be made, or its prompt not changed, in 8 bits
+            return
+        plan = some_plan(rng)
         try:
             expected = case.sample(case.sampled.model)
         except Exception:  # what ComfyUI itself cannot run; which error that is, is the host's affair
