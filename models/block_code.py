@@ -9,8 +9,17 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+from torch import Tensor
+
 from ..engine.blocks.interface import BlockCall, unwrap
 from ..errors import UnsupportedBlocks
+
+
+def require_attributes(model: Any, *names: str) -> None:
+    """Raise UnsupportedBlocks unless a model has attributes of these names."""
+    for name in names:
+        if not hasattr(model, name):
+            raise UnsupportedBlocks(f"this {type(model).__name__} has no {name}: its code has changed")
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,24 @@ class BlockCode:
         if foreign or len(call.args) > len(self.arguments):
             return f"it was called with {', '.join(foreign) or 'more arguments than known'}"
         return ""
+
+
+class OneTensorBlocks:
+    """The part of a `BlockRunner` for blocks that take one tensor `[B, N, dim]`, first, and return one.
+
+    first_argument: its name.
+    """
+
+    first_argument = "x"
+
+    def entry(self, call: BlockCall) -> Tensor:
+        return call.args[0] if call.args else call.kwargs[self.first_argument]
+
+    def exit(self, result: Any) -> Tensor:
+        return result
+
+    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
+        return hidden
 
 
 def _has(block: Any, part: str) -> bool:

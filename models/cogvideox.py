@@ -18,9 +18,8 @@ from torch.nn.functional import gelu
 from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
-from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, require_attributes
 from .preferred_attention import preferred_attention
 from .rotary import once_a_call, rotate, rotations, selected_positions
 
@@ -45,9 +44,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     name = type(model).__name__
     if name != "CogVideoXTransformer3DModel":
         return None
-    for attribute in ("blocks", "patch_size", "patch_size_t", "dim"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this {name} has no {attribute}: its code has changed")
+    require_attributes(model, "blocks", "patch_size", "patch_size_t", "dim")
     for block in model.blocks:
         BLOCK.check(block)
     return Architecture(

@@ -23,7 +23,7 @@ from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, require_attributes
 from .preferred_attention import preferred_attention
 from .rotary import half_turns, rotate_halves_
 
@@ -77,9 +77,7 @@ def check(model: Any) -> None:
     name = type(model).__name__
     if name not in FAMILIES:
         raise UnsupportedBlocks(f"the Cosmos-Predict2 variant {name} is not supported yet")
-    for attribute in ("patch_spatial", "patch_temporal", "model_channels"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this {name} has no {attribute}: its code has changed")
+    require_attributes(model, "patch_spatial", "patch_temporal", "model_channels")
     for block in model.blocks:
         BLOCK.check(block)
 

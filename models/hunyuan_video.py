@@ -15,6 +15,7 @@ from ..engine.blocks.interface import TokenLayout, unwrap
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
+from .block_code import require_attributes
 from .flux_blocks import FluxRunner, check_blocks, inner_patches_reason, text_comes_first
 from .linears import Slices
 
@@ -43,9 +44,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
 
 def check(model: Any) -> None:
     """Raise UnsupportedBlocks unless every block is one that `flux_blocks` knows."""
-    for attribute in ("single_blocks", "patch_size", "hidden_size", "params"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this HunyuanVideo has no {attribute}: its code has changed")
+    require_attributes(model, "single_blocks", "patch_size", "hidden_size", "params")
     if not len(model.double_blocks):
         raise UnsupportedBlocks("without double blocks the order of its tokens is unknown")
     check_blocks(model.double_blocks, model.single_blocks)

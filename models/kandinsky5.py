@@ -18,9 +18,8 @@ from torch import Tensor
 from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
-from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, OneTensorBlocks, require_attributes
 from .preferred_attention import preferred_attention
 from .rotary import rotate, selected_positions
 
@@ -46,9 +45,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a Kandinsky 5 model, None for others. Raises UnsupportedBlocks for changed code."""
     if type(model).__name__ != "Kandinsky5":
         return None
-    for attribute in ("visual_transformer_blocks", "patch_size", "model_dim"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this Kandinsky5 has no {attribute}: its code has changed")
+    require_attributes(model, "visual_transformer_blocks", "patch_size", "model_dim")
     for block in model.visual_transformer_blocks:
         BLOCK.check(block)
     return Architecture(
@@ -74,19 +71,11 @@ def cost(model: Any, layout: TokenLayout, context: int | None) -> BlockCost:
     return BlockCost.of(layout.total, model.model_dim, feed_forward, context or DEFAULT_CONTEXT)
 
 
-class KandinskyRunner:
+class KandinskyRunner(OneTensorBlocks):
     """Runs a TransformerDecoderBlock, which takes and returns one tensor and leaves its input as it is."""
 
     in_place = False
-
-    def entry(self, call: BlockCall) -> Tensor:
-        return call.args[0] if call.args else call.kwargs["visual_embed"]
-
-    def exit(self, result: Any) -> Tensor:
-        return result
-
-    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
-        return hidden
+    first_argument = "visual_embed"
 
     def unsupported_reason(self, call: BlockCall) -> str:
         block: Any = call.block

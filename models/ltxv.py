@@ -24,7 +24,7 @@ from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, OneTensorBlocks, require_attributes
 from .preferred_attention import preferred_attention
 from .rotary import once_a_call, rotate, rotations, selected_positions
 
@@ -53,9 +53,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
         raise UnsupportedBlocks("within a block the audio attends to every video token", AUDIO_FAMILY)
     if name != "LTXVModel":
         return None
-    for attribute in ("transformer_blocks", "inner_dim"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this {name} has no {attribute}: its code has changed")
+    require_attributes(model, "transformer_blocks", "inner_dim")
     for block in model.transformer_blocks:
         check(block)
     return Architecture(
@@ -93,22 +91,13 @@ def cost(model: Any, layout: TokenLayout, context: int | None) -> BlockCost:
     return BlockCost.of(layout.total, model.inner_dim, feed_forward, context or DEFAULT_CONTEXT)
 
 
-class LTXVRunner:
+class LTXVRunner(OneTensorBlocks):
     """Runs a BasicTransformerBlock, which takes one tensor, writes into it and returns it."""
 
     in_place = True
 
     def __init__(self, cast: Cast):
         self._cast = cast
-
-    def entry(self, call: BlockCall) -> Tensor:
-        return call.args[0] if call.args else call.kwargs["x"]
-
-    def exit(self, result: Any) -> Tensor:
-        return result
-
-    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
-        return hidden
 
     def unsupported_reason(self, call: BlockCall) -> str:
         arguments, block = BLOCK.named_arguments(call), call.block

@@ -23,9 +23,8 @@ from torch import Tensor
 from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
-from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, require_attributes
 from .linears import Slices, project
 from .preferred_attention import preferred_attention
 from .rotary import half_turns, once_a_call, rotate_halves_
@@ -51,9 +50,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a MiniMax-H3, None for others. Raises UnsupportedBlocks if its code has changed."""
     if type(model).__name__ != MODEL_CLASS:
         return None
-    for attribute in ("blocks", "patch_size", "hidden_size"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this {MODEL_CLASS} has no {attribute}: its code has changed")
+    require_attributes(model, "blocks", "patch_size", "hidden_size")
     for block in model.blocks:
         BLOCK.check(block)
     return Architecture(

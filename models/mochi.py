@@ -21,9 +21,8 @@ from torch.nn import functional
 from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, unwrap
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
-from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, require_attributes
 from .linears import Slices, project
 from .preferred_attention import preferred_attention
 from .rotary import rotate_pairs, selected_rows
@@ -54,9 +53,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of Mochi, None for other models. Raises UnsupportedBlocks where its code has changed."""
     if type(model).__name__ != "AsymmDiTJoint":
         return None
-    for attribute in ("patch_size", "hidden_size_x", "hidden_size_y"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this Mochi has no {attribute}: its code has changed")
+    require_attributes(model, "patch_size", "hidden_size_x", "hidden_size_y")
     for block in model.blocks:
         BLOCK.check(block)
     return Architecture(

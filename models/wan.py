@@ -26,7 +26,7 @@ from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
-from .block_code import BlockCode
+from .block_code import BlockCode, OneTensorBlocks, require_attributes
 from .preferred_attention import preferred_attention
 from .rotary import rotate, selected_positions
 from .wan_layout import WanLayout, layout
@@ -89,9 +89,7 @@ def check(model: Any) -> BlockCode:
     name = type(model).__name__
     if name not in MODEL_CLASSES:
         raise UnsupportedBlocks(OWN_REASONS.get(name, f"the Wan variant {name} is not supported yet"))
-    for attribute in ("patch_size", "dim", "ffn_dim"):
-        if not hasattr(model, attribute):
-            raise UnsupportedBlocks(f"this {name} has no {attribute}: its code has changed")
+    require_attributes(model, "patch_size", "dim", "ffn_dim")
     if model.patch_size[0] != 1:
         raise UnsupportedBlocks(f"a patch size of {tuple(model.patch_size)} is not supported")
     code = HUMO_BLOCK if name == "HumoWanModel" else BLOCK
@@ -146,22 +144,13 @@ def token_rows(e: Tensor, tokens: int, selection: Selection | None) -> Tensor:
     return e.gather(1, index.unsqueeze(-1).expand(-1, -1, e.shape[-1]))
 
 
-class WanRunner:
+class WanRunner(OneTensorBlocks):
     """Runs a WanAttentionBlock, or HuMo's, which also attends to speech."""
 
     in_place = False
 
     def __init__(self, cast: Cast, code: BlockCode = BLOCK):
         self._cast, self._code = cast, code
-
-    def entry(self, call: BlockCall) -> Tensor:
-        return call.args[0] if call.args else call.kwargs["x"]
-
-    def exit(self, result: Any) -> Tensor:
-        return result
-
-    def pack(self, hidden: Tensor, call: BlockCall) -> Any:
-        return hidden
 
     def unsupported_reason(self, call: BlockCall) -> str:
         if reason := self._code.foreign_arguments(call):

@@ -87,15 +87,16 @@ def without_partial_steps(budgets: Sequence[float], calls_per_step: Sequence[int
     ends_full = whole[last] > 0.0
     partial = {i for i in range(max(start, 1), last + (not ends_full)) if 0.0 < whole[i] < 1.0}
     spent = sum(calls_per_step[i] * whole[i] for i in partial)
-    owed = calls_per_step[last] * (1.0 - whole[last]) if last > start and ends_full else 0.0
+    of_last = calls_per_step[last] * (1.0 - whole[last]) if last > start and ends_full else 0.0
     one_step = max((calls_per_step[i] for i in partial), default=1)
-    paid = one_step * math.floor(max(0.0, spent - owed) / one_step + BUDGET_TOLERANCE)
-    carry = 0.5 * one_step if partial else 0.0  # full steps in the middle of what pays for them
+    affordable = one_step * math.floor(max(0.0, spent - of_last) / one_step + BUDGET_TOLERANCE)
+    # Half a step ahead: a full step stands in the middle of the partial ones whose cost it takes.
+    carry = 0.5 * one_step if partial else 0.0
     for i in range(start, last + 1):
         if i == 0 or (i == last and ends_full):
             whole[i] = 1.0  # before the first there is nothing to forecast from
             continue
-        share = paid / spent if i in partial else 1.0
+        share = affordable / spent if i in partial else 1.0
         carry += calls_per_step[i] * whole[i] * share
         whole[i] = 1.0 if carry >= calls_per_step[i] * (1.0 - BUDGET_TOLERANCE) else 0.0
         carry -= calls_per_step[i] * whole[i]

@@ -156,9 +156,8 @@ class ModelCall:
         A correction needs the sampler's weights of predictions, and the index to look them up. Without these, or where
         they do not tell enough, what is still to be corrected for the conditioning is forgotten.
         """
-        call, solver = cond.sampler_call, self.context.profile.solver
-        is_known = call is not None and solver is not None and call < solver.calls and not solver.is_steep(call)
-        if call is None or solver is None or not is_known or not self.context.mode.corrects:
+        call, solver, mode = cond.sampler_call, self.context.profile.solver, self.context.mode
+        if call is None or solver is None or call >= solver.calls or solver.is_steep(call) or not mode.corrects:
             cond.state.corrections.reset()
             return None
         return solver, call

@@ -165,7 +165,7 @@ class StandInAudioVAE:
 
 
 def own_audio_class() -> bool:
-    """Whether this host decodes LTX's sound with a class of its own instead of its VAE."""
+    """Tell whether this host decodes LTX's sound with a class of its own instead of its VAE."""
     from comfy_extras import nodes_lt_audio
 
     return hasattr(nodes_lt_audio, "AudioVAE")

@@ -211,7 +211,7 @@ def kinds_of(blocks: Sequence[Recorded]) -> list[Recorded]:
 
 
 def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
-    """What torch's counter lacks: attention on a CPU. q, k, v: shapes `[B, H, N, D]`."""
+    """Count attention on a CPU, which torch's own counter leaves out. q, k, v: shapes `[B, H, N, D]`."""
     return sdpa_flop_count(q, k, v)
 
 

@@ -21,7 +21,7 @@ ATTENTION_CLASSES = ("WanSelfAttention", "WanT2VCrossAttention")
 
 
 class OwnAttention(nn.Module):
-    """What a layer asks for."""
+    """The attention that a layer asks for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class NewestAttention:
         return optimized_attention(q, k, v, heads, **options)
 
     def self_attention(self, tokens: int) -> list[tuple[str, int]]:
-        """What computed the self-attention of `tokens` tokens, with the number of queries."""
+        """The backends that computed the self-attention of `tokens` tokens, with the number of queries."""
         return [(what, queries) for what, queries, keys in self.calls if keys == tokens]
 
     def _own(self, q: Any, k: Any, v: Any, heads: int, **options: Any) -> Tensor:

@@ -49,7 +49,7 @@ def test_model_is_accelerated_or_says_why_not(name, outcomes):
 
 
 def outcome_of(name: str) -> dict[str, str]:
-    """What a user gets: `steps` is "token", "whole", "full" or "absent"; `why`: the reason for not more."""
+    """The outcome for a user: `steps` is "token", "whole", "full" or "absent"; `why`: the reason for not more."""
     try:
         sampled = zoo.MODELS[name].build()
     except zoo.NotOnThisHost:
@@ -77,7 +77,7 @@ def outcome_of(name: str) -> dict[str, str]:
 
 
 def token_steps_of(sampled: Any, automatic_report: Report) -> dict[str, str]:
-    """Whether the model computes a part of its tokens where a schedule asks for it, and why not."""
+    """The outcome under a schedule with token steps: "token" where some were run, else "whole" and the reason."""
     limit = architecture_of(sampled.model).limit
     if limit:
         assert f"whole steps; {limit}" in automatic_report.summary()

@@ -89,7 +89,7 @@ def some_case(rng: Generator) -> Drawn:
     if rng.random() < 0.1:
         sampled.positive = sampled.positive * 2
     if rng.random() < 0.15:
-        sampled.model.set_model_sampler_cfg_function(lambda told: told["cond"])
+        sampled.model.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
     if rng.random() < 0.15:
         sampled.model.set_model_attn1_patch(lambda q, k, v, *others, **more: {"q": q, "k": k, "v": v})
     samples = sampled.latent["samples"]

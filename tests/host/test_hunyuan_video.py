@@ -126,7 +126,7 @@ def test_order_of_text_and_video_is_the_hosts(host_version):
 
 
 def test_mode_paper_with_two_modulations_and_a_mask(monkeypatch):
-    """Where log-sum-exps and a mask are needed at once."""
+    """It needs log-sum-exps and a mask at once."""
     for name, build in {"replaced": hunyuan_replace, "masked": padded_text}.items():
         monkeypatch.setitem(zoo.MODELS, name, ZooModel(name, "video", "", build))
         result, report = run(kit.build(name), mode="paper")
