@@ -205,21 +205,11 @@ def test_mode_paper(name):
 
 
 @adapted
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(name, dtype):
-    with zoo.weights_in(dtype):
-        sampled = build(name)
-        expected = kit.joined(zoo.sample(sampled, steps=STEPS))
-        assert torch.equal(run(sampled, budget=1.0)[0], expected)
-        result, report = run(sampled)
-        shorter = kit.joined(zoo.sample(sampled, steps=STEPS // 2))
-    assert error(expected, result) < error(expected, shorter)
-    assert not kit.reasons(report)
-
-
-@adapted
-def test_fp8_weights(name):
-    with zoo.weights_in(torch.float8_e4m3fn, compute=torch.float32):
+@pytest.mark.parametrize(
+    ("dtype", "compute"), [(torch.float16, None), (torch.bfloat16, None), (torch.float8_e4m3fn, torch.float32)]
+)
+def test_narrow_weights(name, dtype, compute):
+    with zoo.weights_in(dtype, compute):
         sampled = build(name)
         expected = kit.joined(zoo.sample(sampled, steps=STEPS))
         assert torch.equal(run(sampled, budget=1.0)[0], expected)
