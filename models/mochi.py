@@ -34,11 +34,7 @@ BLOCK = BlockCode(
     class_name="AsymmetricJointBlock",
     parts=(
         *("update_y", "attn.num_heads", "attn.head_dim", "mlp_x.w2"),
-        *(
-            f"{part}_{stream}"
-            for part in ("mod", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.proj")
-            for stream in "xy"
-        ),
+        *(f"{part}_{stream}" for part in PARTS for stream in "xy"),
     ),
     arguments=("x", "c", "y", "transformer_options", "rope_cos", "rope_sin", "crop_y"),
     leading=3,

@@ -121,9 +121,17 @@ def test_a_search_is_stopped_while_it_runs_small_clips_and_goes_on_from_there(se
     assert "interrupted" not in saved["provenance"]["found"]
 
 
-# Another pack, whose node makes of a Wan model one of blocks that nobody knows.
-STRANGE_BLOCKS = """
+# Another pack, whose nodes change the loaded model: into one of blocks that nobody knows, into one that cannot skip.
+STRANGE_MODELS = """
 import torch
+
+class Unknown(torch.nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args, **kwargs):
+        return self.block(*args, **kwargs)
 
 class StrangeBlocks:
     RETURN_TYPES = ("MODEL",)
@@ -134,16 +142,22 @@ class StrangeBlocks:
         return {"required": {"model": ("MODEL",)}}
 
     def change(self, model):
-        model.model.diffusion_model.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+        network = model.model.diffusion_model
+        network.blocks = torch.nn.ModuleList([Unknown(block) for block in network.blocks])
         return (model,)
 
-NODE_CLASS_MAPPINGS = {"StrangeBlocks": StrangeBlocks}
+class FrameByFrame(StrangeBlocks):
+    def change(self, model):
+        model.model.diffusion_model.init_kv_caches = lambda: None
+        return (model,)
+
+NODE_CLASS_MAPPINGS = {"StrangeBlocks": StrangeBlocks, "FrameByFrame": FrameByFrame}
 """
 
 
-def with_strange_blocks(pack: Path) -> None:
+def with_strange_models(pack: Path) -> None:
     copy_shipped(pack)
-    (pack.parent / "strange_blocks.py").write_text(STRANGE_BLOCKS, "utf-8")
+    (pack.parent / "strange_models.py").write_text(STRANGE_MODELS, "utf-8")
 
 
 def server_of_its_own() -> Iterator[ComfyServer]:
@@ -151,7 +165,7 @@ def server_of_its_own() -> Iterator[ComfyServer]:
     host = current_host()
     if host is None:
         pytest.skip(f"No ComfyUI was found. {HOW_TO}")
-    with ComfyServer(host, with_strange_blocks) as running:
+    with ComfyServer(host, with_strange_models) as running:
         yield running
 
 
@@ -188,11 +202,19 @@ def test_a_file_in_the_place_of_the_folder_stops_it_before_it_starts(own_server_
     assert "0.50: searched-0.50" in text_of(own_server, search())
 
 
-def test_a_model_of_unknown_blocks_is_refused_in_words(own_server_of_all: ComfyServer) -> None:
+def test_a_model_of_unknown_blocks_gets_a_schedule_of_whole_steps(own_server_of_all: ComfyServer) -> None:
+    prompt = search(model=["strange", 0], name="whole")
+    prompt["strange"] = node("StrangeBlocks", model=["loader", 0])
+    assert "Budget 0.50: whole-0.50" in text_of(own_server_of_all, prompt)
+    saved = json.loads((schedules(own_server_of_all) / "whole-0.50.json").read_text("utf-8"))
+    assert {share for _, share in saved["points"]} == {0.0, 1.0}
+
+
+def test_a_model_that_makes_frames_one_after_another_is_refused_in_words(own_server_of_all: ComfyServer) -> None:
     before = run_logs(own_server_of_all)
     prompt = search(model=["strange", 0])
-    prompt["strange"] = node("StrangeBlocks", model=["loader", 0])
-    with pytest.raises(PromptFailed, match="This model cannot be accelerated: "):
+    prompt["strange"] = node("FrameByFrame", model=["loader", 0])
+    with pytest.raises(PromptFailed, match=r"This model cannot be accelerated: .* makes frames one after another"):
         own_server_of_all.queue(prompt)
     assert run_logs(own_server_of_all) == before
 

@@ -17,7 +17,7 @@ import torch
 import zoo
 from sampling import last
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from zoo.base import Sampled, tensors
 
 from astraea.engine.blocks.interface import BlockCall, TokenLayout
@@ -118,6 +118,12 @@ def reasons(report: Report) -> set[str]:
     return {call.reason for call in report.calls if call.reason}
 
 
+def whole_steps_because(report: Report, reason: str) -> bool:
+    """True if the run skipped whole steps in the place of tokens, for this reason."""
+    said = f"whole steps are skipped instead of tokens: every block has to run in full: {reason}"
+    return said in report.notes and {call.kind for call in report.calls} == {"full", "reuse"}
+
+
 def error(reference: Tensor, other: Tensor) -> float:
     """Root mean square difference over the reference's own deviation."""
     return ((reference - other).square().mean().sqrt() / reference.std()).item()
@@ -216,12 +222,6 @@ def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: An
 
 
 ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
-
-
-@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
-def _attention_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """The counter knows only the attention of other devices."""
-    return sdpa_flop_count(q, k, v)
 
 
 def multiplications(architecture: Architecture, sample: Callable[[], Any]) -> int:
