@@ -33,7 +33,7 @@ PARTS = ("mod", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.proj")  # one fo
 BLOCK = BlockCode(
     class_name="AsymmetricJointBlock",
     parts=(
-        *("update_y", "attn.num_heads", "attn.head_dim", "mlp_x.w2"),
+        *("update_y", "attn.num_heads", "attn.head_dim", "mlp_x.w2.in_features"),
         *(f"{part}_{stream}" for part in PARTS for stream in "xy"),
     ),
     arguments=("x", "c", "y", "transformer_options", "rope_cos", "rope_sin", "crop_y"),

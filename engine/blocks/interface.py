@@ -74,7 +74,8 @@ class BlockRunner(Protocol):
     `[B, N, dim]`, which `entry` reads from a block's arguments, `exit` from its result, and `pack` turns into a result.
     Tokens of other streams (text, audio) lie in front of the video's or behind them and are always computed. A stream
     of another width cannot be among the hidden states: `forward_tokens` computes it in full and leaves its result in
-    the call's `other_streams`, where `pack` finds it; so it does if the block's kept output is returned instead.
+    the call's `other_streams`, where `pack` finds it. Where a kept output is returned, the engine puts the
+    kept streams there.
 
     in_place: the blocks write their result into their input; then the input is saved before a block runs.
     """

@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 LAZY_CACHE = "lazycache"  # key of the host's node
-FOOLED = (
+LAZY_CACHE_REASON = (
     "LazyCache takes a reused prediction for a sign that nothing changes, and would answer all later steps itself: "
     "every step that it leaves is computed"
 )
@@ -93,4 +93,4 @@ def step_cache_reason(guider: Any) -> str:
     LazyCache looks at what the sampler gets, so that it sees reused predictions, too. EasyCache sees the model's alone.
     """
     wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
-    return FOOLED if wrappers.get(WrappersMP.PREDICT_NOISE, {}).get(LAZY_CACHE) else ""
+    return LAZY_CACHE_REASON if wrappers.get(WrappersMP.PREDICT_NOISE, {}).get(LAZY_CACHE) else ""

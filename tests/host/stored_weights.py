@@ -76,7 +76,7 @@ def quantised(form: str) -> Callable[[Entries], Entries]:
     return store
 
 
-def told_in_metadata(entries: Entries) -> tuple[Entries, dict[str, str]]:
+def with_formats_in_metadata(entries: Entries) -> tuple[Entries, dict[str, str]]:
     """The formats of layers in the file's metadata instead of an entry for each."""
     ends = ".comfy_quant"
     layers = {k.removesuffix(ends): json.loads(bytes(v.tolist())) for k, v in entries.items() if k.endswith(ends)}

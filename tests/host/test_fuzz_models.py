@@ -16,7 +16,7 @@ import comfy.samplers
 import kit
 import torch
 import zoo
-from fuzzing import Generator, run_cases, some_schedule
+from fuzzing import Generator, run_cases, seeds, some_schedule
 from test_nothing_left_behind import live_state, traces
 
 from astraea.engine.planning.modes import MODES
@@ -91,7 +91,7 @@ def some_case(rng: Generator) -> Drawn:
     if rng.random() < 0.15:
         sampled.model.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
     if rng.random() < 0.15:
-        sampled.model.set_model_attn1_patch(lambda q, k, v, *others, **more: {"q": q, "k": k, "v": v})
+        sampled.model.set_model_attn1_patch(unchanged)
     samples = sampled.latent["samples"]
     options: dict[str, Any] = {}
     if rng.random() < 0.1 and not getattr(samples, "is_nested", False):
@@ -113,6 +113,15 @@ def some_case(rng: Generator) -> Drawn:
     )
 
 
+def unchanged(first: Any, *others: Any, **options: Any) -> Any:
+    """A patch inside blocks that changes nothing, in each of the forms in which models call one."""
+    if isinstance(first, dict):
+        return first["x"]
+    if not options:
+        return first, *others[:2]
+    return dict(zip("qkv", (first, *others), strict=False))
+
+
 def some_plan(rng: Generator) -> Plan:
     budget = rng.choice([0.1, 0.3, 0.5, 0.8, 1.0, rng.uniform(0.1, 1.0)])
     target = rng.choice([1.0, 1.5, 3.0, 10.0]) if rng.random() < 0.15 else None
@@ -126,12 +135,14 @@ def some_plan(rng: Generator) -> Plan:
     return make_plan(schedule, mode=mode, budget=None if target else budget, target_speedup=target, cache=cache_policy)
 
 
-def check(rng: Generator) -> None:
+def check(rng: Generator, impossible: list[str]) -> None:
+    """impossible: gets the reason where ComfyUI itself cannot build or run the plain model."""
     with torch.inference_mode():
         try:
             case = some_case(rng)
             expected = case.sample(case.sampled.model)
-        except Exception:  # what ComfyUI itself cannot build or run; which error that is, is the host's affair
+        except Exception as error:  # which error that is, is the host's affair
+            impossible.append(repr(error)[:200])
             return
         plan = some_plan(rng)
         before, handle = traces(case.sampled.model), ReportHandle()
@@ -161,4 +172,6 @@ def check_report(report: Report, case: Drawn, plan: Plan) -> None:
 
 
 def test_runs_drawn_at_random():
-    run_cases("models", CASES, check)
+    impossible: list[str] = []
+    run_cases("models", CASES, lambda rng: check(rng, impossible))
+    assert len(impossible) <= max(1, 0.1 * len(seeds(CASES))), impossible

@@ -30,7 +30,7 @@ from stored_weights import (
     readers,
     scaled_fp8,
     take_away,
-    told_in_metadata,
+    with_formats_in_metadata,
 )
 from zoo.base import Sampled
 
@@ -95,16 +95,16 @@ def load_file(name: str, path: Any, store: Any, metadata: bool = False) -> tuple
     """The model as the host loads it from a file, and the dense result with plain weights."""
     sampled = detected(name)
     plain = joined(zoo.sample(sampled, steps=steps_of(name)))
-    entries, told = store(sampled.model.model.diffusion_model.state_dict()), {}
+    entries, file_metadata = store(sampled.model.model.diffusion_model.state_dict()), {}
     if metadata:
-        entries, told = told_in_metadata(entries)
-    save_file({key: tensor.contiguous() for key, tensor in entries.items()}, path, told)
+        entries, file_metadata = with_formats_in_metadata(entries)
+    save_file({key: tensor.contiguous() for key, tensor in entries.items()}, path, file_metadata)
     sampled.model = comfy.sd.load_diffusion_model(str(path))
     return sampled, plain
 
 
 def are_small(model: Any) -> bool:
-    """Whether the matrices of the blocks take a byte a value, at most."""
+    """True if the matrices of the blocks take a byte a value, at most."""
     blocks = [name for name, _ in model.named_modules() if name.endswith("blocks.0")]
     found = [weight for block in blocks for weight in model.get_submodule(block).parameters() if weight.ndim == 2]
     return bool(found) and all(getattr(weight, "_qdata", weight).itemsize == 1 for weight in found)
@@ -215,6 +215,7 @@ def test_a_model_is_described_without_its_weights(name, instead, monkeypatch):
         ("CogVideoX 2B", "ff_proj", "out_features"),
         ("LTXV", "ff.net.0.proj", "out_features"),
         ("Cosmos-Predict2 image to video", "mlp.layer1", "out_features"),
+        ("Mochi", "mlp_x.w2", "in_features"),
         ("Wan 2.1 HuMo", "audio_cross_attn_wrapper.audio_cross_attn.k", "in_features"),
     ],
 )

@@ -39,6 +39,6 @@ def test_without_fractions_the_first_step_is_computed_and_so_is_a_last_one_in_pa
     ],
 )
 def test_steps_for_fractions_are_spread_over_the_run(budgets, steps):
-    """What the last one owed was saved on the steps behind the first: a gap of three where forecasts are worst."""
+    """The cost of a full last step is saved on all alike: on those behind the first, it would leave a gap of three."""
     whole = without_partial_steps(budgets, [1] * len(budgets))
     assert "".join("F" if budget else "r" for budget in whole) == steps

@@ -33,9 +33,10 @@ def speed_models_markdown(result: dict[str, Any]) -> str:
     settings = result["settings"]
     text = heading("Token steps of models with an adapter", result["environment"])
     text += (
-        f"Small models with random weights of ComfyUI's own classes, token steps at {settings['budget']}, "
-        f"{settings['pairs']} runs of {settings['steps']} steps. A dense call over a token call on the same input, "
-        "next to each other. Others: tokens of text, sound and references, always computed.\n\n"
+        f"Small models with random weights of ComfyUI's own classes, {settings['pairs']} runs of {settings['steps']} "
+        f"steps at budget {settings['budget']}: the first step is full, so the others compute a smaller share of "
+        "tokens, on average the one below. A dense call over a token call on the same input, next to each other. "
+        "Others: tokens of text, sound and references, always computed.\n\n"
     )
     header = ["model", "video tokens", "others", "computed", "dense step, s", "speed-up (min…max)", "ideal"]
     lines = [

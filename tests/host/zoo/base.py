@@ -47,7 +47,7 @@ Store = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Stored:
-    """How models hold their weights; see `stored`."""
+    """The form of models' weights; see `stored`."""
 
     config: dict[str, Any]
     store: Store | None = None
