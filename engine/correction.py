@@ -15,14 +15,14 @@ from .estimators import SkippedStep
 from .sampler.solver import Solver
 
 Errors = Callable[[Sequence[SkippedStep], Sequence[float]], "Tensor | None"]
-"""errors(skipped, weights): weighted sum of right minus used predictions; None if there is nothing to add."""
+"""errors(skipped, weights): weighted sum of right minus forecast predictions; None if there is nothing to add."""
 
 
 class Corrections:
     """Errors of one conditioning that are not corrected yet."""
 
     def __init__(self) -> None:
-        self._skipped: list[SkippedStep] = []  # since the newest computed call
+        self.skipped: list[SkippedStep] = []  # since the newest computed call
         self._pending: dict[int, Tensor] = {}  # by call: used minus right prediction, while the solver uses it again
         self._latent_error: Tensor | None = None  # right minus used latents, where the newest call could not correct it
 
@@ -33,26 +33,26 @@ class Corrections:
 
     def reset(self) -> None:
         """Forget all errors: after a call of unknown weight, what the latents lack is unknown, too."""
-        self._skipped, self._pending, self._latent_error = [], {}, None
+        self.skipped, self._pending, self._latent_error = [], {}, None
 
     def add_skipped(self, step: SkippedStep) -> None:
         """Note a skipped call; the next computed call shows the error of its prediction."""
-        self._skipped.append(step)
+        self.skipped.append(step)
 
     def after_skipped(self, solver: Solver, call: int) -> Tensor | None:
         """Return the tensor to add to the forecast of a skipped call; None where nothing is added."""
         return self._correct(solver, call, [], None)
 
-    def after_computed(self, solver: Solver, call: int, errors: Errors, final_step_gain: float) -> Tensor | None:
+    def after_computed(self, solver: Solver, call: int, errors: Errors | None) -> Tensor | None:
         """Return the tensor to add to the prediction of a computed call; None where nothing is added.
 
-        With it the latents after the call are as if all predictions before had been right. final_step_gain: share of
-        an error in its latents that the call's prediction repeats; above 0 at a run's last call only, as a later call
-        would correct that.
+        With it the latents after the call are as if all predictions before had been right. errors: None where the call
+        tells nothing of the skipped ones.
         """
-        skipped, self._skipped = self._skipped, []
-        own = solver.cumulative_weight(call, call)
-        lacking = errors(skipped, _error_weights(skipped, solver, call, final_step_gain * own))
+        skipped, self.skipped = self.skipped, []
+        if errors is None:
+            return self._correct(solver, call, [], None)
+        lacking = errors(skipped, [solver.cumulative_weight(step.call, call) for step in skipped])
         return self._correct(solver, call, [(step, errors) for step in skipped], lacking)
 
     def _correct(
@@ -98,18 +98,6 @@ class Corrections:
             for newer, factor in solver.equivalent_errors(older, call):
                 pending[newer] = _sum(pending.get(newer), outdated, factor)
         self._pending = pending
-
-
-def _error_weights(skipped: Sequence[SkippedStep], solver: Solver, call: int, response: float) -> list[float]:
-    """Return the weight of each skipped prediction's error in the latents after `call`.
-
-    response: share of an error in the latents before `call` that comes back in those after it through its prediction.
-    """
-    weights = [solver.cumulative_weight(step.call, call) for step in skipped]
-    if response:
-        inputs = (solver.input_weight(step.call, call) for step in skipped)
-        weights = [weight + response * entering for weight, entering in zip(weights, inputs, strict=True)]
-    return weights
 
 
 def _add(total: Tensor | None, term: Tensor, factor: float) -> Tensor | None:

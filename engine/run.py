@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..schedules import TIME_AXES, without_partial_steps
+from ..schedules import PredictionPrior, without_partial_steps
 from .blocks.interface import RowGroup
 from .blocks.selection import selected_count
 from .calls import ModelCall, PaperFullCall, PaperReuseCall, PaperTokenCall, RecordingCall, ReuseCall, TokenCall
 from .calls.context import CallInfo, CallRequest, CondRows, RunContext
-from .estimators import ExtrapolationGain, TimeAxes
 from .planning.cost import WHOLE_STEPS, BlockCost
 from .planning.plan import Plan
 from .planning.resolve import RunFacts, RunSettings, resolve
@@ -54,18 +53,13 @@ class TokenCounts:
 class Run:
     """Mutable state of one sampler call; dropped when it ends. Calls may come from one thread per device."""
 
-    def __init__(self, settings: RunSettings, facts: RunFacts, *, seed: int = 0, gain: ExtrapolationGain | None = None):
-        """gain: measures the extrapolation gain; default: one gain for all rows."""
-        forecast = settings.forecast
-        extrapolation, interpolation = TIME_AXES[forecast.extrapolation_axis], TIME_AXES[forecast.interpolation_axis]
+    def __init__(self, settings: RunSettings, facts: RunFacts, *, seed: int = 0):
         self.settings = settings
         self.context = RunContext(
             mode=settings.mode,
             cache=settings.cache,
             profile=facts.profile,
-            axes=TimeAxes(extrapolation, interpolation, forecast.curvature),
-            gain=gain or ExtrapolationGain(forecast.prior_gain, extrapolation),
-            final_step_gain=forecast.final_step_gain,
+            prior=PredictionPrior(settings.forecast),
             seed=seed,
         )
         self.budgets = list(settings.budgets)
@@ -160,7 +154,6 @@ class Run:
             self._continue_without_store(step)
         if step < self._step - 1:
             self.states.clear()  # noise was added back: nothing kept fits any more
-            self.context.gain.reset()
         self.states.begin_step()
         self._counts.begin_step()
         self._step = step
@@ -277,5 +270,4 @@ class Run:
         with self._lock:
             self._finished = True
             self.states.clear()
-            self.context.gain.reset()
             return self.writer.finish(self._tracker.steps_without_call, self._tracker.levels_differ)

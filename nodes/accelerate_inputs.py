@@ -9,7 +9,7 @@ from ..engine.planning.modes import DEFAULT, FORECAST, HOLD, PAPER, RANDOM
 from ..engine.planning.plan import Plan, make_plan
 from ..engine.state.residual_store import CACHE_POLICIES, NO_CACHE
 from ..errors import InputError
-from ..host.folders import find_schedule, schedule_folders
+from ..host.folders import find_schedule, schedule_folders, user_schedule_folder
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..schedules import AUTO, OWN_MEAN_TOLERANCE, Schedule, every_nth, list_schedules, load_schedules, pick, uniform
@@ -62,7 +62,7 @@ def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
     inputs = validate(inputs)
     target = inputs.target_speedup or None
     if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == ANY_FAMILY):
-        library = load_schedules(schedule_folders())
+        library = load_schedules([user_schedule_folder()])
         return make_plan(
             None,
             budget=None if target else inputs.budget,

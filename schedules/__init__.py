@@ -1,10 +1,12 @@
 """Budgets over noise levels: the schedule object, its file format, its placement on a run's steps, bundled files."""
 
-from .density import mean_budget
+from .density import BUDGET_TOLERANCE, mean_budget
 from .expected import ExpectedResult, expected_from, expected_of
-from .forecast import DEFAULT_FORECAST, Forecast
+from .forecast import DEFAULT_FORECAST, Forecast, usual_forecast
 from .format import load, parse, save, serialise
-from .resample import budgets_for
+from .placement import SamplerSteps, place_evenly, place_steps
+from .prediction_prior import PredictionPrior
+from .resample import Place, budgets_for
 from .schedule import ANY_FAMILY, AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
     FORMER_NAMES,
@@ -18,8 +20,8 @@ from .selection import (
     list_schedules,
     load_schedules,
     pick,
+    pick_alike,
     target_budget,
 )
 from .shapes import every_nth, flow_sigmas, periodic, uniform, warped_skip
 from .step_skipping import without_partial_steps
-from .time_axes import TIME_AXES, TimeAxis, sigma_axis

@@ -1,46 +1,37 @@
-"""Forecast settings of a schedule: how its skipped steps are extrapolated and corrected. Data only."""
+"""Forecast settings: what is assumed of a run's predictions where they are not computed. Data only."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as brief
 from typing import Any
 
 from ..errors import ScheduleError
-from .time_axes import TIME_AXES
 
-MIN_PRIOR_GAIN, MAX_PRIOR_GAIN = -0.5, 1.0
+ONSETS, REACHES, RESPONSES, SWINGS = (1e-4, 1.0), (0.05, 20.0), (0.0, 1.5), (0.0, 1000.0)  # least and largest values
+SWING_OF_GUIDANCE = 0.6  # times the square of guidance − 1
+MAX_USUAL_SWING = 20.0
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Settings of the forecasts of skipped steps; the best ones differ between sampling configurations.
+    """Settings of forecasts and corrections; the best ones differ a little between models. See `PredictionPrior`.
 
-    prior_gain: extrapolation gain assumed before the run has measured one, and averaged with the measured one later.
-        1 extrapolates fully; 0, the default, holds the newest prediction at first: across wide skips predictions curve
-        back, and the correction at the next computed step recovers the rest.
-    extrapolation_axis: time axis that predictions are extrapolated along, a key of TIME_AXES.
-    interpolation_axis: time axis that they are interpolated along once the next one is computed.
-    curvature: weight of the parabola through three predictions in that interpolation, 0…1; 0 is the line through two.
-        A parabola swings too far where latents, and so predictions, have errors.
-    final_step_gain: response of the last prediction to the remaining error of its latents, 0…1. No later step corrects
-        it; with little noise left, predictions follow their latents, but not all the way.
+    onset: share of signal, 1 − σ, below which predictions hardly change: the smaller, the earlier content appears.
+    reach: distance in ln(1 − σ) over which predictions stay alike; the larger, the further forecasts continue a line.
+    response: share of an error in its latents that a prediction repeats where content is decided.
+    swing: variance that guidance adds to predictions while content is not decided, over that of the rest.
     """
 
-    prior_gain: float = 0.0
-    extrapolation_axis: str = "sigma"
-    interpolation_axis: str = "sigma"
-    curvature: float = 1.0
-    final_step_gain: float = 0.0
+    onset: float = 0.015
+    reach: float = 2.0
+    response: float = 1.0
+    swing: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_range("prior_gain", self.prior_gain, MIN_PRIOR_GAIN, MAX_PRIOR_GAIN)
-        _check_range("curvature", self.curvature, 0.0, 1.0)
-        _check_range("final_step_gain", self.final_step_gain, 0.0, 1.0)
-        for name in (self.extrapolation_axis, self.interpolation_axis):
-            if name not in TIME_AXES:
-                raise ScheduleError(f"Forecast: {brief(name)} is not one of {', '.join(TIME_AXES)}.")
+        for name, limits in (("onset", ONSETS), ("reach", REACHES), ("response", RESPONSES), ("swing", SWINGS)):
+            _check_range(name, getattr(self, name), *limits)
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
@@ -50,3 +41,9 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
 
 
 DEFAULT_FORECAST = Forecast()
+
+
+def usual_forecast(guidance: float | None) -> Forecast:
+    """Return the settings for a run with this scale of guidance; None or 1: without guidance."""
+    beyond = 0.0 if guidance is None or not math.isfinite(guidance) else max(0.0, guidance - 1.0)
+    return replace(DEFAULT_FORECAST, swing=min(MAX_USUAL_SWING, SWING_OF_GUIDANCE * beyond * beyond))

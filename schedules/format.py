@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -19,14 +20,9 @@ FORMAT_VERSION = 1
 MAX_BYTES = 256 * 1024
 _KEYS = {"format", "version", "name", "family", "mode", "mean_budget", "points", "forecast", "provenance"}
 _MAX_DEPTH = 8
-# Fields of `Forecast` under the names they have in files.
-_FORECAST_KEYS = {
-    "expected": "prior_gain",
-    "along": "extrapolation_axis",
-    "corrected_along": "interpolation_axis",
-    "bend": "curvature",
-    "last_response": "final_step_gain",
-}
+_FORECAST_KEYS = {"onset", "reach", "response", "swing"}
+# Of files that were saved when forecasts had other settings. These meant nothing to today's forecasts, and are ignored.
+_FORMER_FORECAST_KEYS = {"expected", "along", "corrected_along", "bend", "last_response"}
 
 
 def parse(text: str, source: str = "the text") -> Schedule:
@@ -78,21 +74,15 @@ def _schedule_from(data: dict[str, Any], source: str) -> Schedule:
 
 def forecast_from(data: Any, source: str) -> Forecast:
     """Return the settings in an object of a schedule file. Raises ScheduleError."""
-    if not isinstance(data, Mapping) or not set(data) <= set(_FORECAST_KEYS):
+    if not isinstance(data, Mapping) or not set(data) <= _FORECAST_KEYS | _FORMER_FORECAST_KEYS:
         known = sorted(_FORECAST_KEYS)
         raise ScheduleError(f'{source}: "forecast" must be an object with no other entries than {known}.')
-    try:
-        return Forecast(**{_FORECAST_KEYS[key]: value for key, value in data.items()})
-    except ScheduleError as error:
-        message = str(error)
-        for key, field in _FORECAST_KEYS.items():  # the file's words, which its author knows
-            message = message.replace(f" {field} ", f" {key} ")
-        raise ScheduleError(message) from None
+    return Forecast(**{key: value for key, value in data.items() if key in _FORECAST_KEYS})
 
 
 def forecast_values(forecast: Forecast) -> dict[str, Any]:
     """Return the settings as they stand in a file; `forecast_from` reads them."""
-    return {key: getattr(forecast, field) for key, field in _FORECAST_KEYS.items()}
+    return asdict(forecast)
 
 
 def _check_json(value: Any, source: str, depth: int = 0) -> None:

@@ -4,18 +4,22 @@ Budgets are not interpolated: a pattern of large and small ones would blur into 
 step gets the one of the schedule's budgets that is nearest to the average there plus what earlier steps fell short of.
 What the sum then lacks is added to few steps.
 
-A step-skipping schedule stays one, with as many full steps as fit its budget. A partial step for the rest of the budget
-gained nothing where it was measured, and needs a tensor per block.
+A step-skipping schedule stays one, with as many full steps as fit its budget, placed anew for the run (`placement`). A
+partial step for the rest of the budget gained nothing where it was measured, and needs a tensor per block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..limits import ZERO_SIGMA
 from .density import BUDGET_TOLERANCE, bisect_factor, density_of, progress_at, smooth, sum_over_calls
+from .placement import SamplerSteps, place_steps
 from .schedule import Schedule
-from .step_skipping import place_most_full_steps
+
+Place = Callable[[float], Sequence[bool]]
+"""place(most): the steps to compute with at most so many model calls."""
 
 MIN_LAST_BUDGET = 0.5  # of a step that ends at sigma 0
 MIN_PARTIAL_BUDGET = 0.02
@@ -27,12 +31,14 @@ def budgets_for(
     *,
     calls_per_step: Sequence[int] | None = None,
     mean: float | None = None,
+    place: Place | None = None,
 ) -> list[float]:
     """Return the budget of each step of a run.
 
     sigmas: the run's noise levels including the one it ends at, so one more than there are steps.
     calls_per_step: model calls per step (Heun: two for most), default one each; the mean is over calls.
     mean: mean budget asked for, default the schedule's own.
+    place: places full steps where the schedule has no pattern for this run, default by Euler's weights.
 
     A schedule with two partial steps or more meets the mean within BUDGET_TOLERANCE. Any other gets the most full steps
     that do not exceed a mean asked for, or else the number nearest to its own mean. On its own steps a schedule stays
@@ -55,7 +61,8 @@ def budgets_for(
     if sum(0.0 < budget < 1.0 for budget in schedule.budgets) <= 1:
         # A mean that is asked for is a ceiling; the schedule's own is only approached.
         most = total * (1.0 + BUDGET_TOLERANCE) if mean is not None else total + max(calls_per_step) / 2
-        placed = place_most_full_steps(schedule, sigmas, calls_per_step, most)
+        place = place or partial(place_steps, SamplerSteps.of_euler(sigmas, calls_per_step), forecast=schedule.forecast)
+        placed = [float(computed) for computed in place(most)]
         as_many = not schedule.has_partial_steps and sum(own) == sum(placed)
         fits = as_many and sum_over_calls(own, calls_per_step) <= most and _is_above(own, minima)
         return list(own) if fits else placed

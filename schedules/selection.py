@@ -12,7 +12,7 @@ from ..errors import ScheduleError
 from ..limits import MAX_CFG
 from .density import span_of
 from .expected import EXPECTED_KEY, usable_cfg
-from .forecast import DEFAULT_FORECAST, Forecast
+from .forecast import DEFAULT_FORECAST, Forecast, usual_forecast
 from .format import load
 from .schedule import ANY_FAMILY, Schedule
 
@@ -21,13 +21,17 @@ SAME_BUDGET = 0.015  # schedules whose budgets differ by less are chosen between
 USUAL_STEPS = 30
 # Taken for schedules that state no guidance scale. They were made by hand, and serve coarse steps and strong guidance.
 USUAL_GUIDANCE = 6.0
+ALIKE_STEPS, ALIKE_GUIDANCE = 1.1, 1.25  # ratios up to which `auto` takes a saved schedule for a run
 GUIDANCE_WEIGHT = 2.0  # of the logarithm of a ratio of guidance scales, where that of steps weighs 1
-# A run's computed steps and guidance over those that a schedule was found with: beyond these limits, its forecast
-# settings are not used.
-MIN_COMPUTED, MAX_GUIDANCE = 0.75, 1.25
 
 # Bundled schedules that were the same as another: workflows still name them.
 FORMER_NAMES = {
+    "any-0.25-30-steps-cfg-3": "any-0.25",
+    "any-0.25-30-steps-cfg-6": "any-0.25",
+    "any-0.30-30-steps-cfg-3": "any-0.30",
+    "any-0.40-30-steps-cfg-3": "any-0.40",
+    "any-0.50-30-steps-cfg-3": "any-0.50",
+    "any-0.70-30-steps-cfg-6": "any-0.70-30-steps-cfg-3",
     "any-0.30-12-steps-cfg-3": "any-0.25-12-steps-cfg-3",
     "any-0.30-8-steps-cfg-3": "any-0.25-8-steps-cfg-3",
     "any-0.70": "any-0.70-30-steps-cfg-3",
@@ -101,6 +105,32 @@ def pick(
     return min(near, key=distance)
 
 
+def pick_alike(
+    budget: float, family: str, schedules: Iterable[Schedule], levels: Sequence[float], guidance: float | None
+) -> Schedule | None:
+    """Pick a schedule that was made for this budget and for runs like this one; None where there is none.
+
+    levels: the run's noise levels; guidance: None: of any scale.
+    """
+
+    def is_alike(schedule: Schedule) -> bool:
+        steps = equivalent_steps(schedule, levels) / len(schedule.points)
+        stated = _stated_guidance(schedule)
+        scale = 1.0 if stated is None or not guidance else guidance / stated
+        return (
+            schedule.family in (family, ANY_FAMILY)
+            and _budget_distance(schedule, budget) <= SAME_BUDGET
+            and 1.0 / ALIKE_STEPS <= steps <= ALIKE_STEPS
+            and 1.0 / ALIKE_GUIDANCE <= scale <= ALIKE_GUIDANCE
+        )
+
+    alike = [schedule for schedule in schedules if is_alike(schedule)]
+    if not alike:
+        return None
+    steps = equivalent_steps(alike[0], levels)
+    return pick(budget, family, alike, steps, guidance or USUAL_GUIDANCE)
+
+
 def guidance_of(schedule: Schedule) -> float:
     """Return the guidance scale that a schedule was made for."""
     return _stated_guidance(schedule) or USUAL_GUIDANCE
@@ -126,18 +156,9 @@ def equivalent_steps(schedule: Schedule, sigmas: Sequence[float]) -> int:
     return max(1, round((len(sigmas) - 1) / (end - start)))
 
 
-def forecast_for(
-    schedule: Schedule, sigmas: Sequence[float], budgets: Sequence[float], guidance: float | None
-) -> Forecast:
-    """Return the forecast settings for a run: the schedule's, where the run resembles those it was found on.
-
-    A high prior gain helps where steps are fine and guidance is mild, and costs up to 6 dB elsewhere. There the default
-    settings are used: with them, the schedule's placement of steps is as good as others.
-    """
-    start, end = span_of(schedule, sigmas)
-    coarser = sum(budgets) < MIN_COMPUTED * (end - start) * sum(schedule.budgets)
-    stronger = (guidance or 0.0) > MAX_GUIDANCE * (_stated_guidance(schedule) or float("inf"))
-    return DEFAULT_FORECAST if coarser or stronger else schedule.forecast
+def forecast_for(schedule: Schedule, guidance: float | None) -> Forecast:
+    """Return the forecast settings for a run: the schedule's own if it has any, else the usual ones."""
+    return usual_forecast(guidance) if schedule.forecast == DEFAULT_FORECAST else schedule.forecast
 
 
 def config_distance(schedule: Schedule, steps: int, guidance: float) -> float:

@@ -1,80 +1,11 @@
-"""Step-skipping schedules on other runs: as many full steps as fit a budget, the others skipped."""
+"""Turns token steps into whole ones, for runs that cannot keep residuals per block."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 
-from ..limits import ZERO_SIGMA
-from .density import (
-    BUDGET_TOLERANCE,
-    MIN_SPAN,
-    count_leading_full_steps,
-    density_of,
-    place_full_steps,
-    progress_at,
-    smooth,
-    sum_over_calls,
-)
-from .schedule import Schedule
-
-PERIODS_SMOOTHED = 6  # to either side; over fewer, skips that differ by rounding alone would not average out
-
-
-def place_most_full_steps(
-    schedule: Schedule, sigmas: Sequence[float], calls_per_step: Sequence[int], most: float
-) -> list[float]:
-    """Place as many full steps as take at most `most` model calls, closer together where the schedule's are."""
-    density = density_of(_smooth_without_ends(schedule.budgets), schedule, sigmas)
-    ends = _count_full_ends(schedule, sigmas)
-    placed: list[float] = []
-    # No placement has more full steps than the steps of the fewest calls would allow.
-    affordable = sum(spent <= most for spent in accumulate(sorted(calls_per_step)))
-    for number in range(min(len(density), affordable), -1, -1):
-        placed = _place_with_ends(density, *ends, number)
-        if sum_over_calls(placed, calls_per_step) <= most:
-            break
-    return placed
-
-
-def _count_full_ends(schedule: Schedule, sigmas: Sequence[float]) -> tuple[int, int]:
-    """Count the full steps at a run's start and end: 1 if the schedule has at most 1 there, else the same share."""
-    steps, source = len(sigmas) - 1, list(schedule.budgets)
-    # Not by `span_of`, which takes a run outside the schedule's noise levels to cover all of them.
-    start, end = progress_at(schedule, sigmas[0]), progress_at(schedule, sigmas[-1])
-    covered = max(end - start, MIN_SPAN)
-    head, tail = count_leading_full_steps(source), count_leading_full_steps(source[::-1])
-    first = max(0.0, head / len(source) - start) / covered * steps if head > 1 else 0.0
-    last = max(0.0, end - 1.0 + tail / len(source)) / covered * steps if tail > 1 else 0.0
-    return max(1, round(first)), max(int(sigmas[-1] <= ZERO_SIGMA), round(last))
-
-
-def _place_with_ends(density: Sequence[float], head: int, tail: int, wanted: int) -> list[float]:
-    """Place `wanted` full steps: `head` and `tail` of them at the ends of the run, the others by the density.
-
-    Where the density is constant all skips are about equally long, also next to the ends. Error diffusion would make
-    some of them a step longer or shorter than their neighbours.
-    """
-    steps = len(density)
-    head = min(head, steps, max(1, wanted - min(1, tail)))
-    tail = min(tail, steps - head, max(1, wanted - head))
-    between = density[head : steps - tail]
-    number = min(len(between), max(0, wanted - head - tail))
-    return [1.0] * head + place_full_steps(between, number, tolerance=1e-9) + [1.0] * tail
-
-
-def _smooth_without_ends(budgets: Sequence[float]) -> list[float]:
-    """Smooth budgets, and give the full steps at either end the average next to them.
-
-    The ends are placed on their own, in a rounded number. What rounding leaves would add a full step next to them.
-    """
-    averaged = smooth(budgets, PERIODS_SMOOTHED)
-    head, tail = count_leading_full_steps(budgets), count_leading_full_steps(budgets[::-1])
-    if head + tail >= len(budgets):
-        return averaged
-    middle = averaged[head : len(budgets) - tail]
-    return [middle[0]] * head + middle + [middle[-1]] * tail
+from .density import BUDGET_TOLERANCE
 
 
 def without_partial_steps(budgets: Sequence[float], calls_per_step: Sequence[int], start: int = 0) -> list[float]:

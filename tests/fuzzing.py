@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from astraea.engine.planning.modes import MODES
-from astraea.schedules import TIME_AXES, Forecast, Schedule, flow_sigmas
+from astraea.schedules import Forecast, Schedule, flow_sigmas
 
 CASES_VARIABLE, SEED_VARIABLE = "ASTRAEA_FUZZ_CASES", "ASTRAEA_FUZZ_SEED"
 MOST_FAILURES = 10  # after which no more cases are run
@@ -122,7 +122,7 @@ def some_schedule(rng: Generator) -> Schedule:
     if rng.random() < 0.5:
         provenance["guidance"] = rng.choice([1, 3.0, 7.5, 0.0])
     unit = rng.random
-    forecast = Forecast(unit() * 1.5 - 0.5, rng.choice(list(TIME_AXES)), rng.choice(list(TIME_AXES)), unit(), unit())
+    forecast = Forecast(1e-3 + 0.9 * unit(), 0.1 + 10.0 * unit(), 1.5 * unit(), 30.0 * unit())
     return Schedule(
         rng.choice(["a", "my schedule", "wan-0.50 +x_1.b", "z" * 80]),
         points,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..blocks.interface import BlockCall, BlockRunner
-from ..estimators import SkippedStep, prediction_error
+from ..estimators import ComputedPrediction
 from ..report import ANSWERED, FULL, CallRecord
 from ..sampler.solver import Solver
 from .context import CallInfo, CondRows, RunContext
@@ -131,24 +130,36 @@ class ModelCall:
 
     def end(self, prediction: Tensor) -> Tensor:
         """Keep the model's prediction, the denoised latents `[B, …]`; returns the corrected one for the sampler."""
-        context, info = self.context, self.info
-        parts = [prediction[cond.rows] for cond in info.conds]
-        if info.keeps_prediction:
-            parts = [part.clone() for part in parts]  # the host may change the returned tensor in place
-        pairs = list(zip(info.conds, parts, strict=True))
-        corrections = [self._correction(cond, part) for cond, part in pairs]
-        if info.keeps_prediction:
-            for cond, part in pairs:
-                if context.mode.forecasts:
-                    context.gain.measure(cond.state.history, info.sigma, part)
-                cond.state.push_prediction(info.sigma, part, info.step)
-        if all(correction is None for correction in corrections):
+        parts = [prediction[cond.rows] for cond in self.info.conds]
+        ended = [self._end_rows(cond, part) for cond, part in zip(self.info.conds, parts, strict=True)]
+        if all(result is part for result, part in zip(ended, parts, strict=True)):
             return prediction
-        corrected = [
-            part if correction is None else part + correction.to(part.dtype)
-            for part, correction in zip(parts, corrections, strict=True)
-        ]
-        return corrected[0] if len(corrected) == 1 else torch.cat(corrected)
+        return ended[0] if len(ended) == 1 else torch.cat(ended)
+
+    def _end_rows(self, cond: CondRows, prediction: Tensor) -> Tensor:
+        """Keep the prediction of one conditioning; returns the corrected one, itself where there is nothing to correct.
+
+        Kept is what right latents would have led to: later estimates build on it.
+        """
+        info, state = self.info, cond.state
+        known = self._known_call(cond)
+        seen = self._seen(cond, prediction, *known) if known is not None else None
+        right = prediction if seen is None else seen.right
+        correction = None
+        if known is not None:
+            correction = state.corrections.after_computed(*known, seen.errors if seen is not None else None)
+        if info.keeps_prediction:
+            # The host may change the returned tensor in place.
+            state.push_prediction(self.info.sigma, prediction.clone() if right is prediction else right, info.step)
+        return right if correction is None else right + correction.to(right.dtype)
+
+    def _seen(self, cond: CondRows, prediction: Tensor, solver: Solver, call: int) -> ComputedPrediction | None:
+        """Return what a computed prediction tells of the skipped ones before it; None where none was skipped."""
+        skipped, history = cond.state.corrections.skipped, cond.state.history
+        if not skipped or not history:
+            return None
+        weights = [solver.input_weight(step.call, call) for step in skipped]
+        return ComputedPrediction(self.context.prior, history, self.info.sigma, prediction, skipped, weights)
 
     def _known_call(self, cond: CondRows) -> tuple[Solver, int] | None:
         """Return the solver and the index of this call among the sampler's; None where nothing can be corrected.
@@ -161,17 +172,3 @@ class ModelCall:
             cond.state.corrections.reset()
             return None
         return solver, call
-
-    def _correction(self, cond: CondRows, prediction: Tensor) -> Tensor | None:
-        """Return the tensor to add to a computed prediction; None where nothing is added."""
-        context, info, state = self.context, self.info, cond.state
-        known = self._known_call(cond)
-        if known is None:
-            return None
-        solver, call = known
-
-        def errors(skipped: Sequence[SkippedStep], weights: Sequence[float]) -> Tensor | None:
-            return prediction_error(skipped, weights, state.history, info.sigma, prediction, context.axes)
-
-        is_last = call == solver.calls - 1 and context.profile.ends_at(info.step)
-        return state.corrections.after_computed(solver, call, errors, context.final_step_gain if is_last else 0.0)

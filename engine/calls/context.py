@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ...schedules import PredictionPrior
 from ..blocks.interface import Attend, BlockRunner, RowGroup, TokenLayout
-from ..estimators import ExtrapolationGain, TimeAxes
 from ..planning.modes import Mode
 from ..report.device_timer import Mark
 from ..sampler.profile import SamplerProfile
@@ -22,16 +22,13 @@ from ..state.residual_store import CachePolicy
 class RunContext:
     """The part of a run that its calls may know.
 
-    gain: of extrapolations, measured over all calls of the run; final_step_gain: see `schedules.Forecast`; seed: of
-    random selections.
+    prior: what forecasts assume of the predictions; seed: of random selections.
     """
 
     mode: Mode
     cache: CachePolicy
     profile: SamplerProfile
-    axes: TimeAxes
-    gain: ExtrapolationGain
-    final_step_gain: float = 0.0
+    prior: PredictionPrior
     seed: int = 0
 
     def seed_at(self, step: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..estimators import SkippedStep, extrapolate_prediction, hold_prediction, step_ratio_from
+from ..estimators import SkippedStep, forecast_prediction, hold_prediction
 from ..report import REUSE
 from .base import ModelCall
 from .context import CallInfo, CondRows, RunContext
@@ -24,19 +24,17 @@ class ReuseCall(ModelCall):
         return torch.cat([self._estimate(cond) for cond in self.info.conds])  # `cat` copies even a single tensor
 
     def _estimate(self, cond: CondRows) -> Tensor:
-        context, mode, sigma = self.context, self.context.mode, self.info.sigma
-        history, axis = cond.state.history, self.context.axes.extrapolation
+        context, mode, sigma, history = self.context, self.context.mode, self.info.sigma, cond.state.history
         if not mode.forecasts or (mode.corrects and context.profile.solver is None):
             return hold_prediction(history)
-        gain = context.gain.gain(history[0][1], step_ratio_from(history, sigma, axis), sigma)
-        estimate = extrapolate_prediction(history, sigma, gain, axis)
+        estimate = forecast_prediction(context.prior, history, sigma)
         if not mode.corrects:
             return estimate
         known = self._known_call(cond)
         if known is None:
             return estimate
         solver, call = known
-        cond.state.corrections.add_skipped(SkippedStep(call, sigma, gain))
+        cond.state.corrections.add_skipped(SkippedStep(call, sigma))
         correction = cond.state.corrections.after_skipped(solver, call)
         return estimate if correction is None else estimate + correction.to(estimate.dtype)
 

@@ -8,27 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...schedules import (
     ANY_FAMILY,
+    AUTO,
+    BUDGET_TOLERANCE,
+    DEFAULT_MODE,
     OWN_MEAN_TOLERANCE,
     ExpectedResult,
     Forecast,
+    Place,
     Schedule,
     budgets_for,
-    bundled_schedules,
-    equivalent_steps,
-    every_nth,
     expected_of,
-    flow_sigmas,
     forecast_for,
-    guidance_of,
     mean_budget,
-    pick,
+    pick_alike,
+    place_evenly,
+    place_steps,
     target_budget,
+    usual_forecast,
     without_partial_steps,
 )
-from ..sampler.profile import SamplerProfile
+from ..sampler.profile import SamplerProfile, is_falling
 from ..state.residual_store import NO_CACHE, CachePolicy
 from .cost import WHOLE_STEPS, BlockCost, budget_for_speedup
 from .modes import MODES, Mode, mode_named
@@ -36,7 +39,6 @@ from .plan import Plan
 
 MIN_AUTO_STEPS = 4  # `auto` leaves shorter runs alone: one skipped step of three costs a quarter of the detail
 FEW_STEPS = 8  # runs of at most so many get a note that gains are small
-EVEN_STEPS = 30  # of the schedule that spreads full steps evenly after the first three
 SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less than another prompt does
 
 
@@ -94,8 +96,8 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
     budget = target_budget(schedule, asked)
     full_reason = profile.full_reason or _full_reason(plan, mode, facts)
     is_full = plan.is_full_at(schedule.mean_budget if budget is None else budget) or bool(full_reason)
-    budgets = [1.0] * profile.steps if is_full else _budgets(plan, schedule, mode, budget, facts)
-    forecast = forecast_for(schedule, profile.levels, budgets, facts.guidance)
+    forecast = forecast_for(schedule, facts.guidance)
+    budgets = [1.0] * profile.steps if is_full else _budgets(plan, schedule, mode, forecast, budget, facts)
     uses_own_mean = plan.target_speedup is None and (
         budget is None or abs(budget - schedule.mean_budget) < OWN_MEAN_TOLERANCE
     )
@@ -127,23 +129,49 @@ def _choose_schedule(plan: Plan, facts: RunFacts) -> tuple[Schedule, float | Non
     target = plan.target_speedup
     wanted = 1.0 / target if target else plan.budget
     assert wanted is not None
-    library = [schedule for schedule in plan.library or bundled_schedules() if schedule.mode in MODES]
-    usual = pick(wanted, facts.family, library)
-    steps = equivalent_steps(usual, facts.profile.levels)
-    guidance = guidance_of(usual) if facts.guidance is None else facts.guidance
-    schedule = pick(wanted, facts.family, library, steps, guidance)
+    saved = pick_alike(
+        wanted,
+        facts.family,
+        [schedule for schedule in plan.library if schedule.mode in MODES],
+        facts.profile.levels,
+        facts.guidance,
+    )
+    if saved is None:
+        return _placed(wanted, facts), None if target else wanted, _explain_placement(facts.profile)
+    aim = f"the target of {target:g}x" if target else "the budget"
     if target:
-        return schedule, None, _explain(schedule, None, f"the target of {target:g}x", steps, facts.guidance)
+        return saved, None, _explain(saved, None, aim)
     # A budget this close counts as the schedule's own mean: at that, a run of as many steps uses the schedule's budgets
     # as they are; at any other mean, full steps are placed anew.
-    is_own = abs(schedule.mean_budget - wanted) < OWN_MEAN_TOLERANCE
-    asked = max(wanted, schedule.mean_budget) if is_own else wanted
-    return schedule, asked, _explain(schedule, asked, "the budget", steps, facts.guidance)
+    is_own = abs(saved.mean_budget - wanted) < OWN_MEAN_TOLERANCE
+    asked = max(wanted, saved.mean_budget) if is_own else wanted
+    return saved, asked, _explain(saved, asked, aim)
 
 
-def _explain(schedule: Schedule, budget: float | None, wanted: str, steps: int, guidance: float | None) -> str:
-    """Return the reason why `auto` took this schedule, and what it keeps in memory."""
-    run = f"{steps} steps" if guidance is None else f"{steps} steps and guidance {guidance:g}"
+def _placed(budget: float, facts: RunFacts) -> Schedule:
+    """Return a schedule of whole steps, placed for this run."""
+    profile = facts.profile
+    if not is_falling(profile.levels) or len(profile.levels) < 2:
+        return Schedule(AUTO, ((1.0, 1.0),))  # such a run is computed in full
+    most = budget * sum(profile.calls_per_step) * (1.0 + BUDGET_TOLERANCE)
+    computed = _placing(mode_named(DEFAULT_MODE), usual_forecast(facts.guidance), profile)(most)
+    return Schedule(AUTO, tuple(zip(profile.levels, map(float, computed), strict=False)))
+
+
+def _placing(mode: Mode, forecast: Forecast, profile: SamplerProfile) -> Place:
+    """Return how whole steps are placed: at even intervals where errors cannot be corrected, as nothing is known."""
+    if not mode.corrects or profile.solver is None or profile.own_levels:
+        return partial(place_evenly, profile.placement_steps)
+    return partial(place_steps, profile.placement_steps, forecast=forecast)
+
+
+def _explain_placement(profile: SamplerProfile) -> str:
+    how = "where they leave the least expected error" if profile.solver is not None else "at even intervals"
+    return f"auto: whole steps, placed {how}; it keeps a few latents per conditioning"
+
+
+def _explain(schedule: Schedule, budget: float | None, aim: str) -> str:
+    """Return the reason why `auto` took this saved schedule, and what it keeps in memory."""
     budget = target_budget(schedule, budget)
     # The mean of a step-skipping schedule is at most a step away from the budget that it was made for.
     tolerance = OWN_MEAN_TOLERANCE if schedule.has_partial_steps else 1.0 / len(schedule.points)
@@ -152,7 +180,7 @@ def _explain(schedule: Schedule, budget: float | None, wanted: str, steps: int, 
         brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
     keeps = "tensors per block" if schedule.has_partial_steps else "a few latents per conditioning"
     reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
-    return f"auto: '{schedule.name}' is nearest to {wanted} for {run}{brought}; it keeps {keeps}{reason}"
+    return f"auto: '{schedule.name}' was saved for {aim} and runs like this one{brought}; it keeps {keeps}{reason}"
 
 
 def _full_reason(plan: Plan, mode: Mode, facts: RunFacts) -> str:
@@ -165,33 +193,23 @@ def _full_reason(plan: Plan, mode: Mode, facts: RunFacts) -> str:
     return ""
 
 
-def _budgets(plan: Plan, schedule: Schedule, mode: Mode, budget: float | None, facts: RunFacts) -> list[float]:
+def _budgets(
+    plan: Plan, schedule: Schedule, mode: Mode, forecast: Forecast, budget: float | None, facts: RunFacts
+) -> list[float]:
     """Return the budget of each step."""
-    profile, cost = facts.profile, facts.cost
+    profile, cost, target = facts.profile, facts.cost, plan.target_speedup
     has_partial_steps = plan.cache.name != NO_CACHE and facts.has_runner
-    spreads_evenly = plan.schedule is None and _needs_even_steps(schedule, mode, profile)
+    place = _placing(mode, forecast, profile)
 
     def budgets_at(mean: float | None) -> list[float]:
-        placed = schedule
-        if spreads_evenly:
-            mean = schedule.mean_budget if mean is None else mean
-            placed = every_nth("even", max(2, round(1.0 / mean)), flow_sigmas(EVEN_STEPS))
-        budgets = budgets_for(placed, profile.levels, calls_per_step=profile.calls_per_step, mean=mean)
+        budgets = budgets_for(schedule, profile.levels, calls_per_step=profile.calls_per_step, mean=mean, place=place)
         return budgets if has_partial_steps else without_partial_steps(budgets, profile.calls_per_step)
 
-    if plan.target_speedup is not None:
-        return budgets_at(budget_for_speedup(plan.target_speedup, cost, budgets_at, profile.calls_per_step))
-    return budgets_at(budget)
-
-
-def _needs_even_steps(schedule: Schedule, mode: Mode, profile: SamplerProfile) -> bool:
-    """Tell whether full steps are spread evenly after the first three, where a chosen schedule's would not serve.
-
-    It was found with corrections and on the host's noise levels: it does not suit a sampler whose weights are unknown
-    or that has levels of its own.
-    """
-    is_known = profile.solver is not None and not profile.own_levels
-    return not schedule.has_partial_steps and mode.corrects and not is_known
+    if target is None:
+        return budgets_at(budget)
+    if not schedule.has_partial_steps:
+        return budgets_at(1.0 / target)
+    return budgets_at(budget_for_speedup(target, cost, budgets_at, profile.calls_per_step))
 
 
 def _expected(
@@ -225,11 +243,6 @@ def _notes(
     if not is_full:
         if facts.limit:
             notes.append(f"whole steps; {facts.limit}")
-        if forecast != schedule.forecast:
-            notes.append(
-                f"'{schedule.name}' was found on finer steps or with milder guidance than these: forecasts are made in "
-                "the standard way"
-            )
         if profile.steps <= FEW_STEPS:
             notes.append(f"a run of {profile.steps} steps leaves little to reuse: gains are small")
         if mode.corrects and min(budgets) == 0.0:

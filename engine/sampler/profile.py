@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ...limits import ZERO_SIGMA
+from ...schedules import SamplerSteps
 from .solver import Solver
 
 SAME_SIGMA, SAME_SIGMA_RELATIVE = 1e-6, 1e-5  # two levels this close are one, but for rounding
@@ -45,6 +46,13 @@ class SamplerProfile:
     def memory(self) -> int:
         """Number of latents that each conditioning keeps for corrections."""
         return self.solver.memory + int(not self.solver.all_can_correct) if self.solver is not None else 0
+
+    @property
+    def placement_steps(self) -> SamplerSteps:
+        """The steps as a placement needs them, with Euler's weights where the sampler's are unknown."""
+        if self.solver is None or not self.calls:
+            return SamplerSteps.of_euler(self.levels, self.calls_per_step)
+        return SamplerSteps(self.levels, self.calls_per_step, self.calls, self.call_steps, self.solver.weights_after)
 
     def ends_at(self, step: int) -> bool:
         """Tell whether the sampler takes the prediction of this step as the result."""

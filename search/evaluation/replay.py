@@ -21,29 +21,15 @@ from torch import Tensor
 from ...engine.blocks.interface import RowGroup, TokenLayout
 from ...engine.calls import ReuseCall
 from ...engine.calls.context import CallRequest
-from ...engine.estimators import ExtrapolationGain
 from ...engine.planning.plan import make_plan
 from ...engine.planning.resolve import RunFacts, resolve
 from ...engine.run import Run
 from ...engine.sampler.profile import SamplerProfile
 from ...engine.sampler.solver import Solver
-from ...schedules import TIME_AXES, TimeAxis
 from ..problem.candidate import Genome
 from ..problem.runner import Outcome, Recording, SamplingConfig
 
 DEFAULT_RESPONSE = 1.0  # before any run has shown one
-
-
-class CaseGain(ExtrapolationGain):
-    """The engine's extrapolation gain, measured for each case separately. Rows: cases × conditionings."""
-
-    def __init__(self, cases: int, prior: float, axis: TimeAxis):
-        super().__init__(prior, axis)
-        self._cases = cases
-
-    def _sum(self, products: Tensor) -> Tensor:
-        per_case = products.view(self._cases, -1).sum(1)
-        return per_case.repeat_interleave(products.shape[0] // self._cases).unsqueeze(1)
 
 
 def _no_attention(*_: Tensor, **__: bool) -> tuple[Tensor, None]:
@@ -110,9 +96,7 @@ class Replay:
         """Begin a run of all cases at once, on rows of coefficients."""
         facts = RunFacts(SamplerProfile.of(self.setting.sigmas, solver=self.solver))
         settings = replace(resolve(make_plan(genome.schedule(self.setting.sigmas)), facts), budgets=genome.budgets)
-        forecast = settings.forecast
-        gain = CaseGain(self.cases, forecast.prior_gain, TIME_AXES[forecast.extrapolation_axis])
-        return Run(settings, facts, gain=gain)
+        return Run(settings, facts)
 
     def _request(self, step: int, device: torch.device) -> CallRequest:
         rows = self.predictions[0].shape[:2].numel()

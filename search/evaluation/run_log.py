@@ -22,7 +22,7 @@ from ...limits import MAX_STEPS
 from ...schedules import Schedule
 from ..problem.runner import Outcome
 
-FORMAT = "astraea-search-memo-1"  # to be changed also if the engine computes other results: old outcomes would be wrong
+FORMAT = "astraea-search-memo-2"  # to be changed also if the engine computes other results: old outcomes would be wrong
 MAX_BYTES = 256 * 2**20
 
 
@@ -30,11 +30,7 @@ def key_of(case: int, schedule: Schedule) -> str:
     """Return the key of an outcome within one sampling configuration."""
     forecast = schedule.forecast
     budgets = " ".join(f"{budget:.6g}" for budget in schedule.budgets)
-    curvature = "" if forecast.curvature == 1.0 else f" {forecast.curvature:.6g}"
-    final_gain = f" last {forecast.final_step_gain:.6g}" if forecast.final_step_gain else ""
-    settings = (
-        f"{forecast.prior_gain:.6g} {forecast.extrapolation_axis} {forecast.interpolation_axis}{curvature}{final_gain}"
-    )
+    settings = f"{forecast.onset:.6g} {forecast.reach:.6g} {forecast.response:.6g} {forecast.swing:.6g}"
     return f"{case}|{schedule.mode}|{settings}|{budgets}"
 
 

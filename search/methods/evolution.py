@@ -16,7 +16,7 @@ from ..evaluation.step_cost import StepCost
 from ..problem.candidate import Genome
 from ..proposals.breeding import Breeder
 from ..proposals.first_round import FirstRound
-from ..proposals.initial import bundled_candidate, step_skipping_candidates
+from ..proposals.initial import step_skipping_candidates, usual_candidate
 from ..ranking.gain_prior import GainPrior
 from ..ranking.replay_ranking import ReplayRanking
 from ..ranking.standings import Standings
@@ -47,7 +47,7 @@ class Evolution:
         proxy: ProxySearch | None = None,
     ):
         setting = evaluator.setting
-        known = [bundled_candidate(setting, budget), *step_skipping_candidates(setting, budget)]
+        known = [usual_candidate(setting, budget), *step_skipping_candidates(setting, budget)]
         fits = [
             g for g in dict.fromkeys(known) if (step_cost or StepCost()).fits_budget(g, setting.calls_per_step, budget)
         ]

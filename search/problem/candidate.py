@@ -5,29 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from ...limits import ZERO_SIGMA
 from ...schedules import ANY_FAMILY, DEFAULT_FORECAST, DEFAULT_MODE, Forecast, Schedule, mean_budget
 from ...schedules.resample import MIN_LAST_BUDGET
 
 MAX_MOVE = 3  # steps by which one move shifts a computed step at most
-PRIOR_GAINS = (0.0, 0.25, 0.5)
-AXES = (
-    ("sigma", "sigma"),
-    ("log-snr", "log-snr"),
-    ("sigma", "log-snr"),
-    ("root", "root"),
-    ("sigma", "root"),
-    ("power-0.75", "power-0.75"),
-)
-CURVATURES = (0.0, 0.5, 1.0)
-FINAL_STEP_GAINS = (0.0, 0.35)
-FORECASTS = tuple(
-    Forecast(gain, *axes, curvature, FINAL_STEP_GAINS[-1])
-    for gain in PRIOR_GAINS
-    for axes in AXES
-    for curvature in CURVATURES
-)
+# Values that a search tries for each setting of the forecasts.
+ONSETS, REACHES, RESPONSES = (0.005, 0.015, 0.05), (1.0, 2.0, 4.0), (0.0, 0.7, 1.0)
+
+
+def forecasts_like(forecast: Forecast) -> list[Forecast]:
+    """Return all combinations of values that a search tries, for this swing."""
+    return [Forecast(*settings, forecast.swing) for settings in product(ONSETS, REACHES, RESPONSES)]
 
 
 @dataclass(frozen=True)
@@ -37,11 +28,6 @@ class Genome:
     budgets: tuple[float, ...]
     forecast: Forecast = DEFAULT_FORECAST
     mode: str = DEFAULT_MODE
-
-    def __post_init__(self) -> None:
-        # Without effect if the step before the last is computed: 0 then, so that equal candidates are run once.
-        if self.forecast.final_step_gain and self.budgets[-2:-1] != (0.0,):
-            object.__setattr__(self, "forecast", replace(self.forecast, final_step_gain=0.0))
 
     @property
     def has_partial_steps(self) -> bool:
@@ -85,13 +71,9 @@ def move_steps(genome: Genome, rng: random.Random, moves: int = 1) -> Genome:
 def change_forecast(genome: Genome, rng: random.Random) -> Genome:
     """Change one forecast setting to another of its values."""
     now = genome.forecast
-    neighbours = [replace(now, prior_gain=gain) for gain in PRIOR_GAINS]
-    neighbours += [
-        replace(now, extrapolation_axis=extrapolation, interpolation_axis=interpolation)
-        for extrapolation, interpolation in AXES
-    ]
-    neighbours += [replace(now, curvature=curvature) for curvature in CURVATURES]
-    neighbours += [replace(now, final_step_gain=gain) for gain in FINAL_STEP_GAINS]
+    neighbours = [replace(now, onset=onset) for onset in ONSETS]
+    neighbours += [replace(now, reach=reach) for reach in REACHES]
+    neighbours += [replace(now, response=response) for response in RESPONSES]
     return replace(genome, forecast=rng.choice([other for other in neighbours if other != now]))
 
 

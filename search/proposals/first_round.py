@@ -10,7 +10,7 @@ from itertools import zip_longest
 from ...engine.planning.modes import HOLD
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.step_cost import measure_step_cost
-from ..problem.candidate import FORECASTS, Genome
+from ..problem.candidate import Genome, forecasts_like
 from ..ranking.forecast_priors import initial_forecasts
 from ..ranking.replay_ranking import ReplayRanking
 from ..ranking.standings import Standings
@@ -52,7 +52,7 @@ class FirstRound:
         if self._ranking is not None and not baseline.has_partial_steps:
             parents = [replace(g, forecast=f) for g in self._baselines for f in forecasts[:BREEDING_FORECASTS]]
             near = [genome for genome in self._breeder.evolve(parents) if genome.budgets != baseline.budgets]
-            all_forecasts = [replace(baseline, forecast=forecast) for forecast in FORECASTS]
+            all_forecasts = [replace(baseline, forecast=each) for each in forecasts_like(forecasts[0])]
             lists += [self._breeder.survivors(near), self._ranking.rank(all_forecasts)]
         turns = [genome for turn in zip_longest(*lists) for genome in turn if genome is not None and genome != baseline]
         return list(dict.fromkeys(turns))[: self._rounds.width(FIRST_ROUND_SHARE)]

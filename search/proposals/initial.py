@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...errors import ScheduleError
 from ...schedules import (
-    Schedule,
+    BUDGET_TOLERANCE,
+    SamplerSteps,
     budgets_for,
-    equivalent_steps,
-    forecast_for,
     mean_budget,
     periodic,
-    pick,
+    place_evenly,
+    place_steps,
     uniform,
+    usual_forecast,
     warped_skip,
 )
 from ..problem.candidate import Genome, with_ends
@@ -33,20 +33,17 @@ SHAPES = (
 PARTIAL_PATTERN = (0.0, 0.0, 0.7)
 
 
-def bundled_candidate(setting: SamplingConfig, budget: float, schedules: Sequence[Schedule] | None = None) -> Genome:
-    """Return the schedule that `auto` takes, on this run's steps. schedules: default the bundled ones.
-
-    On a part of the noise levels `auto` may take another: it counts a run's steps by its pick for USUAL_STEPS.
-    """
-    guidance = {} if setting.cfg is None else {"guidance": setting.cfg}
-    try:
-        schedule = pick(budget, setting.family, schedules, setting.steps, **guidance)
-        schedule = pick(budget, setting.family, schedules, equivalent_steps(schedule, setting.sigmas), **guidance)
-    except ScheduleError:
-        schedule = warped_skip("even", budget, setting.sigmas[:-1])
-    placed = budgets_for(schedule, setting.sigmas, calls_per_step=setting.calls_per_step, mean=budget)
-    forecast = forecast_for(schedule, setting.sigmas, placed, setting.cfg)
-    return Genome(tuple(with_ends(placed, setting.sigmas)), forecast, schedule.mode)
+def usual_candidate(setting: SamplingConfig, budget: float) -> Genome:
+    """Return the whole steps that `auto` computes in this run."""
+    forecast = usual_forecast(setting.cfg)
+    most = budget * sum(setting.calls_per_step) * (1.0 + BUDGET_TOLERANCE)
+    if setting.weights is None:
+        placed = place_evenly(SamplerSteps.of_euler(setting.sigmas, setting.calls_per_step), most)
+    else:
+        steps = tuple(range(setting.steps))
+        sampler = SamplerSteps(setting.sigmas, setting.calls_per_step, setting.sigmas[:-1], steps, setting.weights)
+        placed = place_steps(sampler, most, forecast)
+    return Genome(tuple(with_ends([float(computed) for computed in placed], setting.sigmas)), forecast)
 
 
 def step_skipping_candidates(setting: SamplingConfig, budget: float) -> list[Genome]:

@@ -73,10 +73,9 @@ def test_auto_says_what_it_chose_and_why() -> None:
     def choice(budget: float, schedule: Any = "auto", **inputs: Any) -> str:
         return settings_for(choose_plan(AccelerateInputs(schedule, budget, **inputs), "wan"), 30).choice
 
-    assert choice(0.4).startswith("auto: 'any-0.40' is nearest to the budget for 30 steps;")
+    assert choice(0.4).startswith("auto: whole steps, placed where they leave the least expected error;")
     assert "a few latents per conditioning" in choice(0.4)
-    assert "brought from a mean of 40% to 44%" in choice(0.44)
-    assert "the target of 2.5x" in choice(0.4, target_speedup=2.5)
+    assert choice(0.4, target_speedup=2.5) == choice(0.4)
     assert choice(0.4, SCHEDULE) == ""
     assert choice(0.4, mode="paper") == ""
     assert "Chosen by" in report_text(Report(choice=choice(0.4)))

@@ -28,27 +28,20 @@ SAVED = ROOT / "tests" / "saved_by_f407c59"
 SCHEDULES = sorted((SAVED / "schedules").glob("*.json"))
 RECORDS = sorted((SAVED / "search").glob("*.jsonl"))
 WORKFLOWS = sorted((SAVED / "workflows").glob("*.json"))
-DEFAULT_FORECAST = {"expected": 0.0, "along": "sigma", "corrected_along": "sigma", "bend": 1.0, "last_response": 0.0}
+FORECAST = {"onset": 0.015, "reach": 2.0, "response": 1.0, "swing": 0.0}
 NODE_IDS = {"AstraeaAccelerate", "AstraeaSearch", "AstraeaReport", "AstraeaCompare", "AstraeaDemoPrompt"}
 
 
 def content_of(path: Path) -> dict[str, Any]:
     """Content of a loaded schedule under the names in its file. Only this function knows the attributes."""
     schedule = load(path)
-    forecast = schedule.forecast
     return {
         "name": schedule.name,
         "family": schedule.family,
         "mode": schedule.mode,
         "points": [list(point) for point in schedule.points],
         "provenance": dict(schedule.provenance),
-        "forecast": {
-            "expected": forecast.prior_gain,
-            "along": forecast.extrapolation_axis,
-            "corrected_along": forecast.interpolation_axis,
-            "bend": forecast.curvature,
-            "last_response": forecast.final_step_gain,
-        },
+        "forecast": vars(schedule.forecast),
     }
 
 
@@ -78,7 +71,7 @@ def ids(paths: list[Path]) -> list[str]:
 def test_a_saved_schedule_is_what_its_file_says(path: Path) -> None:
     said = json.loads(path.read_text("utf-8"))
     stated = {key: said[key] for key in ("name", "family", "mode", "points", "provenance")}
-    assert content_of(path) == {**stated, "forecast": DEFAULT_FORECAST | said.get("forecast", {})}
+    assert content_of(path) == {**stated, "forecast": FORECAST}, "settings of former forecasts mean nothing today"
 
 
 @pytest.mark.parametrize("path", SCHEDULES, ids=ids(SCHEDULES))
@@ -88,18 +81,19 @@ def test_a_saved_schedule_is_saved_again_as_it_was(path: Path, user_folder: Path
     schedule, *_ = maker.call("AstraeaScheduleLoad", schedule_name=path.stem)
     maker.call("AstraeaScheduleSave", schedule=schedule, name="again", overwrite=False)
     again = json.loads((user_folder / "schedules" / "again.json").read_text("utf-8"))
-    assert again == {**json.loads(path.read_text("utf-8")), "name": "again"}
+    was = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key != "forecast"}
+    assert again == {**was, "name": "again"}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=ids(RECORDS))
-def test_every_outcome_of_a_saved_search_is_known(path: Path) -> None:
+def test_outcomes_of_a_search_with_former_forecasts_are_set_aside(path: Path) -> None:
     heading, *outcomes = path.read_text("utf-8").splitlines()
     assert '"format"' in heading
-    assert outcomes_of(path) == (len(outcomes), 0)
+    assert outcomes_of(path) == (0, len(outcomes))
 
 
-def test_a_search_goes_on_from_the_saved_record(user_folder: Path) -> None:
-    """Its identity is the same, so that nothing is measured twice; other processors may try a few other candidates."""
+def test_a_search_begins_anew_beside_a_record_of_former_forecasts(user_folder: Path) -> None:
+    """Its identity is the same, but the engine computes other results today; nothing of the record is lost."""
     record = RECORDS[0]
     shutil.copy(record, user_folder / "search")
     maker = new_maker()
@@ -126,7 +120,7 @@ def test_a_search_goes_on_from_the_saved_record(user_folder: Path) -> None:
     lines, before = after.read_text("utf-8").splitlines(), record.read_text("utf-8").splitlines()
     assert after.name == record.name
     assert lines[: len(before)] == before
-    assert len(lines) < 1.5 * len(before)
+    assert len(lines) > len(before)
 
 
 def own_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:

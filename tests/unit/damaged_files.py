@@ -13,7 +13,7 @@ from fuzzing import Generator, some_levels, some_schedule
 from astraea.schedules import bundled_folder, list_schedules, serialise
 from astraea.schedules.format import MAX_BYTES
 
-SLOWEST = 0.5  # seconds that one case may take; reading a file takes a thousandth of that
+SLOWEST = 4.0  # seconds that one case may take; placing steps takes up to one, reading a file a thousandth of that
 BUNDLED = [path.read_text("utf-8") for path in list_schedules(bundled_folder()).values()]
 HAS_FIFOS = hasattr(os, "mkfifo")
 

@@ -34,7 +34,7 @@ def test_former_names_of_bundled_schedules_lead_to_bundled_ones():
 
 def test_no_two_bundled_schedules_are_the_same():
     contents = [(each.points, each.mode, each.forecast) for each in load_schedules([bundled_folder()])]
-    assert len(set(contents)) == len(contents) == 29
+    assert len(set(contents)) == len(contents) == 23
 
 
 def test_auto_passes_over_broken_files(tmp_path):

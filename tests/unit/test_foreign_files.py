@@ -131,7 +131,7 @@ def test_a_schedule_of_impossible_guidance_is_passed_over(tmp_path: Path, where:
     bad = load(tmp_path / "bad.json")  # chosen by its name it runs as one that does not say
     assert guidance_of(bad) == guidance_of(GOOD)
     assert config_distance(bad, 20, 3.0) == config_distance(GOOD, 20, 3.0)
-    assert forecast_for(bad, [1.0, 0.5, 0.0], [1.0, 0.0], 3.0) == GOOD.forecast
+    assert forecast_for(bad, None) == GOOD.forecast
 
 
 def test_guidance_of_zero_says_nothing(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ LONG_TEXT = "x" * 10_000
 @pytest.mark.parametrize(
     "entries",
     [{"name": LONG_TEXT}, {"family": LONG_TEXT}, {"mode": LONG_TEXT}, {"version": LONG_TEXT}, {LONG_TEXT: 1}]
-    + [{"mean_budget": LONG_TEXT}, {"forecast": {"expected": LONG_TEXT}}, {"forecast": {"along": LONG_TEXT}}],
+    + [{"mean_budget": LONG_TEXT}, {"forecast": {"reach": LONG_TEXT}}, {"forecast": {LONG_TEXT: 1.0}}],
     ids=lambda entries: str(entries)[:24],
 )
 def test_a_long_wrong_value_is_not_repeated_whole(entries: dict) -> None:

@@ -19,7 +19,6 @@ from fuzzing import Generator, run_cases, some_promise, some_schedule
 from astraea.errors import ScheduleError, SearchError
 from astraea.schedules import (
     ExpectedResult,
-    Forecast,
     Schedule,
     budgets_for,
     config_distance,
@@ -37,6 +36,7 @@ from astraea.schedules import (
     pick,
     save,
     serialise,
+    usual_forecast,
     without_partial_steps,
 )
 from astraea.schedules.density import BUDGET_TOLERANCE
@@ -84,7 +84,7 @@ def check_placed(rng: Generator, schedule: Schedule) -> None:
     assert set(whole) <= {0.0, 1.0}
     assert len(whole) == steps
     guidance = rng.choice([None, 1.0, 3.0, 7.0])
-    assert forecast_for(schedule, sigmas, budgets, guidance) in (schedule.forecast, Forecast())
+    assert forecast_for(schedule, guidance) in (schedule.forecast, usual_forecast(guidance))
     assert 0.0 < guidance_of(schedule) < 1e6
     assert math.isfinite(config_distance(schedule, equivalent_steps(schedule, sigmas), guidance or 0.0))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 
 from astraea.errors import ScheduleError
 from astraea.schedules import (
+    DEFAULT_FORECAST,
     Forecast,
     Schedule,
     budgets_for,
@@ -93,9 +93,8 @@ def test_save_into_a_file_instead_of_a_folder(tmp_path):
         (text_with(points=[[1.0, 0.5]]).replace("0.5", "NaN"), "not valid JSON"),
         (text_with(points=[[1.0, 0.5]]).replace("0.5", "1e999"), "outside 0...1"),
         (text_with(points=[[1.0, 0.5]]).replace("0.5", "9" * 400), "not valid JSON"),
-        (text_with(forecast={"expected": 2.0}), "expected 2.0 is outside"),
-        (text_with(forecast={"expected": "0"}), "expected '0' is outside"),
-        (text_with(forecast={"along": "time"}), "'time' is not one of"),
+        (text_with(forecast={"onset": 2.0}), "onset 2.0 is outside"),
+        (text_with(forecast={"reach": "0"}), "reach '0' is outside"),
         (text_with(forecast={"surprise": 1}), "must be an object with no other entries"),
         (text_with(forecast=[]), "must be an object with no other entries"),
         (text_with(name="../../etc/passwd"), "not a usable schedule name"),
@@ -117,20 +116,26 @@ def test_bad_text_is_refused_with_the_reason(text, message):
 
 
 def test_forecast_settings_survive_a_file(tmp_path):
-    made = replace(SHAPES["0 1"], forecast=Forecast(0.25, "log-snr", "root", 0.5, 0.35))
+    made = replace(SHAPES["0 1"], forecast=Forecast(0.05, 1.5, 0.5, 2.0))
     assert load(save(made, tmp_path)).forecast == made.forecast
     assert '"forecast"' not in serialise(SHAPES["0 1"])
+
+
+def test_forecast_settings_of_former_files_are_ignored():
+    former = {"expected": 0.5, "along": "root", "corrected_along": "root", "bend": 0.0, "last_response": 0.35}
+    assert parse(text_with(forecast=former)).forecast == DEFAULT_FORECAST
+    assert parse(text_with(forecast={**former, "reach": 3.0})).forecast == Forecast(reach=3.0)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prior_gain": 1.1}, "prior_gain"),
-        ({"prior_gain": True}, "prior_gain"),
-        ({"curvature": -0.1}, "curvature"),
-        ({"curvature": 2}, "curvature"),
-        ({"extrapolation_axis": "time"}, "'time' is not one of"),
-        ({"final_step_gain": 1.1}, "final_step_gain"),
+        ({"onset": 0.0}, "onset"),
+        ({"onset": True}, "onset"),
+        ({"reach": 100}, "reach"),
+        ({"reach": "far"}, "reach"),
+        ({"response": -0.1}, "response"),
+        ({"swing": float("nan")}, "swing"),
     ],
 )
 def test_forecast_settings_out_of_bounds_are_refused(settings, message):
@@ -194,13 +199,6 @@ def test_own_steps_too_begin_with_a_full_one_within_the_budget(mean):
     assert sum(budgets) / 30 == pytest.approx(0.4, rel=0.01)
 
 
-@pytest.mark.parametrize(("steps", "computed", "least"), [(45, 18, 4), (30, 13, 3), (20, 8, 2), (15, 6, 1)])
-def test_full_steps_at_the_end_stay_at_the_end(steps, computed, least):
-    schedule = Schedule("tail", tuple(zip(GRID, [1.0, 0.0, 0.0] * 9 + [1.0] * 3, strict=True)))
-    budgets = budgets_for(schedule, grid(steps), mean=computed / steps)
-    assert budgets[-least:] == [1.0] * least
-
-
 @pytest.mark.parametrize("mean", [0.5, 0.3, 0.25])
 @pytest.mark.parametrize(("head", "tail"), [(4, 1), (1, 4), (6, 6)])
 def test_full_ends_give_way_to_the_budget(head, tail, mean):
@@ -232,57 +230,15 @@ def test_mean_budget_is_kept_on_any_grid(shape, mean):
                 assert budgets[-1] >= 0.5
 
 
-@pytest.mark.parametrize("steps", [12, 20, 24, 40, 50])
-def test_rhythm_stays_a_rhythm(steps):
-    """Anchors and probes never blur into middling budgets, and anchors stay evenly spread."""
-    budgets = budgets_for(SHAPES["0 0 1"], grid(steps))
-    assert set(budgets) == {0.0, 1.0}
-    start = next(i for i, b in enumerate(budgets) if b == 0.0)
-    gaps = [len(gap) for gap in "".join("0" if b == 0.0 else "1" for b in budgets[start:]).split("1") if gap]
-    assert max(gaps) <= 3
-
-
-@pytest.mark.parametrize("steps", [12, 16, 20, 24, 40, 50])
-@pytest.mark.parametrize("mean", [0.3, 0.4, 0.5])
-def test_whole_steps_stay_evenly_spread(steps, mean):
-    """Between the full steps at both ends the gaps differ by two at most, next to the ends too."""
-    source = warped_skip("even", mean, flow_sigmas(30), warp=0.0)
-    budgets = budgets_for(source, grid(steps))
-    computed = [i for i, budget in enumerate(budgets) if budget > 0.0]
-    gaps = [b - a for a, b in pairwise(computed)]
-    wide = [i for i, gap in enumerate(gaps) if gap > 1]
-    assert max(gaps) - min(gaps[wide[0] : wide[-1] + 1]) <= 2, gaps
-    assert abs(sum(budgets) - mean * steps) <= 0.5
-
-
 def test_uniform_stays_uniform():
     budgets = budgets_for(SHAPES["uniform"], grid(20), mean=0.5)
     assert max(budgets[1:-1]) - min(budgets[1:-1]) < 1e-9
-
-
-@pytest.mark.parametrize("steps", [16, 20, 22, 40])
-def test_a_full_end_that_rounding_shortens_draws_no_step_to_it(steps):
-    source = warped_skip("s", 0.5, flow_sigmas(30), warp=0.0, full_end=2)
-    kinds = "".join("F" if budget == 1.0 else "." for budget in budgets_for(source, grid(steps), mean=0.5))
-    tail = max(1, round(2 / 30 * steps))
-    assert kinds.endswith("." + "F" * tail)
-    assert max(len(gap) for gap in kinds.split("F")) <= 2
 
 
 def test_whole_step_schedule_needs_no_store_where_the_step_count_allows():
     budgets = budgets_for(SHAPES["0 0 1"], grid(50), mean=0.4)
     assert set(budgets) == {0.0, 1.0}
     assert sum(budgets) == 20.0
-
-
-def test_part_of_a_run_takes_that_part_of_the_schedule():
-    """KSamplerAdvanced's second half: no full head but the first step, which has nothing to reuse."""
-    second_half = grid(30)[15:]
-    budgets = budgets_for(SHAPES["0 0 1"], second_half)
-    assert budgets[0] == 1.0
-    assert budgets[1:4].count(1.0) <= 2
-    first_half = grid(30)[:16]
-    assert budgets_for(SHAPES["0 0 1"], first_half)[:2] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])

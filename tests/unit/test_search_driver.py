@@ -16,7 +16,7 @@ from astraea.search.evaluation.effort import EFFORT_PER_DENSE_RUN
 from astraea.search.evaluation.evaluator import Evaluator
 from astraea.search.evaluation.posterior_gain import beats_baseline
 from astraea.search.evaluation.run_log import RunLog
-from astraea.search.problem.candidate import FORECASTS, Genome
+from astraea.search.problem.candidate import Genome, forecasts_like
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress, SearchResult
 from astraea.search.ranking.forecast_priors import expected_forecast_gain
@@ -275,7 +275,10 @@ def test_forecasts_that_were_not_run_are_ranked_by_their_prior_gains():
         for evaluation in (*evolution.standings.complete.values(), *evolution.standings.partial.values())
     }
     evolution._ranking.replay.losses = lambda genome: (1e-4,) * setting.cases
-    ranked = [g.forecast for g in evolution._ranking.rank([replace(reference, forecast=f) for f in FORECASTS])]
+    ranked = [
+        g.forecast
+        for g in evolution._ranking.rank([replace(reference, forecast=f) for f in forecasts_like(reference.forecast)])
+    ]
     unseen = [expected_forecast_gain(each, setting) for each in ranked if each not in seen]
     assert unseen == sorted(unseen, reverse=True)
     assert len(set(unseen)) >= 3

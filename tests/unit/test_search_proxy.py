@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from statistics import fmean
 
@@ -99,8 +98,7 @@ def test_steps_stay_unless_others_are_well_ahead(response: float, budget: float)
     ahead = [
         result.gains[genome][0] - result.gains[same_steps][0]
         for genome in result.gains
-        # Forecasts have a final step gain only if the step before the last is reused.
-        if replace(genome.forecast, final_step_gain=0.0) == replace(same_steps.forecast, final_step_gain=0.0)
+        if genome.forecast == same_steps.forecast
         if genome.budgets != baseline.budgets and (small.cases - 1, genome) in small.evaluator.outcomes
     ]
     moved = result.found[0].budgets != baseline.budgets

@@ -10,14 +10,15 @@ from toy_runner import ToyRunner
 
 from astraea.schedules import Forecast
 from astraea.search.evaluation.replay import Replay
-from astraea.search.problem.candidate import FORECASTS, Genome
+from astraea.search.problem.candidate import Genome, forecasts_like
 from astraea.search.problem.losses import mean_psnr
 from astraea.search.problem.runner import Job, Outcome, Recording
 
+FORECASTS = forecasts_like(Forecast())
 FORECAST = pytest.mark.parametrize(
     "forecast",
     FORECASTS,
-    ids=[f"{f.prior_gain:g} {f.extrapolation_axis} {f.interpolation_axis} {f.curvature:g}" for f in FORECASTS],
+    ids=[f"{f.onset:g} {f.reach:g} {f.response:g}" for f in FORECASTS],
 )
 
 
@@ -104,7 +105,7 @@ def test_losses_follow_fitted_responses():
 
 def test_sensitivity_is_the_loss_of_each_step_reused_alone(insensitive):
     runner, replay = insensitive
-    alike = Genome((1.0,) * 9, Forecast(0.25, "root", "root"))
+    alike = Genome((1.0,) * 9, Forecast(0.05, 1.0))
     found = replay.sensitivity(alike)
     assert found[0] == 0.0, "the first step always is computed"
     for step in (1, 4, 8):

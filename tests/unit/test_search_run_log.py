@@ -193,14 +193,7 @@ def test_after_a_full_disk_the_log_can_be_used_again(tmp_path, room):
     assert outcomes_in(again) == OUTCOMES | {"later": OUTCOMES["complete"]}
 
 
-WAYS = (
-    (0.5,),
-    (0.0, "root"),
-    (0.0, "sigma", "root"),
-    (0.0, "sigma", "sigma", 0.5),
-    (0.0, "sigma", "sigma", 0.0),
-    (0.0, "sigma", "sigma", 1.0, 0.35),
-)
+WAYS = ((0.05,), (0.015, 1.0), (0.015, 2.0, 0.5), (0.015, 2.0, 0.8, 3.0))
 
 
 def test_keys_differ_by_all_that_an_outcome_depends_on():

@@ -107,7 +107,7 @@ def test_nothing_found_takes_longer_than_the_full_steps_of_its_budget(overhead, 
 def test_with_a_given_overhead_the_clock_has_no_effect():
     found = []
     for overhead in (0.05, 0.6):
-        runner = ToyRunner(steps=6, cases=3, response=2.0, overhead=overhead)
+        runner = ToyRunner(steps=6, cases=3, response=4.0, overhead=overhead)
         result = Search(
             runner, RunLog(), SearchConfig(budgets=(0.6,), effort=24, seed=0, partial_step_overhead=0.3)
         ).run()
@@ -121,7 +121,7 @@ def test_a_given_overhead_finds_what_the_same_one_finds_if_measured():
     found = []
     for given in (None, 0.35):
         config = SearchConfig(budgets=(0.6,), effort=24, seed=0, partial_step_overhead=given)
-        runner = ToyRunner(steps=6, cases=3, response=2.0, overhead=0.35)
+        runner = ToyRunner(steps=6, cases=3, response=4.0, overhead=0.35)
         found.append(Search(runner, RunLog(), config).run().best[0].schedule)
     assert found[0] == found[1]
     assert found[0].has_partial_steps
@@ -131,7 +131,7 @@ def test_partial_steps_are_found_if_they_are_worth_their_time():
     """The predictions of this toy swing: widely spaced full steps do badly, and partial steps are nearly right."""
     best = {}
     for overhead in (0.05, 0.35, 1.0):
-        runner = ToyRunner(steps=6, cases=3, response=2.0, overhead=overhead)
+        runner = ToyRunner(steps=6, cases=3, response=4.0, overhead=overhead)
         best[overhead] = (
             Search(runner, RunLog(), SearchConfig(budgets=(0.6,), effort=24, seed=0)).run().best[0].schedule
         )

@@ -10,7 +10,7 @@ from astraea.schedules import Forecast
 from astraea.search.problem.candidate import Genome
 from astraea.search.proposals.step_placements import step_placements
 
-FORECAST = Forecast(0.5, "root", "root", 0.0)
+FORECAST = Forecast(0.05, 1.0)
 
 
 def path_of(genome: Genome) -> list[int]:

@@ -16,7 +16,8 @@ from astraea.engine.planning.plan import make_plan
 from astraea.engine.run import Run
 from astraea.engine.sampler.solver import MAX_MEMORY, Solver
 from astraea.kernels import attend_reference
-from astraea.schedules import Forecast, flow_sigmas, periodic
+from astraea.schedules import Forecast, PredictionPrior, flow_sigmas, periodic
+from parabolas import Parabolas
 
 SIGMAS = [0.95, 0.9, 0.84, 0.77, 0.69, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
 STEPS = len(SIGMAS) - 1
@@ -127,7 +128,7 @@ def site(sigma):
     )
 
 
-def result(sampler, profile, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, x: 0.0):
+def result(sampler, profile, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k, x: 0.0, prior=None):
     """Latents at the end, denoised latents being a parabola of sigma; `pattern`: F computed, . reused.
 
     follow: what predictions also do, by step and latents.
@@ -135,6 +136,7 @@ def result(sampler, profile, pattern, sigmas=SIGMAS, plan=PLAN, follow=lambda k,
     generator = torch.Generator().manual_seed(0)
     base, slope, curvature, begin = torch.randn(4, 1, 4, 3, dtype=torch.float64, generator=generator)
     run = Run.of(plan, sigmas, profile=profile)
+    run.context = replace(run.context, prior=prior or Parabolas())
     run.budgets = [1.0 if kind == "F" else 0.0 for kind in pattern]
 
     def denoised(k, x):
@@ -174,38 +176,29 @@ def test_weights_of_euler_are_those_of_the_noise_levels(last):
             assert share(found, n, k) == pytest.approx(share(known, n, k), abs=1e-9)
 
 
-def plan_with(response):
-    """Found on steps as fine as these, so that its way to forecast is taken."""
-    return make_plan(replace(periodic("r", [0.0, 1.0], SIGMAS), forecast=Forecast(final_step_gain=response)))
+@pytest.mark.parametrize("name", ["euler", "multistep, order 2", "with a corrector"])
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
+def test_predictions_that_follow_their_latents_are_read_as_such(name, pattern):
+    """Each repeats a share of its latents' error, as a model does whose content is decided."""
+    sampler, _ = SOLVERS[name]
+    profile, prior = profile_of(sampler, SIGMAS), PredictionPrior()
+    right: dict[int, torch.Tensor] = {}
 
-
-@pytest.mark.parametrize("solver", [None, "off a run"])
-@pytest.mark.parametrize("response", [0.3, 1.0])
-def test_the_last_prediction_is_moved_by_what_its_latents_missed(solver, response):
-    """A last prediction that follows its latents by a known share comes close to that of the dense run.
-
-    Not all the way: by the same prediction it is told what the steps before it missed.
-    """
-    sigmas = [*SIGMAS, 0.0]
-    known = profile_of(euler, sigmas) if solver else None
-    right = result(euler, None, "F" * STEPS)
+    def note(k, x):
+        right.setdefault(k, x.clone())
+        return 0.0
 
     def follow(k, x):
-        return response * (x - right) if k == STEPS else 0.0
+        return prior.response(SIGMAS[k]) * (x - right[k])
 
-    def end(pattern, told):
-        return result(euler, known, pattern, sigmas, plan_with(told), follow)
-
-    dense = end("F" * len(SIGMAS), 0.0)
-    off = {told: (end("FF.F.F.F.F.F", told) - dense).norm() for told in (0.0, response)}
-    assert off[response] < 0.3 * off[0.0]
-    assert off[0.0] > 1e-4
-    assert torch.equal(end("FF.F.F.F..FF", response), end("FF.F.F.F..FF", 0.0)), "nothing is missed before the last"
-
-
-def test_a_run_that_ends_amid_noise_has_no_last_prediction_to_move():
-    runs = [result(euler, None, "FF.F.F.F..F", plan=plan_with(told)) for told in (0.0, 0.5)]
-    assert torch.equal(*runs)
+    dense = result(sampler, profile, "F" * STEPS, follow=note)
+    off = {
+        response: (
+            result(sampler, profile, pattern, follow=follow, prior=PredictionPrior(Forecast(response=response))) - dense
+        ).norm()
+        for response in (0.0, prior.forecast.response)
+    }
+    assert off[prior.forecast.response] < 0.95 * off[0.0]
 
 
 def test_noise_levels_that_do_not_fall_have_no_weight():

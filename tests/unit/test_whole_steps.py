@@ -4,22 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from astraea.schedules import budgets_for, flow_sigmas, periodic, step_skipping, without_partial_steps
-
-
-@pytest.mark.parametrize("steps", [10, 1000])
-def test_whole_steps_of_two_calls_are_placed_without_trying_every_number(monkeypatch, steps):
-    """As Heun's method: two calls a step, one at the last. Tried one by one, numbers took ten seconds at 1000 steps."""
-    tried = []
-    place = step_skipping._place_with_ends
-    monkeypatch.setattr(step_skipping, "_place_with_ends", lambda *args: tried.append(args[-1]) or place(*args))
-    weights = [2] * (steps - 1) + [1]
-    budgets = budgets_for(
-        periodic("0 1", [0.0, 1.0], flow_sigmas(30)), [*flow_sigmas(steps), 0.0], calls_per_step=weights, mean=0.4
-    )
-    assert len(tried) == 1
-    spent = sum(budget * weight for budget, weight in zip(budgets, weights, strict=True))
-    assert 0.4 * sum(weights) - 2 < spent <= 0.4 * sum(weights) * 1.005
+from astraea.schedules import without_partial_steps
 
 
 def test_without_fractions_the_first_step_is_computed_and_so_is_a_last_one_in_part():

@@ -43,6 +43,10 @@ class Testbed:
     def tokens(self) -> int:
         return FRAMES * (self.size // 2) ** 2
 
+    def student(self, name: str) -> Path:
+        """Return the LoRA file of a student of this testbed's model (`training.distil`)."""
+        return TINY / "students" / f"{self.name}_{name}.safetensors"
+
     def context(self, prompt: str) -> Tensor:
         """Return the context `[L, 4096]` of a prompt, as long as in training."""
         return context_for(prompt, self.words)

@@ -58,15 +58,18 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def sample_problem(seed: int, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw noisy latents, timesteps, context and the flow to predict, all from a seed."""
+def sample_problem(
+    seed: int, args: argparse.Namespace, levels: tuple[float, float] = (0.0, 1.0)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw noisy latents, timesteps, context and the flow to predict, all from a seed; noise between two levels."""
     testbed = TESTBEDS[args.kind]
     clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size, testbed.draw)
     latents = encode(clips)
     random = torch.Generator().manual_seed(seed)
     pairs = args.batch // 2
     noise = torch.randn(pairs, *latents.shape[1:], generator=random)
-    uniform = (torch.arange(pairs) + torch.rand(pairs, generator=random)) / pairs
+    low, high = (level / (TRAINING_SHIFT - (TRAINING_SHIFT - 1) * level) for level in levels)
+    uniform = low + (high - low) * (torch.arange(pairs) + torch.rand(pairs, generator=random)) / pairs
     sigma = TRAINING_SHIFT * uniform / (1 + (TRAINING_SHIFT - 1) * uniform)
     dropped = torch.rand(pairs, generator=random) < EMPTY_PROMPT_SHARE
     noise, sigma, dropped = (drawn.repeat_interleave(2, 0) for drawn in (noise, sigma, dropped))
@@ -105,12 +108,12 @@ def compile_for_cpu(model: TinyWan) -> Callable[..., Tensor]:
     return torch.compile(model)
 
 
-def rate_factor(step: int, first: int, steps: int) -> float:
-    """Return the factor of learning rates: 200 steps of warm-up from `first`, constant, linear to 0 over COOLING.
+def rate_factor(step: int, first: int, steps: int, warm_up: int = 200) -> float:
+    """Return the factor of learning rates: steps of warm-up from `first`, constant, linear to 0 over COOLING.
 
     Unlike a cosine it depends on the end only shortly before it: a run can be extended.
     """
-    return min(1.0, (step + 1 - first) / 200, (steps - step) / (COOLING * steps))
+    return min(1.0, (step + 1 - first) / warm_up, (steps - step) / (COOLING * steps))
 
 
 def make_optimisers(model: TinyWan, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -167,10 +170,10 @@ def export(average: TinyWan, args: argparse.Namespace, step: int) -> None:
     save_file(weights, TESTBEDS[args.kind].checkpoint, metadata=metadata)
 
 
-def write_curve(rows: list[tuple[int, float, float, float]], path: Path) -> None:
+def write_curve(rows: list[tuple[int, float, float, float]], path: Path, unit: str = "step") -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "training_loss", "validation_loss", "minutes"])
+        writer.writerow([unit, "training_loss", "validation_loss", "minutes"])
         writer.writerows([step, f"{a:.5f}", f"{b:.5f}", f"{c:.1f}"] for step, a, b, c in rows)
 
 

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 
 from ...blocks.selection import Selection
-from ..prediction import MAX_STEP_RATIO, SAME_LEVEL
 from .base import TokenEstimator
+
+MAX_STEP_RATIO = 4.0  # of an extrapolated distance over the last interval
+SAME_LEVEL = 1e-6  # levels closer than this give no slope
 
 
 def token_step_ratios(sigma: float, newest: Tensor, older: Tensor) -> Tensor:
-    """Return `step_ratio` per token, `[rows, N, 1]`; newest, older: sigmas of its last computations, `[rows, N]`."""
+    """Return (σ − newest) / (newest − older) per token, in 0…MAX_STEP_RATIO, `[rows, N, 1]`; 0 where the two coincide.
+
+    newest, older: sigmas of the token's last computations, `[rows, N]`.
+    """
     interval = newest - older
     same = interval.abs() < SAME_LEVEL
     ratios = (sigma - newest) / torch.where(same, torch.ones_like(interval), interval)
