@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 
@@ -24,6 +25,7 @@ NEAR = 2  # steps that it may move in longer ones
 # A placement has to suit models that change more at first than forecasts assume: distilled ones have guidance built in.
 WIDER_REACH, MORE_SWING = 2.0, 4.0
 LONGEST = 64  # model calls; of longer runs, steps are spaced evenly: it makes little difference and takes no time
+FEW_CHOICES = 300  # are all tried
 BETTER = 1.0 - 1e-6  # a move must lower the error by as much: equal choices stay as they are
 
 
@@ -174,6 +176,12 @@ def _place_steps(steps: SamplerSteps, most: int, forecast: Forecast) -> tuple[bo
         return place_evenly(steps, most)
     error = ExpectedError(steps, _cautious(forecast))
     starts = _starts(steps, most)
+    fixed = _fixed(steps)
+    free, wanted = steps.count - len(fixed), len(starts[0]) - len(fixed)
+    if len(set(steps.costs)) == 1 and math.comb(free, max(0, wanted)) <= FEW_CHOICES:
+        others = combinations(sorted(set(range(steps.count)) - fixed), max(0, wanted))
+        best = min((fixed | frozenset(other) for other in others), key=error.of)
+        return tuple(step in best for step in range(steps.count))
     found = [_improve(start, error, most) for start in (starts if steps.count <= ANYWHERE else starts[:1])]
     best = min(found, key=lambda choice: choice[0])[1]
     return tuple(step in best for step in range(steps.count))
