@@ -35,7 +35,7 @@ def test_tiles_of_one_size_are_not_mixed_up(load_tiny, sampler, cfg):
     expected = sample(dense, **options)
     fast, handle = accelerated(dense, WHOLE, budget=0.5)
     held, _ = accelerated(dense, WHOLE, budget=0.5, mode="hold")
-    assert psnr(expected, sample(fast, **options)) > max(20.0, psnr(expected, sample(held, **options)) - 0.5)
+    assert psnr(expected, sample(fast, **options)) > max(20.0, psnr(expected, sample(held, **options)) - 1.0)
     assert last(handle).computed_share == pytest.approx(0.5, abs=0.05)
 
 
