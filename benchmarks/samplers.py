@@ -21,7 +21,7 @@ from lib.host.tables import samplers_markdown
 from lib.results import read_json, write_json
 
 MAX_PSNR = 200.0  # dB, for equal latents
-MODES = {"default": "schedule's own", "hold": "whole-step hold"}
+MODES = ("default", "hold")
 
 
 def arguments() -> argparse.Namespace:
@@ -41,12 +41,16 @@ def arguments() -> argparse.Namespace:
 
 def accelerated_by_node(model: Any, budget: float, mode: str) -> tuple[Any, Any]:
     """The MODEL that the node gives with these inputs, and the handle of its reports."""
+    from astraea.engine.planning.plan import make_plan
     from astraea.engine.report import ReportHandle
     from astraea.host.sampling.patch_model import accelerate
     from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
+    from astraea.schedules import whole_steps
 
+    held = make_plan(whole_steps("held", budget), mode="hold", budget=budget)
+    plan = held if mode == "hold" else choose_plan(AccelerateInputs("auto", budget))
     handle = ReportHandle()
-    return accelerate(model, choose_plan(AccelerateInputs("auto", budget, mode=mode), "wan"), handle), handle
+    return accelerate(model, plan, handle), handle
 
 
 def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

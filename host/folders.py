@@ -1,4 +1,4 @@
-"""Folders: the user's schedules and search records, and the bundled schedules."""
+"""Folders of the user: schedules and search records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import folder_paths
 
 from ..engine.planning.modes import check_mode
 from ..errors import ScheduleError, SearchError
-from ..schedules import FORMER_NAMES, Schedule, bundled_folder, check_name, list_schedules, load
+from ..schedules import Schedule, check_name, former_schedule, list_schedules, load
 
 MAX_CLOSE_NAMES, MAX_NAMES_LISTED = 3, 12  # in the message about an unknown name
 PROBE_BYTES = 64 * 1024  # more than a schedule, to notice a full disk
@@ -40,24 +40,22 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
-def schedule_folders() -> tuple[Path, Path]:
-    return user_schedule_folder(), bundled_folder()
-
-
 def schedule_names() -> list[str]:
-    """Return the names of all schedules, the user's first; a saved one hides a bundled one of the same name."""
-    names = [name for folder in schedule_folders() for name in list_schedules(folder)]
-    return list(dict.fromkeys(names))
+    """Return the names of the user's schedules."""
+    return list(list_schedules(user_schedule_folder()))
 
 
 def find_schedule(name: str) -> Schedule:
-    """Load the saved or bundled schedule of that name. Raises ScheduleError; a name never becomes a path elsewhere."""
-    check_name(name)
-    for folder in schedule_folders():
-        listed = list_schedules(folder)
-        path = listed.get(name) or listed.get(FORMER_NAMES.get(name, ""))
-        if path is not None:
-            return check_mode(load(path))
+    """Load the saved schedule of that name. Raises ScheduleError; a name never becomes a path elsewhere.
+
+    Saved workflows may name one that shipped with the pack before it placed steps for every run.
+    """
+    path = list_schedules(user_schedule_folder()).get(check_name(name))
+    if path is not None:
+        return check_mode(load(path))
+    former = former_schedule(name)
+    if former is not None:
+        return former
     raise ScheduleError(f"There is no schedule named '{name}'. {_names_to_choose_from(name)}")
 
 

@@ -10,11 +10,11 @@ from comfy_api.latest import io
 from ..engine.report import ReportHandle
 from ..engine.state.residual_store import CACHE_POLICIES
 from ..host.folders import find_schedule, schedule_names, user_schedule_folder
-from ..host.sampling.patch_model import accelerate, family_of
+from ..host.sampling.patch_model import accelerate
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..models import with_token_steps
-from .accelerate_inputs import AUTO, MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan, schedule_stamp
+from .accelerate_inputs import AUTO, MODE_CHOICES, AccelerateInputs, choose_plan, known_mode, schedule_stamp
 from .checks import schedule_of
 from .node_text import shows_on
 from .schedule_tooltips import schedule_tooltips
@@ -24,10 +24,9 @@ TIPS = {
     "model": "The model, from its loader or after LoRA and sampling-shift nodes. Any model is accelerated by whole "
     f"steps. Steps that compute a part of the video's tokens are possible with {with_token_steps()}. The few models "
     "that must be computed in full pass through unchanged, and the log says why.",
-    "schedule": "Which sampling steps are computed; the others are forecast. 'auto' picks the schedule for your "
-    "model with the nearest budget and, when the run begins, the nearest cfg and number of steps (with another "
-    "'mode', by budget alone). All bundled schedules compute whole steps. Your saved schedules are listed by name, "
-    "and 'auto' picks from them, too.",
+    "schedule": "Which sampling steps are computed; the others are forecast. 'auto' places them for your sampler and "
+    "its noise levels when the run begins, or takes a saved schedule that was made for such a run and budget. Your "
+    "saved schedules are listed by name.",
     "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
     "steps are computed as fit, at least two. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A "
     "schedule that is chosen by name or linked keeps its own mean budget.",
@@ -35,12 +34,11 @@ TIPS = {
     "for any schedule. 0: use the budget instead.",
     "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It replaces the schedule chosen in "
     "the list above.",
-    "mode": "How skipped steps and tokens are estimated. Keep the schedule's own; the others are for comparison. "
-    "'default' forecasts and corrects as bundled schedules do, 'uniform' computes the same share of the video's "
-    "tokens at every step but the first and the last, 'paper' is the published method, 'random' picks the tokens of "
-    "token steps at random (bundled schedules have no token steps), 'whole-step ...' computes the first three steps, "
-    "then every second, third or so on, and repeats or forecasts the prediction of the others.",
-    "cache": "Where the results of every block are kept: for mode 'uniform', for mode 'paper', and for schedules "
+    "mode": "How work is saved. 'auto' takes what was best in our measurements. 'whole steps': some steps run the "
+    "model, the others are forecast and corrected; works with every model and keeps a few latents. 'token steps': "
+    "every step runs the model for a part of the video's tokens; needs an adapter for the model, and keeps tensors of "
+    "every block. 'paper': token steps as the Astraea paper has them.",
+    "cache": "Where the results of every block are kept: for modes 'token steps' and 'paper', and for schedules "
     "with steps that compute a part of the video's tokens. All others keep two to seven latents per conditioning. "
     "'auto' starts with the fastest and steps down when memory is short: full, fp8 (half the memory), fp8-host (in "
     "main memory), none (whole steps only; in mode 'paper', every step in full).",
@@ -63,7 +61,7 @@ def _inputs() -> list[Any]:
         field(io.Float, "budget", **budget, tooltip=TIPS["budget"]),
         field(io.Float, "target_speedup", **target, tooltip=TIPS["target_speedup"]),
         field(ScheduleType, "astraea_schedule", optional=True, tooltip=TIPS["astraea_schedule"]),
-        _advanced("mode", MODE_CHOICES, OWN_MODE),
+        field(io.Combo, "mode", options=list(MODE_CHOICES), default=AUTO, optional=True, tooltip=TIPS["mode"]),
         _advanced("cache", CACHE_POLICIES, "auto"),
         _advanced("attention", BACKEND_CHOICES, "auto"),
     ]
@@ -99,9 +97,15 @@ class AstraeaAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
+    def validate_inputs(
+        cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, mode: str | None = None
+    ) -> bool | str:
         # The host shows a message once for every input among these parameters. So only the schedule is checked here,
-        # and only where no linked schedule replaces it; the host checks ranges, `execute` checks linked values.
+        # where no linked one replaces it, and the mode, which may be one of former versions; the host checks ranges,
+        # `execute` checks linked values.
+        refused = True if mode is None else refusal(lambda: known_mode(mode))
+        if refused is not True:
+            return refused
         if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
             return True
         return refusal(lambda: find_schedule(schedule))
@@ -119,12 +123,11 @@ class AstraeaAccelerate(io.ComfyNode):
         budget: float,
         target_speedup: float,
         astraea_schedule: Any = None,
-        mode: str = OWN_MODE,
+        mode: str = AUTO,
         cache: str = "auto",
         attention: str = "auto",
     ) -> io.NodeOutput:
-        family, _ = family_of(model)
         chosen = schedule if astraea_schedule is None else schedule_of("astraea_schedule", astraea_schedule)
-        plan = choose_plan(AccelerateInputs(chosen, budget, target_speedup, mode, cache, attention), family)
+        plan = choose_plan(AccelerateInputs(chosen, budget, target_speedup, mode, cache, attention))
         handle = ReportHandle(on_report=shows_on(cls.hidden))
         return io.NodeOutput(accelerate(model, plan, handle), handle)

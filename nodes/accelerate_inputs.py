@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-from ..engine.planning.modes import DEFAULT, FORECAST, HOLD, PAPER, RANDOM
+from ..engine.planning.modes import DEFAULT, PAPER, RANDOM
 from ..engine.planning.plan import Plan, make_plan
 from ..engine.state.residual_store import CACHE_POLICIES, NO_CACHE
 from ..errors import InputError
-from ..host.folders import find_schedule, schedule_folders, user_schedule_folder
+from ..host.folders import find_schedule, user_schedule_folder
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
-from ..schedules import AUTO, OWN_MEAN_TOLERANCE, Schedule, every_nth, list_schedules, load_schedules, pick, uniform
-from ..schedules.schedule import ANY_FAMILY
+from ..schedules import AUTO, Schedule, list_schedules, load_schedules, token_steps
 from .checks import number, one_of, text
 
-OWN_MODE = "schedule's own"
-UNIFORM = "uniform"
-WHOLE_HOLD = "whole-step hold"
-WHOLE_FORECAST = "whole-step forecast"
-MODE_CHOICES = (OWN_MODE, DEFAULT.name, PAPER.name, RANDOM.name, UNIFORM, WHOLE_HOLD, WHOLE_FORECAST)
-# Choices for comparison that bring their own schedule, and the mode of each; the other choices name a mode.
-MODE_OF_CONTROL = {UNIFORM: DEFAULT.name, WHOLE_HOLD: HOLD.name, WHOLE_FORECAST: FORECAST.name}
+WHOLE_STEPS, TOKEN_STEPS = "whole steps", "token steps"
+MODE_CHOICES = (AUTO, WHOLE_STEPS, TOKEN_STEPS, PAPER.name)
+# Choices of former versions, as saved workflows hold them.
+FORMER_MODES = {
+    "schedule's own": AUTO,
+    DEFAULT.name: AUTO,
+    RANDOM.name: TOKEN_STEPS,
+    "uniform": TOKEN_STEPS,
+    "whole-step hold": WHOLE_STEPS,
+    "whole-step forecast": WHOLE_STEPS,
+}
 BUDGET_HINT = "It is the share of the model's work that is done: 0.4 is 40 % of it, 1 changes nothing."
 TARGET_HINT = "2 means twice as fast; 0 means that the budget is used."
 
@@ -34,7 +37,7 @@ class AccelerateInputs:
     schedule: str | Schedule
     budget: float
     target_speedup: float = 0.0
-    mode: str = OWN_MODE
+    mode: str = AUTO
     cache: str = "auto"
     attention: str = "auto"
 
@@ -51,66 +54,58 @@ def validate(inputs: AccelerateInputs) -> AccelerateInputs:
         schedule=schedule,
         budget=number("budget", inputs.budget, MIN_BUDGET, 1.0, BUDGET_HINT),
         target_speedup=target,
-        mode=one_of("mode", inputs.mode, MODE_CHOICES),
+        mode=known_mode(inputs.mode),
         cache=one_of("cache", inputs.cache, CACHE_POLICIES),
         attention=one_of("attention", inputs.attention, BACKEND_CHOICES),
     )
 
 
-def choose_plan(inputs: AccelerateInputs, family: str) -> Plan:
-    """Make the plan for a model of this family. Raises InputError, ScheduleError or BudgetError."""
+def known_mode(mode: str) -> str:
+    """Return one of MODE_CHOICES, also for a choice of former versions. Raises InputError."""
+    former = FORMER_MODES.get(mode) if isinstance(mode, str) else None
+    return former or one_of("mode", mode, MODE_CHOICES)
+
+
+def choose_plan(inputs: AccelerateInputs) -> Plan:
+    """Make the plan of a node. Raises InputError, ScheduleError or BudgetError."""
     inputs = validate(inputs)
     target = inputs.target_speedup or None
-    if inputs.schedule == AUTO and (inputs.mode == OWN_MODE or family == ANY_FAMILY):
-        library = load_schedules([user_schedule_folder()])
-        return make_plan(
-            None,
-            budget=None if target else inputs.budget,
-            target_speedup=target,
-            cache=inputs.cache,
-            attention=inputs.attention,
-            library=library,
-        )
-    schedule, budget = _schedule_and_budget(inputs, family)
-    if inputs.mode in MODE_OF_CONTROL:
-        budget = schedule.mean_budget if budget is None else budget
-        schedule = _control(inputs.mode, schedule, budget)
-    mode = None if inputs.mode == OWN_MODE else MODE_OF_CONTROL.get(inputs.mode, inputs.mode)
-    # Without a cache the engine computes whole steps only, as these controls require.
-    cache = NO_CACHE if inputs.mode in (WHOLE_HOLD, WHOLE_FORECAST) else inputs.cache
+    schedule = _schedule_of(inputs)
+    own_mean = schedule is not None and inputs.schedule != AUTO
     return make_plan(
         schedule,
-        mode=mode,
-        budget=None if target else budget,
+        mode={TOKEN_STEPS: DEFAULT.name, PAPER.name: PAPER.name}.get(inputs.mode),
+        budget=None if target or own_mean else inputs.budget,
         target_speedup=target,
-        cache=cache,
+        cache=NO_CACHE
+        if inputs.mode == WHOLE_STEPS
+        else inputs.cache,  # without a cache whole steps alone are possible
         attention=inputs.attention,
+        library=_saved(inputs) if schedule is None else (),
     )
 
 
-def _schedule_and_budget(inputs: AccelerateInputs, family: str) -> tuple[Schedule, float | None]:
-    """Return the schedule and the mean budget to use it at, which is None for its own mean."""
+def _schedule_of(inputs: AccelerateInputs) -> Schedule | None:
+    """Return the schedule that is linked, named, or that a mode brings; None where it is chosen when the run begins."""
     if isinstance(inputs.schedule, Schedule):
-        return inputs.schedule, None
+        return inputs.schedule
     if inputs.schedule != AUTO:
-        return find_schedule(inputs.schedule), None
-    # Other modes are compared on one schedule for this budget, whatever the run's steps.
+        return find_schedule(inputs.schedule)
+    if inputs.mode in (AUTO, WHOLE_STEPS):
+        return None
     budget = 1.0 / inputs.target_speedup if inputs.target_speedup else inputs.budget
-    schedule = pick(budget, family, load_schedules(schedule_folders()))
-    is_own = abs(schedule.mean_budget - budget) < OWN_MEAN_TOLERANCE
-    return schedule, max(budget, schedule.mean_budget) if is_own else budget
+    return token_steps(inputs.mode, budget)
 
 
-def _control(mode: str, schedule: Schedule, budget: float) -> Schedule:
-    """Return the control's schedule, on the noise levels of the schedule that it is compared with."""
-    if mode == UNIFORM:
-        return uniform("uniform", budget, schedule.sigmas)
-    return every_nth(mode, max(2, round(1.0 / budget)), schedule.sigmas)
+def _saved(inputs: AccelerateInputs) -> list[Schedule]:
+    """Return the saved schedules that `auto` may take; in mode WHOLE_STEPS, those of whole steps."""
+    saved = load_schedules([user_schedule_folder()])
+    return [each for each in saved if inputs.mode == AUTO or not each.has_partial_steps]
 
 
 def schedule_stamp(name: str) -> Hashable:
     """Return a value that changes with the schedule's file; for `auto`, with any schedule's file."""
-    files = [path for folder in schedule_folders() for path in list_schedules(folder).values()]
+    files = list(list_schedules(user_schedule_folder()).values())
     if name != AUTO:
         files = [path for path in files if path.stem == name]
     stats = [(path, path.stat()) for path in files if path.exists()]

@@ -1,4 +1,4 @@
-"""Budgets over noise levels: the schedule object, its file format, its placement on a run's steps, bundled files."""
+"""Budgets over noise levels: the schedule object, its file format, its placement on a run's steps."""
 
 from .density import BUDGET_TOLERANCE, mean_budget
 from .expected import ExpectedResult, expected_from, expected_of
@@ -9,10 +9,7 @@ from .prediction_prior import PredictionPrior
 from .resample import Place, budgets_for
 from .schedule import ANY_FAMILY, AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name
 from .selection import (
-    FORMER_NAMES,
     OWN_MEAN_TOLERANCE,
-    bundled_folder,
-    bundled_schedules,
     config_distance,
     equivalent_steps,
     forecast_for,
@@ -23,5 +20,5 @@ from .selection import (
     pick_alike,
     target_budget,
 )
-from .shapes import every_nth, flow_sigmas, periodic, uniform, warped_skip
+from .shapes import every_nth, flow_sigmas, former_schedule, periodic, token_steps, uniform, warped_skip, whole_steps
 from .step_skipping import without_partial_steps

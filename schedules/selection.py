@@ -1,11 +1,10 @@
-"""Selection among schedules: the bundled ones and folders of saved ones, and which of them suits a run."""
+"""Selection among saved schedules: those in folders, and which of them suits a run."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from ..errors import ScheduleError
@@ -23,29 +22,6 @@ USUAL_STEPS = 30
 USUAL_GUIDANCE = 6.0
 ALIKE_STEPS, ALIKE_GUIDANCE = 1.1, 1.25  # ratios up to which `auto` takes a saved schedule for a run
 GUIDANCE_WEIGHT = 2.0  # of the logarithm of a ratio of guidance scales, where that of steps weighs 1
-
-# Bundled schedules that were the same as another: workflows still name them.
-FORMER_NAMES = {
-    "any-0.25-30-steps-cfg-3": "any-0.25",
-    "any-0.25-30-steps-cfg-6": "any-0.25",
-    "any-0.30-30-steps-cfg-3": "any-0.30",
-    "any-0.40-30-steps-cfg-3": "any-0.40",
-    "any-0.50-30-steps-cfg-3": "any-0.50",
-    "any-0.70-30-steps-cfg-6": "any-0.70-30-steps-cfg-3",
-    "any-0.30-12-steps-cfg-3": "any-0.25-12-steps-cfg-3",
-    "any-0.30-8-steps-cfg-3": "any-0.25-8-steps-cfg-3",
-    "any-0.70": "any-0.70-30-steps-cfg-3",
-    "wan-0.25": "any-0.25",
-    "wan-0.30": "any-0.30",
-    "wan-0.40": "any-0.40",
-    "wan-0.50": "any-0.50",
-    "wan-0.70": "any-0.70-30-steps-cfg-3",
-}
-
-
-def bundled_folder() -> Path:
-    """Return the folder of the schedules that ship with the pack."""
-    return Path(__file__).parent / "bundled"
 
 
 def list_schedules(folder: Path) -> dict[str, Path]:
@@ -72,26 +48,19 @@ def load_schedules(folders: Iterable[Path]) -> tuple[Schedule, ...]:
     return tuple(found)
 
 
-@cache
-def bundled_schedules() -> tuple[Schedule, ...]:
-    """Load the schedules that ship with the pack, once per process."""
-    return load_schedules([bundled_folder()])
-
-
 def pick(
     budget: float,
     family: str,
-    schedules: Iterable[Schedule] | None = None,
+    schedules: Iterable[Schedule],
     steps: int = USUAL_STEPS,
     guidance: float = USUAL_GUIDANCE,
 ) -> Schedule:
     """Pick the schedule made for the nearest budget and, among those, for the most similar runs.
 
-    Among equals, one that states its guidance scale comes first, then one of the family itself. schedules: default the
-    bundled ones. Raises ScheduleError where none is for the family or for any.
+    Among equals, one that states its guidance scale comes first, then one of the family itself. Raises ScheduleError
+    where none is for the family or for any.
     """
-    candidates = bundled_schedules() if schedules is None else schedules
-    usable = [schedule for schedule in candidates if schedule.family in (family, ANY_FAMILY)]
+    usable = [schedule for schedule in schedules if schedule.family in (family, ANY_FAMILY)]
     if not usable:
         raise ScheduleError(f"No schedule for the model family '{family}' was found.")
     nearest = min(_budget_distance(schedule, budget) for schedule in usable)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from .density import place_full_steps
+from .forecast import DEFAULT_FORECAST
+from .placement import SamplerSteps, place_steps
 from .schedule import Schedule
+
+USUAL_STEPS, USUAL_SHIFT = 30, 8.0  # of a schedule that is made for no particular run
+# Schedules that shipped with the pack before it placed steps for every run; workflows still name them.
+_FORMER_NAME = re.compile(r"(?:any|wan)-(0\.\d\d)(?:-\d+-steps-cfg-\d+)?")
 
 
 def flow_sigmas(steps: int, shift: float = 8.0) -> list[float]:
@@ -54,3 +61,21 @@ def warped_skip(
 def every_nth(name: str, period: int, sigmas: Sequence[float]) -> Schedule:
     """Make a schedule of three full steps, then one in every `period`, and a full last one; the others are skipped."""
     return periodic(name, [0.0] * (period - 1) + [1.0], sigmas)
+
+
+def whole_steps(name: str, budget: float) -> Schedule:
+    """Make a schedule of whole steps for no particular run; on any other they are placed anew for its budget."""
+    sigmas = flow_sigmas(USUAL_STEPS, USUAL_SHIFT)
+    computed = place_steps(SamplerSteps.of_euler([*sigmas, 0.0]), budget * USUAL_STEPS, DEFAULT_FORECAST)
+    return Schedule(name, tuple(zip(sigmas, map(float, computed), strict=True)))
+
+
+def token_steps(name: str, budget: float) -> Schedule:
+    """Make a schedule of token steps for no particular run: the same share of the tokens between full ends."""
+    return uniform(name, budget, flow_sigmas(USUAL_STEPS, USUAL_SHIFT))
+
+
+def former_schedule(name: str) -> Schedule | None:
+    """Return whole steps at the budget in the name of a schedule that once shipped with the pack; None for others."""
+    match = _FORMER_NAME.fullmatch(name)
+    return whole_steps(name, float(match[1])) if match else None

@@ -190,9 +190,7 @@ def run(args: argparse.Namespace) -> None:
     for word in part("tiny.words").unknown_words(args.prompt):
         print(f"note: the tiny model was not trained on the word '{word}'")
     print(f"'{args.prompt}', {args.steps} steps, seed {args.seed}, budget {args.budget:g}\n", flush=True)
-    schedule = part("schedules").pick(args.budget, "wan", steps=args.steps, guidance=CFG)
-    fits = abs(schedule.mean_budget - args.budget) < 0.005
-    plan = part("engine.planning.plan").make_plan(schedule, budget=None if fits else args.budget)
+    plan = part("engine.planning.plan").make_plan(None, budget=args.budget)
     for warm_up in (None, plan):
         sampler(min(WARM_UP_STEPS, args.steps), warm_up)
     dense, fast = sampler(args.steps, None), sampler(args.steps, plan)

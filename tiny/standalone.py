@@ -74,7 +74,7 @@ def sample(
     computes every step in full. Returns the latents, the report of an accelerated run (else None) and the seconds.
     """
     context = torch.stack([positive, negative]).to(noise)
-    run = _begin(model, noise, sigmas, plan) if plan is not None else None
+    run = _begin(model, noise, sigmas, cfg, plan) if plan is not None else None
     began = time.perf_counter()
     x = noise
     try:
@@ -88,10 +88,11 @@ def sample(
     return x, run.writer.close(seconds, finished=True) if run is not None else None, seconds
 
 
-def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], plan: Plan) -> Run:
+def _begin(model: TinyWan, noise: Tensor, sigmas: Sequence[float], cfg: float, plan: Plan) -> Run:
     architecture = architecture_of(model)
     layout = architecture.layout(tuple(noise.shape), {})
-    run = Run.of(plan, sigmas, cost=architecture.cost(layout, TOKENS), family=architecture.family)
+    cost = architecture.cost(layout, TOKENS)
+    run = Run.of(plan, sigmas, cost=cost, family=architecture.family, guidance=cfg)
     run.writer.announce(
         run.store_bytes(len(GROUPS), layout.total, architecture.dim, len(model.blocks), noise.dtype, noise[0].nbytes)
     )

@@ -16,7 +16,7 @@ SCHEDULE = {
     "name": "by hand",
     "points": [[round(1 - i / 12, 4), 1.0 if i % 3 == 0 or i == 11 else 0.0] for i in range(12)],
 }
-CONTROLS = ("default", "paper", "random", "uniform", "whole-step hold", "whole-step forecast")
+MODES = ("auto", "whole steps", "token steps", "paper", "schedule's own", "uniform", "whole-step hold")
 
 
 def report_of(server: ComfyServer, prompt: dict[str, Any]) -> str:
@@ -78,18 +78,18 @@ def test_a_taken_name_is_kept_unless_overwriting_is_allowed(server: ComfyServer)
     assert json.loads(saved.read_text("utf-8"))["mode"] == "hold"
 
 
-@pytest.mark.parametrize("mode", CONTROLS)
+@pytest.mark.parametrize("mode", MODES)
 def test_every_mode_finishes_near_its_budget(mode: str, server: ComfyServer) -> None:
     text = report_of(server, accelerated(steps=20, mode=mode, budget=0.5))
     kept = float(re.search(r"kept (\d+\.\d)%", text)[1])
     assert kept == pytest.approx(50, abs=3)
-    if mode.startswith("whole-step"):
+    if mode.startswith("whole"):
         assert " token" not in text.split("Budget")[0]
 
 
 @pytest.mark.parametrize("cache", ["full", "fp8", "fp8-host", "none"])
 def test_every_cache_finishes(cache: str, server: ComfyServer) -> None:
-    text = report_of(server, accelerated(mode="uniform", cache=cache))
+    text = report_of(server, accelerated(mode="token steps", cache=cache))
     assert f"({'whole steps' if cache == 'none' else cache})" in text
 
 
@@ -103,12 +103,12 @@ ATTENTION = {
 
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_report_states_the_attention(attention: str, server: ComfyServer) -> None:
-    text = report_of(server, accelerated(mode="uniform", attention=attention))
+    text = report_of(server, accelerated(mode="token steps", attention=attention))
     assert re.search(rf"^Attention +{ATTENTION[attention]}", text, re.MULTILINE), text
 
 
 def test_the_log_states_an_attention_that_cannot_run(server: ComfyServer) -> None:
-    server.queue(accelerated(mode="uniform", attention="flash-attn-3"))
+    server.queue(accelerated(mode="token steps", attention="flash-attn-3"))
     assert "attention 'flash-attn-3' cannot be used and another is: runs on cuda, not on cpu" in server.log
 
 

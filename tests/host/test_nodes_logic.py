@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,14 +19,14 @@ from astraea.engine.sampler.profile import SamplerProfile
 from astraea.errors import AstraeaError
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate
-from astraea.nodes.accelerate_inputs import MODE_CHOICES, OWN_MODE, AccelerateInputs, choose_plan
+from astraea.nodes.accelerate_inputs import FORMER_MODES, MODE_CHOICES, AccelerateInputs, choose_plan
 from astraea.nodes.compare import AstraeaCompare
 from astraea.nodes.demo import AstraeaDemoPrompt, AstraeaDemoView
 from astraea.nodes.plots.run_report import draw_report
 from astraea.nodes.report_text import report_text, step_rows
 from astraea.nodes.schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from astraea.nodes.search import AstraeaSearch
-from astraea.schedules import flow_sigmas, periodic
+from astraea.schedules import flow_sigmas, periodic, save, uniform
 from astraea.tiny.codec import encode
 from astraea.tiny.training.clips import draw_batch
 
@@ -45,33 +46,44 @@ def settings_for(plan: Plan, steps: int) -> RunSettings:
 SCHEDULE = replace(periodic("given", [0.0, 0.3, 0.8], flow_sigmas(30)), mode="hold")
 
 
-@pytest.mark.parametrize("mode", MODE_CHOICES)
+@pytest.mark.parametrize("mode", [*MODE_CHOICES, *FORMER_MODES])
 def test_a_linked_schedule_keeps_its_mean_in_every_mode(mode: str) -> None:
-    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.9, mode=mode), "wan")
-    settings = settings_for(plan, 30)
+    settings = settings_for(choose_plan(AccelerateInputs(SCHEDULE, 0.9, mode=mode)), 30)
     assert settings.asked_budget == pytest.approx(SCHEDULE.mean_budget)
-    assert settings.mode.name == {OWN_MODE: "hold", "whole-step hold": "hold"}.get(mode, settings.mode.name)
+    known = FORMER_MODES.get(mode, mode)
+    assert settings.mode.name == {"token steps": "default", "paper": "paper"}.get(known, "hold")
+    assert (set(settings.budgets) == {0.0, 1.0}) == (known == "whole steps")
 
 
-@pytest.mark.parametrize("mode", ["whole-step hold", "whole-step forecast"])
-def test_whole_step_controls_hold_whole_steps_only(mode: str) -> None:
-    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.4, mode=mode), "wan")
-    assert set(plan.schedule.budgets) == {0.0, 1.0}
-    assert plan.cache.ladder() == ("none",)
+@pytest.mark.parametrize("mode", MODE_CHOICES)
+def test_without_a_schedule_the_mode_says_which_steps(mode: str) -> None:
+    settings = settings_for(choose_plan(AccelerateInputs("auto", 0.5, mode=mode)), 20)
+    partial = [budget for budget in settings.budgets if 0.0 < budget < 1.0]
+    assert bool(partial) == (mode in ("token steps", "paper"))
+    assert sum(settings.budgets) == pytest.approx(10.0, abs=0.1)
+    assert settings.mode.name == ("paper" if mode == "paper" else "default")
+
+
+def test_whole_steps_pass_over_saved_token_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved = replace(uniform("tokens", 0.5, flow_sigmas(20)), family="wan", provenance={"budget": 0.5})
+    save(saved, tmp_path)
+    monkeypatch.setattr("astraea.nodes.accelerate_inputs.user_schedule_folder", lambda: tmp_path)
+    for mode, name in (("auto", "tokens"), ("whole steps", "auto")):
+        assert settings_for(choose_plan(AccelerateInputs("auto", 0.5, mode=mode)), 20).schedule.name == name
 
 
 def test_a_target_takes_the_place_of_the_budget() -> None:
-    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.4, target_speedup=2.0), "wan")
+    plan = choose_plan(AccelerateInputs(SCHEDULE, 0.4, target_speedup=2.0))
     assert (plan.budget, plan.target_speedup) == (None, 2.0)
 
 
 def test_auto_never_fails_for_a_model_that_passes_through() -> None:
-    assert choose_plan(AccelerateInputs("auto", 0.4), "any").budget == 0.4
+    assert choose_plan(AccelerateInputs("auto", 0.4)).budget == 0.4
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
     def choice(budget: float, schedule: Any = "auto", **inputs: Any) -> str:
-        return settings_for(choose_plan(AccelerateInputs(schedule, budget, **inputs), "wan"), 30).choice
+        return settings_for(choose_plan(AccelerateInputs(schedule, budget, **inputs)), 30).choice
 
     assert choice(0.4).startswith("auto: whole steps, placed where they leave the least expected error;")
     assert "a few latents per conditioning" in choice(0.4)
@@ -84,7 +96,7 @@ def test_auto_says_what_it_chose_and_why() -> None:
 @pytest.mark.parametrize("budget", [0.25, 0.3, 0.43, 0.5])
 @pytest.mark.parametrize("steps", [12, 20, 30])
 def test_auto_never_plans_more_whole_steps_than_the_budget_allows(budget: float, steps: int) -> None:
-    budgets = settings_for(choose_plan(AccelerateInputs("auto", budget), "wan"), steps).budgets
+    budgets = settings_for(choose_plan(AccelerateInputs("auto", budget)), steps).budgets
     assert set(budgets) == {0.0, 1.0}
     assert sum(budgets) == int(budget * steps + 1e-6)
 
@@ -228,7 +240,7 @@ NO_TEXT = [None, 3, 0.5, True, ["euler"], b"mine"]
 LINKED = {
     "budget": ("a number from 0.1 to 1", NO_NUMBER),
     "target_speedup": ("a number from 0 to 10", [*NO_NUMBER, 10.5]),
-    "mode": ("one of schedule's own, default", [*NO_TEXT, "magic"]),
+    "mode": ("one of auto, whole steps, token steps, paper", [*NO_TEXT, "magic"]),
     "cache": ("one of auto, full", [*NO_TEXT, "magic"]),
     "attention": ("one of auto, host", [*NO_TEXT, "magic"]),
     "schedule": ("text", [None, 3, True]),
@@ -275,10 +287,10 @@ def test_the_other_nodes_name_the_input_too(node: Any, inputs: dict[str, Any]) -
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    plan = choose_plan(AccelerateInputs(SCHEDULE, np.float32(0.5), np.float64(2.0)), "wan")
+    plan = choose_plan(AccelerateInputs(SCHEDULE, np.float32(0.5), np.float64(2.0)))
     assert plan.target_speedup == 2.0
     assert type(plan.target_speedup) is float
-    assert choose_plan(AccelerateInputs("auto", 1), "wan").budget == 1.0
+    assert choose_plan(AccelerateInputs("auto", 1)).budget == 1.0
 
 
 @pytest.mark.parametrize("target", [0.5, 0.99, 1e-9])
@@ -286,4 +298,4 @@ def test_a_target_between_nothing_and_one_is_refused(target: float) -> None:
     with pytest.raises(
         AstraeaError, match=rf"'target_speedup' takes 0, or 1 to 10, not {target:g}\. 2 means twice as fast"
     ):
-        choose_plan(AccelerateInputs("auto", 0.4, target), "wan")
+        choose_plan(AccelerateInputs("auto", 0.4, target))

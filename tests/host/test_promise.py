@@ -94,7 +94,7 @@ def test_auto_takes_the_schedule_for_the_guidance_of_the_run(load_tiny, monkeypa
         save(replace(found_schedule(found), family="wan", provenance={"guidance": guidance}), tmp_path)
     monkeypatch.setattr("astraea.nodes.accelerate_inputs.user_schedule_folder", lambda: tmp_path)
     handle = ReportHandle()
-    fast = accelerate(load_tiny(), choose_plan(AccelerateInputs("auto", found_schedule().mean_budget), "wan"), handle)
+    fast = accelerate(load_tiny(), choose_plan(AccelerateInputs("auto", found_schedule().mean_budget)), handle)
     sample(fast, steps=STEPS, cfg=cfg)
     assert last(handle).schedule == name
     assert (f"'{name}' was saved for the budget" in last(handle).choice) == (name != "auto")
@@ -117,7 +117,7 @@ def test_auto_states_the_expected_result_of_a_schedule_at_its_own_mean(load_tiny
         (AccelerateInputs("auto", mean + 0.2), False),
     ):
         handle = ReportHandle()
-        sample(accelerate(load_tiny(), choose_plan(inputs, "wan"), handle), steps=STEPS)
+        sample(accelerate(load_tiny(), choose_plan(inputs), handle), steps=STEPS)
         assert ("2.40x, 48.1 dB" in report_text(last(handle))) == stated
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from fuzzing import Generator, some_levels, some_schedule
 
-from astraea.schedules import bundled_folder, list_schedules, serialise
+from astraea.schedules import serialise, uniform, whole_steps
 from astraea.schedules.format import MAX_BYTES
 
 SLOWEST = 4.0  # seconds that one case may take; placing steps takes up to one, reading a file a thousandth of that
-BUNDLED = [path.read_text("utf-8") for path in list_schedules(bundled_folder()).values()]
+SOUND = [serialise(each) for each in (whole_steps("whole", 0.4), uniform("tokens", 0.3, (1.0, 0.7, 0.4)))]
 HAS_FIFOS = hasattr(os, "mkfifo")
 
 
@@ -134,7 +134,7 @@ def damaged(rng: Generator, content: bytes) -> bytes:
 
 def some_content(rng: Generator) -> bytes:
     """A schedule file, most often changed."""
-    source = rng.choice(BUNDLED) if rng.random() < 0.4 else serialise(some_schedule(rng))
+    source = rng.choice(SOUND) if rng.random() < 0.4 else serialise(some_schedule(rng))
     content = source.encode()
     if rng.random() < 0.6:
         data = json.loads(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
@@ -14,10 +13,8 @@ from astraea.schedules import (
     Forecast,
     Schedule,
     budgets_for,
-    bundled_folder,
     every_nth,
     flow_sigmas,
-    list_schedules,
     load,
     parse,
     periodic,
@@ -29,7 +26,6 @@ from astraea.schedules import (
 )
 
 GRID = flow_sigmas(30)
-BUNDLED = pytest.mark.parametrize("path", list_schedules(bundled_folder()).values(), ids=lambda path: path.stem)
 SHAPES = {
     "0 0 1": periodic("a", [0.0, 0.0, 1.0], GRID),
     "0 1": periodic("b", [0.0, 1.0], GRID),
@@ -168,18 +164,6 @@ def test_schedule_is_immutable():
 @SHAPE
 def test_own_grid_gives_own_budgets(shape):
     assert budgets_for(shape, grid(30)) == list(shape.budgets)
-
-
-@BUNDLED
-@pytest.mark.parametrize("shift", [8.0, 3.0])
-def test_asking_for_a_schedule_s_own_budget_leaves_it_as_it_is(path, shift):
-    """Where its full steps stand was chosen by trying."""
-    schedule = load(path)
-    steps = len(schedule.points)
-    asked = math.ceil(schedule.mean_budget * 100 - 1e-6) / 100
-    assert budgets_for(schedule, grid(steps, shift), mean=asked) == list(schedule.budgets)
-    if not schedule.has_partial_steps:
-        assert_as_many_whole_steps_as_fit(schedule, grid(steps, shift), [2] * (steps - 1) + [1], asked)  # Heun
 
 
 def assert_as_many_whole_steps_as_fit(schedule, sigmas, calls, mean):
