@@ -124,6 +124,11 @@ def whole_steps_because(report: Report, reason: str) -> bool:
     return said in report.notes and {call.kind for call in report.calls} == {"full", "reuse"}
 
 
+# How much worse than half the steps a run of random weights may be: unlike trained ones, their predictions do not
+# follow their latents as forecasts assume.
+RANDOM = 2.0
+
+
 def error(reference: Tensor, other: Tensor) -> float:
     """Root mean square difference over the reference's own deviation."""
     return ((reference - other).square().mean().sqrt() / reference.std()).item()

@@ -17,7 +17,7 @@ import torch
 import zoo
 from comfy.model_detection import detect_unet_config
 from comfy.model_management import LoadedModel
-from kit import ADAPTED, STEPS, dense, error, joined, run
+from kit import ADAPTED, RANDOM, STEPS, dense, error, joined, run
 from safetensors.torch import save_file
 from sampling import PROMPT, conditioning
 from stored_weights import (
@@ -63,7 +63,7 @@ def check(name: str, sampled: Sampled) -> torch.Tensor:
     assert expected.isfinite().all()
     assert torch.equal(run(sampled, budget=1.0, steps=steps)[0], expected)
     result, report = run(sampled, schedule=None, budget=0.5, steps=steps)
-    assert error(expected, result) < shorter
+    assert error(expected, result) < RANDOM * shorter
     assert {call.kind for call in report.calls} == {"full", "reuse"}
     if name in BOXES:
         return expected
