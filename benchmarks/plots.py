@@ -1,38 +1,24 @@
 """Draws docs/*.svg from the result files: `python benchmarks/plots.py`. Needs matplotlib; nothing is measured.
 
-Loss against time and against cost for the main quality tables, changes of tokens, the training curves.
+Changes of tokens, the training curves of the test models.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from lib.quality.derived import ahead_of, bundled_rows, families
-from lib.quality.settings import MAIN_TABLES
-from lib.quality.tables import quality_result
 from lib.results import RESULTS, ROOT
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 DOCS = ROOT / "docs"
-# Families in colour; every other one is a grey dot.
-COLOURS = {
-    "bundled": "#d62728",
-    "EasyCache": "#1f77b4",
-    "LazyCache": "#17becf",
-    "whole steps, hold": "#bcbd22",
-    "whole steps, linear forecast": "#2ca02c",
-    "uniform, paper": "#9467bd",
-    "uniform, scaled refit": "#ff7f0e",
-    "uniform, forecast": "#8c564b",
-}
+STUDENTS = tuple(f"{kind}_{name}" for kind in ("easy", "hard") for name in ("guidance", "steps", "high"))
 matplotlib.rcParams.update({"svg.hashsalt": "astraea", "svg.fonttype": "path", "font.size": 9, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -43,43 +29,6 @@ def save(figure: Any, name: str) -> None:
     figure.savefig(DOCS / name, metadata={"Date": None})
     plt.close(figure)
     print(f"docs/{name}")
-
-
-def pareto(axes: Axes, rows: Sequence[dict[str, Any]], across: str) -> None:
-    """PSNR over the speed-up that was measured ("time") or that the cost model gives at the size of Wan 2.1 1.3B.
-
-    A control of fewer pairs is placed by its distance to the bundled schedule on the pairs it has.
-    """
-    shipped = {row["budget"]: row for row in bundled_rows(rows)}
-
-    def point(row: dict[str, Any]) -> tuple[float, float]:
-        speed = row["speedup"]["total"] if across == "time" else 1.0 / row["cost"]["1.3B"]
-        bundled = shipped.get(row["budget"])
-        return speed, row["psnr"]["mean"] if bundled is None else bundled["psnr"]["mean"] + ahead_of(row, bundled)
-
-    for family, members in families(rows).items():
-        x, y = zip(*sorted(point(row) for row in members), strict=True)
-        if family in COLOURS:
-            width = 2.0 if family == "bundled" else 1.0
-            axes.plot(x, y, "o-", color=COLOURS[family], label=family, linewidth=width, markersize=3 + width / 2)
-        else:
-            axes.plot(x, y, ".", color="0.6", markersize=4, zorder=1)
-    axes.set_xlabel("speed-up, measured" if across == "time" else "speed-up by the cost model, Wan 2.1 1.3B, 480p")
-    axes.set_ylabel("PSNR against dense, dB")
-    axes.set_ylim(bottom=15)
-
-
-def draw_pareto(name: str, result: dict[str, Any]) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
-    pareto(left, result["rows"], "time")
-    pareto(right, result["rows"], "cost")
-    right.set_ylabel("")
-    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    settings = result["settings"]
-    figure.suptitle(
-        f"{settings['testbed']} clips, {settings['sampler']}, {settings['steps']} steps, guidance {settings['cfg']:g}"
-    )
-    save(figure, f"pareto-{name}.svg")
 
 
 def draw_token_change() -> None:
@@ -116,20 +65,23 @@ def read_curve(path: Path) -> Iterable[tuple[int, float, float]]:
 
 
 def draw_curves() -> None:
-    figure, pair = plt.subplots(1, 2, figsize=(9, 3.2))
-    for axes, (title, name) in zip(pair, (("easy", "loss.csv"), ("hard", "loss_hard.csv")), strict=True):
+    curves = {
+        "easy": ("loss.csv", "training step"),
+        "hard": ("loss_hard.csv", "training step"),
+        **{name: (f"students/{name}.csv", "round") for name in STUDENTS},
+    }
+    figure, grid = plt.subplots(2, 4, figsize=(14, 5.4))
+    for axes, (title, (name, unit)) in zip(grid.flat, curves.items(), strict=False):
         steps, training, validation = zip(*read_curve(ROOT / "tiny" / name), strict=True)
         axes.semilogy(steps, training, label="training", color="0.6")
-        axes.semilogy(steps, validation, label="clips never trained on", color="#d62728")
-        axes.set_title(title)
-        axes.set_xlabel("training step")
+        axes.semilogy(steps, validation, label="not trained on", color="#d62728")
+        axes.set_title(title.replace("_", ", "))
+        axes.set_xlabel(unit)
         axes.legend(fontsize=7)
     save(figure, "loss-curves.svg")
 
 
 def main() -> None:
-    for name in MAIN_TABLES:
-        draw_pareto(name, quality_result(name))
     draw_token_change()
     draw_curves()
 

@@ -1,96 +1,124 @@
-"""Quality of searched schedules per work spent, on prompts and seeds that the search has not seen.
+"""What a search adds to `auto`, on prompts and seeds that it has not seen, in the real ComfyUI.
 
-python benchmarks/search.py --testbed easy [--budgets 0.5 0.4 0.3] [--seeds 0 1 2] [--parts hand ours paper …]
+python benchmarks/search.py [--setting h3 ltx …] [--models easy "easy steps" …] [--budgets 0.5 0.35] [--comfyui TREE]
 
-Contestants at equal cost (see `lib/search/contestants.py`): hand-made schedules, the paper's evolutionary search from a
-random population, and the node's search with 10, 30 and 100 dense-run equivalents. Each schedule is run on held-out
-prompt–seed pairs. Parts can be run one by one: rows of the same code and settings are added to the result. Losses are
-PSNR in dB against the dense run of the same prompt and seed.
+The node's search *instant* and *quick*, and the paper's search from a random population with three times the effort of
+the latter. Each searches on the same prompts, and its schedule is run on held-out prompt–seed pairs. PSNR in dB against
+the dense run of the same seed. Results are saved after each setting; the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import itertools
+import random
 from pathlib import Path
+from typing import Any
 
 from lib.host import process
 from lib.host.environment import environment
-from lib.host.harness import load_tiny
-from lib.results import ROOT
-from lib.search.cases import CALIBRATION, CALIBRATION_SEED, HELD_OUT, HELD_OUT_SEED
-from lib.search.contest import Contest
+from lib.quality.settings import LISTED, SETTINGS, Setting
+from lib.quality.tables import search_markdown
+from lib.results import change_json, read_json
 
-PARTS = ("hand", "ours", "paper", "easycache")
-EFFORTS = (10.0, 30.0, 100.0)
-PAPER_EFFORTS = (30.0, 100.0, 300.0, 1000.0)
-HOPELESS = 5.0  # dB behind the best hand-made schedule
+EFFORTS = {"instant": 3.0, "quick": 10.0, "paper's": 30.0}  # dense-run equivalents
+USUAL = "auto"
+CASES, CALIBRATION_SEED, HELD_OUT_SEED = 16, 5000, 1000
 
 
-def run_parts(contest: Contest) -> None:
-    from lib.search import contestants
-    from lib.search.easycache import easycache_rows
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    process.add_arguments(parser)
+    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="only these; see settings.py")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.35])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the searches")
+    parser.add_argument("--held-out", type=int, default=8, help="held-out pairs")
+    return parser.parse_args()
 
-    args, bench = contest.args, contest.bench
+
+def runner_of(row: Any, pairs: list[tuple[str, int]]) -> Any:
+    """The node's runner over `(prompt, seed)` pairs."""
+    import comfy.samplers
+    import torch
+
+    from astraea.host.search.runner import Case, ComfyRunner
+
+    testbed, part = row.testbed, row.parts[0]
+    empty, latents = testbed.context("")[None], torch.zeros(testbed.latent_shape)
+    cases = [
+        Case([[testbed.context(prompt)[None], {}]], [[empty, {}]], {"samples": latents}, seed) for prompt, seed in pairs
+    ]
+    sampler = comfy.samplers.sampler_object(row.setting.sampler)
+    return ComfyRunner(part.model, cases, sampler=sampler, sigmas=torch.tensor(part.levels), cfg=row.setting.cfg)
+
+
+def searched_pairs(testbed: Any) -> list[tuple[str, int]]:
+    """Captions of random scenes like those of training, without the testbed's own prompts."""
+    captions = (testbed.draw(random.Random(CALIBRATION_SEED + n), 6, 32, 32)[0][1] for n in itertools.count())
+    prompts = itertools.islice((prompt for prompt in captions if prompt not in testbed.prompts), CASES)
+    return [(prompt, number) for number, prompt in enumerate(prompts)]
+
+
+def measure(args: argparse.Namespace, setting: Setting, clips: str) -> list[dict[str, Any]]:
+    """Schedules of all contestants, each run on the held-out pairs."""
+    from lib.quality.models import make_row
+
+    from astraea.search.driver import Search
+    from astraea.search.evaluation.evaluator import Evaluator
+    from astraea.search.evaluation.run_log import RunLog
+    from astraea.search.problem.candidate import Genome
+    from astraea.search.problem.config import ASTRAEA, PAPER, SearchConfig
+    from astraea.search.problem.losses import mean_psnr
+    from astraea.search.proposals.initial import usual_candidate
+
+    row = make_row(setting, clips)
+    prompts = row.testbed.prompts
+    held_out = Evaluator(
+        runner_of(row, [(prompts[n % len(prompts)], HELD_OUT_SEED + n) for n in range(args.held_out)]), RunLog()
+    )
+    searched, found = runner_of(row, searched_pairs(row.testbed)), []
+
+    def take(contestant: str, budget: float, seed: int, cost: float, genome: Any) -> None:
+        losses = held_out.evaluate([genome], range(args.held_out))[0].losses
+        psnr = [round(mean_psnr([loss]), 3) for loss in losses]
+        steps = "".join("F" if b == 1.0 else "r" if b == 0.0 else f"{10 * b:.0f}" for b in genome.budgets)
+        keys = {"setting": setting.name, "clips": clips, "contestant": contestant, "budget": budget, "seed": seed}
+        found.append({**keys, "spent": round(cost, 2), "psnr": psnr, "steps": steps, "forecast": vars(genome.forecast)})
+        print(f"{setting.name}, {clips} {budget:g} {contestant:8} {steps} {sum(psnr) / len(psnr):.2f}", flush=True)
+
     for budget in args.budgets:
-        if "hand" in args.parts:
-            found = contestants.baselines(bench.setting, budget)
-            contest.take(budget, (contestants.Offer(name, 0, 0.0, g, None) for name, g in found.items()), HOPELESS)
-        if "ours" in args.parts:
-            for seed in args.seeds:
-                for effort in args.efforts:
-                    contest.take(budget, contestants.ours(bench, budget, seed, effort))
-    for seed, budget in ((seed, budget) for seed in args.seeds for budget in args.budgets):
-        if "paper" in args.parts:
-            contest.take(budget, contestants.papers(bench, budget, seed, args.paper_efforts, args.run_log))
-    if "easycache" in args.parts:
-        contest.put("easycache", list(easycache_rows(contest)))
+        take(USUAL, budget, 0, 0.0, usual_candidate(searched.setting, budget))
+        for seed, (name, effort) in itertools.product(args.seeds, EFFORTS.items()):
+            method = PAPER if name == "paper's" else ASTRAEA
+            result = Search(searched, RunLog(), SearchConfig((budget,), effort, seed, method)).run()
+            for best in result.best[:1]:
+                schedule = best.schedule
+                take(name, budget, seed, result.cost, Genome(schedule.budgets, schedule.forecast, schedule.mode))
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    process.add_arguments(parser)
-    parser.add_argument("--testbed", choices=("easy", "hard"), default="easy")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.4, 0.3])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the searches")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--sampler", default="euler")
-    parser.add_argument("--scheduler", default="simple")
-    parser.add_argument("--efforts", type=float, nargs="+", default=list(EFFORTS))
-    parser.add_argument("--paper-efforts", type=float, nargs="+", default=list(PAPER_EFFORTS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--run-log", type=Path, default=ROOT / "output" / "search", help="folder of finished runs")
-    parser.add_argument("--calibrated-from", type=int, default=CALIBRATION_SEED, help="first seed to search on")
-    parser.add_argument("--held-out-from", type=int, help="first seed of the held-out pairs")
-    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="held-out pairs; fewer for a trial")
-    parser.add_argument("--tag", default="", help="part of the result's name")
-    args = parser.parse_args()
-    if args.held_out_from is None:
-        args.held_out_from = HELD_OUT_SEED[args.testbed]
+    args = arguments()
     host = process.start(args, cpu=True)
-    import torch
+    path: Path = args.out / f"search-{host.version}.json"
+    for setting in LISTED:
+        for clips in setting.models if setting.name in args.setting else ():
+            made = environment(host, args, "cpu")
+            rows = (read_json(path) or {}).get("rows", [])
+            is_wanted = not clips.endswith("experts") and (not args.models or clips in args.models)
+            key = (setting.name, clips, made["pack_code"])
+            if not is_wanted or any((r["setting"], r["clips"], r["pack_code"]) == key for r in rows):
+                continue
+            measured = [{**each, "pack_code": made["pack_code"]} for each in measure(args, setting, clips)]
 
-    from astraea.tiny.training.testbeds import TESTBEDS
+            def change(result: dict[str, Any], measured: Any = measured, made: Any = made, key: Any = key) -> None:
+                others = [r for r in result.get("rows", []) if (r["setting"], r["clips"]) != key[:2]]
+                result |= {"benchmark": "search", "environment": made, "rows": [*others, *measured]}
 
-    testbed = TESTBEDS[args.testbed]
-    path = args.out / f"search-{args.testbed}-{args.steps}-steps{args.tag}-{host.version}.json"
-    settings = {
-        "testbed": args.testbed,
-        "steps": args.steps,
-        "cfg": args.cfg,
-        "sampler": args.sampler,
-        "scheduler": args.scheduler,
-        "calibration_pairs": CALIBRATION,
-        "calibration_drawn_from": args.calibrated_from,
-        "held_out_pairs": args.held_out,
-        "held_out_seeds_from": args.held_out_from,
-    }
-    made_with = {"environment": environment(host, args, "cpu"), "settings": settings}
-    os.nice(5)
-    with torch.inference_mode():
-        run_parts(Contest(args, load_tiny(testbed.checkpoint), testbed, made_with, path))
-    print(f"written: {path}")
+            change_json(path, change)
+            path.with_suffix(".md").write_text(search_markdown(read_json(path) or {}), "utf-8")
+    print(f"written: {path} and .md")
 
 
 if __name__ == "__main__":

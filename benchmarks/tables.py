@@ -1,6 +1,6 @@
-"""Writes the Markdown tables of all result files: `python benchmarks/tables.py`.
+"""Writes the Markdown tables of all result files: `python benchmarks/tables.py`. Nothing is measured.
 
-Figures derived from the rows are recomputed, too. Nothing is measured. Standard library only.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import json
 
 from lib.attention.tables import attention_cpu_markdown, attention_markdown
 from lib.host.tables import samplers_markdown, speed_cpu_markdown, speed_gpu_markdown, speed_models_markdown
-from lib.quality.derived import derive
-from lib.quality.tables import quality_markdown
-from lib.results import RESULTS, write_json
+from lib.quality.tables import placement_markdown, quality_markdown, search_markdown
+from lib.results import RESULTS
 
 WRITERS = {
     "quality": quality_markdown,
+    "placement": placement_markdown,
+    "placement-tokens": placement_markdown,
+    "search": search_markdown,
     "samplers": samplers_markdown,
     "speed_cpu": speed_cpu_markdown,
     "speed_models": speed_models_markdown,
@@ -28,13 +30,9 @@ def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
         write = WRITERS.get(result.get("benchmark"))
-        if write is None:
-            continue
-        if result["benchmark"] == "quality":
-            result["derived"] = derive(result["rows"])
-            write_json(path, result)
-        path.with_suffix(".md").write_text(write(result), "utf-8")
-        print(path.with_suffix(".md").name)
+        if write is not None:
+            path.with_suffix(".md").write_text(write(result), "utf-8")
+            print(path.with_suffix(".md").name)
 
 
 if __name__ == "__main__":

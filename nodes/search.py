@@ -18,7 +18,7 @@ from .schema import ScheduleType, field, node_schema, refusal
 from .search_inputs import EFFORTS, MAX_CASES, MIN_STEPS, SearchInputs, check_inputs
 from .search_text import search_text
 
-DEFAULT_EFFORT = list(EFFORTS)[1]
+DEFAULT_EFFORT = "good (30 dense runs)"
 TIPS = {
     "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
     "A search works for every model whose latent is a video, but not for video and audio in one.",
@@ -35,10 +35,11 @@ TIPS = {
     "budgets": "The shares of the model's work to do, separated by commas: one schedule is searched for each. 0.5 is "
     "up to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. A search for several takes no longer than for one.",
     "effort": "The time of the search, counted in clips: 'good' takes about as long as making 30 clips without "
-    "acceleration. More effort may find better schedules. You can stop at any time: the best so far is saved.",
+    "acceleration, 'instant' as long as 3. More effort may find better schedules. You can stop at any time: the best "
+    "so far is saved.",
     "cases": "The number of clips that schedules are compared on; they share the effort. More clips: better for other "
-    "seeds and prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with "
-    "several prompts at least one each, as far as that allows.",
+    "seeds and prompts, but fewer schedules are tried. At most 2 with 'instant' and 'quick' and 4 to 8 with 'good' "
+    "effort; with several prompts at least one each, as far as that allows.",
     "name": "The schedules are saved under this name and the budget, for example searched-0.50. A finished search "
     "replaces the schedules of an earlier one of the same name.",
     "sampler": "A sampler from a custom-sampling node. It replaces the sampler name above.",
@@ -56,7 +57,7 @@ class AstraeaSearch(io.ComfyNode):
             node_id="AstraeaSearch",
             display_name="Astraea Search",
             description="Finds the schedules that change your video least at the speed you want, for your own model, "
-            "sampler and prompts, and saves them for Astraea Accelerate. Takes as long as making 10 to 100 clips, "
+            "sampler and prompts, and saves them for Astraea Accelerate. Takes as long as making 3 to 100 clips, "
             "once.",
             search_aliases=["find schedule", "optimize", "tune", "evolution", "speed up"],
             is_output_node=True,

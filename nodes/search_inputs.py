@@ -10,6 +10,7 @@ from ..search.problem.budgets import check_search_name, parse_budgets
 from .checks import number, one_of, text, whole_number
 
 EFFORTS = {
+    "instant (3 dense runs)": 3.0,
     "quick (10 dense runs)": 10.0,
     "good (30 dense runs)": 30.0,
     "thorough (100 dense runs)": 100.0,

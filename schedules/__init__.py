@@ -4,7 +4,7 @@ from .density import BUDGET_TOLERANCE, mean_budget
 from .expected import ExpectedResult, expected_from, expected_of
 from .forecast import DEFAULT_FORECAST, Forecast, usual_forecast
 from .format import load, parse, save, serialise
-from .placement import SamplerSteps, place_evenly, place_steps
+from .placement import SamplerSteps, place_enough_steps, place_evenly, place_steps
 from .prediction_prior import PredictionPrior
 from .resample import Place, budgets_for
 from .schedule import ANY_FAMILY, AUTO, DEFAULT_MODE, Schedule, check_name, check_new_name

@@ -17,15 +17,14 @@ from itertools import combinations
 import numpy as np
 
 from ..limits import ZERO_SIGMA
-from .forecast import REACHES, SWINGS, Forecast
-from .prediction_prior import MISALIGNED, PredictionPrior
+from .forecast import ONSETS, REACHES, Forecast
+from .prediction_prior import PredictionPrior
 
 ANYWHERE = 24  # steps of a run up to which a computed step may move anywhere, not only to a near place
 NEAR = 2  # steps that it may move in longer ones
-# A placement has to suit models that change more at first than forecasts assume: distilled ones have guidance built in.
-WIDER_REACH, MORE_SWING = 2.0, 4.0
 LONGEST = 64  # model calls; of longer runs, steps are spaced evenly: it makes little difference and takes no time
 FEW_CHOICES = 300  # are all tried
+ENOUGH_DB = 5.0  # of expected error: about 30 dB PSNR on the test models; fewer steps give another clip
 BETTER = 1.0 - 1e-6  # a move must lower the error by as much: equal choices stay as they are
 
 
@@ -65,6 +64,30 @@ class SamplerSteps:
         return SamplerSteps(tuple(levels), tuple(costs or (1,) * count), calls, numbers, tuple(rows))
 
 
+class CautiousPrior(PredictionPrior):
+    """Prior of what a placement has to suit: other models than forecasts assume, of all kinds.
+
+    Fitted to the errors of a thousand placements on the test models (`benchmarks/fit_prior.py`).
+    """
+
+    decided, steady, misaligned = (-2.9, 4.0), (-2.6, 1.75), 0.2
+    wider_reach, weaker_response = 1.9, 0.87
+    guided, distilled = (1.0, 1.9), (0.75, 3.0)
+    """Factor of the onset, and the swing, with guidance and without: then models mostly have it built in."""
+
+    def __init__(self, forecast: Forecast):
+        onset, swing = self.guided if forecast.swing else self.distilled
+        super().__init__(
+            replace(
+                forecast,
+                onset=max(ONSETS[0], onset * forecast.onset),
+                reach=min(REACHES[1], self.wider_reach * forecast.reach),
+                response=self.weaker_response * forecast.response,
+                swing=swing,
+            )
+        )
+
+
 @dataclass
 class _Progress:
     """Errors up to a call: by prediction, as coefficients of the right ones and of deviations from the response.
@@ -83,10 +106,13 @@ class _Progress:
 
 
 class ExpectedError:
-    """Expected squared error of the result of a run, by the steps that are computed. The scale is arbitrary."""
+    """Expected squared error of the result of a run, by the steps that are computed. The scale is arbitrary.
+
+    Estimates are the engine's, with these forecast settings; predictions are those of `CautiousPrior`.
+    """
 
     def __init__(self, steps: SamplerSteps, forecast: Forecast):
-        self.steps, self._prior = steps, PredictionPrior(forecast)
+        self.steps, self._estimates, self._prior = steps, PredictionPrior(forecast), CautiousPrior(forecast)
         calls = len(steps.calls)
         self._weights = np.vstack([np.zeros(calls), np.array(steps.weights).reshape(calls, calls)])
         self._covariance = self._prior.covariance(steps.calls)
@@ -119,12 +145,13 @@ class ExpectedError:
     def _advance(self, progress: _Progress, call: int, computed: bool) -> None:
         levels, steps, known, exact = self.steps.calls, self.steps.call_steps, progress.known, self._exact[call]
         if not computed:
-            weights = self._prior.forecast_weights(levels[call], [levels[other] for other, _ in known])
+            weights = self._estimates.forecast_weights(levels[call], [levels[other] for other, _ in known])
             progress.errors[call] = _weighted(weights, known) - exact
             progress.skipped = (*progress.skipped, call)
             return
         latents, response = self._weights[call] @ progress.errors, self._responses[call]
-        progress.deviations[call] = (MISALIGNED * response) ** 2 * self._square(latents, progress.deviations)
+        spread = self._prior.misaligned * response
+        progress.deviations[call] = spread**2 * self._square(latents, progress.deviations)
         prediction = exact + response * latents
         prediction[len(levels) + call] += 1.0
         if known and progress.skipped:
@@ -136,7 +163,7 @@ class ExpectedError:
     def _read(self, progress: _Progress, call: int, prediction: np.ndarray) -> np.ndarray:
         """Take from a computed prediction what it tells of the skipped ones; return what right latents had led to."""
         levels, skipped = self.steps.calls, progress.skipped
-        seen = self._prior.observe(
+        seen = self._estimates.observe(
             levels[call],
             [levels[other] for other, _ in progress.known],
             [levels[other] for other in skipped],
@@ -168,13 +195,28 @@ def place_steps(steps: SamplerSteps, most: float, forecast: Forecast) -> tuple[b
     return _place_steps(steps, math.floor(most + 1e-6), forecast)
 
 
+def place_enough_steps(steps: SamplerSteps, most: float, forecast: Forecast) -> tuple[bool, ...]:
+    """Return the steps of `place_steps`, or more of them, until their expected error is no worse than ENOUGH_DB.
+
+    In runs of few steps, and at small budgets, fewer of them give another clip.
+    """
+    if len(steps.calls) > LONGEST:
+        return place_steps(steps, most, forecast)
+    error, total = ExpectedError(steps, forecast), sum(steps.costs)
+    for calls in range(math.floor(most + 1e-6), total):
+        placed = place_steps(steps, calls, forecast)
+        if error.of(frozenset(step for step, computed in enumerate(placed) if computed)) <= 10.0 ** (-ENOUGH_DB / 10.0):
+            return placed
+    return (True,) * steps.count
+
+
 @lru_cache(maxsize=256)
 def _place_steps(steps: SamplerSteps, most: int, forecast: Forecast) -> tuple[bool, ...]:
     if sum(steps.costs) <= most:
         return (True,) * steps.count
     if len(steps.calls) > LONGEST:
         return place_evenly(steps, most)
-    error = ExpectedError(steps, _cautious(forecast))
+    error = ExpectedError(steps, forecast)
     starts = _starts(steps, most)
     fixed = _fixed(steps)
     free, wanted = steps.count - len(fixed), len(starts[0]) - len(fixed)
@@ -185,11 +227,6 @@ def _place_steps(steps: SamplerSteps, most: int, forecast: Forecast) -> tuple[bo
     found = [_improve(start, error, most) for start in (starts if steps.count <= ANYWHERE else starts[:1])]
     best = min(found, key=lambda choice: choice[0])[1]
     return tuple(step in best for step in range(steps.count))
-
-
-def _cautious(forecast: Forecast) -> Forecast:
-    reach = min(REACHES[1], WIDER_REACH * forecast.reach)
-    return replace(forecast, reach=reach, swing=min(SWINGS[1], forecast.swing + MORE_SWING))
 
 
 def _improve(computed: frozenset[int], error: ExpectedError, most: int) -> tuple[float, frozenset[int]]:

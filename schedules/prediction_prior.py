@@ -21,11 +21,7 @@ import numpy as np
 from .forecast import DEFAULT_FORECAST, Forecast
 
 CLEAN_END = 1.27  # of the axis: the larger, the less predictions change where little noise is left
-# The response, over 1 / (1 − σ), is a logistic curve of log-SNR: content that is not decided yet does not follow.
-DECIDED_AT, DECIDED_OVER = -2.5, 1.5
-# What guidance adds to predictions fades along another such curve, and changes faster than the rest.
-STEADY_AT, STEADY_OVER, SWING_REACH = -2.0, 2.0, 0.4
-MISALIGNED = 0.8  # standard deviation of a prediction's error around the response, as a share of it
+SWING_REACH = 0.4  # of the reach: what guidance adds changes faster than the rest
 MAX_RESPONSE = 50.0
 SAME_LEVEL = 1e-9  # share of a variance by which predictions at one level may differ
 
@@ -43,7 +39,14 @@ class Observation:
 
 
 class PredictionPrior:
-    """Covariances of predictions by noise level, and the estimates that follow from them. Levels are a flow's σ."""
+    """Covariances of predictions by noise level, and the estimates that follow from them. Levels are a flow's σ.
+
+    decided: middle and slope of the logistic curve of log-SNR that the response follows, over 1 / (1 − σ): content that
+    is not decided yet does not follow; steady: of that along which the swing of guidance fades; misaligned: standard
+    deviation of a prediction's error around the response, as a share of it.
+    """
+
+    decided, steady, misaligned = (-2.5, 1.5), (-2.0, 2.0), 0.8
 
     def __init__(self, forecast: Forecast = DEFAULT_FORECAST):
         self.forecast = forecast
@@ -59,7 +62,7 @@ class PredictionPrior:
         distance = np.abs(places[:, None] - places[None])
         found = _matern(distance) + SAME_LEVEL * np.eye(len(places))
         if self.forecast.swing:
-            swings = np.array([1.0 - _logistic(level, STEADY_AT, STEADY_OVER) for level in levels])
+            swings = np.array([1.0 - _logistic(level, *self.steady) for level in levels])
             found += self.forecast.swing * swings[:, None] * swings * _matern(distance / SWING_REACH)
         return found
 
@@ -67,7 +70,7 @@ class PredictionPrior:
         """Return the change of a prediction per change of its latents, in the same direction."""
         if sigma >= 1.0:
             return 0.0
-        decided = _logistic(sigma, DECIDED_AT, DECIDED_OVER)
+        decided = _logistic(sigma, *self.decided)
         return min(MAX_RESPONSE, self.forecast.response * decided / (1.0 - max(0.0, sigma)))
 
     def forecast_weights(self, level: float, known: Sequence[float]) -> tuple[float, ...]:
@@ -135,7 +138,7 @@ class ObservedLatents:
         self._functional = np.concatenate([[1.0], -response * weights])
         self._new, older = slice(0, new), slice(new, first_older)
         lacking = np.concatenate([[0.0], -weights, self._entered])
-        noise = (MISALIGNED * response) ** 2 * (lacking @ covariance @ lacking)
+        noise = (PredictionPrior.misaligned * response) ** 2 * (lacking @ covariance @ lacking)
         seen = covariance[:, self._new] @ self._functional
         self._covariance = covariance
         self._seen = seen

@@ -25,6 +25,7 @@ from ...schedules import (
     forecast_for,
     mean_budget,
     pick_alike,
+    place_enough_steps,
     place_evenly,
     place_steps,
     target_budget,
@@ -39,6 +40,7 @@ from .plan import Plan
 
 MIN_AUTO_STEPS = 4  # `auto` leaves shorter runs alone: one skipped step of three costs a quarter of the detail
 FEW_STEPS = 8  # runs of at most so many get a note that gains are small
+NEAR_TARGET = 0.95  # share of a target speed-up that counts as reaching it
 SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less than another prompt does
 
 
@@ -105,6 +107,7 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
     if not is_full and mode.name == schedule.mode:
         expected, expected_note = _expected(schedule, budgets, facts.guidance, uses_own_mean)
     mean = schedule.mean_budget if asked is None else asked
+    ideal = facts.cost.speedup(budgets, profile.calls_per_step)
     return RunSettings(
         schedule=schedule,
         mode=mode,
@@ -113,12 +116,12 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
         forecast=forecast,
         asked_budget=mean if plan.target_speedup is None else mean_budget(budgets, profile.calls_per_step),
         target_speedup=plan.target_speedup,
-        ideal_speedup=facts.cost.speedup(budgets, profile.calls_per_step),
+        ideal_speedup=ideal,
         is_full=is_full,
         choice=choice,
         expected=expected,
         expected_note=expected_note,
-        notes=(full_reason, *_notes(schedule, mode, budgets, forecast, facts, is_full)),
+        notes=(full_reason, _missed_target(plan, ideal), *_notes(schedule, mode, budgets, forecast, facts, is_full)),
     )
 
 
@@ -137,7 +140,9 @@ def _choose_schedule(plan: Plan, facts: RunFacts) -> tuple[Schedule, float | Non
         facts.guidance,
     )
     if saved is None:
-        return _placed(wanted, facts), None if target else wanted, _explain_placement(facts.profile)
+        placed = _placed(wanted, facts)
+        more = _computes_more(placed, wanted, facts.profile)
+        return placed, None if target or more else wanted, _explain_placement(facts.profile, placed, more)
     aim = f"the target of {target:g}x" if target else "the budget"
     if target:
         return saved, None, _explain(saved, None, aim)
@@ -154,20 +159,39 @@ def _placed(budget: float, facts: RunFacts) -> Schedule:
     if not is_falling(profile.levels) or len(profile.levels) < 2:
         return Schedule(AUTO, ((1.0, 1.0),))  # such a run is computed in full
     most = budget * sum(profile.calls_per_step) * (1.0 + BUDGET_TOLERANCE)
-    computed = _placing(mode_named(DEFAULT_MODE), usual_forecast(facts.guidance), profile)(most)
+    if _knows_errors(mode_named(DEFAULT_MODE), profile):
+        computed = place_enough_steps(profile.placement_steps, most, usual_forecast(facts.guidance))
+    else:
+        computed = place_evenly(profile.placement_steps, most)
     return Schedule(AUTO, tuple(zip(profile.levels, map(float, computed), strict=False)))
 
 
 def _placing(mode: Mode, forecast: Forecast, profile: SamplerProfile) -> Place:
     """Return how whole steps are placed: at even intervals where errors cannot be corrected, as nothing is known."""
-    if not mode.corrects or profile.solver is None or profile.own_levels:
+    if not _knows_errors(mode, profile):
         return partial(place_evenly, profile.placement_steps)
     return partial(place_steps, profile.placement_steps, forecast=forecast)
 
 
-def _explain_placement(profile: SamplerProfile) -> str:
-    how = "where they leave the least expected error" if profile.solver is not None else "at even intervals"
-    return f"auto: whole steps, placed {how}; it keeps a few latents per conditioning"
+def _knows_errors(mode: Mode, profile: SamplerProfile) -> bool:
+    return mode.corrects and profile.solver is not None and not profile.own_levels
+
+
+def _computes_more(placed: Schedule, budget: float, profile: SamplerProfile) -> bool:
+    """Tell whether steps were placed beyond the budget."""
+    if len(placed.points) != profile.steps:
+        return False
+    return mean_budget(placed.budgets, profile.calls_per_step) > budget * (1.0 + BUDGET_TOLERANCE)
+
+
+def _explain_placement(profile: SamplerProfile, placed: Schedule, more: bool) -> str:
+    """Return the reason for these whole steps. more: than the budget allows."""
+    how = "where they leave the least expected error"
+    if not _knows_errors(mode_named(DEFAULT_MODE), profile):
+        how = "at even intervals"
+    reason = f"auto: whole steps, placed {how}; it keeps a few latents per conditioning"
+    count = sum(each > 0.0 for each in placed.budgets)
+    return f"{reason}; {count} of {profile.steps} are computed, as fewer would give another clip" if more else reason
 
 
 def _explain(schedule: Schedule, budget: float | None, aim: str) -> str:
@@ -205,11 +229,20 @@ def _budgets(
         budgets = budgets_for(schedule, profile.levels, calls_per_step=profile.calls_per_step, mean=mean, place=place)
         return budgets if has_partial_steps else without_partial_steps(budgets, profile.calls_per_step)
 
-    if target is None:
+    if target is None or (
+        plan.schedule is None and schedule.name == AUTO
+    ):  # `auto` has placed its steps for the target
         return budgets_at(budget)
     if not schedule.has_partial_steps:
         return budgets_at(1.0 / target)
     return budgets_at(budget_for_speedup(target, cost, budgets_at, profile.calls_per_step))
+
+
+def _missed_target(plan: Plan, ideal: float) -> str:
+    """Return that a target speed-up cannot be had, or ""."""
+    if plan.target_speedup is None or ideal >= NEAR_TARGET * plan.target_speedup:
+        return ""
+    return f"a speed-up of {plan.target_speedup:g}x cannot be had in this run: {ideal:.2f}x at most"
 
 
 def _expected(

@@ -30,7 +30,7 @@ from astraea.search.problem.budgets import SO_FAR, check_search_name, parse_budg
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress
 
-QUICK = next(iter(EFFORTS))
+QUICK = list(EFFORTS)[1]
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,10 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -24,13 +23,13 @@ def imported(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
 
 
 @pytest.fixture
-def derived(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    yield from imported("lib.quality.derived", monkeypatch)
+def compare(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from imported("lib.quality.compare", monkeypatch)
 
 
 @pytest.fixture
-def quality(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    yield from imported("quality", monkeypatch)
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from imported("lib.quality.tables", monkeypatch)
 
 
 @pytest.fixture
@@ -38,102 +37,92 @@ def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     yield from imported("document", monkeypatch)
 
 
-def row(family: str, kind: str, setting: float, psnr: float, speed: float, cost: float) -> dict[str, Any]:
+def point(family: str, setting: float, psnr: float, share: float, speed: float) -> dict[str, Any]:
+    figure = {"mean": psnr, "all": [psnr - 1.0, psnr + 1.0]}
+    flicker = {"mean": psnr - 10.0, "all": [psnr - 11.0, psnr - 9.0]}
     return {
-        "name": f"{family} {setting:g}",
         "family": family,
-        "kind": kind,
-        "budget": setting,
-        "psnr": {"mean": psnr, "all": [psnr - 1.0, psnr + 1.0]},
-        "temporal_psnr": {"mean": psnr - 10},
-        "speedup": {"total": speed, "all": [speed, speed]},
-        "computed_share": cost,
-        "cost": {"1.3B": cost, "14B": min(1.0, cost + 0.05)},
+        "setting": setting,
+        "psnr": figure,
+        "temporal_psnr": flicker,
+        "share": share,
+        "speedup": {"total": speed},
     }
 
 
-def test_a_cache_is_read_off_between_its_thresholds(derived: ModuleType) -> None:
+ROW = {
+    "setting": "h3",
+    "clips": "easy",
+    "pairs": 2,
+    "dense_seconds": 4.0,
+    "points": [
+        point("auto", 10, 60.0, 0.5, 2.0),
+        point("fewer dense steps", 10, 41.0, 0.5, 2.0),
+        point("paper's mode", 10, 37.0, 0.5, 1.5),
+        point("whole steps, even", 10, 49.0, 0.5, 2.0),
+        point("EasyCache", 0.1, 50.0, 0.75, 1.0),
+        point("EasyCache", 0.4, 30.0, 0.25, 3.0),
+    ],
+}
+
+
+def test_a_cache_is_read_off_between_its_thresholds(compare: ModuleType) -> None:
     points = [(1.0, 50.0), (2.0, 40.0), (3.0, 20.0)]
-    assert derived.value_at(points, 1.5) == (45.0, "interpolated")
-    assert derived.value_at(points, 4.0) == (20.0, "beyond its fastest: taken there")
-    assert derived.value_at([*points, (3.5, 48.0)], 1.5) == (48.0, "a point at least as fast")
-    assert derived.value_at([], 2.0)[0] is None
+    assert compare.value_at(points, 1.5) == 45.0
+    assert compare.value_at(points, 4.0) == 20.0, "beyond its fastest point: that one, in its favour"
+    assert compare.value_at([*points, (3.5, 48.0)], 1.5) == 48.0, "a point at least as fast"
+    assert compare.value_at([], 2.0) is None
 
 
-def test_controls_are_compared_at_equal_cost_not_at_equal_tokens(derived: ModuleType) -> None:
-    rows = [
-        row("bundled", "default", 0.5, 50.0, 2.0, 0.50),
-        row("uniform, paper", "control", 0.5, 48.0, 1.8, 0.56),
-        row("uniform, paper", "control", 0.4, 36.0, 2.2, 0.46),
-        row("whole steps, hold", "control", 0.5, 45.0, 2.0, 0.50),
-        row("EasyCache", "EasyCache", 0.1, 30.0, 2.0, 0.50),
-    ]
-    (found,) = derived.derive(rows)
-    assert found["minus_easycache"] == found["minus_easycache_same_tokens"] == pytest.approx(20.0)
-    assert found["minus_easycache_temporal"] == pytest.approx(20.0)
-    assert found["best_control 1.3B"] == "whole steps, hold"
-    assert found["minus_best_control 1.3B"] == pytest.approx(5.0)
-    assert 2.0 < found["minus_paper 1.3B"] < 14.0  # between its two points: neither is at the cost itself
-    assert found["minus_easycache_pairs"] == [pytest.approx(20.0)] * 2
-    assert found["minus_best_control_pairs 1.3B"] == [pytest.approx(5.0)] * 2
-    assert found["minus_lazycache"] is None
+def test_leads_are_taken_at_equal_calls_and_at_equal_time(compare: ModuleType) -> None:
+    found = compare.compared(ROW, 10)
+    assert (found["psnr"], found["seconds"]) == (60.0, 2.0)
+    assert found["easycache"] == pytest.approx(60.0 - 45.0), "a quarter of the way from 4/3 to 4 times as fast"
+    assert found["easycache_time"] == pytest.approx(60.0 - 40.0), "halfway between its speed-ups"
+    assert (found["fewer"], found["paper"], found["fewer_flicker"]) == (19.0, 23.0, 19.0)
+    assert (found["best"], found["best_control"]) == (11.0, "whole steps, even")
 
 
-def test_a_control_whose_every_point_costs_more_is_no_partner_but_paper_is(derived: ModuleType) -> None:
-    rows = [
-        row("bundled", "default", 0.3, 50.0, 3.0, 0.30),
-        row("uniform, paper", "control", 0.3, 48.0, 2.0, 0.40),
-    ]
-    (found,) = derived.derive(rows)
-    assert found["best_control 1.3B"] is None
-    assert found["minus_paper 1.3B"] == pytest.approx(2.0)  # its cheapest point, in its favour
+def test_a_setting_is_summed_up_over_its_models(tables: ModuleType) -> None:
+    other = {
+        **ROW,
+        "clips": "hard",
+        "points": [{**p, "psnr": {"mean": 50.0, "all": [50.0, 50.0]}} for p in ROW["points"]],
+    }
+    line = next(line for line in tables.usual([ROW, other]).splitlines() if "MiniMax" in line)
+    assert "55.0 (50…60)" in line
+    assert "+9.5 (+0…+19)" in line
 
 
-def test_a_control_counts_as_measured_a_little_above_the_cost_but_is_interpolated_at_it(derived: ModuleType) -> None:
-    points = [(0.40, 50.0), (0.30, 40.0)]
-    assert derived.level_at(points, 0.30) == pytest.approx(40.0)
-    assert derived.level_at(points, 0.395) == pytest.approx(50.0)
-    assert 43.0 < derived.level_at(points, 0.35) < 46.0
-    assert derived.level_at(points, 0.292) == pytest.approx(40.0)
-    assert derived.level_at(points, 0.28) is None
+def test_a_placement_is_compared_with_the_best_of_those_drawn(tables: ModuleType) -> None:
+    def found(steps: str, psnr: float) -> dict[str, Any]:
+        return {"steps": steps, "psnr": [psnr]}
+
+    drawn = [found("FrFF", 39.0), found("FFrF", 41.0)]
+    points = [{"budget": 0.75, "auto": found("FFrF", 41.0), "even": found("FFrF", 40.0), "random": drawn}]
+    text = tables.placements([{"case": "four", "sampling": "4 euler", "points": points}])
+    assert "| 41.0 | 40.0 | 41.0 | 2 | +1.0 | +0.0 |" in text
+    nothing_drawn = [{**points[0], "random": []}]
+    assert "| – | 0 | +1.0 | – |" in tables.placements([{"case": "four", "sampling": "", "points": nothing_drawn}])
 
 
-def test_a_control_measured_on_fewer_pairs_is_compared_on_those(derived: ModuleType) -> None:
-    rows = [
-        row("bundled", "default", 0.5, 50.0, 2.0, 0.50),
-        row("whole steps, hold", "control", 0.5, 40.0, 2.0, 0.50),
-    ]
-    rows[1]["psnr"] = {"mean": 39.0, "all": [39.0]}  # the first pair is a hard one: both lose a decibel on it
-    (found,) = derived.derive(rows)
-    assert found["minus_best_control 1.3B"] == pytest.approx(10.0)
+def test_a_search_is_compared_with_auto_on_the_same_pairs(tables: ModuleType) -> None:
+    def row(contestant: str, psnr: float, spent: float) -> dict[str, Any]:
+        keys = {"setting": "ltx", "clips": "easy", "budget": 0.5, "contestant": contestant}
+        return {**keys, "psnr": [psnr, psnr], "spent": spent}
+
+    text = tables.search_gains([row("auto", 40.0, 0.0), row("instant", 41.0, 2.5), row("instant", 40.0, 2.5)])
+    assert "| LTX-2.3, easy | 0.5 | 40.0 | +0.5 |" in text
+    assert "| dense-run equivalents |  |  | 2.5 |" in text
 
 
-@pytest.mark.parametrize(
-    ("own", "stopped"),
-    [([41.0, 41.5], True), ([43.0, 43.0], False), ([44.0, 44.0, 44.0], False), ([45.0] * 4, True), ([47.0] * 4, False)],
-)
-def test_a_control_far_behind_the_bundled_schedule_is_measured_no_further(
-    quality: ModuleType, own: list[float], stopped: bool
-) -> None:
-    control = SimpleNamespace(kind="control", budget=0.5)
-    assert quality.hopeless(control, {"psnr": own}, {0.5: [50.0] * 16}) is stopped
-    assert not quality.hopeless(control, {"psnr": own}, {0.3: [50.0] * 16})
-    assert not quality.hopeless(SimpleNamespace(kind="EasyCache", budget=None), {"psnr": own}, {0.5: [50.0] * 16})
-
-
-def test_speed_is_told_from_the_pairs_that_have_a_dense_run(quality: ModuleType) -> None:
-    figures = quality.speedup([4.0, 4.0], [2.0, 1.0, 100.0])
-    assert figures["total"] == pytest.approx(8 / 3)
-    assert figures["all"] == [2.0, 4.0]
-
-
-def test_a_dense_run_that_differs_from_the_first_ends_the_benchmark(quality: ModuleType) -> None:
-    references = quality.References(model=None, jobs=[None])
-    references.check(0, torch.ones(3))
-    assert references.of(0).equal(torch.ones(3))
-    references.check(0, torch.ones(3))
-    with pytest.raises(SystemExit, match="differ"):
-        references.check(0, torch.zeros(3))
+def test_every_row_of_the_main_table_has_a_model_and_calls_below_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = next(imported("lib.quality.settings", monkeypatch))
+    for setting in settings.LISTED:
+        assert setting.models
+        assert all(2 <= calls < setting.steps for calls in setting.calls)
+        assert setting.usual in setting.calls, setting.name
+        assert not setting.levels or len(setting.levels) == setting.steps + 1
 
 
 def test_documents_state_what_the_results_say(document: ModuleType) -> None:
@@ -141,23 +130,6 @@ def test_documents_state_what_the_results_say(document: ModuleType) -> None:
         path.name for path in document.TEXTS if document.filled(path.read_text("utf-8")) != path.read_text("utf-8")
     ]
     assert not outdated, "run python benchmarks/document.py"
-
-
-@pytest.mark.parametrize(
-    ("gain", "hard", "budgets", "worth"),
-    [
-        (0.4, 0.1, [1.0, 0.0, 1.0], True),
-        (0.2, 0.1, [1.0, 0.0, 1.0], False),
-        (0.4, -0.1, [1.0, 0.0, 1.0], False),
-        (3.0, 0.1, [1.0, 0.5, 1.0], False),
-    ],
-)
-def test_what_is_bundled_is_ahead_in_whole_steps_and_nowhere_behind(
-    monkeypatch: pytest.MonkeyPatch, gain: float, hard: float, budgets: list[float], worth: bool
-) -> None:
-    finder = next(imported("find_schedules", monkeypatch))
-    by = {"psnr_by": {"easy": 41.0, "hard": 40.0 + hard}, "psnr_by_drawn": {"easy": 40.0, "hard": 40.0}}
-    assert finder.is_worth_it({"gain": {"mean": gain}, "budgets": budgets, **by}) is worth
 
 
 def test_nothing_in_lib_imports_a_command_and_no_import_goes_in_circles() -> None:

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from astraea.schedules import DEFAULT_FORECAST, SamplerSteps, flow_sigmas, place_evenly, place_steps, usual_forecast
-from astraea.schedules.placement import ExpectedError, _cautious
+from astraea.schedules.placement import ExpectedError
 
 LTX = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
 LISTS = {
@@ -27,7 +27,7 @@ def pattern(computed):
 @pytest.mark.parametrize("levels", LISTS.values(), ids=LISTS)
 def test_no_other_choice_of_as_many_steps_has_a_smaller_expected_error(levels, guidance):
     steps, forecast = SamplerSteps.of_euler(levels), usual_forecast(guidance)
-    error, last = ExpectedError(steps, _cautious(forecast)), steps.count - 1
+    error, last = ExpectedError(steps, forecast), steps.count - 1
     fixed = {0, last} if levels[-1] == 0.0 else {0}
     for number in range(2, steps.count):
         found = frozenset(step for step, each in enumerate(place_steps(steps, number, forecast)) if each)
@@ -44,7 +44,7 @@ def test_steps_stand_where_nothing_corrects_them_later():
 @pytest.mark.parametrize("levels", LISTS.values(), ids=LISTS)
 def test_more_steps_leave_a_smaller_expected_error(levels):
     steps = SamplerSteps.of_euler(levels)
-    error = ExpectedError(steps, _cautious(DEFAULT_FORECAST))
+    error = ExpectedError(steps, DEFAULT_FORECAST)
     errors = [
         error.of(frozenset(step for step, each in enumerate(place_steps(steps, most, DEFAULT_FORECAST)) if each))
         for most in range(2, steps.count + 1)

@@ -8,7 +8,6 @@ import torch
 
 from astraea.engine.estimators import ComputedPrediction, SkippedStep, forecast_prediction, hold_prediction
 from astraea.schedules import Forecast, PredictionPrior
-from astraea.schedules.prediction_prior import MISALIGNED
 
 OLDER, SKIPPED, LEVEL = (0.94, 0.98), (0.9, 0.85), 0.77
 ENTERED = (0.06, 0.1)  # weights of the skipped predictions in the latents
@@ -51,7 +50,7 @@ def test_a_computed_prediction_is_read_in_the_best_way(response):
     skipped = (first, second)
     forecasts = [w[0] * newest + w[1] * older for w in (prior.forecast_weights(level, OLDER) for level in SKIPPED)]
     lacking = sum(w * (f - s) for w, f, s in zip(ENTERED, forecasts, skipped, strict=True))
-    noise = MISALIGNED * np.sqrt(mean_square(lacking)) * np.random.default_rng(1).standard_normal(CURVES)
+    noise = PredictionPrior.misaligned * np.sqrt(mean_square(lacking)) * np.random.default_rng(1).normal(size=CURVES)
     computed = truth + prior.response(LEVEL) * (lacking + noise)
     known = (computed, newest, older)
     seen = prior.observe(LEVEL, OLDER, SKIPPED, ENTERED)

@@ -1,58 +1,63 @@
-"""The tables of `quality.py`: one for each testbed and sampling config. Standard library only."""
+"""The settings that people run, and the models that stand for theirs: rows of `quality.py`. Standard library only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-TESTBEDS = ("easy", "hard")
-ALL_BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25)
-MAIN_BUDGETS = ALL_BUDGETS[1:]
-FEW_BUDGETS = (0.5, 0.3)
-MAIN_TABLES = ("easy-cfg3", "easy-cfg6", "hard-cfg3", "hard-cfg6")  # in the README and as plots
-# By space. A dense run of hard clips takes four times as long as one of easy clips.
-PAIRS = {"easy": {"whole": 16, "main": 8}, "hard": {"whole": 16, "main": 3}}
+LTX_LEVELS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
+PLAIN = ("easy", "hard", "real")
+GUIDANCE_DISTILLED = ("easy guidance", "hard guidance")
+STEP_DISTILLED = ("easy steps", "hard steps")
+EXPERTS = ("easy experts", "hard experts")
+# Prompt–seed pairs by testbed: a dense run of hard or real clips takes four times as long as one of easy clips.
+PAIRS = {"easy": 6, "hard": 3, "real": 3}
 
 
 @dataclass(frozen=True)
-class Table:
-    """One table. space: the candidates it compares, "main" or "whole", see `candidates.candidates`.
+class Setting:
+    """How people sample a model. share: of the runs of ComfyUI's video templates; calls: steps to compute, by budget.
 
-    pairs: prompt–seed pairs, 0: as many as PAIRS names; budgets: of controls and bundled schedules.
+    models: testbeds and, after a space, their student; levels: noise levels, or those of the scheduler at the shift.
     """
 
-    testbed: str
-    label: str
-    cfg: float = 3.0
-    steps: int = 30
-    sampler: str = "euler"
+    name: str
+    title: str
+    share: str
+    steps: int
+    cfg: float
+    sampler: str
+    calls: tuple[int, ...]
+    shift: float = 8.0
+    levels: tuple[float, ...] = ()
     scheduler: str = "simple"
-    space: str = "main"
-    pairs: int = 0
-    budgets: tuple[float, ...] = FEW_BUDGETS
-
-    def __post_init__(self) -> None:
-        if not self.pairs:
-            object.__setattr__(self, "pairs", PAIRS[self.testbed][self.space])
+    models: tuple[str, ...] = PLAIN
 
     @property
-    def name(self) -> str:
-        return f"{self.testbed}-{self.label}"
+    def usual(self) -> int:
+        """Steps computed at the usual budget: half of them."""
+        return self.steps // 2
+
+    @property
+    def described(self) -> str:
+        scheduler = "" if self.scheduler == "simple" else f"{self.scheduler}, "
+        levels = "a list of levels" if self.levels else f"{scheduler}shift {self.shift:g}"
+        return f"{self.steps} {self.sampler}, {levels}, cfg {self.cfg:g}"
 
 
-def both(label: str, **sampling_config: object) -> list[Table]:
-    return [Table(testbed, label, **sampling_config) for testbed in TESTBEDS]  # type: ignore[arg-type]
-
-
+TWENTY, EIGHT = (14, 10, 7), (6, 5, 4)
 LISTED = (
-    Table("easy", "cfg3", space="whole", budgets=ALL_BUDGETS),
-    Table("hard", "cfg3", space="whole", budgets=MAIN_BUDGETS),
-    Table("easy", "cfg6", cfg=6.0, pairs=16, budgets=ALL_BUDGETS),
-    Table("hard", "cfg6", cfg=6.0, pairs=4, budgets=MAIN_BUDGETS),
-    *both("cfg1", cfg=1.0),
-    *both("12-steps", steps=12),
-    *both("20-steps", steps=20),
-    *both("50-steps", steps=50),
-    *both("uni_pc", sampler="uni_pc", steps=20),
-    *both("res_multistep", sampler="res_multistep", scheduler="beta", steps=20, cfg=6.0),
+    Setting("h3", "MiniMax-H3", "43 %", 20, 1.0, "res_multistep", TWENTY, 12.0, models=PLAIN + GUIDANCE_DISTILLED),
+    Setting("ltx", "LTX-2.3", "24 %", 8, 1.0, "euler", EIGHT, levels=LTX_LEVELS, models=PLAIN + STEP_DISTILLED),
+    Setting("wan-2.2", "Wan 2.2", "13 %", 20, 3.5, "euler", TWENTY, 5.0, models=PLAIN + EXPERTS),
+    Setting(
+        "ltx-ancestral", "LTX-2.5", "7 %", 8, 1.0, "euler_ancestral", EIGHT, levels=LTX_LEVELS, models=STEP_DISTILLED
+    ),
+    Setting("h3-turbo", "H3 turbo", "4 %", 8, 1.0, "res_multistep", EIGHT, 10.0, models=PLAIN + STEP_DISTILLED),
+    Setting("scail", "SCAIL-2", "4 %", 6, 1.0, "euler", (5, 4, 3), 5.0, models=PLAIN + STEP_DISTILLED),
+    Setting("four", "four steps", "–", 4, 1.0, "euler", (3, 2), 5.0, models=PLAIN + STEP_DISTILLED),
+    Setting("wan-5b", "Wan 2.2 5B", "1 %", 20, 5.0, "uni_pc", TWENTY, models=PLAIN),
+    Setting("wan-2.1", "Wan 2.1", "1 %", 30, 6.0, "uni_pc", (21, 15, 10), models=PLAIN),
+    Setting("hunyuan", "HunyuanVideo 1.5", "1 %", 20, 6.0, "euler", TWENTY, 7.0, models=PLAIN),
+    Setting("thirty", "30 Euler steps", "–", 30, 3.0, "euler", (21, 15, 10), models=("easy", "hard")),
 )
-TABLES = {table.name: table for table in LISTED}
+SETTINGS = {setting.name: setting for setting in LISTED}

@@ -1,13 +1,12 @@
-"""ComfyUI's own step caches, set up so that only their method is measured. Import after the host was started.
+"""ComfyUI's own step cache, set up so that only its method is measured. Import after the host was started.
 
 EasyCache adds its estimate to the latents in place. If the model computes in float32, as on most CPUs, those are the
 sampler's own latents, which the host then reads again: the result is wrong. In half precision the host passes a copy.
-So a copy is made here, except for the entry that says otherwise.
+So a copy is made here.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,34 +45,14 @@ def _copy_latents(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> 
     return executor(x.clone(), *args, **kwargs)
 
 
-def easycache(model: Any, threshold: float, *, copies: bool = True) -> tuple[Any, CountedCalls]:
+def easycache(model: Any, threshold: float) -> tuple[Any, CountedCalls]:
     """EasyCache: skips calls of the model, which are counted."""
     from comfy_extras.nodes_easycache import EasyCacheNode
 
     clone, counted = model.clone(), CountedCalls()
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNT_KEY, counted.outside)
-    if copies:
-        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COPY_KEY, _copy_latents)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COPY_KEY, _copy_latents)
     cached = EasyCacheNode.execute(clone, threshold, START, END, False).result[0]
     cached.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, COUNT_KEY, counted.run)
     cached.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, COUNT_KEY, counted.inside)
     return cached, counted
-
-
-def lazycache(model: Any, threshold: float) -> tuple[Any, CountedCalls]:
-    """LazyCache: skips the whole guided prediction; these are counted."""
-    from comfy_extras.nodes_easycache import LazyCacheNode
-
-    clone, counted = model.clone(), CountedCalls()
-    clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, COUNT_KEY, counted.outside)
-    cached = LazyCacheNode.execute(clone, threshold, START, END, False).result[0]
-    cached.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, COUNT_KEY, counted.run)
-    cached.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, COPY_KEY, counted.inside)
-    return cached, counted
-
-
-STEP_CACHES = {
-    "EasyCache": easycache,
-    "EasyCache without the copy": partial(easycache, copies=False),
-    "LazyCache": lazycache,
-}

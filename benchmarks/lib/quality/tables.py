@@ -1,74 +1,154 @@
-"""Markdown tables of `quality.py`. Standard library only."""
+"""Markdown tables of `quality.py`, `placement.py` and `search.py`. Standard library only."""
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
-from ..markdown import heading, ratio, table
-from ..results import RESULTS, read_json
+from ..markdown import heading, table
+from .compare import AUTO, EASYCACHE, compared, of_family
+from .settings import LISTED, SETTINGS
 
-HOST = "0.3.64"  # of the figures in README and docs
+HOST = "0.33.0"  # of the figures in README and docs
 
-
-def quality_result(name: str) -> dict[str, Any]:
-    """The result of a table. Raises FileNotFoundError if it was not measured."""
-    result = read_json(RESULTS / f"quality-{name}-{HOST}.json")
-    if result is None:
-        raise FileNotFoundError(f"results/quality-{name}-{HOST}.json")
-    return result
+Row = dict[str, Any]
 
 
-def quality_markdown(result: dict[str, Any]) -> str:
-    settings = result["settings"]
-    text = heading(f"Quality: {settings['table']}", result["environment"])
-    for later in result.get("continued", []):
-        text += f"At commit `{later['commit'][:12]}`, {later['date']}: {', '.join(later['rows'])}.\n\n"
-    text += (
-        f"Testbed *{settings['testbed']}*, {settings['sampler']}, {settings['steps']} steps, guidance "
-        f"{settings['cfg']:g}, latents {settings['latents']} ({settings['tokens']} tokens), {settings['pairs']} "
-        "prompt–seed pairs. PSNR in dB against the dense run; speed-up: wall-clock of all pairs together (of controls: "
-        "of the first four), dense over candidate; cost: share of the dense run by the cost model at the size of "
-        "Wan 2.1. How to read this: benchmarks/README.md.\n"
-    )
-    if result["derived"]:
-        text += "\n## Bundled schedules against the others, in dB\n\n" + _derived_table(result["derived"])
-    return text + "\n## All\n\n" + _quality_table(result["rows"])
+def in_order(rows: list[Row]) -> list[Row]:
+    """Rows in the order of the settings and their models."""
+    places = [(setting.name, clips) for setting in LISTED for clips in setting.models]
+    known = [row for row in rows if (row["setting"], row["clips"]) in places]
+    return sorted(known, key=lambda row: places.index((row["setting"], row["clips"])))
 
 
-DERIVED_COLUMNS = {
-    "": "name",
-    "PSNR": "psnr",
-    "speed-up": "speedup",
-    "− EasyCache, same time": "minus_easycache",
-    "least…most": "minus_easycache_pairs",
-    "how": "easycache_how",
-    "− EasyCache, same tokens": "minus_easycache_same_tokens",
-    "− LazyCache, same time": "minus_lazycache",
-    "temporal PSNR − EasyCache's, same time": "minus_easycache_temporal",
-    "− `paper`, same cost": "minus_paper 1.3B",
-    "− best control, same cost (1.3B)": "minus_best_control 1.3B",
-    "least…most ": "minus_best_control_pairs 1.3B",
-    "that control": "best_control 1.3B",
-    "− best control, same cost (14B)": "minus_best_control 14B",
-    "that one": "best_control 14B",
-}
+def signed(value: float | None) -> str | None:
+    return None if value is None else f"{value:+.1f}"
 
 
-def _derived_table(rows: list[dict[str, Any]]) -> str:
-    def cell(value: Any) -> Any:
-        return f"{min(value):.1f}…{max(value):.1f}" if isinstance(value, list) else value
-
-    return table(list(DERIVED_COLUMNS), [[cell(row[key]) for key in DERIVED_COLUMNS.values()] for row in rows])
-
-
-def _quality_table(rows: list[dict[str, Any]]) -> str:
-    header = ["", "PSNR", "min…max", "SSIM", "RGB PSNR", "RGB SSIM", "temporal PSNR", "speed-up (min…max)", "tokens"]
-    header += ["cost 1.3B", "cost 14B", "pairs"]
+def leads(rows: list[Row]) -> str:
+    """`auto` against all else, by row and number of calls."""
+    header = ["setting, clips", "calls", "PSNR", "flicker", "seconds", "− EasyCache", "same time", "flicker −"]
+    header += ["− fewer dense steps", "− paper", "− best control", "which is"]
     lines = []
-    for row in rows:
-        extent = f"{row['psnr']['min']:.1f}…{row['psnr']['max']:.1f}"
-        shares = [f"{share:.1%}" for share in (row["computed_share"], *row["cost"].values())]
-        likeness = [f"{row[name]['mean']:.4f}" for name in ("ssim", "ssim_rgb")]
-        line = [row["name"], row["psnr"]["mean"], extent, likeness[0], row["psnr_rgb"]["mean"], likeness[1]]
-        lines.append([*line, row["temporal_psnr"]["mean"], ratio(row["speedup"]), *shares, row["pairs"]])
+    for row in in_order(rows):
+        setting = SETTINGS[row["setting"]]
+        for calls in setting.calls:
+            own = compared(row, calls)
+            flicker = [lead for lead in (own["easycache_flicker"], own["fewer_flicker"]) if lead is not None]
+            lines.append([
+                f"{setting.title}, {row['clips']}", f"{calls} of {setting.steps}", f"{own['psnr']:.1f}",
+                f"{own['flicker']:.1f}", f"{own['seconds']:.1f} of {row['dense_seconds']:.1f}",
+                signed(own["easycache"]), signed(own["easycache_time"]), signed(min(flicker, default=None)),
+                signed(own["fewer"]), signed(own["paper"]), signed(own["best"]), own["best_control"],
+            ])  # fmt: skip
     return table(header, lines)
+
+
+def usual(rows: list[Row]) -> str:
+    """One line for each setting at its usual number of calls, mean over the models measured."""
+    header = ["what people run", "sampling", "calls", "PSNR", "− EasyCache", "− fewer dense steps", "− paper's mode"]
+    lines = []
+    for setting in LISTED:
+        own = [compared(row, setting.usual) for row in in_order(rows) if row["setting"] == setting.name]
+        if own:
+            known = [[each[key] for each in own if each[key] is not None] for key in ("easycache", "fewer", "paper")]
+            psnr = [each["psnr"] for each in own]
+            extent = f"{statistics.fmean(psnr):.1f} ({min(psnr):.0f}…{max(psnr):.0f})"
+            calls = f"{setting.usual} of {setting.steps}"
+            lines.append([setting.title, setting.described, calls, extent, *map(_mean_and_extent, known)])
+    return table(header, lines)
+
+
+def _mean_and_extent(values: list[float]) -> str | None:
+    return f"{statistics.fmean(values):+.1f} ({min(values):+.0f}…{max(values):+.0f})" if values else None
+
+
+def points(row: Row) -> str:
+    """All contestants of a row: PSNR by calls; EasyCache's by threshold."""
+    calls = SETTINGS[row["setting"]].calls
+    known: dict[str, dict[float, float]] = {}
+    for point in row["points"]:
+        if point["family"] != EASYCACHE:
+            known.setdefault(point["family"], {})[point["setting"]] = point["psnr"]["mean"]
+    text = table(["", *(f"{each} calls" for each in calls)], [[f, *map(v.get, calls)] for f, v in known.items()])
+    cache = [
+        [f"{p['setting']:g}", p["share"], p["psnr"]["mean"], p["speedup"]["total"]] for p in of_family(row, EASYCACHE)
+    ]
+    return text + "\n" + table(["EasyCache, threshold", "share computed", "PSNR", "speed-up"], cache)
+
+
+def quality_markdown(result: Row) -> str:
+    text = heading("Quality", result["environment"])
+    text += "PSNR in dB against the dense run of the same seed, mean over pairs; see benchmarks/README.md.\n"
+    text += f"\n## `{AUTO}` against all else\n\n" + leads(result["rows"])
+    for row in in_order(result["rows"]):
+        setting = SETTINGS[row["setting"]]
+        text += f"\n## {setting.title}, {row['clips']}\n\n{setting.described}; {row['pairs']} pairs; dense "
+        text += f"{row['dense_seconds']:.2f} s\n\n" + points(row)
+    return text
+
+
+def placement_markdown(result: Row) -> str:
+    text = heading("Placement of computed steps", result["environment"])
+    text += "PSNR in dB against the dense run, mean over pairs; drawn: at random.\n\n"
+    header = ["case", "budget", "steps of `auto`", "best steps drawn"]
+    lines = [
+        [row["case"], point["budget"], f"`{point['auto']['steps']}`", _steps(best_drawn(point))]
+        for row in result["rows"]
+        for point in row["points"]
+    ]
+    return text + placements(result["rows"]) + "\n" + table(header, lines)
+
+
+def _steps(drawn: Row | None) -> str | None:
+    return None if drawn is None else f"`{drawn['steps']}`"
+
+
+def best_drawn(point: Row) -> Row | None:
+    return max(point["random"], key=lambda each: statistics.fmean(each["psnr"]), default=None)
+
+
+def placements(rows: list[Row]) -> str:
+    """`auto` beside even and random placements, by case and budget, and the means."""
+    header = ["case", "budget", "`auto`", "even", "best of those drawn", "drawn", "− even", "− best drawn"]
+    lines, leads_of = [], ([], [])  # type: ignore[var-annotated]
+    for row in rows:
+        for point in row["points"]:
+            best = best_drawn(point)
+            own, even = (statistics.fmean(point[name]["psnr"]) for name in ("auto", "even"))
+            drawn = None if best is None else statistics.fmean(best["psnr"])
+            leads_of[0].append(own - even)
+            leads_of[1].extend([] if drawn is None else [own - drawn])
+            line = [f"{row['case']}: {row['sampling']}", f"{point['budget']:g}", f"{own:.1f}", f"{even:.1f}"]
+            line += [None if drawn is None else f"{drawn:.1f}", len(point["random"]), signed(own - even)]
+            lines.append([*line, None if drawn is None else signed(own - drawn)])
+    means = [signed(statistics.fmean(values)) if values else None for values in leads_of]
+    return table(header, [*lines, ["mean", "", "", "", "", "", *means]])
+
+
+def search_markdown(result: Row) -> str:
+    text = heading("What a search adds", result["environment"])
+    return (
+        text + "PSNR in dB on held-out pairs; gain over `auto`, mean over searches.\n\n" + search_gains(result["rows"])
+    )
+
+
+def search_gains(rows: list[Row]) -> str:
+    """Gains of each search over `auto` on held-out pairs, by setting and budget, and their means."""
+    names = list(dict.fromkeys(row["contestant"] for row in rows if row["contestant"] != AUTO))
+    keys = list(dict.fromkeys((row["setting"], row["clips"], row["budget"]) for row in rows))
+    lines: list[list[Any]] = []
+    gains: dict[str, list[float]] = {name: [] for name in names}
+    for setting, clips, budget in keys:
+        own = [row for row in rows if (row["setting"], row["clips"], row["budget"]) == (setting, clips, budget)]
+        usual_psnr = next(statistics.fmean(row["psnr"]) for row in own if row["contestant"] == AUTO)
+        line: list[Any] = [f"{SETTINGS[setting].title}, {clips}", f"{budget:g}", f"{usual_psnr:.1f}"]
+        for name in names:
+            values = [statistics.fmean(row["psnr"]) - usual_psnr for row in own if row["contestant"] == name]
+            gains[name] += values
+            line.append(signed(statistics.fmean(values)) if values else None)
+        lines.append(line)
+    lines.append(["mean", "", "", *(signed(statistics.fmean(gains[name])) for name in names)])
+    spent = [statistics.fmean(row["spent"] for row in rows if row["contestant"] == name) for name in names]
+    lines.append(["dense-run equivalents", "", "", *(f"{value:.1f}" for value in spent)])
+    return table(["setting, clips", "budget", "`auto`", *names], lines)

@@ -1,1 +1,0 @@
-"""Contestants, cases and tables of the search benchmarks."""
