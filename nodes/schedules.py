@@ -20,22 +20,22 @@ OUTPUT_TIP = "The schedule; to Astraea Accelerate or Astraea Schedule Save."
 
 
 class AstraeaScheduleLoad(io.ComfyNode):
-    """Reads a saved or bundled schedule."""
+    """Reads a saved schedule."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaScheduleLoad",
             display_name="Astraea Schedule Load",
-            description="Loads a saved or bundled schedule: to save it under another name, or for several Astraea "
+            description="Loads a saved schedule: to save it under another name, or for several Astraea "
             "Accelerate nodes.",
             inputs=[
                 field(
                     io.Combo,
                     "schedule_name",
                     options=schedule_names(),
-                    tooltip="Your saved schedules first, then the bundled ones. Press R in the graph after adding a "
-                    "file, so that the list is read again.",
+                    tooltip="Your saved schedules. Press R in the graph after adding a file, so that the list is read "
+                    "again.",
                 )
             ],
             outputs=[ScheduleType.Output("schedule", display_name="schedule", tooltip=OUTPUT_TIP)],

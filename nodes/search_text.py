@@ -41,7 +41,7 @@ def _describe(found: FoundSchedule, schedule: Schedule, result: SearchResult) ->
         f"Budget {found.budget:.2f}: {schedule.name}",
         f"  expected: {found.speedup:.2f}x the speed, {found.psnr:.1f} dB (closeness to the original; more is better)",
         f"  computes {_share(found, schedule)}, compared on {_clips(len(found.losses))}",
-        f"  {_against_bundled(found, result)}",
+        f"  {_against_auto(found, result)}",
     ]
 
 
@@ -55,14 +55,14 @@ def _clips(count: int) -> str:
     return "1 clip" if count == 1 else f"{count} clips"
 
 
-def _against_bundled(found: FoundSchedule, result: SearchResult) -> str:
+def _against_auto(found: FoundSchedule, result: SearchResult) -> str:
     if found.is_baseline:
-        return "nothing is expected to beat the bundled schedule, so you get that"
+        return "nothing is expected to beat what 'auto' does without a search, so you get that"
     baseline = result.baseline_for(found.budget)
     if baseline is None:
-        return "there was no bundled schedule of this budget to compare with"
-    bundled = f"the bundled one ({baseline.psnr:.1f} dB at {baseline.speedup:.2f}x)"
-    against = f"{found.psnr - baseline.psnr:+.1f} dB against {bundled}"
+        return "there was no run as 'auto' makes it to compare with"
+    usual = f"'auto' ({baseline.psnr:.1f} dB at {baseline.speedup:.2f}x)"
+    against = f"{found.psnr - baseline.psnr:+.1f} dB against {usual}"
     if len(found.losses) == 1:
         return against
     closer = sum(own < other for own, other in zip(found.losses, baseline.losses, strict=False))

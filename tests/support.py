@@ -18,8 +18,8 @@ Written from what the tests saw: small models of each kind with random weights, 
 at half the budget, and at the full budget, where each is the same to the bit. `python tests/support.py` writes it anew.
 
 * **tokens**: whole steps are skipped, and steps that compute a part of the video's tokens are possible.
-* **steps**: whole steps are skipped. Every bundled schedule does that and no more, so nothing is missing unless you
-  choose a mode or a schedule with token steps; the reason below is also in the report of a run.
+* **steps**: whole steps are skipped. `auto` does that and no more, so nothing is missing unless you choose token steps,
+  or a schedule that has them; the reason below is also in the report of a run.
 * **full**: every step is computed, for the reason below.
 * **–**: this ComfyUI has no such model.
 

@@ -152,7 +152,7 @@ def _front_legend(draw: ImageDraw.ImageDraw) -> None:
     x, y = float(LEFT * SCALE), (HEIGHT - 22) * SCALE
     for kind, label in (
         ("cloud", "candidate"),
-        ("baseline", "bundled"),
+        ("baseline", "auto"),
         ("front", "front: no other is both faster and closer"),
         ("found", "found, by budget"),
     ):

@@ -19,7 +19,7 @@ from .paper import PaperMethod
 
 
 class BudgetSearch(Protocol):
-    """The search for one budget. baselines: candidates that it begins with, the bundled one first; () if none."""
+    """The search for one budget. baselines: candidates that it begins with, the usual one first; () if none."""
 
     @property
     def baselines(self) -> tuple[Genome, ...]: ...

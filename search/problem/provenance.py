@@ -38,7 +38,7 @@ def as_schedule(
         "promise": {key: value for key, value in expected.items() if value is not None},
         "figures": {
             "psnr_db_of_cases": [round(mean_psnr([loss]), 2) for loss in found.losses],
-            **({"bundled_psnr_db": round(baseline.psnr, 2)} if baseline is not None else {}),
+            **({"auto_psnr_db": round(baseline.psnr, 2)} if baseline is not None else {}),
         },
         "search": {
             "effort": config.effort,

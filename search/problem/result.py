@@ -14,7 +14,7 @@ class FoundSchedule:
 
     budget: mean budget that it was searched for; losses: by case (see `problem`); loss: that of their mean PSNR.
     seconds: predicted for the model calls of one run; speedup: seconds of a dense run over these.
-    is_baseline: the bundled schedule, which is used without a search; a hand-made one where that exceeds the budget.
+    is_baseline: what `auto` does without a search; evenly placed steps where that exceeds the budget.
     partial_step_overhead: least cost of a partial step in full steps, by which the search compared costs with budgets.
     """
 

@@ -44,7 +44,7 @@ def test_the_text_has_the_result_expected_of_each_schedule() -> None:
     text = search_text(SearchRun(outcome, schedules, Path("folder"), 90, 40), (0.5, 0.4, 0.3))
     assert "90 candidate runs, 40 of them taken from before" in text
     assert "Budget 0.50: mine-0.50\n  expected: 2.00x the speed, 35.0 dB" in text
-    assert "+2.5 dB against the bundled one (32.5 dB at 2.00x), closer on 2 of 2 clips" in text
+    assert "+2.5 dB against 'auto' (32.5 dB at 2.00x), closer on 2 of 2 clips" in text
     assert "Budget 0.40: nothing found" in text
     assert "Saved in folder" in text
     unimproved = dataclasses.replace(outcome, best=(found(0.5, 32.5, is_baseline=True),))

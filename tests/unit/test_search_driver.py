@@ -108,7 +108,7 @@ def test_the_cost_is_what_was_computed(name):
 
 
 @EACH
-def test_the_best_is_ahead_of_the_bundled_schedule_or_is_that(name):
+def test_the_best_is_ahead_of_the_usual_candidate_or_is_that(name):
     result = watched(name).result
     for best, baselines in zip(result.best, result.baselines, strict=True):
         assert best == baselines or beats_baseline(best.losses, baselines.losses)

@@ -260,7 +260,7 @@ def test_its_provenance_has_how_it_was_found():
         "identity": setting.identity,
     }
     assert len(provenance["figures"]["psnr_db_of_cases"]) == 2
-    assert provenance["figures"]["bundled_psnr_db"] <= provenance["promise"]["psnr_db"]
+    assert provenance["figures"]["auto_psnr_db"] <= provenance["promise"]["psnr_db"]
     assert provenance["device"] == "toy"
     assert datetime.strptime(provenance["date"], "%Y-%m-%d").replace(tzinfo=timezone.utc) <= datetime.now(timezone.utc)
 
@@ -274,7 +274,7 @@ def test_an_interrupted_search_says_after_how_much():
 
 
 def test_without_a_baseline_there_is_no_figure_of_one():
-    assert "bundled_psnr_db" not in named(baselines=()).provenance["figures"]
+    assert "auto_psnr_db" not in named(baselines=()).provenance["figures"]
 
 
 def test_a_name_that_cannot_be_one_is_refused():

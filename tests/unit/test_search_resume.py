@@ -100,8 +100,8 @@ def test_an_interrupted_search_shows_the_best_so_far(name):
         assert result.cost == search.method.evaluator.cost
         for best in result.best:
             assert mean_budget(best.schedule.budgets, search.setting.calls_per_step) <= best.budget * 1.005
-            bundled = next((other for other in result.baselines if other.budget == best.budget), best)
-            assert best == bundled or beats_baseline(best.losses, bundled.losses)
+            usual = next((other for other in result.baselines if other.budget == best.budget), best)
+            assert best == usual or beats_baseline(best.losses, usual.losses)
 
 
 def test_once_one_candidate_is_evaluated_there_is_a_result():

@@ -120,9 +120,9 @@ def _factory(arguments: Sequence[str], prompts: Prompts) -> Factory:
 
 
 def format_table(run: SearchRun, budgets: Sequence[float]) -> str:
-    """Return a line per budget: the schedule found, and its gain over the bundled one."""
+    """Return a line per budget: the schedule found, and its gain over what `auto` does."""
     found = {each.budget: (each, schedule) for each, schedule in zip(run.result.best, run.schedules, strict=True)}
-    lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against bundled':>17}  file"]
+    lines = [f"{'budget':>6}  {'PSNR':>8}  {'speed-up':>8}  {'against auto':>17}  file"]
     for budget in budgets:
         if budget not in found:
             lines.append(f"{budget:>6.2f}  nothing found: raise the effort")
