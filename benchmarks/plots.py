@@ -33,6 +33,7 @@ COLOURS = {
     "uniform, scaled refit": "#ff7f0e",
     "uniform, forecast": "#8c564b",
 }
+BED_COLOURS = {"easy": "#1f77b4", "hard": "#d62728", "real": "#2ca02c"}
 matplotlib.rcParams.update({"svg.hashsalt": "astraea", "svg.fonttype": "path", "font.size": 9, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -90,7 +91,7 @@ def draw_token_change() -> None:
     figure, grid = plt.subplots(1, 3, figsize=(12, 3.4))
     key = "squared change in the most changed tokens"
     for what, axes in zip(("input", "prediction"), grid[:2], strict=True):
-        for bed, colour in zip(beds, ("#1f77b4", "#d62728"), strict=True):
+        for bed, colour in ((bed, BED_COLOURS[bed]) for bed in beds):
             for share, style in (("0.1", ":"), ("0.3", "-"), ("0.5", "--")):
                 values = [step[key][share] for step in beds[bed][what]]
                 label = f"{bed}, top {float(share):.0%}"
@@ -99,7 +100,7 @@ def draw_token_change() -> None:
         axes.set_xlabel("step")
         axes.set_ylim(0, 1)
     grid[0].legend(fontsize=7)
-    for bed, colour in zip(beds, ("#1f77b4", "#d62728"), strict=True):
+    for bed, colour in ((bed, BED_COLOURS[bed]) for bed in beds):
         for what, style in (("input", "-"), ("prediction", "--")):
             values = [step["most changed tokens that were so before"] for step in beds[bed][what][1:]]
             grid[2].plot(range(2, len(values) + 2), values, style, color=colour, label=f"{bed}, {what}")

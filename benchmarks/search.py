@@ -50,7 +50,7 @@ def run_parts(contest: Contest) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     process.add_arguments(parser)
-    parser.add_argument("--testbed", choices=("easy", "hard"), default="easy")
+    parser.add_argument("--testbed", choices=tuple(HELD_OUT_SEED), default="easy")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.4, 0.3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the searches")
     parser.add_argument("--steps", type=int, default=30)

@@ -10,7 +10,7 @@ from typing import Any
 from ..host.harness import sigmas_of
 
 CALIBRATION, HELD_OUT = 64, 48
-HELD_OUT_SEED, CALIBRATION_SEED = {"easy": 1000, "hard": 20000}, 5000
+HELD_OUT_SEED, CALIBRATION_SEED = {"easy": 1000, "hard": 20000, "real": 30000}, 5000
 
 
 def bench_for(model: Any, testbed: Any, sampling_config: dict[str, Any], pairs: Sequence[tuple[str, int]]) -> Any:
