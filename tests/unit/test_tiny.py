@@ -221,7 +221,7 @@ def test_a_real_caption_names_the_place_in_the_mirrored_picture(monkeypatch: pyt
         assert view.describe().startswith("a rabbit far lower left playing")
         assert ("mirrored" in view.describe()) == mirrored
         lefts.append((255 * real_clips.cut_out(view, 6, 64, 64)[0, 0, 0, 0]).round().item())
-    assert lefts[0] == 199 - lefts[1] < 20
+    assert lefts[0] == 199 - lefts[1] == 3 * clips.TOKEN
 
 
 def test_the_real_prompts_are_captions_without_a_film() -> None:

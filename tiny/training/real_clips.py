@@ -1,8 +1,9 @@
 """Clips with natural textures and motion: windows that stand on or move over short real films.
 
 A film (`footage`) is cut into shots; a clip is a window of the frame's size over a shot at one of two scales, at one of
-two playback speeds, at times mirrored. Every clip is drawn twice, the second time backwards in time: the pair holds the
-same frames, and its captions differ in the word for the pan's direction and in that for the direction of playback.
+two playback speeds, at times mirrored. One end of a window's path lies on tokens of the film, so that their patterns
+repeat. Every clip is drawn twice, the second time backwards in time: the pair holds the same frames, and its captions
+differ in the word for the pan's direction and in that for the direction of playback.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..words import DIRECTIONS
-from .clips import OPPOSITES
+from .clips import OPPOSITES, TOKEN
 from .footage import read_film
 
 
@@ -116,13 +117,13 @@ def cut_out(view: View, frames: int, height: int, width: int) -> Tensor:
 
 
 def _place(share: float, room: int, reach: float) -> float:
-    """Return the window's place in the middle of the clip: `share` of its room, but `reach` from either edge.
+    """Return the window's place in the middle of the clip: at a share of its room, but `reach` from either edge.
 
     Raises ValueError if the film is too small.
     """
     if room < 2 * reach:
         raise ValueError("the window's path is longer than the film is wide or high")
-    return reach + round(share * (room - 2 * reach))
+    return reach + TOKEN * int(share * (room - 2 * reach) / TOKEN)
 
 
 def draw_real_pair(rng: random.Random, frames: int, height: int, width: int) -> list[tuple[Tensor, str]]:
