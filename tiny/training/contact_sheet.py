@@ -21,7 +21,7 @@ LETTERS = 100  # of a line
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--testbed", choices=("easy", "hard"), default="easy")
+    parser.add_argument("--testbed", choices=("easy", "hard", "real"), default="easy")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     load_pack()

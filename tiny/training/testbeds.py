@@ -1,7 +1,8 @@
-"""The two testbeds: a kind of clips, the model trained on it, and the prompts for measurements of quality.
+"""The testbeds: a kind of clips, the model trained on it, and the prompts for measurements of quality.
 
 *easy*: a large shape over a smooth ground; its model is the embedded model. *hard*: several small fast shapes over
-textures, occlusion, sudden changes; its model is for measurements only.
+textures, occlusion, sudden changes. *real*: windows over short real films. The latter two models are for measurements
+only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..shipped import CHECKPOINT, FRAMES, PROMPTS, SIZE
 from ..words import TOKENS, context_for
 from .clips import DrawPair, draw_pair
 from .hard_clips import draw_hard_pair
+from .real_clips import draw_real_pair
 
 TINY = Path(__file__).resolve().parents[1]
 
@@ -91,4 +93,24 @@ HARD = Testbed(
         "ground panning down",
     ),
 )
-TESTBEDS = {testbed.name: testbed for testbed in (EASY, HARD)}
+REAL = Testbed(
+    name="real",
+    draw=draw_real_pair,
+    checkpoint=TINY / "astraea_tiny_wan_real_fp16.safetensors",
+    curve=TINY / "loss_real.csv",
+    sheet=TINY / "contact_sheet_real.png",
+    size=32,
+    batch=4,
+    words=2 * TOKENS,
+    prompts=(
+        "a rabbit far upper middle playing fast forward standing",
+        "a driver near upper middle playing fast forward panning left gently",
+        "a taxi far lower middle playing fast forward standing",
+        "a street far lower left playing slow forward panning left quickly",
+        "a bus near lower left playing fast forward standing",
+        "a bicycle far upper middle playing slow backward panning up gently",
+        "a rabbit near lower right playing slow forward panning right quickly",
+        "a driver far lower left playing slow forward panning down gently mirrored",
+    ),
+)
+TESTBEDS = {testbed.name: testbed for testbed in (EASY, HARD, REAL)}

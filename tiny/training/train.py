@@ -1,4 +1,4 @@
-"""Trains the embedded model: `python -m tiny.training.train` from the pack's root; `--kind hard` for the hard clips.
+"""Trains the embedded model: `python -m tiny.training.train` from the pack's root; `--kind` for other clips.
 
 Flow matching on procedural clips, seeded and resumable: every step draws its clips, noise and times from its own seed,
 so that a resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and a state to resume
@@ -42,11 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kind", choices=TESTBEDS, default="easy", help="of clips")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="exported weights to begin with")
     parser.add_argument("--steps", type=int, default=13_000)
-    parser.add_argument("--batch", type=int, help="clips a step, an even number (easy: 8, hard: 4)")
+    parser.add_argument("--batch", type=int, help="clips a step, an even number (easy: 8, others: 4)")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
     parser.add_argument("--frames", type=int, default=6)
-    parser.add_argument("--size", type=int, help="latent height and width (easy: 16, hard: 32)")
+    parser.add_argument("--size", type=int, help="latent height and width (easy: 16, others: 32)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
