@@ -55,7 +55,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=200, help="each of 4 to 8 updates")
     parser.add_argument("--batch", type=int, help="clips a round, an even number (easy: 4, others: 2)")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, metavar="ADAPTERS", help="a student's file to begin with")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other rounds")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     parser.add_argument("--compile", action="store_true", help="compile the models for a CPU")
     parser.add_argument("--state", type=Path, default=HERE.parent / ".training", help="folder of the resumable states")
@@ -192,8 +193,8 @@ def main() -> None:
     guided = testbed.student("guidance") if args.student == "steps" else None
     teacher_model = load_teacher(testbed, guided)
     model = adapt(load_teacher(testbed), args.seed)
-    if guided is not None:
-        load_adapters(model, guided)
+    if start := args.start or guided:
+        load_adapters(model, start)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(adapter_parameters(model), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.0)
     optimiser.param_groups[0]["peak"] = args.rate
