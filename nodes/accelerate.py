@@ -14,7 +14,7 @@ from ..host.sampling.patch_model import accelerate
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..models import with_token_steps
-from .accelerate_inputs import AUTO, MODE_CHOICES, AccelerateInputs, choose_plan, known_mode, schedule_stamp
+from .accelerate_inputs import AUTO, MODE_CHOICES, AccelerateInputs, choose_plan, schedule_stamp
 from .checks import schedule_of
 from .node_text import shows_on
 from .schedule_tooltips import schedule_tooltips
@@ -25,19 +25,19 @@ TIPS = {
     f"steps. Steps that compute a part of the video's tokens are possible with {with_token_steps()}. The few models "
     "that must be computed in full pass through unchanged, and the log says why.",
     "schedule": "Which sampling steps are computed; the others are forecast. 'auto' places them for your sampler and "
-    "its noise levels when the run begins, or takes a saved schedule that was made for such a run and budget. Your "
-    "saved schedules are listed by name.",
+    "its noise levels when the run begins, or takes a schedule that you saved for this budget, model family, about as "
+    "many steps and as much cfg. Your saved schedules are listed by name.",
     "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
-    "steps are computed as fit, at least two. 0.4 is up to 2.5x as fast, 1.0 is exactly the original result. A "
-    "schedule that is chosen by name or linked keeps its own mean budget.",
-    "target_speedup": "2 means: twice as fast. The budget is then computed from the size of your model and video, "
-    "for any schedule. 0: use the budget instead.",
+    "steps are computed as fit, and more where so few would give another clip. 0.4 is up to 2.5x as fast, 1.0 is "
+    "exactly the original result. A schedule that is chosen by name or linked keeps its own mean budget.",
+    "target_speedup": "2 means twice as fast: one step in two is computed. For token steps the share follows from the "
+    "size of your model and video. 0: use the budget instead.",
     "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It replaces the schedule chosen in "
     "the list above.",
     "mode": "How work is saved. 'auto' takes what was best in our measurements. 'whole steps': some steps run the "
     "model, the others are forecast and corrected; works with every model and keeps a few latents. 'token steps': "
-    "every step runs the model for a part of the video's tokens; needs an adapter for the model, and keeps tensors of "
-    "every block. 'paper': token steps as the Astraea paper has them.",
+    "steps run the model for a part of the video's tokens; needs a model whose blocks Astraea knows, and keeps tensors "
+    "of every block. 'paper': token steps as the Astraea paper has them.",
     "cache": "Where the results of every block are kept: for modes 'token steps' and 'paper', and for schedules "
     "with steps that compute a part of the video's tokens. All others keep two to seven latents per conditioning. "
     "'auto' starts with the fastest and steps down when memory is short: full, fp8 (half the memory), fp8-host (in "
@@ -101,11 +101,8 @@ class AstraeaAccelerate(io.ComfyNode):
         cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, mode: str | None = None
     ) -> bool | str:
         # The host shows a message once for every input among these parameters. So only the schedule is checked here,
-        # where no linked one replaces it, and the mode, which may be one of former versions; the host checks ranges,
-        # `execute` checks linked values.
-        refused = True if mode is None else refusal(lambda: known_mode(mode))
-        if refused is not True:
-            return refused
+        # where no linked one replaces it. The mode is among them so that the host lets choices of former versions pass;
+        # `execute` checks it, and linked values. The host checks ranges.
         if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
             return True
         return refusal(lambda: find_schedule(schedule))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..engine.report import ANSWERED, FULL, KINDS, REUSE, TOKEN, CallRecord, Report
-from ..schedules import expected_from
+from ..schedules import DEFAULT_MODE, expected_from
 
 MEANING = {
     FULL: "all tokens computed",
@@ -74,7 +74,7 @@ def _facts(report: Report) -> list[str]:
     counts = ", ".join(f"{count} {kind}" for kind, count in report.counts().items() if count)
     aim = f", aiming at {report.target_speedup:g}x" if report.target_speedup else ""
     facts = [
-        ("Schedule", f"{report.schedule} (mode {report.mode or '-'})"),
+        ("Schedule", report.schedule + ("" if report.mode in ("", DEFAULT_MODE) else f" (mode {report.mode})")),
         ("Model family", report.family or "-"),
         ("Steps", f"{report.steps}, model calls: {counts or 'none'}"),
         ("Budget", f"asked {report.asked_budget:.1%}{aim}, kept {report.computed_share:.1%}"),

@@ -33,13 +33,14 @@ TIPS = {
     "first_seed": "The seed of the first clip; further clips take the seeds after it. The same seed finds the same "
     "schedules, unless some have partial steps, whose cost is timed.",
     "budgets": "The shares of the model's work to do, separated by commas: one schedule is searched for each. 0.5 is "
-    "up to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. A search for several takes no longer than for one.",
+    "up to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. A search for several takes no longer than for one, unless "
+    "it is an instant one.",
     "effort": "The time of the search, counted in clips: 'good' takes about as long as making 30 clips without "
     "acceleration, 'instant' as long as 3. More effort may find better schedules. You can stop at any time: the best "
     "so far is saved.",
     "cases": "The number of clips that schedules are compared on; they share the effort. More clips: better for other "
-    "seeds and prompts, but fewer schedules are tried. At most 2 with 'instant' and 'quick' and 4 to 8 with 'good' "
-    "effort; with several prompts at least one each, as far as that allows.",
+    "seeds and prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with "
+    "several prompts at least one each, as far as that allows. An instant search runs candidates on the first alone.",
     "name": "The schedules are saved under this name and the budget, for example searched-0.50. A finished search "
     "replaces the schedules of an earlier one of the same name.",
     "sampler": "A sampler from a custom-sampling node. It replaces the sampler name above.",
@@ -118,7 +119,9 @@ class AstraeaSearch(io.ComfyNode):
         clips = make_cases(prompts, negative, latent, inputs.first_seed, inputs.cases)
         run = search_in_graph(model, clips, sampling, config, inputs.name)
         if not run.schedules:
-            raise SearchError("Nothing was found for these budgets. Raise the effort, or list a higher budget.")
+            raise SearchError(
+                "These budgets are less than the first and the last step, which are always computed. List higher ones."
+            )
         found = search_text(run, config.budgets)
         plots = to_batch(*draw_search(run.result))
         shown = {"text": (found,), **ui.PreviewImage(plots, cls=cls).as_dict()}

@@ -26,6 +26,17 @@ def progress_at(schedule: Schedule, sigma: float) -> float:
     return (index - 1 + (before - sigma) / (before - after)) / len(schedule.points)
 
 
+def has_same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
+    """Tell whether a run has the schedule's number of steps over its range of noise levels, within half a step.
+
+    A schedule does not state the level that its last step ends at: in a part of a run, that is not 0.
+    """
+    steps = len(sigmas) - 1
+    before, after = progress_at(schedule, sigmas[0]), 1.0 - progress_at(schedule, sigmas[-1])
+    last_step = abs(1.0 - 1.0 / steps - progress_at(schedule, sigmas[-2]))
+    return steps == len(schedule.points) and max(before, min(after, last_step)) * steps < 0.5
+
+
 def span_of(schedule: Schedule, sigmas: Sequence[float]) -> tuple[float, float]:
     """Return the progress at which a run of these noise levels begins and ends; 0 and 1 where they lie outside."""
     if not sigmas:

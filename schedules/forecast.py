@@ -8,10 +8,12 @@ from reprlib import repr as brief
 from typing import Any
 
 from ..errors import ScheduleError
+from ..limits import MAX_CFG
 
 ONSETS, REACHES, RESPONSES, SWINGS = (1e-4, 1.0), (0.05, 20.0), (0.0, 1.5), (0.0, 1000.0)  # least and largest values
 SWING_OF_GUIDANCE = 0.6  # times the square of guidance − 1
 MAX_USUAL_SWING = 20.0
+STRONG_GUIDANCE = 2.5  # beyond 1: there predictions repeat half as much of an error in its own direction
 
 
 @dataclass(frozen=True)
@@ -45,5 +47,7 @@ DEFAULT_FORECAST = Forecast()
 
 def usual_forecast(guidance: float | None) -> Forecast:
     """Return the settings for a run with this scale of guidance; None or 1: without guidance."""
-    beyond = 0.0 if guidance is None or not math.isfinite(guidance) else max(0.0, guidance - 1.0)
-    return replace(DEFAULT_FORECAST, swing=min(MAX_USUAL_SWING, SWING_OF_GUIDANCE * beyond * beyond))
+    known = 1.0 if guidance is None or not math.isfinite(guidance) else max(-MAX_CFG, min(MAX_CFG, guidance))
+    beyond = max(0.0, known - 1.0, -known)  # a negative scale turns the prompt's prediction around
+    response = DEFAULT_FORECAST.response / (1.0 + (beyond / STRONG_GUIDANCE) ** 2)
+    return replace(DEFAULT_FORECAST, response=response, swing=min(MAX_USUAL_SWING, SWING_OF_GUIDANCE * beyond * beyond))

@@ -24,6 +24,9 @@ ANYWHERE = 24  # steps of a run up to which a computed step may move anywhere, n
 NEAR = 2  # steps that it may move in longer ones
 LONGEST = 64  # model calls; of longer runs, steps are spaced evenly: it makes little difference and takes no time
 FEW_CHOICES = 300  # are all tried
+MOST_MOVES = 100  # of steps, one after the other; beyond, little is gained
+HELD_BEGIN = 2  # multistep samplers use what changed between the first two predictions: a held one says nothing did
+UNSEEN = 1e-9  # an expected error that nobody sees: no move is worth its time
 ENOUGH_DB = 5.0  # of expected error: about 30 dB PSNR on the test models; fewer steps give another clip
 BETTER = 1.0 - 1e-6  # a move must lower the error by as much: equal choices stay as they are
 
@@ -82,7 +85,7 @@ class CautiousPrior(PredictionPrior):
                 forecast,
                 onset=max(ONSETS[0], onset * forecast.onset),
                 reach=min(REACHES[1], self.wider_reach * forecast.reach),
-                response=self.weaker_response * forecast.response,
+                response=self.weaker_response * math.sqrt(forecast.response),
                 swing=swing,
             )
         )
@@ -106,8 +109,9 @@ class _Progress:
 
 
 class ExpectedError:
-    """Expected squared error of the result of a run, by the steps that are computed. The scale is arbitrary.
+    """Expected squared error of the result of a run, by the steps that are computed, where predictions vary by 1.
 
+    A part of a run that ends above σ 0 is measured by the share of the latents that its own predictions make.
     Estimates are the engine's, with these forecast settings; predictions are those of `CautiousPrior`.
     """
 
@@ -118,6 +122,7 @@ class ExpectedError:
         self._covariance = self._prior.covariance(steps.calls)
         self._responses = [self._prior.response(level) for level in steps.calls]
         self._exact = np.eye(calls, 2 * calls)
+        self._own_share = max(1e-3, abs(float(self._weights[-1].sum())))
 
     def of(self, computed: frozenset[int], begun: Sequence[_Progress] = (), since: int = 0) -> float:
         """Return the expected squared error if these steps are computed, the first among them.
@@ -128,7 +133,7 @@ class ExpectedError:
         progress = begun[first].copy() if begun and first < len(begun) else self._begin()
         for call in range(first if begun and first < len(begun) else 0, len(self.steps.calls)):
             self._advance(progress, call, self.steps.call_steps[call] in computed)
-        return self._square(self._weights[-1] @ progress.errors, progress.deviations)
+        return self._square(self._weights[-1] @ progress.errors, progress.deviations) / self._own_share**2
 
     def follow(self, computed: frozenset[int]) -> list[_Progress]:
         """Return the progress of a choice before each call."""
@@ -192,6 +197,10 @@ def place_steps(steps: SamplerSteps, most: float, forecast: Forecast) -> tuple[b
 
     The first step is computed whatever it costs, and the last one if it ends at σ 0.
     """
+    if sum(steps.costs) <= most + 1e-6:
+        return (True,) * steps.count
+    if len(steps.calls) > LONGEST:
+        return place_evenly(steps, most + 1e-6)
     return _place_steps(steps, math.floor(most + 1e-6), forecast)
 
 
@@ -200,51 +209,73 @@ def place_enough_steps(steps: SamplerSteps, most: float, forecast: Forecast) -> 
 
     In runs of few steps, and at small budgets, fewer of them give another clip.
     """
-    if len(steps.calls) > LONGEST:
-        return place_steps(steps, most, forecast)
-    error, total = ExpectedError(steps, forecast), sum(steps.costs)
-    for calls in range(math.floor(most + 1e-6), total):
-        placed = place_steps(steps, calls, forecast)
-        if error.of(frozenset(step for step, computed in enumerate(placed) if computed)) <= 10.0 ** (-ENOUGH_DB / 10.0):
-            return placed
-    return (True,) * steps.count
-
-
-@lru_cache(maxsize=256)
-def _place_steps(steps: SamplerSteps, most: int, forecast: Forecast) -> tuple[bool, ...]:
-    if sum(steps.costs) <= most:
-        return (True,) * steps.count
-    if len(steps.calls) > LONGEST:
-        return place_evenly(steps, most)
+    placed = place_steps(steps, most, forecast)
+    if len(steps.calls) > LONGEST or all(placed):
+        return placed
     error = ExpectedError(steps, forecast)
-    starts = _starts(steps, most)
-    fixed = _fixed(steps)
+
+    def is_enough(choice: Sequence[bool]) -> bool:
+        computed = frozenset(step for step, is_computed in enumerate(choice) if is_computed)
+        return error.of(computed) <= 10.0 ** (-ENOUGH_DB / 10.0)
+
+    if is_enough(placed):
+        return placed
+    too_few, enough = math.floor(most + 1e-6), sum(steps.costs)
+    while enough - too_few > 1:
+        calls = (too_few + enough) // 2
+        if is_enough(place_steps(steps, calls, forecast)):
+            enough = calls
+        else:
+            too_few = calls
+    return place_steps(steps, enough, forecast)
+
+
+@lru_cache(maxsize=64)
+def _place_steps(steps: SamplerSteps, most: int, forecast: Forecast) -> tuple[bool, ...]:
+    error, starts, fixed = ExpectedError(steps, forecast), _starts(steps, most), _fixed(steps)
     free, wanted = steps.count - len(fixed), len(starts[0]) - len(fixed)
     if len(set(steps.costs)) == 1 and math.comb(free, max(0, wanted)) <= FEW_CHOICES:
         others = combinations(sorted(set(range(steps.count)) - fixed), max(0, wanted))
         best = min((fixed | frozenset(other) for other in others), key=error.of)
         return tuple(step in best for step in range(steps.count))
-    found = [_improve(start, error, most) for start in (starts if steps.count <= ANYWHERE else starts[:1])]
-    best = min(found, key=lambda choice: choice[0])[1]
+    if steps.count > ANYWHERE:
+        starts = [min(starts, key=error.of)]
+    best = min((_improve(start, error, most) for start in starts), key=lambda choice: choice[0])[1]
     return tuple(step in best for step in range(steps.count))
 
 
 def _improve(computed: frozenset[int], error: ExpectedError, most: int) -> tuple[float, frozenset[int]]:
     """Make the best move until none lowers the error; returns the error and the choice."""
     least = error.of(computed)
-    while True:
+    for _ in range(MOST_MOVES):
+        if least <= UNSEEN:
+            break
         begun = error.follow(computed)
         moves = [(error.of(other, begun, since), other) for since, other in _moves(error.steps, computed, most)]
         price, moved = min(moves, key=lambda move: move[0], default=(least, computed))
         if not price < BETTER * least:
-            return least, computed
+            break
         least, computed = price, moved
+    return least, computed
 
 
-def place_evenly(steps: SamplerSteps, most: float) -> tuple[bool, ...]:
-    """Return steps to compute at even intervals with at most `most` model calls, for samplers of unknown weights."""
-    even = _starts(steps, most)[0]
-    return tuple(step in even for step in range(steps.count))
+def place_evenly(steps: SamplerSteps, most: float, begin: int = 1) -> tuple[bool, ...]:
+    """Return steps to compute at even intervals with at most `most` model calls; the first `begin` ones all."""
+    count = steps.count
+    for number in range(count, begin, -1):
+        spread = {begin - 1 + round(i * (count - begin) / (number - begin)) for i in range(number - begin + 1)}
+        chosen = spread.union(range(begin))
+        if sum(steps.costs[step] for step in chosen) <= most:
+            return tuple(step in chosen for step in range(count))
+    if begin > 1:
+        return place_evenly(steps, most)
+    fixed = _fixed(steps)
+    return tuple(step in fixed for step in range(count))
+
+
+def place_held(steps: SamplerSteps, most: float) -> tuple[bool, ...]:
+    """Return steps to compute where predictions are held, as nothing is known of the sampler: see HELD_BEGIN."""
+    return place_evenly(steps, most, HELD_BEGIN)
 
 
 def _fixed(steps: SamplerSteps) -> frozenset[int]:
@@ -265,10 +296,16 @@ def _starts(steps: SamplerSteps, most: float) -> list[frozenset[int]]:
 
 
 def _moves(steps: SamplerSteps, computed: frozenset[int], most: float) -> Iterator[tuple[int, frozenset[int]]]:
-    """Yield all choices that differ by the place of one step, within the cost, and the first step that differs."""
+    """Yield all choices that differ by the place of one step, or have one more, within the cost.
+
+    With the first step that differs.
+    """
     count, costs, spent = steps.count, steps.costs, sum(steps.costs[step] for step in computed)
     reach = count if count <= ANYWHERE else NEAR
     for step in sorted(computed - _fixed(steps)):
         for place in range(max(1, step - reach), min(count, step + reach + 1)):
             if place not in computed and spent - costs[step] + costs[place] <= most:
                 yield min(step, place), computed - {step} | {place}
+    for step in sorted(set(range(count)) - computed):
+        if spent + costs[step] <= most:
+            yield step, computed | {step}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..limits import ZERO_SIGMA
-from .density import BUDGET_TOLERANCE, bisect_factor, density_of, progress_at, smooth, sum_over_calls
+from .density import BUDGET_TOLERANCE, bisect_factor, density_of, has_same_steps, smooth, sum_over_calls
 from .placement import SamplerSteps, place_steps
 from .schedule import Schedule
 
@@ -54,7 +54,7 @@ def budgets_for(
         return [1.0] * steps
     total = wanted * sum(calls_per_step)
     minima = _find_minima(sigmas, steps)
-    own = schedule.budgets if _same_steps(schedule, sigmas) else ()
+    own = schedule.budgets if has_same_steps(schedule, sigmas) and not schedule.is_for_any_run else ()
     if own and _is_above(own, minima) and (mean is None or _is_settled(own, minima, calls_per_step, total)):
         return list(own)  # its steps were placed for exactly this
     # A single partial step is no pattern: it was added where full steps alone did not meet the budget.
@@ -71,13 +71,6 @@ def budgets_for(
     palette = {min(0.98, factor * b) if 0.0 < b < 1.0 else b for b in schedule.budgets} | {1.0}
     budgets = _diffuse(_clip(density, minima, factor), minima, calls_per_step, sorted(palette))
     return _settle(budgets, minima, calls_per_step, total)
-
-
-def _same_steps(schedule: Schedule, sigmas: Sequence[float]) -> bool:
-    """Tell whether a run has the schedule's number of steps over its range of noise levels, within half a step."""
-    steps = len(sigmas) - 1
-    before, after = progress_at(schedule, sigmas[0]), 1.0 - progress_at(schedule, sigmas[-1])
-    return steps == len(schedule.points) and max(before, after) * steps < 0.5
 
 
 def _is_settled(budgets: Sequence[float], minima: Sequence[float], calls_per_step: Sequence[int], total: float) -> bool:

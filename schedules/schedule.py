@@ -17,6 +17,7 @@ from .forecast import DEFAULT_FORECAST, Forecast
 DEFAULT_MODE = "default"
 MAX_SIGMA = 1e6
 AUTO = "auto"  # in place of a name: Astraea chooses
+ANY_RUN_KEY = "for any run"  # in the provenance
 ANY_FAMILY = "any"  # of a schedule for all models, and of a model that is not known
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9 ._+-]{{0,{MAX_NAME_LENGTH - 1}}}")
 # Windows opens these devices under any extension, and in any folder.
@@ -92,6 +93,11 @@ class Schedule:
     def has_partial_steps(self) -> bool:
         """Tell whether any step computes some of the tokens only; without such steps no per-block store is needed."""
         return any(0.0 < budget < 1.0 for budget in self.budgets)
+
+    @property
+    def is_for_any_run(self) -> bool:
+        """Tell whether it was made for no particular run, so that its steps are placed anew in every one."""
+        return self.provenance.get(ANY_RUN_KEY) is True
 
     def renamed(self, name: str) -> Schedule:
         return replace(self, name=name)

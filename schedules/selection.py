@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ScheduleError
 from ..limits import MAX_CFG
-from .density import span_of
+from .density import has_same_steps, span_of
 from .expected import EXPECTED_KEY, usable_cfg
 from .forecast import DEFAULT_FORECAST, Forecast, usual_forecast
 from .format import load
@@ -18,7 +18,7 @@ from .schedule import ANY_FAMILY, Schedule
 OWN_MEAN_TOLERANCE = 0.005
 SAME_BUDGET = 0.015  # schedules whose budgets differ by less are chosen between by their steps and guidance
 USUAL_STEPS = 30
-# Taken for schedules that state no guidance scale. They were made by hand, and serve coarse steps and strong guidance.
+# Taken for schedules that state no guidance scale.
 USUAL_GUIDANCE = 6.0
 ALIKE_STEPS, ALIKE_GUIDANCE = 1.1, 1.25  # ratios up to which `auto` takes a saved schedule for a run
 GUIDANCE_WEIGHT = 2.0  # of the logarithm of a ratio of guidance scales, where that of steps weighs 1
@@ -121,6 +121,8 @@ def equivalent_steps(schedule: Schedule, sigmas: Sequence[float]) -> int:
 
     A run covers a part of them where two samplers share the work, or where a clip is changed rather than made anew.
     """
+    if len(sigmas) > 1 and has_same_steps(schedule, sigmas):
+        return len(schedule.points)
     start, end = span_of(schedule, sigmas)
     return max(1, round((len(sigmas) - 1) / (end - start)))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .density import place_full_steps
 from .forecast import DEFAULT_FORECAST
 from .placement import SamplerSteps, place_steps
-from .schedule import Schedule
+from .schedule import ANY_RUN_KEY, Schedule
 
 USUAL_STEPS, USUAL_SHIFT = 30, 8.0  # of a schedule that is made for no particular run
 # Schedules that shipped with the pack before it placed steps for every run; workflows still name them.
@@ -58,16 +58,12 @@ def warped_skip(
     return Schedule(name, tuple(zip(sigmas, budgets, strict=True)))
 
 
-def every_nth(name: str, period: int, sigmas: Sequence[float]) -> Schedule:
-    """Make a schedule of three full steps, then one in every `period`, and a full last one; the others are skipped."""
-    return periodic(name, [0.0] * (period - 1) + [1.0], sigmas)
-
-
 def whole_steps(name: str, budget: float) -> Schedule:
     """Make a schedule of whole steps for no particular run; on any other they are placed anew for its budget."""
     sigmas = flow_sigmas(USUAL_STEPS, USUAL_SHIFT)
     computed = place_steps(SamplerSteps.of_euler([*sigmas, 0.0]), budget * USUAL_STEPS, DEFAULT_FORECAST)
-    return Schedule(name, tuple(zip(sigmas, map(float, computed), strict=True)))
+    points = tuple(zip(sigmas, map(float, computed), strict=True))
+    return Schedule(name, points, provenance={ANY_RUN_KEY: True})
 
 
 def token_steps(name: str, budget: float) -> Schedule:

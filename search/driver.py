@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .evaluation.effort import Effort
 from .evaluation.evaluator import Evaluation
@@ -14,6 +15,7 @@ from .problem.candidate import Genome
 from .problem.config import SearchConfig
 from .problem.result import FoundSchedule, HistoryPoint, Progress, SearchResult
 from .problem.runner import Outcome, Runner
+from .proposals.initial import enough_budget
 
 
 class BestsFound:
@@ -36,6 +38,7 @@ class Search:
 
     The same seed, sampling and effort find the same schedules, whether runs are new or in the run log; among candidates
     with partial steps only if `config.partial_step_overhead` is given, since a measured one varies.
+    A budget below what `auto` computes in such a run is searched at what `auto` computes.
     watch: called after every run. Its exceptions and the runner's end `run`; `result` then returns what was found.
     """
 
@@ -46,8 +49,9 @@ class Search:
         config: SearchConfig,
         watch: Callable[[Progress], None] = lambda progress: None,
     ):
-        make_method = METHODS[config.method]
         self.config, self.setting, self._bests_found = config, runner.setting, BestsFound()
+        self._budgets = {budget: enough_budget(runner.setting, budget) for budget in config.budgets}
+        make_method, config = METHODS[config.method], replace(config, budgets=tuple(self._budgets.values()))
         self.method = make_method(runner, run_log, config, self._on_outcome, self._on_proxy_outcome)
         self.effort = Effort(self.method.evaluators, config.effort)
         self.searches: dict[float, BudgetSearch] = {}
@@ -63,13 +67,13 @@ class Search:
             recordings.append(self.method.evaluator.dense(case))
         if self.setting.weights is not None:
             self._replay = Replay(self.setting, recordings)
-        budgets = list(dict.fromkeys(self.config.budgets))
-        for number, budget in enumerate(budgets):
+        left = sum(self._budgets.values())
+        for budget, most in self._budgets.items():
             # In proportion to the budgets: as a run costs its budget, each budget gets about as many runs.
-            share = budget / sum(budgets[number:])
+            share, left = most / left, left - most
             self._stage = f"budget {budget:g}"
             rng = random.Random(f"{self.config.seed} {budget:.4f}")
-            search = self.method.search_for(budget, rng, self.effort, self._replay)
+            search = self.method.search_for(most, rng, self.effort, self._replay)
             self.searches[budget] = search
             search.run((self.effort.planned - self.effort.cost) * share)
             self._note_best()

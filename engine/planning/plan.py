@@ -21,7 +21,8 @@ DEFAULT_CACHE = CachePolicy()
 class Plan:
     """The plan that a MODEL's options carry: small, immutable, copied by reference.
 
-    schedule: None: chosen from `library` for each run, by budget, family, steps and guidance.
+    schedule: None: chosen when a run begins: a saved one of `library` that was made for such a run, else steps placed
+        for it.
     mode: None: the schedule's.
     budget: mean share of tokens to compute; None: the schedule's own mean.
     target_speedup: if set, the budget is derived from the model's size by the cost model instead.

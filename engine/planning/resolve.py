@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from ...limits import MAX_STEPS
 from ...schedules import (
     ANY_FAMILY,
     AUTO,
     BUDGET_TOLERANCE,
     DEFAULT_MODE,
+    LONGEST,
+    MAX_SIGMA,
     OWN_MEAN_TOLERANCE,
+    SAME_BUDGET,
     ExpectedResult,
     Forecast,
     Place,
@@ -27,19 +31,21 @@ from ...schedules import (
     pick_alike,
     place_enough_steps,
     place_evenly,
+    place_held,
     place_steps,
     target_budget,
     usual_forecast,
     without_partial_steps,
 )
-from ..sampler.profile import SamplerProfile, is_falling
+from ..sampler.profile import SamplerProfile, is_falling, is_falling_or_level
 from ..state.residual_store import NO_CACHE, CachePolicy
 from .cost import WHOLE_STEPS, BlockCost, budget_for_speedup
 from .modes import MODES, Mode, mode_named
 from .plan import Plan
 
 MIN_AUTO_STEPS = 4  # `auto` leaves shorter runs alone: one skipped step of three costs a quarter of the detail
-FEW_STEPS = 8  # runs of at most so many get a note that gains are small
+FEW_STEPS = 8  # runs of at most so many get a note that each skipped step counts
+UNPLANNED = "these noise levels cannot be planned: every step is computed"  # too many, infinite, or 0 before the end
 NEAR_TARGET = 0.95  # share of a target speed-up that counts as reaching it
 SAME_GUIDANCE = 0.02  # relative difference that changes an expected result less than another prompt does
 
@@ -65,10 +71,11 @@ class RunFacts:
 class RunSettings:
     """A plan resolved for one run.
 
-    budgets: per step; asked_budget: mean that the run is held to, asked for or the
-    schedule's own, or planned for a target speed-up; is_full: every step is computed in full.
-    choice: why the schedule was chosen, "" where the user named it; expected, expected_note: its expected result for
-    this run, or why there is none; notes: for the report.
+    budgets: per step; asked_budget: mean that was asked for, or the schedule's own, or planned for a target speed-up;
+    is_full: every step is computed in full.
+    choice: why the schedule was chosen, "" where the user named it; excess_note: why more is computed than was asked
+    for, or ""; expected, expected_note: the schedule's expected result for this run, or why there is none; notes: for
+    the report.
     """
 
     schedule: Schedule
@@ -81,6 +88,7 @@ class RunSettings:
     ideal_speedup: float
     is_full: bool
     choice: str
+    excess_note: str
     expected: ExpectedResult | None
     expected_note: str
     notes: tuple[str, ...]
@@ -91,14 +99,24 @@ class RunSettings:
         return set(self.budgets) == {0.0, 1.0}
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """A schedule for a run. mean: to place its steps at, None: as they are; reason: why it was chosen."""
+
+    schedule: Schedule
+    mean: float | None
+    reason: str = ""
+
+
 def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
-    """Resolve a plan. Raises ScheduleError where no schedule serves the model's family."""
-    schedule, asked, choice = _choose_schedule(plan, facts)
-    mode, profile = plan.mode or mode_named(schedule.mode), facts.profile
-    budget = target_budget(schedule, asked)
+    """Resolve a plan. Raises ScheduleError for a schedule that cannot be placed on the run's noise levels."""
+    chosen = _choose(plan, facts)
+    schedule, profile = chosen.schedule, facts.profile
+    mode = plan.mode or mode_named(schedule.mode)
+    budget = target_budget(schedule, chosen.mean)
     full_reason = profile.full_reason or _full_reason(plan, mode, facts)
     is_full = plan.is_full_at(schedule.mean_budget if budget is None else budget) or bool(full_reason)
-    forecast = forecast_for(schedule, facts.guidance)
+    forecast = _followed(forecast_for(schedule, facts.guidance), profile)
     budgets = [1.0] * profile.steps if is_full else _budgets(plan, schedule, mode, forecast, budget, facts)
     uses_own_mean = plan.target_speedup is None and (
         budget is None or abs(budget - schedule.mean_budget) < OWN_MEAN_TOLERANCE
@@ -106,92 +124,113 @@ def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
     expected, expected_note = None, ""
     if not is_full and mode.name == schedule.mode:
         expected, expected_note = _expected(schedule, budgets, facts.guidance, uses_own_mean)
-    mean = schedule.mean_budget if asked is None else asked
+    computed = mean_budget(budgets, profile.calls_per_step)
     ideal = facts.cost.speedup(budgets, profile.calls_per_step)
+    excess = "" if full_reason else _excess_note(plan, budgets, facts)
     return RunSettings(
         schedule=schedule,
         mode=mode,
         cache=plan.cache,
         budgets=tuple(budgets),
         forecast=forecast,
-        asked_budget=mean if plan.target_speedup is None else mean_budget(budgets, profile.calls_per_step),
+        asked_budget=computed if plan.target_speedup else plan.budget or schedule.mean_budget,
         target_speedup=plan.target_speedup,
         ideal_speedup=ideal,
         is_full=is_full,
-        choice=choice,
+        choice=chosen.reason,
+        excess_note=excess,
         expected=expected,
         expected_note=expected_note,
-        notes=(full_reason, _missed_target(plan, ideal), *_notes(schedule, mode, budgets, forecast, facts, is_full)),
+        notes=(
+            full_reason,
+            _missed_target(plan, ideal, excess) or excess,
+            *_notes(schedule, mode, budgets, forecast, facts, is_full),
+        ),
     )
 
 
-def _choose_schedule(plan: Plan, facts: RunFacts) -> tuple[Schedule, float | None, str]:
-    """Return the schedule, the mean budget that is asked for (None: the schedule's own), and why it was chosen."""
+def _choose(plan: Plan, facts: RunFacts) -> _Choice:
+    """Return the schedule of a run: the user's own, or a saved one that suits, or steps placed for this run."""
     if plan.schedule is not None:
-        return plan.schedule, plan.budget, ""
+        return _Choice(plan.schedule, plan.budget)
     target = plan.target_speedup
     wanted = 1.0 / target if target else plan.budget
     assert wanted is not None
-    saved = pick_alike(
-        wanted,
-        facts.family,
-        [schedule for schedule in plan.library if schedule.mode in MODES],
-        facts.profile.levels,
-        facts.guidance,
-    )
+    can_run_tokens = facts.has_runner and plan.cache.name != NO_CACHE
+    usable = [each for each in plan.library if each.mode in MODES and (can_run_tokens or not each.has_partial_steps)]
+    saved = pick_alike(wanted, facts.family, usable, facts.profile.levels, facts.guidance)
     if saved is None:
         placed = _placed(wanted, facts)
-        more = _computes_more(placed, wanted, facts.profile)
-        return placed, None if target or more else wanted, _explain_placement(facts.profile, placed, more)
+        return _Choice(placed, None, _explain_placement(facts.profile, placed))
     aim = f"the target of {target:g}x" if target else "the budget"
-    if target:
-        return saved, None, _explain(saved, None, aim)
-    # A budget this close counts as the schedule's own mean: at that, a run of as many steps uses the schedule's budgets
-    # as they are; at any other mean, full steps are placed anew.
-    is_own = abs(saved.mean_budget - wanted) < OWN_MEAN_TOLERANCE
-    asked = max(wanted, saved.mean_budget) if is_own else wanted
-    return saved, asked, _explain(saved, asked, aim)
+    # It may have been searched at more than was asked for, as fewer steps give another clip. A budget this close counts
+    # as its own mean: at that, a run of as many steps uses its budgets as they are; at a larger one, full steps are
+    # placed anew.
+    own = saved.mean_budget
+    mean = None if target or own > wanted + OWN_MEAN_TOLERANCE else max(wanted, own)
+    return _Choice(saved, mean, _explain(saved, mean, aim))
 
 
 def _placed(budget: float, facts: RunFacts) -> Schedule:
     """Return a schedule of whole steps, placed for this run."""
     profile = facts.profile
-    if not is_falling(profile.levels) or len(profile.levels) < 2:
+    if budget >= 1.0 or not _can_be_placed(profile.levels):
         return Schedule(AUTO, ((1.0, 1.0),))  # such a run is computed in full
-    most = budget * sum(profile.calls_per_step) * (1.0 + BUDGET_TOLERANCE)
-    if _knows_errors(mode_named(DEFAULT_MODE), profile):
-        computed = place_enough_steps(profile.placement_steps, most, usual_forecast(facts.guidance))
-    else:
-        computed = place_evenly(profile.placement_steps, most)
+    forecast, mode = _followed(usual_forecast(facts.guidance), profile), mode_named(DEFAULT_MODE)
+    place = _placing(mode, forecast, profile)
+    if _knows_errors(mode, profile):
+        place = partial(place_enough_steps, profile.placement_steps, forecast=forecast)
+    computed = place(budget * sum(profile.calls_per_step) * (1.0 + BUDGET_TOLERANCE))
     return Schedule(AUTO, tuple(zip(profile.levels, map(float, computed), strict=False)))
+
+
+def _can_be_placed(levels: Sequence[float]) -> bool:
+    return 2 <= len(levels) <= MAX_STEPS + 1 and is_falling(levels) and levels[-2] > 0.0 and levels[0] <= MAX_SIGMA
 
 
 def _placing(mode: Mode, forecast: Forecast, profile: SamplerProfile) -> Place:
     """Return how whole steps are placed: at even intervals where errors cannot be corrected, as nothing is known."""
+    if profile.solver is None:
+        return partial(place_held, profile.placement_steps)
     if not _knows_errors(mode, profile):
         return partial(place_evenly, profile.placement_steps)
     return partial(place_steps, profile.placement_steps, forecast=forecast)
+
+
+def _followed(forecast: Forecast, profile: SamplerProfile) -> Forecast:
+    """Return the forecast settings for a sampler.
+
+    One that goes back to more noise for its trial steps (Heun++) calls the model on latents that are not those of the
+    run: what they lack is no error that a prediction could be seen to follow.
+    """
+    return forecast if is_falling_or_level(profile.calls) else replace(forecast, response=0.0)
 
 
 def _knows_errors(mode: Mode, profile: SamplerProfile) -> bool:
     return mode.corrects and profile.solver is not None and not profile.own_levels
 
 
-def _computes_more(placed: Schedule, budget: float, profile: SamplerProfile) -> bool:
-    """Tell whether steps were placed beyond the budget."""
-    if len(placed.points) != profile.steps:
-        return False
-    return mean_budget(placed.budgets, profile.calls_per_step) > budget * (1.0 + BUDGET_TOLERANCE)
+def _explain_placement(profile: SamplerProfile, placed: Schedule) -> str:
+    """Return the reason for these whole steps; "" where nothing was chosen."""
+    if len(placed.points) != profile.steps or min(placed.budgets) == 1.0:
+        return ""
+    knows = _knows_errors(mode_named(DEFAULT_MODE), profile) and len(profile.calls) <= LONGEST
+    how = "where they leave the least expected error" if knows else "at even intervals"
+    return f"auto: whole steps, placed {how}; it keeps a few latents per conditioning"
 
 
-def _explain_placement(profile: SamplerProfile, placed: Schedule, more: bool) -> str:
-    """Return the reason for these whole steps. more: than the budget allows."""
-    how = "where they leave the least expected error"
-    if not _knows_errors(mode_named(DEFAULT_MODE), profile):
-        how = "at even intervals"
-    reason = f"auto: whole steps, placed {how}; it keeps a few latents per conditioning"
-    count = sum(each > 0.0 for each in placed.budgets)
-    return f"{reason}; {count} of {profile.steps} are computed, as fewer would give another clip" if more else reason
+def _excess_note(plan: Plan, budgets: Sequence[float], facts: RunFacts) -> str:
+    """Return why `auto` computes more than was asked for; "" where it does not."""
+    profile = facts.profile
+    wanted = 1.0 / plan.target_speedup if plan.target_speedup else plan.budget
+    if plan.schedule is not None or wanted is None or len(budgets) != profile.steps:
+        return ""
+    computed = [step for step, budget in enumerate(budgets) if budget > 0.0]
+    above = mean_budget(budgets, profile.calls_per_step) - wanted
+    if above <= SAME_BUDGET or set(computed) <= {0, profile.steps - 1}:  # these two are always computed
+        return ""
+    count = f"all {profile.steps} steps" if min(budgets) == 1.0 else f"{len(computed)} of {profile.steps} steps"
+    return f"{count} are computed: with fewer, this run would give another clip"
 
 
 def _explain(schedule: Schedule, budget: float | None, aim: str) -> str:
@@ -203,14 +242,16 @@ def _explain(schedule: Schedule, budget: float | None, aim: str) -> str:
     if budget is not None and abs(schedule.mean_budget - budget) > tolerance:
         brought = f", brought from a mean of {schedule.mean_budget:.0%} to {budget:.0%}"
     keeps = "tensors per block" if schedule.has_partial_steps else "a few latents per conditioning"
-    reason = f"; {schedule.provenance['why']}" if schedule.provenance.get("why") else ""
-    return f"auto: '{schedule.name}' was saved for {aim} and runs like this one{brought}; it keeps {keeps}{reason}"
+    return f"auto: '{schedule.name}' was saved for {aim} and runs like this one{brought}; it keeps {keeps}"
 
 
 def _full_reason(plan: Plan, mode: Mode, facts: RunFacts) -> str:
     steps = facts.profile.steps
-    if plan.schedule is None and steps < MIN_AUTO_STEPS:
-        return f"a run of {steps} steps leaves nothing to reuse: choose a schedule by name to skip one all the same"
+    if plan.schedule is None and not plan.is_full:
+        if steps < MIN_AUTO_STEPS:
+            return f"a run of {steps} steps leaves nothing to reuse: choose a schedule by name to skip one all the same"
+        if not _can_be_placed(facts.profile.levels):
+            return UNPLANNED
     if mode.per_block and not facts.has_runner:
         why = f"; {facts.limit}" if facts.limit else ""
         return f"mode '{mode.name}' works inside the model's blocks, which it cannot here: every step is computed{why}"
@@ -229,20 +270,21 @@ def _budgets(
         budgets = budgets_for(schedule, profile.levels, calls_per_step=profile.calls_per_step, mean=mean, place=place)
         return budgets if has_partial_steps else without_partial_steps(budgets, profile.calls_per_step)
 
-    if target is None or (
-        plan.schedule is None and schedule.name == AUTO
-    ):  # `auto` has placed its steps for the target
+    is_placed = plan.schedule is None and schedule.name == AUTO  # for the target already
+    if target is None or is_placed:
         return budgets_at(budget)
     if not schedule.has_partial_steps:
-        return budgets_at(1.0 / target)
+        is_searched_above = plan.schedule is None and schedule.mean_budget > 1.0 / target
+        return budgets_at(None if is_searched_above else 1.0 / target)
     return budgets_at(budget_for_speedup(target, cost, budgets_at, profile.calls_per_step))
 
 
-def _missed_target(plan: Plan, ideal: float) -> str:
-    """Return that a target speed-up cannot be had, or ""."""
+def _missed_target(plan: Plan, ideal: float, excess: str) -> str:
+    """Return that a target speed-up is not reached, or "". excess: why more is computed, if that is known."""
     if plan.target_speedup is None or ideal >= NEAR_TARGET * plan.target_speedup:
         return ""
-    return f"a speed-up of {plan.target_speedup:g}x cannot be had in this run: {ideal:.2f}x at most"
+    why = f"; {excess}" if excess else ""
+    return f"the target of {plan.target_speedup:g}x is not reached in this run, which gets {ideal:.2f}x at most{why}"
 
 
 def _expected(
@@ -276,8 +318,12 @@ def _notes(
     if not is_full:
         if facts.limit:
             notes.append(f"whole steps; {facts.limit}")
-        if profile.steps <= FEW_STEPS:
-            notes.append(f"a run of {profile.steps} steps leaves little to reuse: gains are small")
+        if profile.steps <= FEW_STEPS and min(budgets) == 0.0:
+            notes.append(
+                f"in a run of {profile.steps} steps each skipped one changes the clip more than in longer runs"
+            )
+        if mode.per_block and not schedule.has_partial_steps:
+            notes.append(f"schedule '{schedule.name}' has whole steps only: mode '{mode.name}' changes little")
         if mode.corrects and min(budgets) == 0.0:
             notes.append(profile.uncorrected_reason)
     if facts.family and schedule.family not in (facts.family, ANY_FAMILY):

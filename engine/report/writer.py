@@ -122,6 +122,8 @@ class ReportWriter:
 
     def _reason_for_excess(self) -> str:
         """Return why more was computed; "" where another note says so, for example that memory was short."""
+        if self._settings.excess_note:
+            return ""
         last = self.report.steps - 1
         full = {call.step for call in self.report.calls if call.kind == FULL}
         if full <= {0}:

@@ -132,6 +132,11 @@ def is_falling(levels: Sequence[float]) -> bool:
     return all(after < before for before, after in pairwise(levels))
 
 
+def is_falling_or_level(levels: Sequence[float]) -> bool:
+    """Tell whether no noise level is above the one before."""
+    return all(after <= before or is_same(after, before) for before, after in pairwise(levels))
+
+
 def _distinct(calls: Sequence[float]) -> list[float]:
     found: list[float] = []
     for sigma in sorted(calls, reverse=True):

@@ -20,6 +20,22 @@ def level_of(model_sampling: Any) -> Level:
     return _same if isinstance(model_sampling, CONST) else _share
 
 
+def latent_scale_of(model_sampling: Any) -> Level:
+    """Return by sigma what the sampler's latents are multiplied by to hold the share of noise of `level_of`.
+
+    The rest of them is then signal, as in a flow model's: weights of predictions and responses mean the same for all.
+    """
+    return _one if isinstance(model_sampling, CONST) else _signal
+
+
+def _one(sigma: float) -> float:
+    return 1.0
+
+
+def _signal(sigma: float) -> float:
+    return 1.0 / (1.0 + max(0.0, sigma))
+
+
 def _same(sigma: float) -> float:
     return sigma
 

@@ -15,7 +15,7 @@ from comfy.samplers import KSAMPLER
 
 from ...engine.sampler.profile import MAX_CALLS_PER_STEP, SamplerProfile, is_falling, is_same
 from ...engine.sampler.solver import Solver
-from .levels import level_of
+from .levels import latent_scale_of, level_of
 
 NOT_PROBED = (
     "this sampler is not among those that ComfyUI lists, or has a function among its options: skipped steps keep the "
@@ -136,15 +136,22 @@ def _probed(guider: Any, sampler: Any, sigmas: torch.Tensor, levels: Sequence[fl
     found = _run(guider, sampler, sigmas, begin, impulses)
     if not (_same_calls(half.sigmas, noise.sigmas) and _same_calls(half.sigmas, found.sigmas)):
         return SamplerProfile.unknown(levels, full_reason=OWN_CALLS)
-    level = level_of(guider.model_patcher.get_model_object("model_sampling"))
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    level, scale = level_of(sampling), latent_scale_of(sampling)
     called = [level(sigma) for sigma in half.sigmas]
     if half.is_cfg_pp:
         return SamplerProfile.of_calls(levels, called, None, CFG_PP)
-    return SamplerProfile.of_calls(levels, called, _solver(found.latents - noise.latents), UNREADABLE)
+    scales = [scale(sigma) for sigma in (*half.sigmas, float(sigmas[-1]))]
+    latents = (found.latents - noise.latents) * torch.tensor(scales, dtype=torch.float64).unsqueeze(1)
+    latents[:, -2] /= scales[0]  # per unit of the first latents, on the same scale
+    return SamplerProfile.of_calls(levels, called, _solver(latents), UNREADABLE)
 
 
 def _solver(latents: torch.Tensor) -> Solver | None:
-    """Return the solver; None where the sampler is not linear in the predictions, or reuses too many."""
+    """Return the solver; None where the sampler is not linear in the predictions, or reuses too many.
+
+    latents: before each call and at the end, by impulse: of each prediction, of the first latents, of all predictions.
+    """
     impulses, begun, always = latents[:, :-2], latents[:, -2], latents[:, -1]
     if not torch.isfinite(latents).all():
         return None

@@ -20,6 +20,7 @@ from ...engine.report import REUSE, TOKEN, Report, ReportHandle
 from ...errors import SearchError
 from ...schedules import Schedule
 from ...search.problem.runner import MAX_SAMPLED, Job, Outcome, Recording, SamplingConfig
+from ..sampling.levels import latent_scale_of
 from ..sampling.patch_model import accelerate, family_of, without_acceleration
 from .proxy_clips import make_proxy_clips
 from .recorder import Recorder, choose_sample_indices
@@ -82,6 +83,8 @@ class ComfyRunner:
         self._model = model
         self._sampler, self._sigmas, self._cfg = sampler, sigmas.detach().cpu().clone(), cfg
         self._on_step = on_step or (lambda: None)
+        scale = latent_scale_of(model.get_model_object("model_sampling"))
+        self._latent_scales = [scale(sigma) for sigma in self._sigmas.tolist()]
         self._cases = [_with_channels(self._model, case) for case in cases]
         if setting is None:
             setting = setting_of(without_acceleration(model), family, self._cases, sampler, self._sigmas, cfg)
@@ -197,7 +200,7 @@ class ComfyRunner:
             computed=_computed(run.report, self._setting.calls_per_step),
             seconds=_seconds(run.report, steps),
             kinds=_kinds(run.report, steps),
-            responses=tuple(_response(run.recorder, dense, step) for step in range(steps)),
+            responses=tuple(_response(run.recorder, dense, step, self._latent_scales[step]) for step in range(steps)),
         )
 
     def _run(self, case: int, schedule: Schedule, on_guided: OnGuided) -> _Run:
@@ -267,10 +270,10 @@ def _loss(own: Tensor, dense: Tensor, peak: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def _response(recorder: Recorder, dense: DenseRun, step: int) -> float | None:
+def _response(recorder: Recorder, dense: DenseRun, step: int, scale: float) -> float | None:
     """Return the norm of the guided prediction's error over that of the latents' error at a computed step.
 
-    None if the step was not computed or the latents have no error.
+    scale: of the latents, see `latent_scale_of`. None if the step was not computed or the latents have no error.
     """
     latents, predictions = recorder.latents(step), recorder.predictions(step)
     if latents is None or predictions is None or predictions.shape != dense.recording.predictions[step].shape:
@@ -279,7 +282,7 @@ def _response(recorder: Recorder, dense: DenseRun, step: int) -> float | None:
     if not latent_error >= MIN_DIFFERENCE * math.sqrt(latents.numel()):
         return None
     error = torch.einsum("g,gd->d", dense.guidance, predictions - dense.recording.predictions[step])
-    response = float(error.norm()) / latent_error
+    response = float(error.norm()) / (scale * latent_error)
     return response if math.isfinite(response) else None
 
 

@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...engine.sampler.profile import SamplerProfile
 from ...errors import SearchError
 from ...search.problem.runner import SamplingConfig
 from ..sampling.architectures import architecture_of
@@ -52,17 +53,21 @@ def setting_of(
         raise SearchError("A search needs at least one prompt and seed.")
     for case in cases:
         _check(model, case)
-    calls_per_step, weights, starts = _probe(model, cases[0], sampler, sigmas, cfg)
+    profile = _probe(model, cases[0], sampler, sigmas, cfg)
+    solver = profile.solver
+    # With several calls a step, or where it is not linear, nothing can be replayed.
+    replayed = solver if solver is not None and solver.calls == profile.steps else None
     fingerprint = model_fingerprint(model)
     return SamplingConfig(
         sigmas=tuple(map(level_of(model.get_model_object("model_sampling")), sigmas.tolist())),
-        calls_per_step=calls_per_step,
+        calls_per_step=profile.calls_per_step,
         cases=len(cases),
         family=family,
-        weights=weights,
+        weights=None if replayed is None else replayed.weights_after,
         identity=_identity(model, fingerprint, cases, sampler, sigmas, cfg),
         facts=_facts(model, family, fingerprint, cases, sampler, sigmas, cfg),
-        starts=starts,
+        starts=None if replayed is None else replayed.starts,
+        placement=None if solver is None else profile.placement_steps,
         has_token_steps=not architecture_of(model).limit,
     )
 
@@ -83,8 +88,8 @@ def _check(model: Any, case: Case) -> None:
         )
 
 
-def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> tuple[tuple[int, ...], Any, Any]:
-    """Return model calls per step, weights `[K, K]` and starts `[K + 1]` as in `SamplingConfig`."""
+def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> SamplerProfile:
+    """Return the sampler's profile. Raises SearchError if its steps cannot be followed."""
     steps = len(sigmas) - 1
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(case.positive, case.negative)
@@ -92,10 +97,7 @@ def _probe(model: Any, case: Case, sampler: Any, sigmas: Tensor, cfg: float) -> 
     profile = profile_of(guider, sampler, sigmas)
     if profile.full_reason or profile.steps != steps:
         raise SearchError(f"This sampler cannot be searched for: {profile.full_reason or OWN_LEVELS}.")
-    solver = profile.solver
-    if solver is None or solver.calls != steps:  # several calls a step, or not linear
-        return profile.calls_per_step, None, None
-    return profile.calls_per_step, solver.weights_after, solver.starts
+    return profile
 
 
 def _identity(model: Any, fingerprint: str, cases: Sequence[Case], sampler: Any, sigmas: Tensor, cfg: float) -> str:

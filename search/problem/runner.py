@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ...schedules import Schedule
+from ...schedules import SamplerSteps, Schedule
 
 MAX_SAMPLED = 8192  # latent values of each step kept in a recording
 
@@ -23,6 +23,7 @@ class SamplingConfig:
     sigmas: noise levels including the last; calls_per_step: model calls per step; cases: number of prompt–seed pairs.
     weights: `weights[k][n]` is the change of the latents after step k per unit change of the prediction at step n,
         `[K, K]`. None if a step has several calls or the sampler is not linear: then nothing can be replayed.
+    placement: the sampler's steps as a placement needs them, those of several calls, too; None: follow from `weights`.
     starts: change of the latents at each step's beginning and at the end per unit change of the initial latents,
         `[K + 1]`; None if unknown.
     identity: digest of everything that results depend on; outcomes of one identity may be reused.
@@ -39,12 +40,21 @@ class SamplingConfig:
     identity: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     starts: tuple[float, ...] | None = None
+    placement: SamplerSteps | None = None
     relative_cost: float = 1.0
     has_token_steps: bool = True
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def sampler_steps(self) -> SamplerSteps | None:
+        """The steps as a placement needs them; None where the weights of predictions are unknown."""
+        if self.placement is not None or self.weights is None:
+            return self.placement
+        levels = self.sigmas
+        return SamplerSteps(levels, self.calls_per_step, levels[:-1], tuple(range(self.steps)), self.weights)
 
     @property
     def cfg(self) -> float | None:

@@ -10,7 +10,8 @@ from ...schedules import (
     budgets_for,
     mean_budget,
     periodic,
-    place_evenly,
+    place_enough_steps,
+    place_held,
     place_steps,
     uniform,
     usual_forecast,
@@ -34,16 +35,30 @@ PARTIAL_PATTERN = (0.0, 0.0, 0.7)
 
 
 def usual_candidate(setting: SamplingConfig, budget: float) -> Genome:
-    """Return the whole steps that `auto` computes in this run."""
-    forecast = usual_forecast(setting.cfg)
-    most = budget * sum(setting.calls_per_step) * (1.0 + BUDGET_TOLERANCE)
-    if setting.weights is None:
-        placed = place_evenly(SamplerSteps.of_euler(setting.sigmas, setting.calls_per_step), most)
+    """Return the whole steps that `auto` computes in this run if it keeps to the budget; see `enough_budget`."""
+    forecast, most, known = usual_forecast(setting.cfg), _model_calls(setting, budget), setting.sampler_steps
+    if known is None:
+        placed = place_held(SamplerSteps.of_euler(setting.sigmas, setting.calls_per_step), most)
     else:
-        steps = tuple(range(setting.steps))
-        sampler = SamplerSteps(setting.sigmas, setting.calls_per_step, setting.sigmas[:-1], steps, setting.weights)
-        placed = place_steps(sampler, most, forecast)
+        placed = place_steps(known, most, forecast)
     return Genome(tuple(with_ends([float(computed) for computed in placed], setting.sigmas)), forecast)
+
+
+def enough_budget(setting: SamplingConfig, budget: float) -> float:
+    """Return the budget, or the larger one at which `auto` runs instead, as fewer steps would give another clip.
+
+    Where `auto` computes every step, the budget: who searches then wants to skip some.
+    """
+    known = setting.sampler_steps
+    if known is None:
+        return budget
+    placed = place_enough_steps(known, _model_calls(setting, budget), usual_forecast(setting.cfg))
+    own = mean_budget([float(computed) for computed in placed], setting.calls_per_step)
+    return own if budget < own < 1.0 else budget
+
+
+def _model_calls(setting: SamplingConfig, budget: float) -> float:
+    return budget * sum(setting.calls_per_step) * (1.0 + BUDGET_TOLERANCE)
 
 
 def step_skipping_candidates(setting: SamplingConfig, budget: float) -> list[Genome]:

@@ -83,7 +83,7 @@ SEARCH = {
     "seed too high": ({"first_seed": 2**64}, "bigger than max of 18446744073709551615.*first_seed"),
     "unknown sampler": ({"sampler_name": "magic"}, "sampler_name: 'magic' not in|'sampler_name' takes one of euler"),
     "unknown scheduler": ({"scheduler": "magic"}, "scheduler: 'magic' not in|'scheduler' takes one of"),
-    "unknown effort": ({"effort": "endless"}, "effort: 'endless' not in|'effort' takes one of quick"),
+    "unknown effort": ({"effort": "endless"}, "effort: 'endless' not in|'effort' takes one of instant"),
     "no budget": ({"budgets": " "}, "There is no budget to search for"),
     "words for budgets": ({"budgets": "abc"}, "'abc' is not a budget"),
     "decimal comma": ({"budgets": "0,5"}, "Write decimals with a point: 0.5, not 0,5"),

@@ -69,7 +69,7 @@ def test_a_search_ends_with_schedules_that_accelerate_lists(server: ComfyServer)
     listed = server.object_info()["AstraeaAccelerate"]["input"]["required"]["schedule"][1]["options"]
     assert {"fresh-0.50", "fresh-0.30"} <= set(listed)
     report = server.queue(accelerated(schedule="fresh-0.50"))["outputs"]["report"]["text"][0]
-    assert re.search(r"Schedule +fresh-0\.50 ", report)
+    assert re.search(r"Schedule +fresh-0\.50\n", report)
 
 
 def test_the_same_search_once_more_is_quick_and_finds_the_same(server: ComfyServer) -> None:
@@ -233,6 +233,6 @@ def test_the_search_workflow_ends_with_a_clip_of_the_schedule_it_found(server: C
     prompt[searching]["inputs"] |= {"effort": QUICK, "cases": 2}
     outputs = server.queue(prompt)["outputs"]
     (report,) = (outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaReport"))
-    assert re.search(r"Schedule +demo search-0\.40 ", report)
+    assert re.search(r"Schedule +demo search-0\.40\n", report)
     (comparison,) = (outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaCompare"))
     assert float(re.match(r"PSNR (\d+\.\d+) dB", comparison)[1]) > 30

@@ -6,7 +6,9 @@ How close results are to dense ones at the trained size is measured by benchmark
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
+import comfy.model_base
 import comfy.samplers
 import pytest
 import torch
@@ -14,6 +16,7 @@ from sampling import TOKENS, WHOLE, last, psnr, random_wan, sample
 
 from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
+from astraea.engine.sampler.solver import Solver
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.sampling.sampler_probe import profile_of
 from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
@@ -144,3 +147,23 @@ def test_the_default_is_not_behind_steps_held_at_equal_calls(load_tiny, sampler)
             found[mode] = psnr(dense, sample(accelerate(model, plan, ReportHandle()), cfg=cfg, seed=seed, **options))
         ahead.append(found["default"] - found["hold"])
     assert sum(ahead) / len(ahead) > -1.0
+
+
+@pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "FLOW"])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", "dpmpp_2m_sde"])
+def test_weights_mean_the_same_for_models_that_are_no_flow(kind, sampler):
+    """Of one list of noise shares, each kind of model has its own sigmas; Euler's weights are the same in all."""
+    config = SimpleNamespace(sampling_settings={})
+    sampling = comfy.model_base.model_sampling(config, getattr(comfy.model_base.ModelType, kind))
+    shares = [0.9, 0.7, 0.5, 0.3, 0.15, 0.0]
+    sigmas = shares if kind == "FLOW" else [share / (1.0 - share) for share in shares]
+    patcher = SimpleNamespace(get_model_object=lambda name: sampling, model=SimpleNamespace())
+    guider = SimpleNamespace(model_patcher=patcher, cfg=1.0)
+    profile = profile_of(guider, comfy.samplers.sampler_object(sampler), torch.tensor(sigmas))
+    assert profile.levels == pytest.approx(shares, abs=1e-6)
+    for step, row in enumerate(profile.solver.weights_after, start=1):
+        signal, begun = 1.0 - shares[step], shares[step] * (1.0 - shares[0]) / shares[0]
+        if sampler == "euler":
+            assert sum(row) == pytest.approx(signal - begun, abs=1e-4)
+            assert row == pytest.approx(Solver.from_sigmas(shares).weights_after[step - 1], abs=1e-4)
+        assert sum(map(abs, row)) < 10.0, "shares of latents, not multiples of their noise"

@@ -156,7 +156,7 @@ MODES = (
     Sampled("mode paper", PAPER, schedule_text(_partial(12)), steps=12),
     Sampled("mode paper, fp8", PAPER | {"cache": "fp8"}, schedule_text(_partial(12)), model="hard", steps=12),
     Sampled("mode paper, fp8-host", PAPER | {"cache": "fp8-host"}, schedule_text(_partial(12)), cfg=1.0, steps=12),
-    Sampled("mode paper, bundled schedule", PAPER | {"budget": 0.4}, steps=12),
+    Sampled("mode paper, without a schedule", PAPER | {"budget": 0.4}, steps=12),
     Sampled("mode paper, without a cache", PAPER | {"cache": "none"}, steps=8),
     Sampled("mode random", {"mode": "random"}, schedule_text(_partial(15)), steps=15),
     Sampled("mode uniform", {"budget": 0.4, "mode": "uniform"}),

@@ -17,7 +17,7 @@ from astraea.engine.planning.plan import Plan, make_plan
 from astraea.engine.sampler.profile import SamplerProfile, is_falling
 from astraea.engine.sampler.solver import Solver
 from astraea.engine.state.residual_store import CACHE_POLICIES
-from astraea.schedules import Schedule, every_nth, flow_sigmas, periodic, uniform
+from astraea.schedules import Schedule, flow_sigmas, periodic, uniform
 
 Draw = Callable[[Tensor], Tensor]
 
@@ -201,8 +201,8 @@ def some_plan(rng: Generator, sigmas: list[float], **more: Any) -> Plan:
         levels = [sigma for sigma in sigmas if sigma > 0.0]
     schedule: Schedule = rng.choice(
         [
-            lambda: every_nth("whole", rng.choice([2, 3, 4]), levels),
-            lambda: every_nth("whole", rng.choice([2, 3, 4]), levels),
+            lambda: periodic("whole", [0.0] * rng.choice([1, 2, 3]) + [1.0], levels),
+            lambda: periodic("whole", [0.0] * rng.choice([1, 2, 3]) + [1.0], levels),
             lambda: periodic("rhythm", [0.0, 1.0], levels, full_start=1),
             lambda: uniform("token", rng.choice([0.1, 0.4, 0.8]), levels),
             lambda: uniform("token", rng.choice([0.3, 0.6]), levels),

@@ -38,7 +38,7 @@ def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def point(family: str, setting: float, psnr: float, share: float, speed: float) -> dict[str, Any]:
-    figure = {"mean": psnr, "all": [psnr - 1.0, psnr + 1.0]}
+    figure = {"mean": psnr, "max": psnr + 1.0, "all": [psnr - 1.0, psnr + 1.0]}
     flicker = {"mean": psnr - 10.0, "all": [psnr - 11.0, psnr - 9.0]}
     return {
         "family": family,
@@ -83,11 +83,18 @@ def test_leads_are_taken_at_equal_calls_and_at_equal_time(compare: ModuleType) -
     assert (found["best"], found["best_control"]) == (11.0, "whole steps, even")
 
 
+def test_a_cache_that_skips_nothing_in_a_pair_is_no_measure_of_skipping(compare: ModuleType) -> None:
+    skipped_in_one = point("EasyCache", 0.05, 115.0, 0.6, 1.5)
+    skipped_in_one["psnr"] |= {"max": 200.0, "all": [30.0, 200.0]}
+    found = compare.compared({**ROW, "points": [*ROW["points"], skipped_in_one]}, 10)
+    assert found["easycache"] == compare.compared(ROW, 10)["easycache"]
+
+
 def test_a_setting_is_summed_up_over_its_models(tables: ModuleType) -> None:
     other = {
         **ROW,
         "clips": "hard",
-        "points": [{**p, "psnr": {"mean": 50.0, "all": [50.0, 50.0]}} for p in ROW["points"]],
+        "points": [{**p, "psnr": {"mean": 50.0, "max": 50.0, "all": [50.0, 50.0]}} for p in ROW["points"]],
     }
     line = next(line for line in tables.usual([ROW, other]).splitlines() if "MiniMax" in line)
     assert "55.0 (50…60)" in line

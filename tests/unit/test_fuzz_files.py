@@ -23,7 +23,6 @@ from astraea.schedules import (
     budgets_for,
     config_distance,
     equivalent_steps,
-    every_nth,
     expected_from,
     expected_of,
     flow_sigmas,
@@ -33,6 +32,7 @@ from astraea.schedules import (
     load,
     load_schedules,
     parse,
+    periodic,
     pick,
     save,
     serialise,
@@ -145,7 +145,7 @@ def test_schedule_files() -> None:
 
 
 def test_picking_from_folders() -> None:
-    good = every_nth("good", 2, flow_sigmas(20))
+    good = periodic("good", [0.0, 1.0], flow_sigmas(20))
 
     def check(rng: Generator) -> None:
         with tempfile.TemporaryDirectory() as name:

@@ -114,7 +114,7 @@ def check_report(case: Case, plan: Plan | None, found: Ended) -> None:
 
 def check_spent(case: Case, report: Report) -> None:
     """No more than was asked for and a step, or why."""
-    excuses = (" calls ran ", " noise levels ", "everything is computed")
+    excuses = (" calls ran ", " noise levels ", "everything is computed", "would give another clip")
     if not case.is_usual or any(excuse in note for note in report.notes for excuse in excuses):
         return
     steps = [sum(call.tokens for call in report.calls if call.step == step) for step in range(report.steps)]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import combinations
 
+import numpy as np
 import pytest
 
-from astraea.schedules import DEFAULT_FORECAST, SamplerSteps, flow_sigmas, place_evenly, place_steps, usual_forecast
-from astraea.schedules.placement import ExpectedError
+from astraea.schedules import (
+    DEFAULT_FORECAST,
+    SamplerSteps,
+    flow_sigmas,
+    place_enough_steps,
+    place_evenly,
+    place_steps,
+    usual_forecast,
+)
+from astraea.schedules.placement import ENOUGH_DB, ExpectedError
 
 LTX = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
 LISTS = {
@@ -78,3 +88,44 @@ def test_long_runs_are_placed_at_once_and_evenly(count):
     began = time.perf_counter()
     assert place_steps(steps, count // 2, DEFAULT_FORECAST) == place_evenly(steps, count // 2)
     assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.25, 0.4])
+@pytest.mark.parametrize("steps", [8, 12])
+def test_a_part_that_ends_above_no_noise_needs_as_many_steps(steps, budget):
+    """The high-noise expert of two: what it leaves to the other is judged by its own share of the latents."""
+    forecast, levels = usual_forecast(1.0), flow_sigmas(steps, 8.0)[: steps // 2 + 1]
+    part = SamplerSteps.of_euler(levels)
+    placed = place_enough_steps(part, budget * part.count, forecast)
+    computed = frozenset(step for step, each in enumerate(placed) if each)
+    assert -10.0 * math.log10(ExpectedError(part, forecast).of(computed)) >= ENOUGH_DB
+    assert len(computed) >= 2
+
+
+def test_enough_steps_are_the_least_that_suffice():
+    steps, forecast = SamplerSteps.of_euler((*flow_sigmas(24, 8.0), 0.0)), usual_forecast(1.0)
+    error, enough = ExpectedError(steps, forecast), 10.0 ** (-ENOUGH_DB / 10.0)
+    number = sum(place_enough_steps(steps, 2.0, forecast))
+    placed = [place_steps(steps, most, forecast) for most in (number - 1, number)]
+    computed = [frozenset(n for n, each in enumerate(choice) if each) for choice in placed]
+    assert error.of(computed[0]) > enough >= error.of(computed[1])
+
+
+def test_calls_that_no_step_could_move_to_are_spent_on_further_steps():
+    costs = (1, 2, 2, 2) * 5
+    steps = SamplerSteps.of_euler((*flow_sigmas(20), 0.0), costs)
+    for most in range(6, sum(costs), 4):
+        placed = place_steps(steps, most, DEFAULT_FORECAST)
+        left = most - sum(cost for cost, each in zip(costs, placed, strict=True) if each)
+        assert all(cost > left for cost, each in zip(costs, placed, strict=True) if not each)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_samplers_that_keep_no_latents_are_placed_in_time(guidance):
+    """Each latents are one prediction and new noise (LCM): many moves lower the error."""
+    levels, count = (*flow_sigmas(50), 0.0), 50
+    rows = np.diag([1.0 - level for level in levels[1:]])
+    steps = SamplerSteps(levels, (1,) * count, levels[:-1], tuple(range(count)), tuple(map(tuple, rows.tolist())))
+    began = time.process_time()
+    place_enough_steps(steps, 15.0, usual_forecast(guidance))
+    assert time.process_time() - began < 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -15,12 +16,14 @@ from astraea.schedules import (
     Schedule,
     equivalent_steps,
     flow_sigmas,
+    former_schedule,
     guidance_of,
     load_schedules,
     pick,
     save,
     usual_forecast,
     warped_skip,
+    whole_steps,
 )
 
 
@@ -131,10 +134,87 @@ def test_steps_are_placed_evenly_where_nothing_is_known_of_the_sampler(mean):
     sigmas = [*flow_sigmas(30), 0.0]
     run = run_of(make_plan(None, budget=mean), sigmas, profile=SamplerProfile.unknown(sigmas, "it is not known"))
     computed = [step for step, budget in enumerate(run.budgets) if budget]
-    gaps = {after - before for before, after in pairwise(computed)}
+    assert computed[:2] == [0, 1], "for samplers that use old predictions again"
+    gaps = {after - before for before, after in pairwise(computed[1:])}
     assert max(gaps) - min(gaps) <= 1
     assert sum(run.budgets) / 30 == pytest.approx(mean)
     assert "at even intervals" in run.report.choice
+
+
+@pytest.mark.parametrize(("steps", "budget", "least"), [(4, 0.5, 3), (6, 0.35, 3), (8, 0.25, 3), (20, 0.1, 4)])
+def test_auto_computes_more_where_so_few_steps_would_give_another_clip(steps, budget, least):
+    sigmas = [*flow_sigmas(steps), 0.0]
+    run = run_of(make_plan(None, budget=budget), sigmas, guidance=1.0)
+    computed = sum(run.budgets)
+    assert least <= computed <= steps
+    assert computed > budget * steps
+    assert run.report.asked_budget == budget
+    count = f"all {steps}" if computed == steps else f"{computed:g} of {steps}"
+    assert f"{count} steps are computed: with fewer, this run would give another clip" in run.report.notes
+    by_name = run_of(make_plan(whole_steps("all the same", budget), budget=budget), sigmas, guidance=1.0)
+    assert sum(by_name.budgets) == max(2, int(budget * steps + 1e-6)), "a schedule that was named keeps to the budget"
+
+
+def test_auto_keeps_to_a_budget_that_suffices():
+    run = run_of(make_plan(None, budget=0.5), [*flow_sigmas(20), 0.0], guidance=1.0)
+    assert sum(run.budgets) == 10
+    assert not any("another clip" in note for note in run.report.notes)
+
+
+def test_a_saved_schedule_of_more_than_its_budget_keeps_its_steps():
+    sigmas = [*flow_sigmas(8), 0.0]
+    placed = run_of(make_plan(None, budget=0.25), sigmas, guidance=1.0)
+    points = tuple(zip(sigmas[:-1], placed.budgets, strict=True))
+    saved = Schedule("found", points, provenance={"budget": 0.25, "guidance": 1.0})
+    for asked in ({"budget": 0.25}, {"target_speedup": 4.0}):
+        run = run_of(make_plan(None, library=[saved], **asked), sigmas, guidance=1.0)
+        assert run.settings.schedule.name == "found"
+        assert run.budgets == placed.budgets
+
+
+@pytest.mark.parametrize("runs_tokens", [True, False])
+def test_auto_takes_saved_token_steps_only_where_they_can_run(runs_tokens):
+    sigmas = [*flow_sigmas(30), 0.0]
+    saved = Schedule("tokens", tuple((sigma, 0.4) for sigma in sigmas[:-1]), provenance={"budget": 0.4})
+    run = run_of(make_plan(None, budget=0.4, library=[saved]), sigmas, has_runner=runs_tokens)
+    assert (run.settings.schedule.name == "tokens") is runs_tokens
+
+
+@pytest.mark.parametrize("name", ["any-0.40", "wan-0.50"])
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_former_schedules_are_placed_anew_in_every_run(name, guidance):
+    sigmas = [*flow_sigmas(30, 3.0), 0.0]
+    former = former_schedule(name)
+    run = run_of(make_plan(former), sigmas, guidance=guidance)
+    auto = run_of(make_plan(None, budget=float(name[-4:])), sigmas, guidance=guidance)
+    assert run.budgets == auto.budgets
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    [[1.0 - n / 1200 for n in range(1201)], [1.0, 0.8, 0.5, 0.0, -0.1], [math.inf, 10.0, 5.0, 2.0, 0.0]],
+    ids=["1200 steps", "below 0", "infinite"],
+)
+def test_levels_that_cannot_be_planned_are_computed_in_full(sigmas):
+    for budget in (0.5, 1.0):
+        run = run_of(make_plan(None, budget=budget), sigmas)
+        assert set(run.budgets) == {1.0}
+        assert any("cannot be planned" in note for note in run.report.notes) is (budget < 1.0)
+
+
+def test_mode_paper_says_that_a_schedule_has_no_token_steps():
+    run = run_of(make_plan(whole_steps("whole", 0.4), mode="paper"), [*flow_sigmas(20), 0.0])
+    assert any("has whole steps only" in note for note in run.report.notes)
+
+
+@pytest.mark.parametrize(("steps", "target", "note"), [(8, 5.0, True), (20, 2.0, False), (10, 8.0, True)])
+def test_a_target_that_cannot_be_had_is_noted(steps, target, note):
+    run = run_of(make_plan(None, target_speedup=target), [*flow_sigmas(steps), 0.0], guidance=1.0)
+    assert sum(run.budgets) >= max(2.0, steps / target)
+    said = [each for each in run.settings.notes if "is not reached" in each]
+    assert bool(said) is note
+    assert not note or f"the target of {target:g}x is not reached in this run, which gets" in said[0]
+    assert not note or "with fewer, this run would give another clip" in said[0]
 
 
 def test_a_full_budget_is_full_whatever_a_schedule_says_it_was_found_for():
@@ -205,3 +285,25 @@ def test_a_schedule_that_was_chosen_for_a_run_keeps_its_own_steps_near_its_own_m
     )
     assert run.settings.schedule == own
     assert tuple(run.budgets) == own.budgets
+
+
+def test_a_schedule_of_a_part_of_a_run_is_used_as_it_is_in_that_part():
+    """As for the high-noise expert of two: the part does not end without noise."""
+    part = flow_sigmas(20, 5.0)[:11]
+    budgets = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    saved = Schedule("part", tuple(zip(part[:-1], budgets, strict=True)), provenance={"budget": 0.5})
+    assert run_of(make_plan(saved), part).budgets == budgets
+    assert equivalent_steps(saved, part) == 10
+    chosen = run_of(make_plan(None, budget=0.5, library=[saved]), part)
+    assert (chosen.settings.schedule.name, chosen.budgets) == ("part", budgets)
+
+
+def test_samplers_that_go_back_for_trial_steps_are_not_seen_to_follow_errors():
+    """Heun++ calls the model two levels ahead, on latents that are no part of the run."""
+    sigmas = [*flow_sigmas(6), 0.0]
+    calls = [level for step in range(5) for level in sigmas[step : step + 3] if level > 0.0] + [sigmas[5]]
+    profile = SamplerProfile.of_calls(sigmas, calls, None)
+    there = SamplerProfile.of_calls(sigmas, sorted(calls, reverse=True), None)
+    plan = make_plan(None, budget=0.6)
+    assert run_of(plan, sigmas, profile=profile).settings.forecast.response == 0.0
+    assert run_of(plan, sigmas, profile=there).settings.forecast.response == 1.0

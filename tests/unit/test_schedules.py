@@ -13,7 +13,6 @@ from astraea.schedules import (
     Forecast,
     Schedule,
     budgets_for,
-    every_nth,
     flow_sigmas,
     load,
     parse,
@@ -248,7 +247,7 @@ def test_without_fractions_keeps_the_mean_within_a_step():
 
 
 def test_whole_steps_have_the_period_asked_for():
-    assert list(every_nth("w", 4, GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
+    assert list(periodic("w", [0.0, 0.0, 0.0, 1.0], GRID).budgets[3:7]) == [0.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("warp", [0.0, 0.25, 0.5, 1.0])

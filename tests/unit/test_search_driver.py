@@ -19,6 +19,7 @@ from astraea.search.evaluation.run_log import RunLog
 from astraea.search.problem.candidate import Genome, forecasts_like
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress, SearchResult
+from astraea.search.proposals.initial import enough_budget, usual_candidate
 from astraea.search.ranking.forecast_priors import expected_forecast_gain
 
 # Toy, budgets, effort.
@@ -27,7 +28,11 @@ SEARCHES = {
     "three budgets": ({"steps": 8, "cases": 3}, (0.3, 0.5, 0.7), 24),
     "unordered budgets": ({"steps": 7, "cases": 2}, (0.7, 0.3, 0.45), 12),
     "token steps": ({"steps": 8, "cases": 2}, (0.55,), 48),
-    "least effort": ({"steps": 8, "cases": 2}, (0.5,), 3),
+    "instant": ({"steps": 8, "cases": 3}, (0.5,), 3),
+    "instant, a large budget": ({"steps": 8, "cases": 3}, (0.7,), 3),
+    "instant, no replay": ({"steps": 8, "cases": 2, "calls": 2}, (0.5,), 3),
+    "instant, one step more than the ends": ({"steps": 4, "cases": 2}, (0.75,), 3),
+    "least effort beyond instant": ({"steps": 8, "cases": 2}, (0.5,), 6),
     "one case": ({"steps": 8, "cases": 1}, (0.5,), 8),
     "more cases than the effort allows": ({"steps": 8, "cases": 9}, (0.4,), 16),
     "three steps": ({"steps": 3, "cases": 2}, (0.7, 0.9), 14),
@@ -36,11 +41,11 @@ SEARCHES = {
     "ending above sigma 0": ({"steps": 8, "cases": 2, "end": 0.1}, (0.4,), 8),
     "full budget": ({"steps": 6, "cases": 2}, (1.0,), 6),
     "barely the ends": ({"steps": 8, "cases": 2}, (0.25,), 8),
+    "less than the ends": ({"steps": 8, "cases": 2}, (0.15,), 14),
 }
 TOO_SHORT = {
     "one step": ({"steps": 1, "cases": 2}, (0.5,), 14),
     "two steps": ({"steps": 2, "cases": 2}, (0.5, 0.8), 14),
-    "less than the ends": ({"steps": 8, "cases": 2}, (0.15,), 14),
 }
 EACH = pytest.mark.parametrize("name", SEARCHES)
 
@@ -80,14 +85,25 @@ def test_one_result_per_budget_in_their_order(name):
 def test_what_is_found_is_within_its_budget(name):
     run = watched(name)
     for found in (*run.result.best, *run.result.front, *run.result.baselines):
-        assert run.mean(found.schedule.budgets) <= found.budget * 1.005
+        assert run.mean(found.schedule.budgets) <= enough_budget(run.search.setting, found.budget) * 1.005
         assert found.schedule.budgets[0] == 1.0
 
 
 @EACH
 def test_every_candidate_is_within_a_budget(name):
     run = watched(name)
-    assert all(run.mean(schedule.budgets) <= max(run.budgets) * 1.005 for _, schedule in run.runner.runs)
+    most = max(enough_budget(run.search.setting, budget) for budget in run.budgets)
+    assert all(run.mean(schedule.budgets) <= most * 1.005 for _, schedule in run.runner.runs)
+
+
+def test_a_budget_below_what_auto_computes_is_searched_at_that():
+    run = watched("less than the ends")
+    setting = run.search.setting
+    computed = usual_candidate(setting, enough_budget(setting, 0.15)).budgets
+    found = run.result.best[0]
+    assert (found.budget, len(computed)) == (0.15, 8)
+    assert 2.0 < sum(computed) < 8.0, "more than both ends"
+    assert run.mean(found.schedule.budgets) > 0.8 * run.mean(computed)
 
 
 @EACH
@@ -148,6 +164,15 @@ def test_losses_found_are_those_of_a_run(name):
         evaluation = evaluator.evaluate([genome], range(len(best.losses)))[0]
         assert best.losses == evaluation.losses
         assert best.psnr == pytest.approx(evaluation.score)
+
+
+@pytest.mark.parametrize(("name", "dense"), [("instant", 2), ("instant, a large budget", 1), ("instant, no replay", 2)])
+def test_an_instant_search_checks_one_candidate_against_the_usual_one(name, dense):
+    run = watched(name)
+    assert len(run.search.method.evaluator._dense) == dense
+    assert len(run.runner.runs) == (1 if "no replay" in name else 2), "the usual candidate, and one found by replay"
+    assert {case for case, _ in run.runner.runs} == {0}
+    assert run.result.cost <= 3.0
 
 
 def test_with_enough_effort_partial_steps_are_tried():

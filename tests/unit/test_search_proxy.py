@@ -159,7 +159,7 @@ def test_more_effort_resumes_from_less():
 
 
 @pytest.mark.parametrize(
-    ("share", "effort"), [(None, EFFORT), (0.9, EFFORT), (SHARE, 3.0)], ids=["none", "dear", "too little effort"]
+    ("share", "effort"), [(None, EFFORT), (0.9, EFFORT), (SHARE, 6.0)], ids=["none", "dear", "too little effort"]
 )
 def test_without_small_clips_it_searches_all_the_same(share: float | None, effort: float):
     run = Watched(share, effort)
