@@ -30,6 +30,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "usual": lambda: tables.usual(rows_of("quality")),
     "main": lambda: tables.leads(rows_of("quality")),
     "placement": lambda: tables.placements(rows_of("placement")),
+    "placed by clip": lambda: tables.placed_by_clip(rows_of("placement")),
     "token placements": lambda: tables.placements(rows_of("placement-tokens")),
     "search": lambda: tables.search_gains(rows_of("search")),
 }

@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", nargs="+", metavar="CASE", help="names of cases.py (default: all)")
     parser.add_argument("--random", type=int, default=24, help="random placements by budget")
     parser.add_argument("--pairs", type=int, default=3, help="prompt–seed pairs")
+    parser.add_argument("--keep", action="store_true", help="keep cases that were measured with other code, too")
     parser.add_argument("--tokens", action="store_true", help="random shares of the tokens")
     return parser.parse_args()
 
@@ -133,7 +134,8 @@ def main() -> None:
         known = (read_json(path) or {}).get("rows", [])
         if args.case and case.name not in args.case:
             continue
-        if any((row["case"], row["pack_code"]) == (case.name, made["pack_code"]) for row in known):
+        codes = {row["pack_code"] for row in known if row["case"] == case.name}
+        if codes and (args.keep or made["pack_code"] in codes):
             continue
         row = {**measure(args, case), "pack_code": made["pack_code"], "date": made["date"], "commit": made["commit"]}
 

@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="only these; see settings.py")
     parser.add_argument("--pairs", type=int, help="prompt–seed pairs; fewer for a trial")
-    parser.add_argument("--again", action="store_true", help="measure rows again that were measured with this code")
+    parser.add_argument("--keep", action="store_true", help="keep rows that were measured with other code, too")
     return parser.parse_args()
 
 
@@ -95,9 +95,10 @@ def save(path: Path, made: dict[str, Any], row: dict[str, Any]) -> None:
     path.with_suffix(".md").write_text(quality_markdown(read_json(path) or {}), "utf-8")
 
 
-def is_done(path: Path, setting: Setting, clips: str, code: str) -> bool:
-    rows = (read_json(path) or {}).get("rows", [])
-    return any((r["setting"], r["clips"], r["measured"]["pack_code"]) == (setting.name, clips, code) for r in rows)
+def is_done(path: Path, setting: Setting, clips: str, code: str | None) -> bool:
+    """Tell whether a row was measured with this code; None: with any."""
+    rows = [r for r in (read_json(path) or {}).get("rows", []) if (r["setting"], r["clips"]) == (setting.name, clips)]
+    return any(code in (None, row["measured"]["pack_code"]) for row in rows)
 
 
 def show(row: dict[str, Any]) -> None:
@@ -116,7 +117,7 @@ def main() -> None:
             made = environment(host, args, "cpu")
             if args.models and clips not in args.models:
                 continue
-            if not args.again and is_done(path, setting, clips, made["pack_code"]):
+            if is_done(path, setting, clips, None if args.keep else made["pack_code"]):
                 continue
             row = measure_row(args, setting, clips)
             save(path, made, row)

@@ -64,11 +64,13 @@ def measure(model: Any, sampler: str, cfg: float, known: dict[str, Any], args: a
         positive, negative = EASY.context(prompt)[None], EASY.context("")[None]
         job = Job(EASY.latent_shape, positive, negative, args.seed + number, args.steps, cfg, sampler)
         dense, _ = sample(model, job)
-        for mode, widget in MODES.items():
-            fast, handle = accelerated_by_node(model, args.budget, widget)
+        computed = args.budget
+        for mode in MODES:
+            fast, handle = accelerated_by_node(model, computed, mode)
             output, _ = sample(fast, job)
             found[mode]["psnr"].append(round(min(MAX_PSNR, psnr(output, dense, value_range(dense))), 2))
-            found[mode] |= {"computed": round(handle.last.computed_share, 4), "notes": list(handle.last.notes)}
+            computed = handle.last.computed_share  # held steps are as many as the default's
+            found[mode] |= {"computed": round(computed, 4), "notes": list(handle.last.notes)}
     ahead = [ours - held for ours, held in zip(found["default"]["psnr"], found["hold"]["psnr"], strict=True)]
     return {"sampler": sampler, "cfg": cfg, "ahead": round(statistics.fmean(ahead), 2), **found}
 

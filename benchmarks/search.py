@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import random
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from lib.results import change_json, read_json
 
 EFFORTS = {"instant": 3.0, "quick": 10.0, "paper's": 30.0}  # dense-run equivalents
 USUAL = "auto"
-CASES, CALIBRATION_SEED, HELD_OUT_SEED = 16, 5000, 1000
+HELD_OUT_SEED = 1000
 
 
 def arguments() -> argparse.Namespace:
@@ -37,32 +36,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def runner_of(row: Any, pairs: list[tuple[str, int]]) -> Any:
-    """The node's runner over `(prompt, seed)` pairs."""
-    import comfy.samplers
-    import torch
-
-    from astraea.host.search.runner import Case, ComfyRunner
-
-    testbed, part = row.testbed, row.parts[0]
-    empty, latents = testbed.context("")[None], torch.zeros(testbed.latent_shape)
-    cases = [
-        Case([[testbed.context(prompt)[None], {}]], [[empty, {}]], {"samples": latents}, seed) for prompt, seed in pairs
-    ]
-    sampler = comfy.samplers.sampler_object(row.setting.sampler)
-    return ComfyRunner(part.model, cases, sampler=sampler, sigmas=torch.tensor(part.levels), cfg=row.setting.cfg)
-
-
-def searched_pairs(testbed: Any) -> list[tuple[str, int]]:
-    """Captions of random scenes like those of training, without the testbed's own prompts."""
-    captions = (testbed.draw(random.Random(CALIBRATION_SEED + n), 6, 32, 32)[0][1] for n in itertools.count())
-    prompts = itertools.islice((prompt for prompt in captions if prompt not in testbed.prompts), CASES)
-    return [(prompt, number) for number, prompt in enumerate(prompts)]
-
-
 def measure(args: argparse.Namespace, setting: Setting, clips: str) -> list[dict[str, Any]]:
     """Schedules of all contestants, each run on the held-out pairs."""
     from lib.quality.models import make_row
+    from lib.quality.runners import runner_of, searched_pairs
 
     from astraea.search.driver import Search
     from astraea.search.evaluation.evaluator import Evaluator
@@ -70,7 +47,7 @@ def measure(args: argparse.Namespace, setting: Setting, clips: str) -> list[dict
     from astraea.search.problem.candidate import Genome
     from astraea.search.problem.config import ASTRAEA, PAPER, SearchConfig
     from astraea.search.problem.losses import mean_psnr
-    from astraea.search.proposals.initial import usual_candidate
+    from astraea.search.proposals.initial import enough_budget, usual_candidate
 
     row = make_row(setting, clips)
     prompts = row.testbed.prompts
@@ -88,7 +65,7 @@ def measure(args: argparse.Namespace, setting: Setting, clips: str) -> list[dict
         print(f"{setting.name}, {clips} {budget:g} {contestant:8} {steps} {sum(psnr) / len(psnr):.2f}", flush=True)
 
     for budget in args.budgets:
-        take(USUAL, budget, 0, 0.0, usual_candidate(searched.setting, budget))
+        take(USUAL, budget, 0, 0.0, usual_candidate(searched.setting, enough_budget(searched.setting, budget)))
         for seed, (name, effort) in itertools.product(args.seeds, EFFORTS.items()):
             method = PAPER if name == "paper's" else ASTRAEA
             result = Search(searched, RunLog(), SearchConfig((budget,), effort, seed, method)).run()

@@ -61,14 +61,13 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def candidates(sigmas: list[float], job: Job) -> dict[str, tuple[Any, float | None]]:
+def candidates(sigmas: list[float]) -> dict[str, tuple[Any, float | None]]:
     """Schedules by label, on the run's own noise levels, and the budget to request as the node does, or None."""
-    from astraea.schedules import periodic, pick, uniform
+    from astraea.schedules import periodic, uniform
 
-    bundled = {
-        f"bundled {budget:g}": (pick(budget, "wan", steps=job.steps, guidance=job.cfg), budget) for budget in (0.5, 0.3)
-    }
-    return bundled | {
+    return {
+        "auto 0.5": (None, 0.5),
+        "auto 0.3": (None, 0.3),
         "uniform 0.5": (uniform("uniform 0.5", 0.5, sigmas), None),
         "uniform 0.3": (uniform("uniform 0.3", 0.3, sigmas), None),
         "anchor and probes .05 .05 .9": (periodic("probes", [0.05, 0.05, 0.9], sigmas), None),
@@ -139,7 +138,7 @@ def measure(session: Session, entry: dict[str, Any], save: Callable[[], None]) -
     """Runs dense, the candidates, and dense again; saves each row at once."""
     from astraea.schedules import uniform
 
-    found = candidates(sigmas_of(session.model, session.job.steps)[:-1], session.job)
+    found = candidates(sigmas_of(session.model, session.job.steps)[:-1])
     tasks: list[Callable[[], dict[str, Any]]] = [lambda: dense_row(session)]
     tasks += [
         lambda n=name, s=schedule, b=budget: accelerated_row(session, n, s, b)

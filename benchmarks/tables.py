@@ -9,13 +9,14 @@ import json
 
 from lib.attention.tables import attention_cpu_markdown, attention_markdown
 from lib.host.tables import samplers_markdown, speed_cpu_markdown, speed_gpu_markdown, speed_models_markdown
-from lib.quality.tables import placement_markdown, quality_markdown, search_markdown
+from lib.quality.tables import placement_markdown, prior_markdown, quality_markdown, search_markdown
 from lib.results import RESULTS
 
 WRITERS = {
     "quality": quality_markdown,
     "placement": placement_markdown,
     "placement-tokens": placement_markdown,
+    "prior": prior_markdown,
     "search": search_markdown,
     "samplers": samplers_markdown,
     "speed_cpu": speed_cpu_markdown,

@@ -15,8 +15,9 @@ PAIRS = {"easy": 6, "hard": 3, "real": 3}
 
 @dataclass(frozen=True)
 class Setting:
-    """How people sample a model. share: of the runs of ComfyUI's video templates; calls: steps to compute, by budget.
+    """How people sample a model. share: of the runs of ComfyUI's video templates.
 
+    calls: steps to compute; usual: those that `auto` computes at half the budget, which are more in runs of few steps.
     models: testbeds and, after a space, their student; levels: noise levels, or those of the scheduler at the shift.
     """
 
@@ -31,11 +32,10 @@ class Setting:
     levels: tuple[float, ...] = ()
     scheduler: str = "simple"
     models: tuple[str, ...] = PLAIN
+    usual: int = 0
 
-    @property
-    def usual(self) -> int:
-        """Steps computed at the usual budget: half of them."""
-        return self.steps // 2
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "usual", self.usual or self.steps // 2)
 
     @property
     def described(self) -> str:
@@ -50,11 +50,20 @@ LISTED = (
     Setting("ltx", "LTX-2.3", "24 %", 8, 1.0, "euler", EIGHT, levels=LTX_LEVELS, models=PLAIN + STEP_DISTILLED),
     Setting("wan-2.2", "Wan 2.2", "13 %", 20, 3.5, "euler", TWENTY, 5.0, models=PLAIN + EXPERTS),
     Setting(
-        "ltx-ancestral", "LTX-2.5", "7 %", 8, 1.0, "euler_ancestral", EIGHT, levels=LTX_LEVELS, models=STEP_DISTILLED
+        "ltx-ancestral",
+        "LTX-2.5",
+        "7 %",
+        8,
+        1.0,
+        "euler_ancestral",
+        (6, 5),
+        levels=LTX_LEVELS,
+        models=STEP_DISTILLED,
+        usual=5,
     ),
     Setting("h3-turbo", "H3 turbo", "4 %", 8, 1.0, "res_multistep", EIGHT, 10.0, models=PLAIN + STEP_DISTILLED),
-    Setting("scail", "SCAIL-2", "4 %", 6, 1.0, "euler", (5, 4, 3), 5.0, models=PLAIN + STEP_DISTILLED),
-    Setting("four", "four steps", "–", 4, 1.0, "euler", (3, 2), 5.0, models=PLAIN + STEP_DISTILLED),
+    Setting("scail", "SCAIL-2", "4 %", 6, 1.0, "euler", (5, 4), 5.0, models=PLAIN + STEP_DISTILLED, usual=4),
+    Setting("four", "four steps", "–", 4, 1.0, "euler", (3,), 5.0, models=PLAIN + STEP_DISTILLED, usual=3),
     Setting("wan-5b", "Wan 2.2 5B", "1 %", 20, 5.0, "uni_pc", TWENTY, models=PLAIN),
     Setting("wan-2.1", "Wan 2.1", "1 %", 30, 6.0, "uni_pc", (21, 15, 10), models=PLAIN),
     Setting("hunyuan", "HunyuanVideo 1.5", "1 %", 20, 6.0, "euler", TWENTY, 7.0, models=PLAIN),
