@@ -32,6 +32,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "placement": lambda: tables.placements(rows_of("placement")),
     "placed by clip": lambda: tables.placed_by_clip(rows_of("placement")),
     "token placements": lambda: tables.placements(rows_of("placement-tokens")),
+    "search means": lambda: tables.search_means(rows_of("search")),
     "search": lambda: tables.search_gains(rows_of("search")),
 }
 

@@ -167,6 +167,12 @@ def search_gains(rows: list[Row]) -> str:
     return table(["setting, clips", "budget", "`auto`", *names], lines)
 
 
+def search_means(rows: list[Row]) -> str:
+    """The means of `search_gains`, over all settings and budgets."""
+    header, rule, *_, means, spent = search_gains(rows).splitlines(keepends=True)
+    return header + rule + means + spent
+
+
 def prior_markdown(result: Row) -> str:
     text = heading("Constants of the prior of placements", result["environment"])
     names = [name for name in result["rows"][0] if ":" in name]
