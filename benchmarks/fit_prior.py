@@ -36,7 +36,7 @@ CONSTANTS: dict[str, tuple[str, int | None, tuple[float, ...]]] = {
     "swing without": ("distilled", 1, (0.0, 1.0, 2.0, 5.0)),
     "onset, factor without guidance": ("distilled", 0, (0.5, 1.0, 1.5)),
 }
-LEAST_POINTS = 6  # placements of a case and budget
+MIN_PLACEMENTS = 6  # of a case and budget
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def load(args: argparse.Namespace) -> list[Measured]:
     from lib.quality.models import make_row
     from lib.quality.runners import runner_of, searched_pairs
 
-    from astraea.schedules import SamplerSteps, usual_forecast
+    from astraea.schedules import usual_forecast
 
     found = []
     by_name = {case.name: case for case in CASES}
@@ -100,11 +100,9 @@ def load(args: argparse.Namespace) -> list[Measured]:
         setting = runner_of(benched, searched_pairs(benched.testbed)[:1]).setting
         if setting.weights is None or len(setting.weights) != setting.steps:
             continue
-        steps = SamplerSteps(
-            setting.sigmas, setting.calls_per_step, setting.sigmas[:-1], tuple(range(setting.steps)), setting.weights
-        )
-        each = [Measured(case, steps, usual_forecast(case.setting.cfg), point) for point in row["points"]]
-        found += [measured for measured in each if len(measured.psnr) >= LEAST_POINTS]
+        forecast = usual_forecast(case.setting.cfg)
+        points = [Measured(case, setting.sampler_steps, forecast, point) for point in row["points"]]
+        found += [point for point in points if len(point.psnr) >= MIN_PLACEMENTS]
     return found
 
 

@@ -24,7 +24,7 @@ ANYWHERE = 24  # steps of a run up to which a computed step may move anywhere, n
 NEAR = 2  # steps that it may move in longer ones
 LONGEST = 64  # model calls; of longer runs, steps are spaced evenly: it makes little difference and takes no time
 FEW_CHOICES = 300  # are all tried
-MOST_MOVES = 100  # of steps, one after the other; beyond, little is gained
+MAX_MOVES = 100  # of steps, one after the other; beyond, little is gained
 HELD_BEGIN = 2  # multistep samplers use what changed between the first two predictions: a held one says nothing did
 UNSEEN = 1e-9  # an expected error that nobody sees: no move is worth its time
 ENOUGH_DB = 5.0  # of expected error: about 30 dB PSNR on the test models; fewer steps give another clip
@@ -247,7 +247,7 @@ def _place_steps(steps: SamplerSteps, most: int, forecast: Forecast) -> tuple[bo
 def _improve(computed: frozenset[int], error: ExpectedError, most: int) -> tuple[float, frozenset[int]]:
     """Make the best move until none lowers the error; returns the error and the choice."""
     least = error.of(computed)
-    for _ in range(MOST_MOVES):
+    for _ in range(MAX_MOVES):
         if least <= UNSEEN:
             break
         begun = error.follow(computed)

@@ -109,7 +109,7 @@ class _Choice:
 
 
 def resolve(plan: Plan, facts: RunFacts) -> RunSettings:
-    """Resolve a plan. Raises ScheduleError for a schedule that cannot be placed on the run's noise levels."""
+    """Resolve a plan with the facts of one run."""
     chosen = _choose(plan, facts)
     schedule, profile = chosen.schedule, facts.profile
     mode = plan.mode or mode_named(schedule.mode)

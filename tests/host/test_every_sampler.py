@@ -152,7 +152,10 @@ def test_the_default_is_not_behind_steps_held_at_equal_calls(load_tiny, sampler)
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "FLOW"])
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", "dpmpp_2m_sde"])
 def test_weights_mean_the_same_for_models_that_are_no_flow(kind, sampler):
-    """Of one list of noise shares, each kind of model has its own sigmas; Euler's weights are the same in all."""
+    """Of one list of noise shares, each kind of model has its own sigmas; what is signal in the latents is the same.
+
+    If all predictions are 1, that and what is left of the first latents are what an exact solver's weights sum to.
+    """
     config = SimpleNamespace(sampling_settings={})
     sampling = comfy.model_base.model_sampling(config, getattr(comfy.model_base.ModelType, kind))
     shares = [0.9, 0.7, 0.5, 0.3, 0.15, 0.0]
@@ -164,6 +167,8 @@ def test_weights_mean_the_same_for_models_that_are_no_flow(kind, sampler):
     for step, row in enumerate(profile.solver.weights_after, start=1):
         signal, begun = 1.0 - shares[step], shares[step] * (1.0 - shares[0]) / shares[0]
         if sampler == "euler":
-            assert sum(row) == pytest.approx(signal - begun, abs=1e-4)
             assert row == pytest.approx(Solver.from_sigmas(shares).weights_after[step - 1], abs=1e-4)
-        assert sum(map(abs, row)) < 10.0, "shares of latents, not multiples of their noise"
+        if sampler.endswith("sde"):  # it replaces a part of the first latents by noise, and that by signal
+            assert signal - begun - 1e-4 <= sum(row) <= signal + 1e-4
+        else:
+            assert sum(row) == pytest.approx(signal - begun, abs=1e-3)

@@ -15,7 +15,7 @@ PAIRS = {"easy": 6, "hard": 3, "real": 3}
 
 @dataclass(frozen=True)
 class Setting:
-    """How people sample a model. share: of the runs of ComfyUI's video templates.
+    """Sampling as people use it with a model. share: part of the runs of ComfyUI's video templates.
 
     calls: steps to compute; usual: those that `auto` computes at half the budget, which are more in runs of few steps.
     models: testbeds and, after a space, their student; levels: noise levels, or those of the scheduler at the shift.

@@ -127,7 +127,7 @@ def placements(rows: list[Row]) -> str:
 
 
 def placed_by_clip(rows: list[Row]) -> str:
-    """What could be gained at most if each clip had a placement of its own: a sentence."""
+    """A sentence on the largest possible gain of one placement for each clip."""
     gains = []
     for point in (point for row in rows for point in row["points"]):
         listed = [each["psnr"] for each in (point["auto"], point["even"], *point["random"])]
