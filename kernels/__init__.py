@@ -6,6 +6,6 @@
 from .backend import Backend, Constraints
 from .backends.reference import attend_reference
 from .custom_op import DISPATCHER, attend
-from .dispatch import AUTO, BACKEND_CHOICES, HOST, OUT_OF_MEMORY, Choice
+from .dispatch import AUTO, BACKEND_CHOICES, FAST, HOST, OUT_OF_MEMORY, Choice
 from .key_tiles import KeyTiles
 from .problem import MANY_QUERIES, Problem

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import crash_guard
 from .backend import Backend
+from .key_tiles import KeyTiles
 from .problem import MANY_QUERIES, Problem
 
 MAX_OPERATIONS = {"cuda": 1e13}  # of one timed call: 0.1 s on a card of 100 TFLOP/s
@@ -31,16 +32,24 @@ def take_sample(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 @torch.inference_mode()
 def time_backends(
-    backends: Sequence[Backend], q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key: str = ""
+    backends: Sequence[Backend],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    need_lse: bool,
+    key: str = "",
+    key_tiles: KeyTiles | None = None,
 ) -> dict[str, float | str]:
     """Return the shortest time of each backend in milliseconds, by name; for a backend that fails, the reason.
 
     Shapes as in `kernels.attend`. The backends take turns, so that changes of clock or load affect all alike. key:
-    where first attempts at this size are recorded, see `crash_guard`. Raises RuntimeError where a backend leaves the
-    device unusable.
+    where first attempts at this size are recorded, see `crash_guard`. With key_tiles the whole call is timed, as lists
+    fit no part of it. Raises RuntimeError where a backend leaves the device unusable.
     """
-    q, k, v = take_sample(q, k, v)
-    stopwatch = _time_by_events if q.device.type == "cuda" else _time_by_clock
+    if key_tiles is None:
+        q, k, v = take_sample(q, k, v)
     times: dict[str, list[float]] = {}
     keys = {backend.name: f"{key} | {backend.name}" for backend in backends if not backend.is_hosts}
     failures = {name: why for name, key in keys.items() if (why := crash_guard.refusal(key, q.device))}
@@ -52,7 +61,8 @@ def time_backends(
         if round_ > MIN_ROUNDS:
             racing = [b for b in racing if sum(times[b.name]) < ENOUGH_MILLISECONDS]
         for backend in racing:
-            work = partial(stopwatch, partial(backend, q, k, v, scale=scale, need_lse=need_lse), q.device)
+            call = partial(backend, q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
+            work = partial(time_call, call, q.device)
             try:
                 first_try = round_ == 0 and backend.name in keys
                 spent = crash_guard.attempt(keys[backend.name], q.device, work) if first_try else work()
@@ -65,6 +75,11 @@ def time_backends(
             if round_ > 0:  # round 0 warms up: memory, compilation
                 times.setdefault(backend.name, []).append(spent)
     return {name: min(spent) for name, spent in times.items()} | failures
+
+
+def time_call(work: Callable[[], object], device: torch.device) -> float:
+    """Return the milliseconds that the work takes on a device."""
+    return (_time_by_events if device.type == "cuda" else _time_by_clock)(work, device)
 
 
 def _time_by_events(work: Callable[[], object], device: torch.device) -> float:

@@ -24,7 +24,7 @@ from .problem import Problem
 
 FOLDER_VARIABLE = "ASTRAEA_CACHE_DIR"
 FORMAT = 1
-CHOICES, ATTEMPTS = SECTIONS = ("choices", "trials")  # keys in the file
+CHOICES, ATTEMPTS, RACES = SECTIONS = ("choices", "trials", "races")  # keys in the file
 MAX_BYTES = 1 << 20
 MAX_ENTRIES = 500
 
@@ -90,6 +90,9 @@ def key(problem: Problem, candidates: str) -> str:
         f"{kind.keys} keys",
         "many queries" if kind.has_many_queries else "few queries",
         "with log-sum-exp" if kind.need_lse else "without log-sum-exp",
+        *(["with key tiles"] if kind.key_tiles else []),
+        *([] if kind.usual_tiles else ["of other sizes"]),
+        *(["and a rest"] if kind.rest else []),
         candidates,
     ]
     return " | ".join(parts)
@@ -98,7 +101,8 @@ def key(problem: Problem, candidates: str) -> str:
 def attempt_key(problem: Problem, backend: str) -> str:
     """Return the key of a backend's first attempt on a device."""
     dtype = str(problem.dtype).removeprefix("torch.")
-    return " | ".join([device_name(problem.device), versions(), dtype, f"heads of {problem.head_dim}", backend])
+    lists = ["with key tiles"] if problem.key_tiles else []
+    return " | ".join([device_name(problem.device), versions(), dtype, f"heads of {problem.head_dim}", backend, *lists])
 
 
 def read(section: str = CHOICES) -> dict[str, dict[str, Any]]:

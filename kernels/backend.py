@@ -35,7 +35,7 @@ class Constraints:
 
     devices: torch device types; capability: minimum compute capability of NVIDIA devices; head_dims, max_head_dim,
     head_dim_multiple: sizes of D; amd: runs on AMD devices, which torch calls `cuda` too; lse: returns the log-sum-exp;
-    key_tiles: takes lists of key tiles.
+    key_tiles: takes lists of key tiles; any_tiles: also of other sizes; dense: takes calls without such lists.
     """
 
     devices: frozenset[str] | None = None
@@ -47,6 +47,8 @@ class Constraints:
     amd: bool = True
     lse: bool = True
     key_tiles: bool = False
+    any_tiles: bool = False
+    dense: bool = True
 
     def unsupported_reason(self, problem: Problem) -> str:
         """Return why a call is not supported; "" if it is."""
@@ -72,6 +74,10 @@ class Constraints:
             return "returns no log-sum-exp"
         if problem.key_tiles and not self.key_tiles:
             return "takes no key tiles"
+        if not problem.key_tiles and not self.dense:
+            return "takes calls with key tiles only"
+        if not problem.usual_tiles and not self.any_tiles:
+            return "takes key tiles of the usual sizes only"
         return ""
 
 

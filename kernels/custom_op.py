@@ -5,16 +5,18 @@ Only compiled code calls the operator: elsewhere a plain call costs less.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .dispatch import Dispatcher
-from .key_tiles import KeyTiles
+from .key_tiles import KEY_TILE, QUERY_TILE, KeyTiles
 
 DISPATCHER = Dispatcher()
 NAME = "astraea::attend"
+NO_LISTS = (None,) * 7  # of `KeyTiles.tensors`
 
 
 def _attend(
@@ -24,10 +26,10 @@ def _attend(
     scale: float,
     need_lse: bool,
     preference: str,
-    counts: Tensor | None = None,
-    tiles: Tensor | None = None,
+    lists: Sequence[Tensor | None] = NO_LISTS,
+    sizes: Sequence[int] = (QUERY_TILE, KEY_TILE),
 ) -> tuple[Tensor, Tensor]:
-    key_tiles = KeyTiles(counts, tiles) if counts is not None and tiles is not None else None
+    key_tiles = KeyTiles.from_tensors(lists, sizes)
     out, lse = DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
     # As `_fake` promises the compiler: contiguous, and never an input.
     return out.contiguous(), q.new_empty(0, dtype=torch.float32) if lse is None else lse.contiguous()
@@ -39,8 +41,8 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, scale: float, need_lse: bool, *_: Any
 
 
 SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, float scale, bool need_lse, str preference, Tensor? counts=None, "
-    "Tensor? tiles=None) -> (Tensor, Tensor)"
+    "(Tensor q, Tensor k, Tensor v, float scale, bool need_lse, str preference, Tensor?[] lists, int[] sizes) "
+    "-> (Tensor, Tensor)"
 )
 _custom_op = getattr(torch.library, "custom_op", None)  # torch 2.4
 if _custom_op is not None:
@@ -75,6 +77,7 @@ def attend(
     if not _is_compiling():
         return DISPATCHER.attend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles, preference=preference)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    counts, tiles = (None, None) if key_tiles is None else (key_tiles.counts, key_tiles.tiles)
-    out, lse = _operator(q, k, v, scale, need_lse, preference, counts, tiles)
+    lists = NO_LISTS if key_tiles is None else key_tiles.tensors()
+    sizes = (QUERY_TILE, KEY_TILE) if key_tiles is None else (key_tiles.query_tile, key_tiles.key_tile)
+    out, lse = _operator(q, k, v, scale, need_lse, preference, lists, sizes)
     return out, lse if need_lse else None

@@ -49,7 +49,7 @@ class Dispatcher:
     def __init__(self, backends: Sequence[Backend] = BACKENDS):
         self.backends = tuple(backends)
         self._choices: dict[tuple[Problem, str, str], Choice] = {}
-        self._results: dict[tuple[str, torch.device, torch.dtype, int], selftest.SelfTestResult] = {}
+        self._results: dict[tuple[str, torch.device, torch.dtype, int, bool], selftest.SelfTestResult] = {}
         self._failed: dict[tuple[str, torch.device], str] = {}
         self._lock = threading.RLock()
 
@@ -64,7 +64,7 @@ class Dispatcher:
 
     def selftest_result(self, backend: Backend, problem: Problem) -> selftest.SelfTestResult:
         """Return the result of the self-test, which runs once for each device, dtype and head size."""
-        key = (backend.name, problem.device, problem.dtype, problem.head_dim)
+        key = (backend.name, problem.device, problem.dtype, problem.head_dim, problem.key_tiles)
         if key not in self._results:
             result = self._results[key] = crash_guard.check(backend, problem)
             if result.reason:
@@ -76,24 +76,37 @@ class Dispatcher:
         return self._choices.get((problem.kind, _apply_override(preference), host.name if host else ""))
 
     def choose(
-        self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, preference: str = AUTO, host: Backend | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        problem: Problem,
+        preference: str = AUTO,
+        host: Backend | None = None,
+        key_tiles: KeyTiles | None = None,
     ) -> Choice:
         """Return the choice for calls of this kind: known, saved on disk, or timed on these tensors.
 
-        host: the host's own attention, which is kept unless a backend is clearly faster. While a CUDA graph is captured
-        nothing is tested or timed, and the choice is not kept.
+        key_tiles: lists to time with; where the problem has lists and these are None, the first usable backend is
+        taken. host: the host's own attention, which is kept unless a backend is clearly faster. While a CUDA graph is
+        captured nothing is tested or timed, and the choice is not kept.
         """
         with self._lock:
             choice = self.known(problem, preference, host)
             if choice is None:
                 preference = _apply_override(preference)
-                choice = self._choose(q, k, v, problem, preference, host)
+                choice = self._choose((q, k, v), problem, preference, host, key_tiles)
                 if not _is_capturing(q.device):
                     self._choices[problem.kind, preference, host.name if host else ""] = choice
             return choice
 
     def _choose(
-        self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, preference: str, host: Backend | None
+        self,
+        tensors: tuple[Tensor, ...],
+        problem: Problem,
+        preference: str,
+        host: Backend | None,
+        key_tiles: KeyTiles | None,
     ) -> Choice:
         if preference == HOST and host is not None:
             return Choice(host, "asked for")
@@ -111,7 +124,7 @@ class Dispatcher:
         ):
             preference = AUTO  # the backends are those of auto: no need to time them again
         key = autotune_cache.key(problem, f"{preference} with {host.name}" if host else preference)
-        saved = None if problem.key_tiles else self._read_choice(key, problem, host)  # timed without lists of tiles
+        saved = self._read_choice(key, problem, host)
         if saved is not None:
             return saved
         able = [host] if host is not None else []
@@ -122,19 +135,26 @@ class Dispatcher:
                 logging.debug(f"Astraea: attention '{backend.name}' is not timed: {reason}")
             else:
                 able.append(backend)
-        return self._fastest(able, (q, k, v), problem, key, host)
+        return self._fastest(able, tensors, problem, key, host, key_tiles)
 
     def _fastest(
-        self, able: list[Backend], tensors: tuple[Tensor, ...], problem: Problem, key: str, host: Backend | None
+        self,
+        able: list[Backend],
+        tensors: tuple[Tensor, ...],
+        problem: Problem,
+        key: str,
+        host: Backend | None,
+        key_tiles: KeyTiles | None,
     ) -> Choice:
         racing = [backend for backend in able if not backend.last_resort] or able
-        if len(racing) == 1 or problem.key_tiles:
-            # Lists of key tiles differ from call to call: the time of one says little about the next.
+        if len(racing) == 1 or (problem.key_tiles and key_tiles is None):
             return Choice(racing[0], "the first usable" if len(racing) > 1 else "the only usable")
         if problem.device.type != "cpu":
             logging.info("Astraea: timing this device's attention kernels, once: this takes some seconds.")
         scale = problem.head_dim**-0.5
-        found = autotune.time_backends(racing, *tensors, scale=scale, need_lse=problem.need_lse, key=key)
+        found = autotune.time_backends(
+            racing, *tensors, scale=scale, need_lse=problem.need_lse, key=key, key_tiles=key_tiles
+        )
         times = {name: value for name, value in found.items() if isinstance(value, float)}
         for name in found.keys() - times:
             logging.debug(f"Astraea: attention '{name}' was not timed: {found[name]}")
@@ -153,7 +173,7 @@ class Dispatcher:
         """Choose while a CUDA graph is captured, where nothing may wait for the device: only among tested backends."""
         if host is not None:
             return Choice(host, "a CUDA graph is being captured")
-        kind = [problem.device, problem.dtype, problem.head_dim]
+        kind = [problem.device, problem.dtype, problem.head_dim, problem.key_tiles]
         tested = {name for (name, *of), result in self._results.items() if of == kind and not result.reason}
         able = [backend for backend in self.backends if backend.exact and not backend.unsupported_reason(problem)]
         usable = [backend for backend in able if backend.name in tested or backend.last_resort]
@@ -193,11 +213,11 @@ class Dispatcher:
     ) -> AttentionOutput:
         """Compute attention by the chosen backend, see `kernels.attend`; where it fails, by another."""
         q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
-        problem = Problem.of(q, k, v, need_lse=need_lse, key_tiles=key_tiles is not None)
+        problem = Problem.of(q, k, v, need_lse=need_lse, key_tiles=key_tiles)
         scale = problem.head_dim**-0.5 if scale is None else scale
         if not 0.0 < scale < math.inf:
             raise ValueError(f"the scale of attention scores must be positive and finite, not {scale}")
-        backend = self.choose(q, k, v, problem, preference).backend
+        backend = self.choose(q, k, v, problem, preference, key_tiles=key_tiles).backend
         try:
             return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
         except OUT_OF_MEMORY:

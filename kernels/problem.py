@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .key_tiles import KeyTiles
+
 # Calls with this many queries keep any device busy: their time is proportional to the queries, and the backend that is
 # the fastest at this number is so for all of them. With fewer queries another backend may be faster.
 MANY_QUERIES = 4096
@@ -16,7 +18,8 @@ MANY_QUERIES = 4096
 class Problem:
     """A call with q `[B, M, H, D]`, k and v `[B, N, H, D]`.
 
-    need_lse: returns the log-sum-exp too; key_tiles: attends only to listed tiles of keys.
+    need_lse: returns the log-sum-exp too; key_tiles: attends only to listed tiles of keys; usual_tiles: these have the
+    sizes that kernels are compiled for; rest: with a term for all others.
     """
 
     device: torch.device
@@ -28,10 +31,17 @@ class Problem:
     head_dim: int
     need_lse: bool = False
     key_tiles: bool = False
+    usual_tiles: bool = True
+    rest: bool = False
 
     @staticmethod
-    def of(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, key_tiles: bool = False) -> Problem:
-        """Describe a call with these tensors. Raises ValueError where their shapes, dtypes or devices differ."""
+    def of(
+        q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, key_tiles: KeyTiles | bool | None = None
+    ) -> Problem:
+        """Describe a call with these tensors. key_tiles: its lists, or whether it has some.
+
+        Raises ValueError where their shapes, dtypes or devices differ.
+        """
         if q.ndim != 4 or k.ndim != 4:
             raise ValueError(f"attention takes q [B, M, H, D] and k, v [B, N, H, D]; q has {q.ndim} dimensions")
         if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
@@ -44,7 +54,7 @@ class Problem:
                 f"{v.dtype} on {v.device}"
             )
         batch, queries, heads, head_dim = q.shape
-        return Problem(q.device, q.dtype, batch, queries, k.shape[1], heads, head_dim, need_lse, key_tiles)
+        return Problem(q.device, q.dtype, batch, queries, k.shape[1], heads, head_dim, need_lse, *_lists(key_tiles))
 
     @property
     def kind(self) -> Problem:
@@ -60,6 +70,13 @@ class Problem:
     def operations(self) -> float:
         """Floating-point operations of the two products."""
         return 4.0 * self.batch * self.heads * self.queries * self.keys * self.head_dim
+
+
+def _lists(key_tiles: KeyTiles | bool | None) -> tuple[bool, bool, bool]:
+    """Return whether there are lists, of the usual sizes, with a term for the rest."""
+    if isinstance(key_tiles, KeyTiles):
+        return True, key_tiles.has_usual_sizes, key_tiles.rest is not None
+    return bool(key_tiles), True, False
 
 
 def is_hip() -> bool:

@@ -6,12 +6,13 @@ that fails here is not used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .backend import Backend
+from .key_tiles import KEY_TILE, QUERY_TILE, KeyTiles, Orders
 from .problem import Problem
 
 BATCH, QUERIES, KEYS, HEADS = 2, 161, 331, 3  # ragged on purpose
@@ -46,10 +47,27 @@ def make_inputs(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(t.to(problem.dtype).to(problem.device) for t in (q, k + 1.0, v))  # type: ignore[return-value]
 
 
-def attend_in_float64(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def make_lists(problem: Problem) -> KeyTiles | None:
+    """Make lists of key tiles for these inputs, in two orders of tokens; None for a problem without lists."""
+    if not problem.key_tiles:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    wanted = torch.rand(BATCH, HEADS, -(-QUERIES // QUERY_TILE), -(-KEYS // KEY_TILE), generator=generator) < 0.5
+    wanted[..., 0] = True  # no empty list: its rows are zeros
+    orders = (torch.stack([torch.arange(n), torch.randperm(n, generator=generator)]) for n in (KEYS, QUERIES))
+    keys, queries = (order.to(torch.int32).to(problem.device) for order in orders)
+    of_head = torch.tensor([0, 1, 0], dtype=torch.int32, device=problem.device)
+    return replace(KeyTiles.from_mask(wanted.to(problem.device)), orders=Orders(keys, queries[None], of_head))
+
+
+def attend_in_float64(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, key_tiles: KeyTiles | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute output `[B, M, H, D]` and log-sum-exp `[B, H, M]` in double precision, on the CPU."""
     queries, keys, values = (t.cpu().double().transpose(1, 2) for t in (q, k, v))
     scores = (queries * scale) @ keys.transpose(-1, -2)
+    if key_tiles is not None:
+        scores.masked_fill_(~key_tiles.token_mask(q.shape[1], k.shape[1]).cpu(), -torch.inf)
     return (scores.softmax(-1) @ values).transpose(1, 2), scores.logsumexp(-1)
 
 
@@ -69,10 +87,11 @@ def check(backend: Backend, problem: Problem) -> SelfTestResult:
     scale = problem.head_dim**-0.5
     try:
         q, k, v = make_inputs(problem)
-        found = backend(q, k, v, scale=scale, need_lse=needs_lse)
-        again = backend(q, k, v, scale=scale, need_lse=needs_lse)
+        lists = make_lists(problem)
+        found = backend(q, k, v, scale=scale, need_lse=needs_lse, key_tiles=lists)
+        again = backend(q, k, v, scale=scale, need_lse=needs_lse, key_tiles=lists)
         repeatable = torch.equal(found[0], again[0])
-        output, lse = measure_errors(found, attend_in_float64(q, k, v, scale))
+        output, lse = measure_errors(found, attend_in_float64(q, k, v, scale, lists))
     except Exception as error:  # anything that a kernel or its compiler raises is a reason not to use it
         return SelfTestResult(reason=f"failed: {type(error).__name__}: {first_line(error)}")
     if needs_lse and lse is None:

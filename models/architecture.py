@@ -20,6 +20,7 @@ from ..errors import UnsupportedBlocks
 from ..schedules import ANY_FAMILY
 from .linears import Slices
 from .refused import full_reason, refuse
+from .token_grid import guessed_layout
 
 
 class Cast(Protocol):
@@ -34,13 +35,17 @@ class Cast(Protocol):
     def slices(self) -> Slices: ...
 
 
+Layout = Callable[[tuple[int, ...], Mapping[str, Any]], TokenLayout]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One loaded diffusion model.
 
     family: the word by which schedules are chosen; blocks: the modules whose `forward` is hooked; runner: runs them for
     selected tokens, None for a box; layout: counts of a call's tokens, from the latent's shape and the call's
-    conditions by the host's names; cost: of an average block, from a call's tokens and the text's.
+    conditions by the host's names; attention_layout: the same for the rows of its self-attention, where they differ;
+    cost: of an average block, from a call's tokens and the text's.
     dim: channels of a token in the blocks; hidden_dtype: of the hidden states, from what the model computes in.
     limit: why a box has whole steps alone, or ""; options_limit: why a run with such transformer options has, as its
     blocks could never run for selected tokens, or ""; full_reason: why a call must be computed whatever the schedule
@@ -50,13 +55,14 @@ class Architecture:
     family: str
     blocks: Sequence[nn.Module] | nn.ModuleList
     runner: BlockRunner | None
-    layout: Callable[[tuple[int, ...], Mapping[str, Any]], TokenLayout]
+    layout: Layout
     cost: Callable[[TokenLayout, int | None], BlockCost]
     dim: int = 0
     hidden_dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype
     limit: str = ""
     options_limit: Callable[[Mapping[str, Any]], str] = lambda options: ""
     full_reason: Callable[[Mapping[str, Any]], str] = lambda conditions: ""
+    attention_layout: Layout | None = None
 
 
 def describe(diffusion_model: Any, cast: Cast) -> Architecture:
@@ -66,7 +72,9 @@ def describe(diffusion_model: Any, cast: Cast) -> Architecture:
     """
     model = unwrap(diffusion_model)
     refuse(model)
-    return replace(_describe(model, cast), full_reason=partial(full_reason, model))
+    found = _describe(model, cast)
+    attention_layout = found.layout if found.runner is not None else partial(guessed_layout, model)
+    return replace(found, full_reason=partial(full_reason, model), attention_layout=attention_layout)
 
 
 def _describe(model: Any, cast: Cast) -> Architecture:

@@ -62,7 +62,8 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) ->
     patches = (model.patch_size_t or 1, model.patch_size, model.patch_size)
     frames, height, width = (-(-size // patch) for size, patch in zip(shape[-3:], patches, strict=True))
     text = conditions.get("c_crossattn")
-    return TokenLayout(video=frames * height * width, prefix=DEFAULT_TEXT if text is None else text.shape[1])
+    prefix = DEFAULT_TEXT if text is None else text.shape[1]
+    return TokenLayout(video=frames * height * width, prefix=prefix, grid=(frames, height, width))
 
 
 def cost(model: Any, layout: TokenLayout) -> BlockCost:

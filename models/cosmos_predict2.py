@@ -99,7 +99,8 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) ->
     frames, height, width = (-(-size // step) for size, step in zip(shape[-3:], steps, strict=True))
     references = conditions.get("ref_latents") or ()
     appended = sum(each.shape[2] if each.ndim > 4 else 1 for each in references)
-    return TokenLayout(video=frames * height * width, suffix=appended * height * width)
+    suffix = appended * height * width
+    return TokenLayout(video=frames * height * width, suffix=suffix, grid=(frames, height, width))
 
 
 class CosmosRunner:

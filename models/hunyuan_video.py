@@ -68,15 +68,17 @@ def layout(model: Any, text_first: bool, shape: tuple[int, ...], conditions: Map
     """Return the layout of a call; the host pads latents to whole patches."""
     patch = model.patch_size
 
-    def tokens(latent: Sequence[int]) -> int:
-        return prod(-(-size // step) for size, step in zip(latent[-len(patch) :], patch, strict=True))
+    def sides(latent: Sequence[int]) -> list[int]:
+        return [-(-size // step) for size, step in zip(latent[-len(patch) :], patch, strict=True)]
 
     reference = conditions.get("ref_latent")
     embedded = [conditions.get("c_crossattn"), conditions.get("clip_fea")]
     if getattr(model, "byt5_in", None) is not None:
         embedded.append(conditions.get("txt_byt5"))
     text = sum(each.shape[1] for each in embedded if each is not None)
-    references = 0 if reference is None else tokens(reference.shape)
+    references = 0 if reference is None else prod(sides(reference.shape))
+    own = sides(shape)
+    video, grid = prod(own), (1 if len(own) < 3 else own[0], own[-2], own[-1])
     if text_first:
-        return TokenLayout(video=tokens(shape), prefix=text + references)
-    return TokenLayout(video=tokens(shape), prefix=references, suffix=text)
+        return TokenLayout(video=video, prefix=text + references, grid=grid)
+    return TokenLayout(video=video, prefix=references, suffix=text, grid=grid)

@@ -62,7 +62,7 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) ->
     """Return the layout of a latent `[B, C, T, H, W]`, or of an image's `[B, C, H, W]`."""
     sizes = (1, *shape[-2:]) if len(shape) == 4 else shape[-3:]
     frames, height, width = (-(-size // patch) for size, patch in zip(sizes, model.patch_size, strict=True))
-    return TokenLayout(video=frames * height * width)
+    return TokenLayout(video=frames * height * width, grid=(frames, height, width))
 
 
 def cost(model: Any, layout: TokenLayout, context: int | None) -> BlockCost:

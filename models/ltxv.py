@@ -81,7 +81,7 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) ->
     frames, height, width = shape[-3:]
     places, mask, guides = frames * height * width, conditions.get("denoise_mask"), conditions.get("keyframe_idxs")
     if mask is None or guides is None or guides.shape[2] == 0 or not hasattr(model, "_process_input"):
-        return TokenLayout(video=places)
+        return TokenLayout(video=places, grid=(frames, height, width))
     return TokenLayout(video=places - int((mask[0] < 0).any(0).sum()))
 
 

@@ -89,7 +89,7 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Mapping[str, Any]) ->
         known = sum(_keyframe_tokens(each, prod(grid[1:])) for each in keyframes)
         known += sum(_reference_tokens(each, prod(model.patch_size)) for each in references)
         prefix = text_tokens + known + sum(prod(each[2:]) for each in sound)
-    return TokenLayout(video=prod(grid), prefix=prefix)
+    return TokenLayout(video=prod(grid), prefix=prefix, grid=(grid[0], grid[1], grid[2]))
 
 
 def _packed_prefix(packed: Any, signature: tuple[int, ...]) -> int | None:

@@ -73,9 +73,9 @@ def cost(model: Any, layout: TokenLayout, context: int | None, slices: Slices) -
 
 
 def layout(model: Any, shape: tuple[int, ...]) -> TokenLayout:
-    """Return the layout of a latent `[.., T, H, W]`: the text is no part of the hidden states."""
-    frames, height, width = shape[-3:]
-    return TokenLayout(video=frames * (height // model.patch_size) * (width // model.patch_size))
+    """Return the layout of a latent `[.., T, H, W]`: the text joins in attention only."""
+    frames, height, width = shape[-3], shape[-2] // model.patch_size, shape[-1] // model.patch_size
+    return TokenLayout(video=frames * height * width, grid=(frames, height, width), joins_behind=True)
 
 
 class MochiRunner:

@@ -42,7 +42,14 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Conditions) -> WanLay
     after = 0 if appended is None else appended.shape[2] * frame
     before, behind = VARIANTS.get(type(model).__name__, _wan)(model, patch, conditions)
     pictures = sum(seen.shape[-2] for seen in map(conditions.get, PICTURES) if seen is not None)
-    return WanLayout(frames * frame, before, after + behind, frame, pictures)
+    return WanLayout(
+        video=frames * frame,
+        prefix=before,
+        suffix=after + behind,
+        grid=(frames, height, width),
+        frame=frame,
+        pictures=pictures,
+    )
 
 
 def grid(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -10,9 +10,11 @@ from .demo import AstraeaDemoModel, AstraeaDemoPrompt, AstraeaDemoView
 from .report import AstraeaReport
 from .schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from .search import AstraeaSearch
+from .sparse import AstraeaSparseAttention
 
 NODES = [
     AstraeaAccelerate,
+    AstraeaSparseAttention,
     AstraeaSearch,
     AstraeaScheduleLoad,
     AstraeaScheduleSave,

@@ -20,9 +20,12 @@ def shows_on(hidden: Any) -> Callable[[Report], None] | None:
 
 def node_text(report: Report) -> str:
     """Format what a video maker wants to know first: the gain, and a line for each remark."""
+    sparse = [str(report.sparse["line"])] if report.sparse else []
+    if not report.calls and sparse:
+        return "\n".join(["stopped early: " * (not report.finished) + sparse[0], *report.notes])
     if not report.calls:
         return "\n".join(report.notes) or "Nothing has been run yet."
     computed = sum(call.kind != REUSE for call in report.calls)
     gain = f"{report.speedup:.2f}x the speed, " if report.speedup is not None else ""
     stopped = "" if report.finished else "stopped early: "
-    return "\n".join([f"{stopped}{gain}{computed} of {len(report.calls)} model calls computed", *report.notes])
+    return "\n".join([f"{stopped}{gain}{computed} of {len(report.calls)} model calls computed", *sparse, *report.notes])

@@ -53,7 +53,8 @@ def _row(step: int, calls: list[CallRecord]) -> StepRow:
 
 def report_text(report: Report) -> str:
     """Format the whole report, heading first."""
-    lines = [_heading(report), "", *_facts(report)]
+    facts = _sparse(report) if report.sparse and not report.calls else _facts(report)
+    lines = [_heading(report), "", *_aligned(facts)]
     if report.notes:
         lines += ["", "Notes", *(f"  - {note}" for note in report.notes)]
     rows = step_rows(report)
@@ -63,6 +64,9 @@ def report_text(report: Report) -> str:
 
 
 def _heading(report: Report) -> str:
+    if not report.calls and report.sparse:
+        is_sparse = report.sparse["calls"] > 0
+        return "Astraea Sparse Attention" if is_sparse else "Astraea Sparse Attention: nothing was changed"
     if not report.calls:
         return "Astraea: nothing was accelerated"
     if report.speedup is None or report.computed_share >= 1.0:
@@ -70,7 +74,12 @@ def _heading(report: Report) -> str:
     return f"Astraea: {report.speedup:.2f}x the speed of its own full steps"
 
 
-def _facts(report: Report) -> list[str]:
+def _aligned(facts: list[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {value}" for name, value in facts]
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
     counts = ", ".join(f"{count} {kind}" for kind, count in report.counts().items() if count)
     aim = f", aiming at {report.target_speedup:g}x" if report.target_speedup else ""
     facts = [
@@ -86,12 +95,25 @@ def _facts(report: Report) -> list[str]:
     ]
     if report.attention:
         facts.append(("Attention", report.attention))
+    facts += _sparse(report)
     if not report.finished and report.calls:
         facts.append(("Ended", "early, by an interrupt or an error"))
     if report.choice:
         facts.insert(1, ("Chosen by", report.choice))
-    width = max(len(name) for name, _ in facts)
-    return [f"{name:<{width}}  {value}" for name, value in facts]
+    return facts
+
+
+def _sparse(report: Report) -> list[tuple[str, str]]:
+    """Return what sparse attention did, and how many heads took what."""
+    if not report.sparse:
+        return []
+    facts = [("Sparse attention", str(report.sparse["line"]))]
+    choices: dict[str, int] = report.sparse["choices"]
+    if choices:
+        total = sum(choices.values())
+        shares = sorted(choices.items(), key=lambda item: -item[1])
+        facts.append(("Heads took", ", ".join(f"{name} {count / total:.0%}" for name, count in shares)))
+    return facts
 
 
 def _token_counts(report: Report) -> str:

@@ -11,19 +11,26 @@ from torch import Tensor, nn
 from .selection import Selection
 
 Attend = Callable[..., tuple[Tensor, "Tensor | None"]]
-"""attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse, mask) -> out [B,M,H,D], lse [B,H,M] or None.
+"""attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse, mask, selected) -> out [B,M,H,D], lse [B,H,M] or None.
 
 mask [1 or B, 1 or M, N]: true for keys that count, or numbers that are added to the scores; None: all keys count.
-A layer that asks for an attention of its own passes it on as `preferred`."""
+selected [B, M']: the video's tokens among the queries, as keys, ascending; None: all, or unknown. A layer that asks for
+an attention of its own passes it on as `preferred`."""
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Counts of a call's tokens, in their order: `prefix` others (text, reference frames), `video`, `suffix` others."""
+    """Counts of a call's tokens, in their order: `prefix` others (text, reference frames), `video`, `suffix` others.
+
+    grid: frames, rows and columns of the video's tokens, in this order; None where they lie on none, or it is not
+    known. joins_behind: rows of another stream that join them in attention lie behind them.
+    """
 
     video: int
     prefix: int = 0
     suffix: int = 0
+    grid: tuple[int, int, int] | None = None
+    joins_behind: bool = False
 
     @property
     def total(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..blocks.interface import BlockCall
+from ..blocks.interface import Attend, BlockCall
 from ..blocks.selection import Selection, change_score, rms_change, select_tokens
 from ..report import TOKEN
 from ..state.cond_state import TokenState
@@ -37,9 +38,13 @@ class TokenCall(ModelCall):
         self._parts = parts
         indices = torch.cat([part.selection.indices for part in parts])
         self._selection = Selection(indices, hidden.shape[1], allocating=self.info.allocating)
+        layout = self.info.layout
+        video = indices[:, layout.prefix : indices.shape[1] - layout.suffix]
+        self._attend: Attend = partial(self.info.attend, selected=video)
 
     def end_blocks(self) -> None:
         self._selection.derived.clear()
+        self._attend = self.info.attend
 
     def _select(self, cond: CondRows, hidden: Tensor) -> _CondTokens:
         """Select one conditioning's tokens and note that they are computed."""
@@ -69,7 +74,7 @@ class TokenCall(ModelCall):
                 self._move_on(part, newest, [store.read(newest + age) for age in range(self.context.mode.slots)])
                 store.write_difference(newest, after[rows], before[rows])
             return result
-        fresh, _ = self.runner.forward_tokens(call, self._selection, self.info.attend)
+        fresh, _ = self.runner.forward_tokens(call, self._selection, self._attend)
         in_place = self.runner.in_place
         output = hidden if in_place else torch.empty_like(hidden, memory_format=torch.contiguous_format)
         for part in self._parts:

@@ -34,6 +34,7 @@ class Report:
     """The record of one run, as plain data; `ReportWriter` is the only one to write it.
 
     tuning_seconds: spent on timing this device's attention kernels, once; part of a call, but of no later run.
+    sparse: what sparse attention did, see `engine.sparse.figures`; None where it was not asked for.
     expected: result that the schedule leads to expect, plain values as in its file; expected_note: why there is none
     for this run.
     """
@@ -52,6 +53,7 @@ class Report:
     cache_bytes: int = 0
     cache_policy: str = "none"
     attention: str = ""
+    sparse: dict[str, Any] | None = None
     tuning_seconds: float = 0.0
     expected: dict[str, Any] | None = None
     expected_note: str = ""
@@ -98,6 +100,8 @@ class Report:
 
     def summary(self) -> str:
         """Format one line for the log."""
+        if not self.calls and self.sparse:
+            return str(self.sparse["line"])
         if not self.calls:
             return f"nothing was accelerated: {'; '.join(self.notes) or 'no model call was made'}"
         gained = f", {self.speedup:.2f}x the speed of full steps" if self.speedup is not None else ""

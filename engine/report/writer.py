@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..planning.resolve import RunSettings
 from ..sampler.profile import SamplerProfile
+from ..sparse.figures import SparseFigures
 from . import ANSWERED, FULL, REUSE, CallRecord, Report
 
 NOTED_SHORTFALL, NOTED_EXCESS = 0.01, 0.03  # of a run's tokens, against its budget: the report says why
@@ -51,6 +52,12 @@ class ReportWriter:
         """Write down the backend that computes the attention of token steps, and the time spent on choosing it."""
         self.report.attention = text
         self.report.tuning_seconds += tuning_seconds
+
+    def sparse(self, figures: SparseFigures) -> None:
+        """Write down what sparse attention did in the run."""
+        self.report.sparse = figures.as_dict()
+        for note in figures.notes():
+            self.note(note)
 
     def cache(self, nbytes: int, policy: str) -> None:
         """Write down the bytes held after a call; the report states the most. policy: "" without a per-block store."""

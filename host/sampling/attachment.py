@@ -15,6 +15,7 @@ from ...engine.blocks.interface import RowGroup
 from ...engine.planning.plan import Plan
 from ...engine.report import ReportHandle
 from ...engine.run import Run
+from ...engine.sparse.run import SparseRun
 from ...models import Architecture
 from .attention import RunAttention
 from .cond_groups import OptionWatch
@@ -44,6 +45,8 @@ class PlanAttachment:
 class ActiveRun:
     """A run in progress, with the host's part of it: architectures, attention, noise levels, and calls by thread.
 
+    sparse: the sparse attention of the same run, if another node asked for it.
+
     Model calls come from one thread per device.
     """
 
@@ -52,6 +55,7 @@ class ActiveRun:
     level: Level
     announced_bytes: int = 0
     on_model_call: OnModelCall | None = None
+    sparse: SparseRun | None = None
     option_watch: OptionWatch = field(default_factory=OptionWatch)
     _architectures: dict[int, Architecture] = field(default_factory=dict)
     _reached: dict[int, bool] = field(default_factory=dict)  # by thread: whether the model itself ran in its call

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...engine.blocks.compilation import no_compile
 from ...engine.blocks.interface import Attend
 from ...engine.report.writer import ReportWriter
+from ...engine.sparse.run import AttentionCall, SparseRun
 from ...kernels import (
     AUTO,
     DISPATCHER,
@@ -27,10 +28,11 @@ from ...kernels import (
     attend_reference,
 )
 from .memory import lasting_memory
+from .sparse import SPARSE_RUN_KEY, foreign_override
 
-OVERRIDE = "optimized_attention_override"
 FOREIGN = "another node's, through ComfyUI"
 PREFERRED = "the model's own, through ComfyUI"
+NEEDS_LSE = "mode paper needs the log-sum-exp of all keys"
 
 
 def _host(
@@ -71,7 +73,7 @@ class RunAttention:
         It is chosen within the first call of such a number of tokens, once for few queries and once for many. Attention
         to less than half as many keys (speech, text) is the host's: it is little work, and no measure for the rest.
         """
-        if OVERRIDE in options:
+        if foreign_override(options) is not None:
             if not self._gave_lse:
                 self._writer.attention(FOREIGN)
             few = many = self._served(None, options)
@@ -88,11 +90,36 @@ class RunAttention:
                 return _host(q, k, v, options), None
             return (many if q.shape[1] >= MANY_QUERIES else few)(q, k, v, need_lse=need_lse)
 
-        return self._preferring(serve, options)
+        return self._sparsely(self._preferring(serve, options), options)
+
+    def _sparsely(self, serve: Attend, options: dict[str, Any]) -> Attend:
+        """Return `serve` for calls that the run's sparse attention, if it has one, does not take."""
+        run: SparseRun | None = options.get(SPARSE_RUN_KEY)
+        if run is None:
+            return lambda *tensors, selected=None, **asked: serve(*tensors, **asked)
+
+        def attend_sparsely(
+            q: Tensor, k: Tensor, v: Tensor, *, selected: Tensor | None = None, **asked: Any
+        ) -> tuple[Tensor, Tensor | None]:
+            def dense(*tensors: Tensor) -> Tensor:
+                with run.closed():
+                    return serve(*tensors, **asked)[0]
+
+            if asked.get("need_lse"):
+                run.stays_dense(NEEDS_LSE)
+            elif run.is_open and selected is not None:
+                is_masked = asked.get("mask") is not None
+                out = run.attend(AttentionCall(q, k, v, q.shape[-1] ** -0.5, dense, selected, is_masked))
+                if out is not None:
+                    return out, None
+            with run.closed():
+                return serve(q, k, v, **asked)
+
+        return no_compile(attend_sparsely)
 
     def _preferring(self, serve: Attend, options: dict[str, Any]) -> Attend:
         """Return `serve`, or what a layer asks for instead, as in full steps; an override goes before both."""
-        is_overridden, note = OVERRIDE in options, no_compile(self._writer.attention)
+        is_overridden, note = foreign_override(options) is not None, no_compile(self._writer.attention)
 
         def prefer(
             q: Tensor, k: Tensor, v: Tensor, *, preferred: Any = None, **asked: Any
@@ -106,7 +133,7 @@ class RunAttention:
 
     def _masked(self, options: dict[str, Any]) -> Attend:
         """Return attention for calls with a mask: the host's, or the reference where the log-sum-exp is asked for."""
-        name = FOREIGN if OVERRIDE in options else HOST_NAME
+        name = FOREIGN if foreign_override(options) is not None else HOST_NAME
         note = no_compile(self._writer.attention)
 
         def serve(

@@ -28,6 +28,7 @@ from .guiders import context_length, expected_conditions, guidance_scale, second
 from .levels import Level, level_of
 from .memory import announced_bytes, enlarged_shape, lasting_memory
 from .sampler_probe import profile_of
+from .sparse import SPARSE_RUN_KEY
 
 CALLBACK, SEED, LATENT_SHAPES = 5, 7, 8  # indices among the arguments of OUTER_SAMPLE
 CROSS_ATTENTION, CONTROL = 3, 4  # indices among the arguments of APPLY_MODEL
@@ -62,6 +63,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider.model_options = original_options
         run.writer.note(active.option_watch.note())
         run.finish()
+        if active.sparse is not None:
+            run.writer.sparse(active.sparse.figures)
         report = run.writer.close(time.perf_counter() - began, finished)
         attachment.handle.add(report)
         if on_model_call is None:  # a search makes many runs, and logs by itself
@@ -151,6 +154,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     except UnsupportedModel as reason:
         active.run.writer.note(str(reason))
         return executor(*args, **kwargs)
+    active.sparse = options.get(SPARSE_RUN_KEY)
     conditions = {**kwargs, "c_crossattn": _argument(args, kwargs, CROSS_ATTENTION, "c_crossattn")}
     request = _request(args[0], options, conditions, architecture, active)
     active.option_watch.add(request.sigma, options)

@@ -6,6 +6,7 @@ tiles keep all threads busy where heads are few. fp16 is computed in fp32: CPUs 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -69,18 +70,21 @@ class OneDnnProducts:
         self._k, self._v = _as_contiguous(k, self._k_buffer), v
 
     def scores(self, rows: Tensor) -> Tensor:
-        return _inner_product(rows, self._k)
+        return torch.ops.mkldnn._linear_pointwise(rows, self._k, None, "none", [], "")
 
     def values(self, weights: Tensor) -> Tensor:
         # Copied only now: the keys have left the CPU's cache.
         self._v = _as_contiguous(self._v, self._v_buffer)
         if self._v.dtype == torch.bfloat16:
             return torch.mm(weights.to(torch.bfloat16), self._v)
-        return _inner_product(weights, self._v.t())
+        return torch.ops.mkldnn._linear_pointwise(weights, self._v.t(), None, "none", [], "")
 
 
-def _inner_product(rows: Tensor, weights: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weights, None, "none", [], "")
+def inner_product(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return rows weightsᵀ, `[m, n]`, of fp32 `[m, K]` and `[n, K]`: by oneDNN where this torch has it."""
+    if can_use_onednn() and rows.numel() and weights.numel():
+        return torch.ops.mkldnn._linear_pointwise(rows, weights, None, "none", [], "")
+    return torch.mm(rows, weights.t())
 
 
 def _as_contiguous(x: Tensor, buffer: Tensor) -> Tensor:
@@ -128,6 +132,11 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: boo
 def attend_onednn(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
     """Compute in tiles, multiplied by oneDNN; shapes as in `attend_reference`."""
     return _attend_in_tiles(OneDnnProducts, q, k, v, scale, need_lse)
+
+
+@cache
+def can_use_onednn() -> bool:
+    return not _missing_onednn()
 
 
 def _missing_onednn() -> str:

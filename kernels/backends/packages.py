@@ -1,4 +1,7 @@
-"""Attention packages that a user may have installed: flash-attn 2 and 3, SageAttention 2. Imported at first use."""
+"""Attention packages that a user may have installed: flash-attn 2 and 3, SageAttention 2, SpargeAttn.
+
+Imported at first use.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from ..backend import HALF, AttentionOutput, Backend, Constraints
+from ..key_tiles import KeyTiles
+from ..problem import Problem
 from .aten import CUDA
 
 RANK = 10  # installed for its speed: before torch's own kernels
@@ -83,6 +89,28 @@ def attend_sage(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool
     return out, lse.float()
 
 
+def attend_sparge(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles
+) -> AttentionOutput:
+    """Compute listed key tiles by SpargeAttn's block-sparse kernel, with queries and keys in 8 bit.
+
+    It knows no orders of tokens: rows are permuted before and after.
+    """
+    attention = _function("spas_sage_attn", "block_sparse_sage2_attn_cuda")
+    mask, orders = key_tiles.tile_mask(k.shape[1]).to(torch.int8), key_tiles.orders
+    if orders is None:
+        return attention(q, k, v, mask_id=mask, scale=scale, tensor_layout="NHD"), None
+    queries = orders.queries_of_heads().expand(q.shape[0], -1, -1).transpose(1, 2).unsqueeze(-1)
+    keys = orders.keys_of_heads().expand(k.shape[0], -1, -1).transpose(1, 2).unsqueeze(-1)
+    permuted = (q.take_along_dim(queries, 1), k.take_along_dim(keys, 1), v.take_along_dim(keys, 1))
+    out = attention(*permuted, mask_id=mask, scale=scale, tensor_layout="NHD")
+    return torch.empty_like(out).scatter_(1, queries.expand_as(out), out), None
+
+
+def _refuse_rest(problem: Problem) -> str:
+    return "has no term for the rest of the keys" if problem.rest else ""
+
+
 BACKENDS = (
     Backend(
         name="flash-attn-3",
@@ -108,5 +136,24 @@ BACKENDS = (
         unavailable_reason=lambda: _missing_package("sageattention", "sageattention", 2),
         exact=False,
         packages=("sageattention",),
+    ),
+    Backend(
+        name="sparge",
+        what="the SpargeAttn package: listed key tiles, 8-bit queries and keys",
+        run=attend_sparge,
+        constraints=Constraints(
+            CUDA,
+            HALF,
+            capability=(8, 0),
+            head_dims=frozenset({64, 128}),
+            amd=False,
+            lse=False,
+            key_tiles=True,
+            dense=False,
+        ),
+        unavailable_reason=lambda: _missing_package("spas_sage_attn", "spas_sage_attn", 0),
+        extra_check=_refuse_rest,
+        exact=False,
+        packages=("spas_sage_attn",),
     ),
 )

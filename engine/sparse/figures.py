@@ -1,0 +1,130 @@
+"""What sparse attention did in a run: plain data, from which the report's line is made."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_REASONS = 4  # that the report gives for calls that stayed dense
+
+
+@dataclass
+class SparseFigures:
+    """Counts and measurements of one run.
+
+    layers: all that were seen, and those with sparse calls; steps: of the run, and those with sparse calls; computed,
+    pairs: of query and key tiles in sparse calls; errors: relative errors of the output on sampled rows, by layer and
+    step; choices: heads by what they took; milliseconds: of attention, dense and sparse, as timed for the comparison;
+    seconds: of model calls, dense and with sparse attention, but the first; dense: calls that stayed dense, by reason;
+    remarks: of other kinds.
+    """
+
+    layers: set[int] = field(default_factory=set)
+    sparse_layers: set[int] = field(default_factory=set)
+    steps: int = 0
+    sparse_steps: set[int] = field(default_factory=set)
+    calls: int = 0
+    computed: float = 0.0
+    pairs: float = 0.0
+    errors: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    choices: Counter = field(default_factory=Counter)
+    milliseconds: tuple[float, float] | None = None
+    seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    dense: Counter = field(default_factory=Counter)
+    remarks: set[str] = field(default_factory=set)
+    _durations: list[tuple[bool, Callable[[], float]]] = field(default_factory=list)
+
+    def add_call(self, is_sparse: bool, duration: Callable[[], float]) -> None:
+        """Add a model call that is over; its duration is resolved at the end."""
+        self._durations.append((is_sparse, duration))
+
+    def resolve(self) -> None:
+        """Resolve the durations. A run's first call also loads and compiles: it is left out."""
+        for is_sparse, duration in self._durations[1:]:
+            self.seconds[is_sparse].append(duration())
+        self._durations.clear()
+
+    @property
+    def computed_share(self) -> float:
+        """Share of the tiles' pairs that sparse calls computed."""
+        return self.computed / self.pairs if self.pairs else 1.0
+
+    @property
+    def error(self) -> float | None:
+        """Mean error of the output of sparse attention, over layers and measurements; None without any."""
+        measured = [error for errors in self.errors.values() for error in errors]
+        return statistics.fmean(measured) if measured else None
+
+    @property
+    def worst(self) -> tuple[int, float] | None:
+        """The layer of the greatest mean error, and that error."""
+        by_layer: dict[int, list[float]] = {}
+        for (layer, _), errors in self.errors.items():
+            by_layer.setdefault(layer, []).extend(errors)
+        means = {layer: statistics.fmean(errors) for layer, errors in by_layer.items()}
+        return max(means.items(), key=lambda item: item[1]) if means else None
+
+    @property
+    def attention_speedup(self) -> float | None:
+        """Time of dense attention over that of sparse attention, as timed once on this device."""
+        return self.milliseconds[0] / self.milliseconds[1] if self.milliseconds else None
+
+    @property
+    def step_speedup(self) -> float | None:
+        """Time of dense model calls over that of sparse ones in this run; None where there is none to compare with."""
+        dense, sparse = self.seconds[False], self.seconds[True]
+        if not dense or not sparse or statistics.median(sparse) <= 0.0:
+            return None
+        return statistics.median(dense) / statistics.median(sparse)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures as plain data, for the report."""
+        worst = self.worst
+        return {
+            "line": self.line(),
+            "layers": len(self.layers),
+            "sparse_layers": len(self.sparse_layers),
+            "steps": self.steps,
+            "sparse_steps": len(self.sparse_steps),
+            "calls": self.calls,
+            "computed_share": self.computed_share,
+            "error": self.error,
+            "worst_layer": None if worst is None else worst[0],
+            "worst_error": None if worst is None else worst[1],
+            "attention_speedup": self.attention_speedup,
+            "step_speedup": self.step_speedup,
+            "choices": dict(self.choices),
+        }
+
+    def line(self) -> str:
+        """Format what came of it in one line."""
+        if not self.calls:
+            return f"every attention call was dense{self._reasons(': ')}"
+        parts = [
+            f"{len(self.sparse_layers)} of {len(self.layers)} layers, {len(self.sparse_steps)} of {self.steps} steps, "
+            f"density {self.computed_share:.2f}"
+        ]
+        if (error := self.error) is not None and (worst := self.worst) is not None:
+            parts.append(
+                f"attention output off by {error:.0%} on sampled rows (worst: layer {worst[0] + 1}, {worst[1]:.0%})"
+            )
+        gains = [(self.attention_speedup, "attention"), (self.step_speedup, "steps")]
+        told = [f"{what} {gain:.2f}x as fast" for gain, what in gains if gain is not None]
+        if told:
+            parts.append(", ".join(told))
+        return "; ".join(parts)
+
+    def notes(self) -> list[str]:
+        """Return remarks: why calls stayed dense that were not planned to."""
+        stayed = [f"{count} calls stayed dense: {reason}" for reason, count in self._told()]
+        return [f"sparse attention: {text}" for text in [*stayed, *sorted(self.remarks)]]
+
+    def _told(self) -> list[tuple[str, int]]:
+        return [(reason, count) for reason, count in self.dense.most_common(MAX_REASONS) if reason]
+
+    def _reasons(self, before: str) -> str:
+        reasons = "; ".join(reason for reason, _ in self._told())
+        return before + reasons if reasons else ""

@@ -1,0 +1,295 @@
+"""Sparse attention in one sampler run: which calls are sparse, what each head takes, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...kernels import FAST, Problem, attend, comfy_kitchen
+from ...kernels.race import Timing, race
+from ..blocks.interface import TokenLayout
+from ..report.device_timer import DeviceTimer
+from .call import TileCall
+from .candidates import HeadChoice, TileProblem
+from .figures import SparseFigures
+from .layout import RowLayout, query_parts, row_layout
+from .methods import METHODS, layout_of
+from .orders import TokenOrders, token_orders
+from .plan import AUTO, CORE, MEAN, ROUTING, SparsePlan
+from .probe import sampled_rows
+
+HEAD_DIMS = (64, 128)
+HALF = (torch.float16, torch.bfloat16)
+CHOSEN_EVERY = 4  # sparse steps; in short runs every one
+SHORT_RUN = 8  # steps
+DENSE_BLOCKS = 1  # the first layers, which stay dense
+
+PLANNED = ""  # reason of a call that was planned to be dense
+CAPTURING = "a CUDA graph is being captured"
+UNKNOWN_ROWS = "which rows a token step selected is not known"
+
+Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call: q `[B, M, H, D]`, k and v `[B, N, H, D]`.
+
+    dense: the attention that the call would have otherwise, of `(q, k, v)`; it computes rows that are not the video's,
+    and is what times are compared with. selected: with M < N, the video's rows among the queries, as keys, int64
+    `[B, M]`, ascending; None: unknown. is_masked: some keys do not count for some queries.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    dense: Dense
+    selected: Tensor | None = None
+    is_masked: bool = False
+
+
+@dataclass
+class ModelCallState:
+    """A model call in progress, in its own thread.
+
+    conditioned: its first frame is given; roles: of its conditionings; layer: number of its next self-attention;
+    is_closed: within a dense attention call; is_sparse: has had a sparse one; is_partial: computes some tokens only.
+    """
+
+    step: int
+    layout: TokenLayout
+    conditioned: bool
+    roles: Hashable
+    layer: int = 0
+    is_closed: bool = False
+    is_sparse: bool = False
+    is_partial: bool = False
+
+
+@dataclass
+class LayerState:
+    """What one layer's heads take, and at how many sparse steps since it was chosen."""
+
+    choice: HeadChoice | None = None
+    chosen_at: int = -1
+
+
+@dataclass
+class SparseRun:
+    """Mutable state of one sampler call, from one thread per device.
+
+    levels: noise levels of its steps, the last one included; level: of a sigma.
+    """
+
+    plan: SparsePlan
+    levels: Sequence[float]
+    level: Callable[[float], float] = float
+    seed: int = 0
+    figures: SparseFigures = field(default_factory=SparseFigures)
+    _calls: dict[int, ModelCallState] = field(default_factory=dict)
+    _layers: dict[Hashable, LayerState] = field(default_factory=dict)
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.figures.steps = self.steps
+        self._first_sparse = self.plan.dense_steps(self.steps)
+
+    def __deepcopy__(self, memo: dict) -> SparseRun:
+        return self
+
+    @property
+    def steps(self) -> int:
+        return max(1, len(self.levels) - 1)
+
+    def step_of(self, level: float) -> int:
+        """Return the step of a noise level."""
+        passed = sum(known >= level - 1e-4 * max(1.0, level) for known in self.levels)
+        return min(max(0, passed - 1), self.steps - 1)
+
+    def kept(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what is kept under a key for the length of the run; made at the first time."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            return self._kept[key]
+
+    # --- model calls ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def model_call(
+        self, sigma: float, layout: TokenLayout, conditioned: bool, roles: Hashable, device: torch.device
+    ) -> Iterator[None]:
+        """Within the context, this thread is in a model call; see `ModelCallState`."""
+        thread, timer = threading.get_ident(), DeviceTimer(device)
+        call = self._calls[thread] = ModelCallState(self.step_of(self.level(sigma)), layout, conditioned, roles)
+        began = timer.mark()
+        try:
+            yield
+        finally:
+            self._calls.pop(thread, None)
+        if call.layer and not call.is_partial:
+            with self._lock:
+                self.figures.add_call(call.is_sparse, timer.between(began, timer.mark()))
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether this thread is in a model call, and not within a dense attention call of it."""
+        call = self._calls.get(threading.get_ident())
+        return call is not None and not call.is_closed
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Within the context, this thread's attention calls are no business of the run."""
+        call = self._calls.get(threading.get_ident())
+        if call is None or call.is_closed:
+            yield
+            return
+        call.is_closed = True
+        try:
+            yield
+        finally:
+            call.is_closed = False
+
+    def finish(self) -> SparseFigures:
+        """Drop all that was kept; returns what came of the run."""
+        with self._lock:
+            self._calls.clear()
+            self._layers.clear()
+            self._kept.clear()
+            self.figures.resolve()
+            return self.figures
+
+    # --- attention calls --------------------------------------------------------------------------------------
+
+    def attend(self, call: AttentionCall) -> Tensor | None:
+        """Return the output `[B, M, H, D]` of a sparse call; None where the call is to be dense."""
+        model_call = self._calls.get(threading.get_ident())
+        rows = None if model_call is None else row_layout(call.k.shape[1], model_call.layout, self.plan.key_tile)
+        is_partial = call.q.shape[1] != call.k.shape[1]
+        if model_call is None or rows is None or (is_partial and call.selected is None):
+            return None  # no self-attention of the video: text, sound
+        layer, model_call.layer = model_call.layer, model_call.layer + 1
+        model_call.is_partial |= is_partial
+        with self._lock:
+            self.figures.layers.add(layer)
+        reason = self._dense_reason(call, layer, model_call)
+        if reason is None:
+            return self._attend(call, rows, layer, model_call)
+        self._stay_dense(reason)
+        return None
+
+    def _dense_reason(self, call: AttentionCall, layer: int, model_call: ModelCallState) -> str | None:
+        """Return why a call stays dense, PLANNED where that is as planned; None for a sparse call."""
+        q, k, v = call.q, call.k, call.v
+        if self.plan.is_dense or model_call.step < self._first_sparse or layer < DENSE_BLOCKS:
+            return PLANNED
+        if call.is_masked:
+            return "it has a mask"
+        if k.shape[1] < self.plan.min_tokens:
+            return f"{k.shape[1]} tokens are fewer than min_tokens, {self.plan.min_tokens}"
+        if k.shape[2] != q.shape[2] or v.shape != k.shape:
+            return "queries and keys differ in heads"
+        if not q.dtype == k.dtype == v.dtype or (q.device.type != "cpu" and q.dtype not in HALF):
+            return f"its tensors are {str(q.dtype).removeprefix('torch.')}"
+        if q.device.type != "cpu" and q.shape[-1] not in HEAD_DIMS:
+            return f"its heads have size {q.shape[-1]}"
+        if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return CAPTURING
+        return None
+
+    def _attend(self, call: AttentionCall, rows: RowLayout, layer: int, model_call: ModelCallState) -> Tensor | None:
+        own, q, k, v = rows, call.q, call.k, call.v
+        if model_call.conditioned:
+            rows = rows.with_first_frame_dense()
+        rows = layout_of(self.plan.choice, rows, self.plan.density)
+        parts = query_parts(rows, own, q.shape[1], call.selected)
+        if parts is None:
+            self._stay_dense(UNKNOWN_ROWS)
+            return None
+        tiled = TileCall.of(rows, self._orders_of(rows, q), self.plan.query_tile, self.plan.key_tile, parts.selected)
+        problem = TileProblem(tiled, q[:, parts.sparse], k, v, call.scale)
+        choice = self._choice(problem, layer, model_call)
+
+        is_core = self.plan.kernel == CORE and self._core_takes(call, rows)
+
+        def compute() -> Tensor:
+            if is_core:
+                at, density = {"before": rows.before, "after": rows.after}, self.plan.density
+                return comfy_kitchen.attend(q, k, v, scale=call.scale, density=density, **at)
+            tiles = problem.key_tiles(choice, self.plan.rest == MEAN)
+            out, _ = attend(problem.q, k, v, scale=call.scale, key_tiles=tiles, preference=FAST)
+            return parts.join(out, q, lambda part: call.dense(part, k, v))
+
+        timing = self._timing(problem, choice, compute, lambda: call.dense(q, k, v))
+        if timing is not None and not timing.is_worth_it:
+            self._stay_dense(timing.reason)
+            return None
+        model_call.is_sparse = True
+        self._note(problem, choice, layer, model_call.step, timing)
+        return compute()
+
+    def stays_dense(self, reason: str) -> None:
+        """Note that a call stayed dense that was not put to `attend`."""
+        if self.is_open:
+            self._stay_dense(reason)
+
+    def _core_takes(self, call: AttentionCall, rows: RowLayout) -> bool:
+        """Tell whether comfy-kitchen computes a call; the report says why not."""
+        reason = comfy_kitchen.unsupported_reason(call.q, call.k, rows.before, rows.after)
+        with self._lock:
+            if reason:
+                self.figures.remarks.add(f"{reason}: the own kernel ran instead")
+        return not reason
+
+    def _stay_dense(self, reason: str) -> None:
+        with self._lock:
+            self.figures.dense[reason] += 1
+
+    def _orders_of(self, rows: RowLayout, q: Tensor) -> TokenOrders:
+        return self.kept((rows, q.device), lambda: token_orders(rows, self.plan.key_tile, q.device))
+
+    def _choice(self, problem: TileProblem, layer: int, model_call: ModelCallState) -> HeadChoice:
+        """Return what the layer's heads take, chosen anew at the first sparse step and at some of the later ones."""
+        with self._lock:
+            state = self._layers.setdefault((layer, model_call.roles, problem.q.device, problem.heads), LayerState())
+        every = 1 if self.steps <= SHORT_RUN else CHOSEN_EVERY
+        if state.choice is not None and state.chosen_at <= model_call.step < state.chosen_at + every:
+            return state.choice
+        sampled = sampled_rows(problem.call.query_count, self.seed, problem.q.device)
+        method = ROUTING if self.plan.kernel == CORE else self.plan.choice
+        choice = METHODS[method](problem, sampled, self.plan)
+        state.choice, state.chosen_at = choice, model_call.step
+        with self._lock:
+            self.figures.errors.setdefault((layer, model_call.step), []).append(choice.mean_error)
+            self.figures.choices.update(candidate.name for candidate in choice.candidates)
+        return choice
+
+    def _timing(
+        self, problem: TileProblem, choice: HeadChoice, sparse: Callable[[], Tensor], dense: Callable[[], Tensor]
+    ) -> Timing | None:
+        """Return how long such calls take, sparse and dense, timed once on a device; None where that is not asked."""
+        if self.plan.kernel != AUTO:
+            return None
+        described = Problem.of(problem.q, problem.k, problem.v, key_tiles=True)
+        mean = sum(choice.densities) / len(choice.densities)
+        return race(described, mean, sparse, dense)
+
+    def _note(self, problem: TileProblem, choice: HeadChoice, layer: int, step: int, timing: Timing | None) -> None:
+        call, figures = problem.call, self.figures
+        with self._lock:
+            figures.calls += 1
+            figures.sparse_layers.add(layer)
+            figures.sparse_steps.add(step)
+            pairs = call.query_tiles * call.key_tiles
+            figures.pairs += pairs * problem.heads
+            figures.computed += call.query_tiles * sum(call.count(density) for density in choice.densities)
+            if timing is not None:
+                figures.milliseconds = (timing.dense, timing.sparse)
