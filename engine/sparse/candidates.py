@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.key_tiles import KeyTiles
+from ...kernels.key_tiles import KeyTiles, Rest
 from ...kernels.routing import UNLISTED, rest_of, select_tiles, tile_means, tile_scores
 from .call import TileCall
 from .orders import CUBES, PLACE, RASTER, SPREAD
@@ -46,15 +46,15 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """What each head of a layer takes: a candidate and a density. errors: relative, measured as it was chosen."""
+    """What each head of a layer takes: a candidate and a density.
+
+    errors: of each head's output, relative, measured as it was chosen; error: of the layer's whole output.
+    """
 
     candidates: tuple[Candidate, ...]
     densities: tuple[float, ...]
     errors: tuple[float, ...] = ()
-
-    @property
-    def mean_error(self) -> float:
-        return sum(self.errors) / len(self.errors)
+    error: float = 0.0
 
     @staticmethod
     def same(candidate: Candidate, density: float, heads: int) -> HeadChoice:
@@ -90,13 +90,26 @@ class TileProblem:
         key_means = tile_means(self.k, call.key_tile, call.orders.keys[of_head.long()].unsqueeze(0))
         return tile_scores(query_means, key_means, call.layout.rows, self.scale, call.key_tile)
 
-    def lists(self, candidate: Candidate, density: float) -> Tensor:
-        """Return a candidate's lists for all heads: int32 `[B, H, n_q, count]`."""
+    def lists(self, candidate: Candidate, density: float, tiles: Tensor) -> Tensor:
+        """Return a candidate's lists for some tiles of queries, for all heads: int32 `[B, H, r, count]`.
+
+        tiles: numbers of the tiles, int64 `[1 or B, r]`.
+        """
         count = self.call.count(density)
         if candidate.kind == ROUTED and count < self.call.key_tiles:
             counts = torch.full((self.heads,), count, dtype=torch.int32, device=self.q.device)
-            return select_tiles(self.scores(candidate.order), counts, count, self.call.forced)
-        return pattern_lists(self.call, candidate, count).expand(self.q.shape[0], self.heads, -1, -1)
+            return select_tiles(self._scores_at(candidate.order, tiles), counts, count, self.call.forced)
+        lists = pattern_lists(self.call, candidate, count).expand(self.q.shape[0], self.heads, -1, -1)
+        return lists.take_along_dim(tiles.unsqueeze(1).unsqueeze(-1), 2)
+
+    def _scores_at(self, order: str, tiles: Tensor) -> Tensor:
+        return self.scores(order).take_along_dim(tiles.unsqueeze(1).unsqueeze(-1), 2)
+
+    def rest(self, order: str, lists: Tensor, tiles: Tensor) -> Rest:
+        """Return the term for the tiles that lists `[B, H, r, count]` in an order leave out, for all heads."""
+        number = self.call.orders.names.index(order)
+        means = tile_means(self.v, self.call.key_tile, self.call.orders.keys[number].view(1, 1, -1))
+        return rest_of(self._scores_at(order, tiles), lists, means)
 
     def key_tiles(self, choice: HeadChoice, with_rest: bool) -> KeyTiles:
         """Return the lists of a choice, in one launch for all heads."""

@@ -3,60 +3,101 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .candidates import CANDIDATES, PATTERNS, ROUTING, SPATIAL, TEMPORAL, TEXTURAL, Candidate, HeadChoice, TileProblem
+from .allocation import LayerAllocation
+from .candidates import CANDIDATES, ROUTING, SPATIAL, TEMPORAL, TEXTURAL, Candidate, HeadChoice, TileProblem
 from .layout import RowLayout
-from .plan import AUTO, RAINFUSION, SparsePlan
+from .plan import AUTO, MEAN, RAINFUSION, SparsePlan
 from .plan import ROUTING as ROUTING_ONLY
-from .probe import MAX_SCORES, output_errors
+from .probe import MAX_SCORES, Probe
 
 LEVELS = (0.2, 0.3, 0.5, 0.75, 1.0)  # densities that a head over the limit goes up to
 MIN_RECALL = 0.9  # RainFusion: of a pattern, for a head to take it
 MAX_FIRST_FRAME = 0.25  # RainFusion: of the density, that the first frame may take up
 
-Choose = Callable[[TileProblem, Tensor, SparsePlan], HeadChoice]
+Choose = Callable[[TileProblem, Tensor, SparsePlan, "LayerAllocation | None"], HeadChoice]
 
 
-def choose_by_error(problem: TileProblem, rows: Tensor, plan: SparsePlan) -> HeadChoice:
-    """Take for each head the candidate of the least output error. rows: sampled, see `output_errors`."""
+def choose_by_error(
+    problem: TileProblem, rows: Tensor, plan: SparsePlan, allocation: LayerAllocation | None = None
+) -> HeadChoice:
+    """Take for each head the candidate of the least output error.
+
+    rows: sampled, see `output_errors`; allocation: divides the density among the heads, None: all get the plan's.
+    """
     orders = problem.call.orders.names
-    return _least_error(problem, rows, plan, [each for each in CANDIDATES if each.order in orders])
+    return _least_error(problem, rows, plan, [each for each in CANDIDATES if each.order in orders], allocation)
 
 
-def choose_routing(problem: TileProblem, rows: Tensor, plan: SparsePlan) -> HeadChoice:
+def choose_routing(
+    problem: TileProblem, rows: Tensor, plan: SparsePlan, allocation: LayerAllocation | None = None
+) -> HeadChoice:
     """Route all heads by the means of tiles in the model's own order."""
-    return _least_error(problem, rows, plan, [ROUTING])
+    return _least_error(problem, rows, plan, [ROUTING], None)
 
 
-def _least_error(problem: TileProblem, rows: Tensor, plan: SparsePlan, candidates: list[Candidate]) -> HeadChoice:
-    """Take the candidate of the least error; heads over the plan's limit go up to the next density."""
-    density = plan.density
-    chosen: list[tuple[Candidate, float, float]] = []
-    while True:
-        found = output_errors(problem, rows, [(candidate, density) for candidate in candidates])
-        errors, numbers = (each.tolist() for each in found.min(0))
-        at_level = [(candidates[n], density, error) for n, error in zip(numbers, errors, strict=True)]
-        chosen = [
-            new if not chosen or _is_over(old[2], plan) else old
-            for new, old in zip(at_level, chosen or at_level, strict=True)
+def _least_error(
+    problem: TileProblem,
+    rows: Tensor,
+    plan: SparsePlan,
+    candidates: list[Candidate],
+    allocation: LayerAllocation | None,
+) -> HeadChoice:
+    """Take the candidate of the least error at the plan's density, then the density by the allocation and the limit."""
+    probe = Probe(problem, rows, plan.rest == MEAN)
+    errors, numbers = torch.stack([probe.errors(each, plan.density) for each in candidates]).min(0)
+    taken = [candidates[number] for number in numbers.tolist()]
+    densities = [plan.density] * len(taken)
+    if allocation is not None:
+        levels = allocation.levels()
+        curves = torch.stack([_errors_of(probe, taken, [level] * len(taken)) for level in levels])
+        real = torch.tensor([problem.call.count(level) / problem.call.key_tiles for level in levels])
+        chosen = allocation.choose(real, curves.square() * probe.parts)
+        densities = [levels[level] for level in chosen]
+        errors = curves.gather(0, torch.tensor([chosen], device=curves.device))[0]
+    densities, errors = _under_limit(probe, plan.limit, taken, densities, errors)
+    return _choice(taken, densities, errors, probe.parts)
+
+
+def _choice(taken: list[Candidate], densities: Sequence[float], errors: Tensor, parts: Tensor) -> HeadChoice:
+    whole = float((errors.square() * parts).sum().sqrt())
+    return HeadChoice(tuple(taken), tuple(densities), tuple(errors.tolist()), whole)
+
+
+def _errors_of(probe: Probe, taken: list[Candidate], densities: Sequence[float]) -> Tensor:
+    """Return the errors of heads that take different candidates at different densities, `[H]`."""
+    ways = list(zip(taken, densities, strict=True))
+    errors = torch.empty(len(ways), device=probe.parts.device)
+    for way in dict.fromkeys(ways):
+        heads = [head for head, own in enumerate(ways) if own == way]
+        errors[heads] = probe.errors(*way, heads)
+    return errors
+
+
+def _under_limit(
+    probe: Probe, limit: float, taken: list[Candidate], densities: list[float], errors: Tensor
+) -> tuple[list[float], Tensor]:
+    """Raise the density of heads over the limit level by level; returns all densities and errors."""
+    while limit > 0.0:
+        over = [not error <= limit for error in errors.tolist()]
+        higher = [
+            next((level for level in LEVELS if level > density + 1e-6), density) if is_over else density
+            for density, is_over in zip(densities, over, strict=True)
         ]
-        higher = [level for level in LEVELS if level > density + 1e-6]
-        if not higher or not any(_is_over(error, plan) for _, _, error in chosen):
+        if higher == densities:
             break
-        density = higher[0]
-    return HeadChoice(*map(tuple, zip(*chosen, strict=True)))
+        densities, errors = higher, _errors_of(probe, taken, higher)
+    return densities, errors
 
 
-def _is_over(error: float, plan: SparsePlan) -> bool:
-    return plan.limit > 0.0 and not error <= plan.limit
-
-
-def choose_as_rainfusion(problem: TileProblem, rows: Tensor, plan: SparsePlan) -> HeadChoice:
+def choose_as_rainfusion(
+    problem: TileProblem, rows: Tensor, plan: SparsePlan, allocation: LayerAllocation | None = None
+) -> HeadChoice:
     """Choose a pattern by its recall on two samples of the tokens (RainFusion, arXiv 2505.21036, §3).
 
     Within a frame, the tokens nearby stand for the temporal pattern; one token in ω of all frames for the spatial one.
@@ -79,9 +120,8 @@ def choose_as_rainfusion(problem: TileProblem, rows: Tensor, plan: SparsePlan) -
         TEMPORAL if near >= MIN_RECALL else SPATIAL if far >= MIN_RECALL else TEXTURAL
         for near, far in zip(temporal, spatial, strict=True)
     ]
-    errors = output_errors(problem, rows, [(pattern, plan.density) for pattern in PATTERNS]).tolist()
-    measured = [errors[PATTERNS.index(pattern)][head] for head, pattern in enumerate(taken)]
-    return HeadChoice(tuple(taken), (plan.density,) * len(taken), tuple(measured))
+    probe, densities = Probe(problem, rows), [plan.density] * len(taken)
+    return _choice(taken, densities, _errors_of(probe, taken, densities), probe.parts)
 
 
 def _recall(problem: TileProblem, sample: Tensor, half_band: float) -> list[float]:

@@ -22,7 +22,8 @@ DEFAULT_DENSITY, DEFAULT_DENSE_START, DEFAULT_LIMIT, DEFAULT_MIN_TOKENS = 0.3, 0
 class SparsePlan:
     """The plan for the attention of a run.
 
-    density: share of the key tiles that a query tile attends to, 1: all, nothing is changed. dense_start: share of the
+    density: share of the key tiles that a query tile attends to, 1: all, nothing is changed; with choice `auto` the
+    mean over the heads. dense_start: share of the
     steps, from the first, that stay dense; at least the first step does. choice: how a head's tiles are found. rest:
     `drop` tiles that are left out, or take them together as one `mean` term. limit: a head whose measured error is
     greater attends to more tiles; 0: no limit. min_tokens: calls with fewer keys stay dense. kernel: `own` skips the
@@ -52,6 +53,11 @@ class SparsePlan:
 
     def __deepcopy__(self, memo: dict) -> SparsePlan:
         return self  # immutable; hosts deep-copy model options
+
+    @property
+    def spreads(self) -> bool:
+        """Tell whether the density is a mean, divided among the heads by what it is worth to them."""
+        return self.choice == AUTO
 
     @property
     def is_dense(self) -> bool:

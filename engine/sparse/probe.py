@@ -6,6 +6,7 @@ Output decides, not recall: where values vary little, a head may leave out most 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,35 +30,87 @@ def output_errors(problem: TileProblem, rows: Tensor, ways: Sequence[tuple[Candi
 
     ways: candidates with their densities; rows: numbers of the problem's queries, int64 `[r]`.
     """
-    batch, _, heads, _ = problem.q.shape
-    masks = [_tile_mask(problem, rows, candidate, density) for candidate, density in ways]
-    tile_of_key = problem.call.orders.places // problem.call.key_tile
-    group = max(1, MAX_SCORES // (batch * len(rows) * problem.call.layout.rows))
-    parts = []
-    for first in range(0, heads, group):
-        part = slice(first, first + group)
-        q, k, v = (each[:, :, part].transpose(1, 2) for each in (problem.q[:, rows], problem.k, problem.v))
-        scores = (q.float() * problem.scale) @ k.float().transpose(-1, -2)
-        weights = (scores - scores.amax(-1, keepdim=True)).exp_()
-        v = v.float()
-        exact = (weights @ v) / weights.sum(-1, keepdim=True)
-        size = exact.square().sum((0, 2, 3)).clamp_min(1e-30)
-        errors = []
-        for (candidate, _), mask in zip(ways, masks, strict=True):
-            order = problem.call.orders.names.index(candidate.order)
-            kept = weights * mask[:, part].index_select(-1, tile_of_key[order])
-            found = (kept @ v) / kept.sum(-1, keepdim=True).clamp_min(1e-30)
-            errors.append(((found - exact).square().sum((0, 2, 3)) / size).sqrt())
-        parts.append(torch.stack(errors))
-    return torch.cat(parts, 1)
+    probe = Probe(problem, rows)
+    return torch.stack([probe.errors(candidate, density) for candidate, density in ways])
 
 
-def _tile_mask(problem: TileProblem, rows: Tensor, candidate: Candidate, density: float) -> Tensor:
-    """Return which key tiles the sampled rows attend to: fp32 `[B, H, r, n_k]`, 1 or 0."""
-    call = problem.call
-    places = inverse(call.queries[:, call.orders.names.index(candidate.order)])[:, rows]
-    tile = (places // call.query_tile).unsqueeze(1).unsqueeze(-1)  # [1 or B, 1, r, 1]
-    lists = problem.lists(candidate, density)
-    listed = lists.take_along_dim(tile.expand(*lists.shape[:2], -1, 1), 2).long()
-    mask = torch.zeros(*listed.shape[:3], call.key_tiles + 1, device=listed.device)
-    return mask.scatter_(-1, listed.clamp(max=call.key_tiles), 1.0)[..., :-1]
+class Probe:
+    """Sampled rows of a call: their exact output, and its error under lists of tiles.
+
+    rows: numbers of the problem's queries, int64 `[r]`; with_rest: lists come with the term for the tiles that they
+    leave out. parts: each head's part in the squared norm of the output, fp32 `[H]`.
+    """
+
+    def __init__(self, problem: TileProblem, rows: Tensor, with_rest: bool = False):
+        self._problem, self._rows, self._with_rest = problem, rows, with_rest
+        self._tile_of_key = problem.call.orders.places // problem.call.key_tile
+        heads = problem.heads
+        group = max(1, MAX_SCORES // (problem.q.shape[0] * len(rows) * problem.call.layout.rows))
+        self._groups = [range(first, min(first + group, heads)) for first in range(0, heads, group)]
+        self._kept: _Exact | None = None
+        self._sizes = torch.cat([self._exact(heads).size for heads in self._groups])
+        self.parts = self._sizes / self._sizes.sum()
+
+    def _exact(self, heads: range) -> _Exact:
+        if self._kept is None or self._kept.heads != heads:
+            self._kept = None  # one group at a time fits into the memory that is taken for it
+            self._kept = _Exact(self._problem, self._rows, heads)
+        return self._kept
+
+    def errors(self, candidate: Candidate, density: float, heads: Sequence[int] | None = None) -> Tensor:
+        """Return the relative error of some heads' output, fp32 `[len(heads)]`; None: of all, in order."""
+        wanted = range(self._problem.heads) if heads is None else heads
+        listed = self._lists(candidate, density)
+        found = [
+            self._errors_in(self._exact(group), [head for head in wanted if head in group], candidate, listed)
+            for group in self._groups
+            if any(head in group for head in wanted)
+        ]
+        return torch.cat(found)
+
+    def _errors_in(self, exact: _Exact, heads: list[int], candidate: Candidate, listed: _RowLists) -> Tensor:
+        own = slice(None) if len(heads) == len(exact.heads) else [head - exact.heads.start for head in heads]
+        order = self._problem.call.orders.names.index(candidate.order)
+        kept = exact.weights[:, own] * listed.mask[:, heads].index_select(-1, self._tile_of_key[order])
+        out, total = kept @ exact.v[:, own], kept.sum(-1, keepdim=True)
+        if listed.rest is not None:
+            top, value = listed.rest
+            share = (top[:, heads].unsqueeze(-1) - exact.largest[:, own]).exp()
+            out, total = out + share * value[:, heads], total + share
+        difference = out / total.clamp_min(1e-30) - exact.out[:, own]
+        return (difference.square().sum((0, 2, 3)) / self._sizes[heads]).sqrt()
+
+    def _lists(self, candidate: Candidate, density: float) -> _RowLists:
+        """Return what the sampled rows attend to by a candidate."""
+        problem, call = self._problem, self._problem.call
+        places = inverse(call.queries[:, call.orders.names.index(candidate.order)])[:, self._rows]
+        tiles = places // call.query_tile
+        lists = problem.lists(candidate, density, tiles)
+        mask = torch.zeros(*lists.shape[:3], call.key_tiles + 1, device=lists.device)
+        mask.scatter_(-1, lists.long().clamp(max=call.key_tiles), 1.0)
+        rest = problem.rest(candidate.order, lists, tiles) if self._with_rest else None
+        return _RowLists(mask[..., :-1], None if rest is None else (rest.top, rest.value))
+
+
+class _Exact:
+    """Weights `[B, h, r, N]`, relative to the largest, and output `[B, h, r, D]` of sampled rows in some heads."""
+
+    def __init__(self, problem: TileProblem, rows: Tensor, heads: range):
+        self.heads, part = heads, slice(heads.start, heads.stop)
+        q, k, v = (each[:, :, part].transpose(1, 2).float() for each in (problem.q[:, rows], problem.k, problem.v))
+        scores = (q * problem.scale) @ k.transpose(-1, -2)
+        self.largest = scores.amax(-1, keepdim=True)
+        self.weights, self.v = (scores - self.largest).exp_(), v
+        self.out = (self.weights @ v) / self.weights.sum(-1, keepdim=True)
+        self.size = self.out.square().sum((0, 2, 3)).clamp_min(1e-30)
+
+
+@dataclass(frozen=True)
+class _RowLists:
+    """What sampled rows attend to.
+
+    mask: fp32 `[B, H, r, n_k]`, 1 for listed tiles, else 0; rest: score `[B, H, r]` and value `[B, H, r, D]`, or None.
+    """
+
+    mask: Tensor
+    rest: tuple[Tensor, Tensor] | None

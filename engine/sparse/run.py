@@ -15,6 +15,7 @@ from ...kernels import FAST, Problem, attend, comfy_kitchen
 from ...kernels.race import Timing, race
 from ..blocks.interface import TokenLayout
 from ..report.device_timer import DeviceTimer
+from .allocation import Allocation
 from .call import TileCall
 from .candidates import HeadChoice, TileProblem
 from .figures import SparseFigures
@@ -32,6 +33,7 @@ DENSE_BLOCKS = 1  # the first layers, which stay dense
 
 PLANNED = ""  # reason of a call that was planned to be dense
 CAPTURING = "a CUDA graph is being captured"
+NEEDS_LSE = "mode paper needs the log-sum-exp of all keys"
 UNKNOWN_ROWS = "which rows a token step selected is not known"
 
 Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -100,6 +102,7 @@ class SparseRun:
 
     def __post_init__(self) -> None:
         self.figures.steps = self.steps
+        self._allocation = Allocation(self.plan.density)
         self._first_sparse = self.plan.dense_steps(self.steps)
 
     def __deepcopy__(self, memo: dict) -> SparseRun:
@@ -265,10 +268,11 @@ class SparseRun:
             return state.choice
         sampled = sampled_rows(problem.call.query_count, self.seed, problem.q.device)
         method = ROUTING if self.plan.kernel == CORE else self.plan.choice
-        choice = METHODS[method](problem, sampled, self.plan)
+        part = self._allocation.of((layer, model_call.roles, problem.q.device)) if self.plan.spreads else None
+        choice = METHODS[method](problem, sampled, self.plan, part)
         state.choice, state.chosen_at = choice, model_call.step
         with self._lock:
-            self.figures.errors.setdefault((layer, model_call.step), []).append(choice.mean_error)
+            self.figures.errors.setdefault((layer, model_call.step), []).append(choice.error)
             self.figures.choices.update(candidate.name for candidate in choice.candidates)
         return choice
 

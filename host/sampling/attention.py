@@ -14,7 +14,7 @@ from torch import Tensor
 from ...engine.blocks.compilation import no_compile
 from ...engine.blocks.interface import Attend
 from ...engine.report.writer import ReportWriter
-from ...engine.sparse.run import AttentionCall, SparseRun
+from ...engine.sparse.run import NEEDS_LSE, AttentionCall, SparseRun
 from ...kernels import (
     AUTO,
     DISPATCHER,
@@ -28,11 +28,11 @@ from ...kernels import (
     attend_reference,
 )
 from .memory import lasting_memory
-from .sparse import SPARSE_RUN_KEY, foreign_override
+from .sparse import OVERRIDE, SPARSE_RUN_KEY, foreign_override  # noqa: F401 - re-exported
 
 FOREIGN = "another node's, through ComfyUI"
 PREFERRED = "the model's own, through ComfyUI"
-NEEDS_LSE = "mode paper needs the log-sum-exp of all keys"
+
 
 
 def _host(

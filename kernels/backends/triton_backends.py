@@ -32,10 +32,12 @@ def attend_tma(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool)
     return launch.attend_tma(q, k, v, scale=scale, need_lse=need_lse)
 
 
-def attend_int8(q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool) -> AttentionOutput:
+def attend_int8(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, need_lse: bool, key_tiles: KeyTiles | None = None
+) -> AttentionOutput:
     """Compute by the kernel with 8-bit scores; shapes as in `attend_reference`."""
     q, k, v = _align(q, k, v)
-    return launch.attend_int8(q, k, v, scale=scale, need_lse=need_lse)
+    return launch.attend_int8(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
 
 
 def _align(*tensors: Tensor) -> list[Tensor]:
@@ -51,9 +53,9 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _check_pointer(problem: Problem) -> str:
-    kind = "tiles" if problem.key_tiles else "pointer"
-    return unsupported_reason(kind, problem.device, problem.dtype, problem.head_dim)
+def _check(dense: str, tiles: str, problem: Problem) -> str:
+    """Return why the kernel for all keys, or that for listed tiles, cannot compute a call."""
+    return unsupported_reason(tiles if problem.key_tiles else dense, problem.device, problem.dtype, problem.head_dim)
 
 
 _triton = partial(Backend, unavailable_reason=unavailable_reason, packages=PACKAGES)
@@ -63,7 +65,7 @@ BACKENDS = (
         what="the pack's Triton kernel",
         run=attend_pointer,
         constraints=Constraints(DEVICES, FLOATS, key_tiles=True),
-        extra_check=_check_pointer,
+        extra_check=partial(_check, "pointer", "tiles"),
     ),
     _triton(
         name="triton-tma",
@@ -76,8 +78,8 @@ BACKENDS = (
         name="triton-int8",
         what="the pack's Triton kernel with 8-bit scores and fp16 sums",
         run=attend_int8,
-        constraints=Constraints(DEVICES, FLOATS, amd=False),
-        extra_check=lambda problem: unsupported_reason("int8", problem.device, problem.dtype, problem.head_dim),
+        constraints=Constraints(DEVICES, FLOATS, amd=False, key_tiles=True),
+        extra_check=partial(_check, "int8", "int8_tiles"),
         exact=False,
     ),
 )

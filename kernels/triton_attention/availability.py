@@ -50,8 +50,14 @@ def unavailable_reason() -> str:
     return ""
 
 
+def runs_on(device: torch.device) -> bool:
+    """Tell whether Triton kernels run on a device: one with a shipped architecture, or a CPU that interprets them."""
+    architecture = architecture_of(device)
+    return config_for(architecture, "pointer", HEAD_DIMS[-1]) is not None and not unavailable_reason()
+
+
 def unsupported_reason(kind: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """Return why the kernel `pointer`, `tma`, `int8` or `tiles` cannot take such tensors; "" if it can."""
+    """Return why a kernel, see `config_for`, cannot take such tensors; "" if it can."""
     architecture = architecture_of(device)
     if not architecture:
         return f"Triton kernels do not run on the device {device.type}"
@@ -71,7 +77,7 @@ def _supported_dtypes(architecture: str, kind: str) -> tuple[torch.dtype, ...]:
     if architecture != "interpreter":
         return torch.float16, torch.bfloat16
     # The interpreter multiplies the bits of bf16 as if they were integers.
-    return (torch.float16,) if kind == "int8" else (torch.float16, torch.float32)
+    return (torch.float16,) if kind.startswith("int8") else (torch.float16, torch.float32)
 
 
 def _name(dtype: torch.dtype) -> str:

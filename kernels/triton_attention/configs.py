@@ -25,7 +25,9 @@ def compile_options(config: Config) -> dict[str, int | bool]:
     return {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
 
 
-QUANTISE = Config(64, 0, 4, 1)  # of `quantise_rows`, which has no keys
+ROWS = Config(64, 0, 4, 1)  # of `quantise_rows` and `order_values`, which have no keys
+POOL = Config(32, 0, 4, 1)  # of `pool_tiles`
+SELECT = Config(1, 0, 8, 1)  # of `select_rows`
 HEAD_DIMS = (64, 128)
 # The interpreter gets small tiles: its time grows with operations and padding, and more tiles test more of a kernel.
 _TABLE: dict[tuple[str, str], dict[int, Config]] = {
@@ -33,17 +35,22 @@ _TABLE: dict[tuple[str, str], dict[int, Config]] = {
     ("interpreter", "tiles"): dict.fromkeys(HEAD_DIMS, Config(64, 32, 4, 1)),
     ("interpreter", "tma"): dict.fromkeys(HEAD_DIMS, Config(32, 32, 4, 1)),
     ("interpreter", "int8"): dict.fromkeys(HEAD_DIMS, Config(32, 32, 4, 1)),
+    ("interpreter", "int8_tiles"): dict.fromkeys(HEAD_DIMS, Config(64, 32, 4, 1)),
     # 128 × 64 with 4 warps would spill almost everywhere.
     ("sm80", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
-    ("sm80", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    # With orders of tokens a third stage would spill.
+    ("sm80", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
     ("sm80", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm80", "int8_tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     # 99 KB of shared memory instead of 163: two stages for heads of 128.
     ("sm86", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
     ("sm86", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm86", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm86", "int8_tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm89", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
     ("sm89", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm89", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm89", "int8_tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm90", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm90", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm90", "tma"): {64: Config(128, 128, 8, 2), 128: Config(128, 128, 8, 2)},
@@ -53,12 +60,13 @@ _TABLE: dict[tuple[str, str], dict[int, Config]] = {
     ("sm120", "pointer"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 2)},
     ("sm120", "tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     ("sm120", "int8"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
+    ("sm120", "int8_tiles"): {64: Config(128, 64, 8, 3), 128: Config(128, 64, 8, 3)},
     # AMD: one stage, as a software pipeline would hold the next tiles in registers.
     ("gfx942", "pointer"): {64: Config(128, 64, 4, 1), 128: Config(128, 64, 4, 1)},
     ("gfx942", "tiles"): {64: Config(128, 32, 4, 1), 128: Config(128, 64, 4, 1)},
     # RDNA3 keeps the operands of its matrix instructions twice in registers: two warps to 16 rows.
     ("gfx1100", "pointer"): {64: Config(128, 32, 8, 1), 128: Config(64, 32, 8, 1)},
-    ("gfx1100", "tiles"): {64: Config(128, 32, 8, 1), 128: Config(64, 32, 8, 1)},
+    ("gfx1100", "tiles"): {64: Config(128, 32, 8, 1), 128: Config(64, 16, 8, 1)},
     ("gfx1201", "pointer"): {64: Config(128, 64, 8, 1), 128: Config(128, 32, 8, 1)},
     ("gfx1201", "tiles"): {64: Config(128, 64, 8, 1), 128: Config(128, 32, 8, 1)},
 }
@@ -72,7 +80,10 @@ SHIPPED: tuple[tuple[str, str, int], ...] = tuple(
 
 
 def config_for(architecture: str, kind: str, head_dim: int) -> Config | None:
-    """Return the configuration of the kernel `pointer`, `tma`, `int8` or `tiles`; None where none is shipped."""
+    """Return the configuration of a kernel, None where none is shipped.
+
+    kind: `pointer`, `tma` or `int8` for all keys, `tiles` or `int8_tiles` for listed tiles of keys.
+    """
     return _TABLE.get((_nearest_shipped(architecture), kind), {}).get(head_dim)
 
 

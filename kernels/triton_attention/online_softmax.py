@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 LN2 = tl.constexpr(0.6931471805599453)
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -26,9 +27,10 @@ def softmax_step(scores, top, total, factor):
 
 @triton.jit
 def load_block(rows, start, mask):
-    """Load the block of K or V from row `start` on; zeros where `mask` is false, which is None where all rows exist.
+    """Load a block of K or V; zeros where `mask` is false, which is None where all rows exist.
 
-    rows: pointer to a head, stride of its rows, offsets of a block.
+    rows: pointer to a head, stride of its rows, offsets of a block of rows; start: its first row. Or offsets within a
+    row, and start: the number of each row, in a shape that broadcasts with them.
     """
     head, stride, offsets = rows
     if mask is None:
@@ -49,6 +51,29 @@ def weigh_values(scores, v_rows, start, present, top, total, factor):
         scores = tl.where(present[None, :], scores, float("-inf"))
     weights, shrink, top, total = softmax_step(scores, top, total, factor)
     return weights, load_block(v_rows, start, None if present is None else present[:, None]), shrink, top, total
+
+
+@triton.jit
+def add_rest(rest_top, rest_value, list_idx, shift, acc, top, total):
+    """Return acc, top and total (see `softmax_step`) after the term of a `Rest`: one more key, its score less `shift`.
+
+    rest_top, rest_value: those of `Rest`, or None; list_idx: which of their terms; shift: of each row, in base 2.
+    """
+    # It comes last: as the state that the loop starts with it would cost registers there.
+    if rest_top is not None:
+        HEAD_DIM: tl.constexpr = acc.shape[1]
+        score = tl.load(rest_top + list_idx) * LOG2_E
+        value = tl.load(rest_value + list_idx * HEAD_DIM + tl.arange(0, HEAD_DIM))
+        value = tl.where(score > float("-inf"), value, 0.0)  # of a term that does not exist: anything
+        scores = tl.zeros_like(top) + (score - shift)
+        new_top = tl.maximum(top, scores)
+        base = tl.where(new_top > float("-inf"), new_top, 0.0)  # neither keys nor a term: −∞ − −∞ would be NaN
+        weights = tl.math.exp2(scores - base)
+        shrink = tl.math.exp2(top - base)
+        acc = acc * shrink[:, None] + weights[:, None] * value[None, :]
+        total = total * shrink + weights
+        top = new_top
+    return acc, top, total
 
 
 @triton.jit

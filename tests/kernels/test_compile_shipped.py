@@ -46,6 +46,7 @@ MATRIX_UNIT = {  # prefix of a device's matrix instructions
     "gfx1201": "v_wmma_f32",
 }
 ONE_OF_EACH_MAKER = ("sm89", "gfx1201")
+ROUTING = ("pool", "select")
 for sibling, shipped in SIBLINGS.items():
     SHARED_LIMIT[sibling], MATRIX_UNIT[sibling] = SHARED_LIMIT[shipped], MATRIX_UNIT[shipped]
 
@@ -58,9 +59,10 @@ class Job:
     dtype: str
     lse: bool = True
     large: bool = False  # tensors beyond 2 GiB
+    extras: bool = False  # lists of key tiles with orders of tokens and the rest; pooled rows with an order
 
     def __str__(self) -> str:
-        name = f"{self.architecture}-{self.kind}-{self.head_dim}-{self.dtype}"
+        name = f"{self.architecture}-{self.kind}-{self.head_dim}-{self.dtype}" + "-extras" * self.extras
         return name + "-without-lse" * (not self.lse) + "-beyond-2-GiB" * self.large
 
 
@@ -68,18 +70,23 @@ def jobs() -> list[Job]:
     """List all configurations once; variants only where registers are scarcest."""
     found = []
     for architecture, kind, head_dim in SHIPPED:
-        amd = architecture.startswith("gfx")
-        found.append(Job(architecture, kind, head_dim, "bf16"))
+        amd, listed = architecture.startswith("gfx"), kind.endswith("tiles")
+        if listed:
+            found.append(Job(architecture, kind, head_dim, "bf16", extras=True))
+        if not listed or head_dim == 128:  # without orders and rest a kernel does strictly less
+            found.append(Job(architecture, kind, head_dim, "bf16"))
         if head_dim != 128:
             continue  # variants are compiled for the larger head size, where registers are scarcest
         # On NVIDIA devices fp16 and bf16 need the same registers.
         if amd or kind == "pointer":
-            found.append(Job(architecture, kind, head_dim, "fp16"))
+            found.append(Job(architecture, kind, head_dim, "fp16", extras=listed))
         # Without the log-sum-exp a kernel does strictly less.
         if architecture in ONE_OF_EACH_MAKER:
-            found.append(Job(architecture, kind, head_dim, "bf16", lse=False))
+            found.append(Job(architecture, kind, head_dim, "bf16", lse=False, extras=listed))
         if amd:
-            found.append(Job(architecture, kind, head_dim, "bf16", large=True))
+            found.append(Job(architecture, kind, head_dim, "bf16", large=True, extras=listed))
+    architectures = dict.fromkeys(architecture for architecture, _, _ in SHIPPED)
+    found += [Job(name, kind, 128, "bf16", extras=True) for name in architectures for kind in ROUTING]
     # Devices that use another's configurations.
     return found + [Job(sibling, "pointer", 128, dtype) for sibling in SIBLINGS for dtype in ("bf16", "fp16")]
 
@@ -96,11 +103,18 @@ def jobs_for(triton: str) -> list[Job]:
     """List all jobs for the newest Triton; for the oldest, each kernel on each device once, at the larger head size."""
     if not tritons()[triton]:
         return jobs()
-    return [job for job in jobs() if job.head_dim == 128 and job.dtype == "bf16" and job.lse and not job.large]
+    plain = [job for job in jobs() if job.head_dim == 128 and job.dtype == "bf16" and job.lse and not job.large]
+    return [job for job in plain if job.extras or not job.kind.endswith("tiles")]
 
 
-def cases() -> list:
-    found = [pytest.param(name, job, id=f"{name}-{job}") for name in tritons() for job in jobs_for(name)]
+def cases(*, routing: bool = True) -> list:
+    """List the jobs of all versions of Triton as parameters of a test; routing: with the kernels of routing."""
+    found = [
+        pytest.param(name, job, id=f"{name}-{job}")
+        for name in tritons()
+        for job in jobs_for(name)
+        if routing or job.kind not in ROUTING
+    ]
     if not os.environ.get(OLDEST_VARIABLE):
         reason = f"{OLDEST_VARIABLE} names no folder with it: no configuration was compiled with the oldest Triton"
         found.append(pytest.param("", None, id="oldest", marks=pytest.mark.skip(reason=reason)))
@@ -137,10 +151,10 @@ def test_compiles_without_spills(triton, job):
     assert result["shared"] <= SHARED_LIMIT[job.architecture]
 
 
-@pytest.mark.parametrize(("triton", "job"), cases())
+@pytest.mark.parametrize(("triton", "job"), cases(routing=False))
 def test_uses_the_matrix_units(triton, job):
     matrix = result_of(triton, job)["matrix"]
-    if job.kind == "int8":
+    if job.kind.startswith("int8"):
         assert any(name.startswith("IMMA") for name in matrix)
         # fp16 sums: with fp32 sums the name goes on with .F32, and GeForce cards take twice as long.
         assert any(name.startswith("HMMA") and name.endswith(".F16") for name in matrix)

@@ -15,12 +15,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 from the start: python dev.py test --tier kernels", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton is not installed: its kernels were not tested")
 
-from triton_problems import CASES, KINDS, exact, problem, relative
+from triton_problems import CASES, KINDS, exact, poisoned, problem, relative
 
-from astraea.kernels.key_tiles import KEY_TILE, QUERY_TILE, KeyTiles
 from astraea.kernels.triton_attention import (
-    SHIPPED,
-    Config,
     attend_int8,
     attend_pointer,
     attend_tma,
@@ -43,10 +40,6 @@ INT8_TOLERANCES = {"random": (0.012, 0.012), "peaked": (0.04, 0.25), "offset": (
 
 def attend(kind, q, k, v, *, need_lse=True, **options):
     return ALL[kind](q, k, v, scale=q.shape[-1] ** -0.5, need_lse=need_lse, **options)
-
-
-def use_config(monkeypatch, config):
-    monkeypatch.setattr(launch, "config_for", lambda architecture, kind, head_dim: config)
 
 
 def check(result, expected, dtype):
@@ -99,18 +92,14 @@ def test_int8_of_zeros_is_the_mean_of_the_values():
     assert torch.allclose(lse, torch.full_like(lse, math.log(k.shape[1])))
 
 
-@pytest.mark.parametrize("kind", ["pointer", "tma", "int8", "tiles"])
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_the_tile_shapes_of_a_device_give_the_same(monkeypatch, kind, head_dim):
-    architecture = "sm90" if kind != "int8" else "sm89"
     q, k, v = problem((1, 150, 200, 1, head_dim), torch.float16, "random")
-    use_config(monkeypatch, config_for(architecture, kind, head_dim))
-    options, mask = {}, None
-    if kind == "tiles":
-        options["key_tiles"] = KeyTiles.from_mask(torch.tensor([[[[1, 0, 1, 1], [0, 1, 1, 0]]]]).bool())
-        mask = options["key_tiles"].mask(150, 200)
-    out, lse = attend("pointer" if kind == "tiles" else kind, q, k, v, **options)
-    expected, expected_lse = exact(q, k, v, mask)
+    config = config_for("sm89" if kind == "int8" else "sm90", kind, head_dim)
+    monkeypatch.setattr(launch, "config_for", lambda architecture, kind, head_dim: config)
+    out, lse = attend(kind, q, k, v)
+    expected, expected_lse = exact(q, k, v)
     assert relative(out, expected) <= (INT8_TOLERANCES["random"][0] if kind == "int8" else 1e-3)
     assert torch.allclose(lse.double(), expected_lse, rtol=0, atol=0.012 if kind == "int8" else LSE_TOLERANCE)
 
@@ -182,19 +171,10 @@ def test_a_scale_that_would_reverse_the_order_of_scores_is_refused(kind):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("kind", [*ALL, "tiles"])
+@pytest.mark.parametrize("kind", ALL)
 def test_memory_around_the_tensors_does_not_leak(kind, case):
     tensors = problem(case, torch.float16, "random")
-    poisoned = []
-    for tensor in tensors:
-        batch, rows, heads, dim = tensor.shape
-        storage = torch.full((batch + 2, rows + 256, heads, dim), float("nan"), dtype=tensor.dtype)
-        poisoned.append(storage[1:-1, 128:-128].copy_(tensor))
-    options = {}
-    if kind == "tiles":
-        kind, queries, keys = "pointer", case[1], case[2]
-        options["key_tiles"] = KeyTiles.from_mask(torch.ones(case[0], case[3], -(-queries // 128), -(-keys // 64)) > 0)
-    for a, b in zip(attend(kind, *poisoned, **options), attend(kind, *tensors, **options), strict=True):
+    for a, b in zip(attend(kind, *map(poisoned, tensors)), attend(kind, *tensors), strict=True):
         assert torch.equal(a, b)
 
 
@@ -214,63 +194,18 @@ def test_offsets_beyond_32_bits_are_reached(kind, which, dim, tmp_path):
     assert torch.equal(out, expected)
 
 
-# --- tiles of keys ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "config", [None, Config(128, 64, 4, 1), Config(128, 16, 4, 1)], ids=["64x32", "128x64", "128x16"]
-)
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp16", "fp32"])
-@pytest.mark.parametrize("keys", [256, 300, 257], ids=["whole", "ragged", "one-key-in-the-last"])
-def test_key_tiles_attend_to_listed_keys_only(monkeypatch, keys, dtype, config):
-    if config is not None:
-        use_config(monkeypatch, config)
-    q, k, v = problem((2, 200, keys, 2, 64), dtype, "random")
-    generator = torch.Generator().manual_seed(1)
-    mask = torch.rand(2, 2, 2, -(-keys // 64), generator=generator) < 0.5
-    mask[0, 0, 0] = False  # nothing
-    mask[0, 1, 0] = True  # everything
-    mask[1, 0, 0] = torch.arange(mask.shape[-1]) == mask.shape[-1] - 1  # only the last tile
-    mask[1, 1, 1, -1] = False  # all but the last tile
-    key_tiles = KeyTiles.from_mask(mask)
-    result = attend("pointer", q, k, v, key_tiles=key_tiles)
-    check(result, exact(q, k, v, key_tiles.mask(200, keys)), dtype)
-    assert not result[0][0, :128, 0].any()
-    assert (result[1][0, 0, :128] == -math.inf).all()
-
-
-def test_entries_after_the_listed_tiles_are_ignored():
-    q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
-    listed = KeyTiles(torch.tensor([[[1]]], dtype=torch.int32), torch.tensor([[[[1, 1 << 30]]]], dtype=torch.int32))
-    check(attend("pointer", q, k, v, key_tiles=listed), exact(q, k[:, 64:], v[:, 64:]), torch.float32)
-
-
-def test_an_empty_list_gives_zeros():
-    q, k, v = problem((1, 40, 100, 1, 64), torch.float32, "random")
-    empty = KeyTiles(torch.zeros(1, 1, 1, dtype=torch.int32), torch.zeros(1, 1, 1, 0, dtype=torch.int32))
-    out, lse = attend("pointer", q, k, v, key_tiles=empty)
-    assert not out.any()
-    assert (lse == -math.inf).all()
-
-
-def test_shipped_configurations_divide_listed_tiles():
-    for architecture, kind, head_dim in [*SHIPPED, ("interpreter", "tiles", 64), ("interpreter", "tiles", 128)]:
-        if kind == "tiles":
-            config = config_for(architecture, kind, head_dim)
-            assert QUERY_TILE % config.block_m == KEY_TILE % config.block_n == 0
-
-
 # --- refusals --------------------------------------------------------------------------------------------
 
 
 def test_the_interpreter_takes_the_dtypes_that_it_computes_right():
     assert unavailable_reason() == ""
-    for kind in ("pointer", "tiles", "tma", "int8"):
+    for kind in ("pointer", "tiles", "tma", "int8", "int8_tiles"):
         assert unsupported_reason(kind, CPU, torch.float16, 64) == ""
         assert "bfloat16" in unsupported_reason(kind, CPU, torch.bfloat16, 64)
         assert "80" in unsupported_reason(kind, CPU, torch.float16, 80)
     assert unsupported_reason("pointer", CPU, torch.float32, 128) == ""
     assert "float32" in unsupported_reason("int8", CPU, torch.float32, 128)
+    assert "float32" in unsupported_reason("int8_tiles", CPU, torch.float32, 128)
     assert "xpu" in unsupported_reason("pointer", torch.device("xpu"), torch.float16, 64)
 
 

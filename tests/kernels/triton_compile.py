@@ -1,8 +1,8 @@
-"""Compiles attention kernels without a GPU, as a launch would, and reports registers, spills and instructions.
+"""Compiles Triton kernels without a GPU, as a launch would, and reports registers, spills and instructions.
 
 A script, so that each version of Triton has its own process: reads a JSON list of jobs from standard input and prints a
-JSON object per job, each on a line. A job is architecture, kind, head_dim, dtype, lse and large; block_m, block_n,
-warps and stages replace the shipped configuration.
+JSON object per job, each on a line. A job is architecture, kind (of `config_for`, or `pool` or `select`), head_dim,
+dtype, lse, large and extras; block_m, block_n, warps and stages replace the shipped configuration.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,18 +52,51 @@ def attend(job: dict) -> None:
     """Call the launcher of a job's kernel with small tensors on the CPU."""
     import torch
 
-    from astraea.kernels.key_tiles import KeyTiles
     from astraea.kernels.triton_attention import Config, launch
 
     launch.architecture_of = lambda device: job["architecture"]
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[job["dtype"]]
-    q, k, v = (torch.zeros(2, 128, 2, job["head_dim"], dtype=dtype) for _ in range(3))
-    function = {"tma": launch.attend_tma, "int8": launch.attend_int8}.get(job["kind"], launch.attend_pointer)
-    options = {"key_tiles": KeyTiles.from_mask(torch.ones(2, 2, 1, 2).bool())} if job["kind"] == "tiles" else {}
+    q, k, v = (torch.zeros(2, 128, 2, job["head_dim"], dtype=dtype_of(job)) for _ in range(3))
+    function = launch.attend_tma if job["kind"] == "tma" else launch.attend_pointer
+    function = launch.attend_int8 if job["kind"].startswith("int8") else function
+    options = {"key_tiles": key_tiles(job)} if job["kind"].endswith("tiles") else {}
     if "block_m" in job:
         config = Config(*(job[name] for name in ("block_m", "block_n", "warps", "stages")))
         launch.config_for = lambda architecture, kind, head_dim: config
     function(q, k, v, scale=0.125, need_lse=job["lse"], **options)
+
+
+def key_tiles(job: dict):
+    """Make lists for the tensors of `attend`; with `extras`, in orders of tokens and with a rest."""
+    import torch
+
+    from astraea.kernels.key_tiles import KeyTiles, Orders, Rest
+
+    lists = KeyTiles.from_mask(torch.ones(2, 2, 1, 2).bool())
+    if not job["extras"]:
+        return lists
+    order = torch.arange(128, dtype=torch.int32)[None]
+    orders = Orders(order, order.expand(2, 1, 128), torch.zeros(2, dtype=torch.int32))
+    return replace(lists, orders=orders, rest=Rest(torch.zeros(2, 2, 1), torch.zeros(2, 2, 1, job["head_dim"])))
+
+
+def route(job: dict) -> None:
+    """Call the launcher of a kernel of routing with small tensors on the CPU."""
+    import torch
+
+    from astraea.kernels.triton_attention import routing_kernels
+
+    if job["kind"] == "pool":
+        x = torch.zeros(2, 300, 2, job["head_dim"], dtype=dtype_of(job))
+        rows = torch.zeros(2, 2, 300, dtype=torch.int32) if job["extras"] else None
+        routing_kernels.tile_means(x, 128, rows)
+    else:
+        routing_kernels.select_tiles(torch.zeros(2, 2, 3, 4000), torch.ones(2, dtype=torch.int32), 100, 1)
+
+
+def dtype_of(job: dict):
+    import torch
+
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}[job["dtype"]]
 
 
 def compile_job(job: dict) -> dict:
@@ -81,7 +115,7 @@ def compile_job(job: dict) -> dict:
     JITFunction.run = compile_only
     result, start = job | {"triton": triton.__version__}, time.perf_counter()
     try:
-        attend(job)
+        route(job) if job["kind"] in ("pool", "select") else attend(job)
     except Exception as error:  # anything that the compiler raises is the result
         return result | {"error": f"{type(error).__name__}: {error}"}
     finally:
