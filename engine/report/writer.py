@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..planning.resolve import RunSettings
 from ..sampler.profile import SamplerProfile
-from ..sparse.figures import SparseFigures
 from . import ANSWERED, FULL, REUSE, CallRecord, Report
 
 NOTED_SHORTFALL, NOTED_EXCESS = 0.01, 0.03  # of a run's tokens, against its budget: the report says why
@@ -53,10 +53,10 @@ class ReportWriter:
         self.report.attention = text
         self.report.tuning_seconds += tuning_seconds
 
-    def sparse(self, figures: SparseFigures) -> None:
-        """Write down what sparse attention did in the run."""
-        self.report.sparse = figures.as_dict()
-        for note in figures.notes():
+    def sparse(self, figures: dict[str, Any], notes: Iterable[str]) -> None:
+        """Write down what sparse attention did in the run, and its remarks."""
+        self.report.sparse = figures
+        for note in notes:
             self.note(note)
 
     def cache(self, nbytes: int, policy: str) -> None:

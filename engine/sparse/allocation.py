@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)  # of the mean density, among which a head's is chosen
+SHARES = (0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0)  # of the mean density, among which a head's is chosen
 ROUNDS = 40  # of the search for the price of density
 MIN_PRICE, MAX_PRICE = 1e-9, 1e3  # in squared relative error per unit of density
 
 
 class Allocation:
-    """What is known in a run of the heads' errors at several densities. density: their mean at most."""
+    """Errors of all heads of a run at several densities, as far as they are known. density: the mean to keep."""
 
     def __init__(self, density: float):
         self.density = density
@@ -29,26 +29,50 @@ class Allocation:
         """Return the densities that a head may get."""
         return sorted({min(1.0, share * self.density) for share in SHARES})
 
-    def choose(self, layer: Hashable, densities: Tensor, errors: Tensor) -> list[int]:
+    def choose(self, layer: Hashable, densities: Tensor, errors: Tensor, mean: float) -> list[int]:
         """Return the number of the level that each head of a layer gets: the least sum of errors at the mean density.
 
-        densities: of the levels, as tiles allow, `[L]`; errors: squared, in parts of the layer's output, `[L, H]`. The
-        layers that were measured before have their part in the mean.
+        densities: of the levels, as tiles allow, `[L]`; errors: squared, in parts of the layer's output, `[L, H]`;
+        mean: the mean density, as tiles allow. The layers that were measured before have their part in it.
         """
         with self._lock:
+            self._curves.pop(layer, None)  # the newest layer comes last
             self._curves[layer] = densities.double().cpu(), errors.double().cpu()
             all_densities = torch.cat([d.unsqueeze(-1).expand_as(e) for d, e in self._curves.values()], 1)
             all_errors = torch.cat([e for _, e in self._curves.values()], 1)
-        low, high = MIN_PRICE, MAX_PRICE
-        for _ in range(ROUNDS):
-            price = (low * high) ** 0.5
-            level = (all_errors + price * all_densities).argmin(0, keepdim=True)
-            if float(all_densities.gather(0, level).mean()) > self.density + 1e-9:
-                low = price
-            else:
-                high = price
-        own_densities, own_errors = self._curves[layer]
-        return (own_errors + high * own_densities.unsqueeze(-1)).argmin(0).tolist()
+        own = slice(all_errors.shape[1] - errors.shape[1], None)
+        return _cheapest(all_densities, all_errors, mean)[own].tolist()
+
+
+def _cheapest(densities: Tensor, errors: Tensor, mean: float) -> Tensor:
+    """Return the level of each head `[H]` with the least sum of errors at a mean density. densities, errors: `[L, H]`.
+
+    At one price of density all heads' choices fit together; the last heads that change within the search for it are
+    taken one by one, the greatest gain first, while the mean allows it.
+    """
+    low, high = MIN_PRICE, MAX_PRICE
+    for _ in range(ROUNDS):
+        price = (low * high) ** 0.5
+        if float(_picked(densities, _levels(densities, errors, price)).mean()) > mean + 1e-9:
+            low = price
+        else:
+            high = price
+    levels, more = _levels(densities, errors, high), _levels(densities, errors, low)
+    left = mean * errors.shape[1] - float(_picked(densities, levels).sum())
+    cost = _picked(densities, more) - _picked(densities, levels)
+    gain = (_picked(errors, levels) - _picked(errors, more)) / cost.clamp_min(1e-9)
+    for head in gain.argsort(descending=True).tolist():
+        if 0.0 < float(cost[head]) <= left + 1e-9:
+            levels[head], left = more[head], left - float(cost[head])
+    return levels
+
+
+def _levels(densities: Tensor, errors: Tensor, price: float) -> Tensor:
+    return (errors + price * densities).argmin(0)
+
+
+def _picked(values: Tensor, levels: Tensor) -> Tensor:
+    return values.gather(0, levels.unsqueeze(0))[0]
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,6 @@ class LayerAllocation:
         """Return the densities that a head may get."""
         return self.whole.levels()
 
-    def choose(self, densities: Tensor, errors: Tensor) -> list[int]:
+    def choose(self, densities: Tensor, errors: Tensor, mean: float) -> list[int]:
         """Return the number of the level that each head gets; see `Allocation.choose`."""
-        return self.whole.choose(self.layer, densities, errors)
+        return self.whole.choose(self.layer, densities, errors, mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -62,6 +63,10 @@ class TileCall:
         """Return how many tiles a tile of queries attends to at a density."""
         wanted = max(1, math.ceil(density * self.key_tiles - 1e-9))
         return min(self.key_tiles, max(wanted, self.forced + 1 if self.forced else 1))
+
+    def shares(self, densities: Sequence[float]) -> Tensor:
+        """Return the densities as whole tiles allow them, fp64."""
+        return torch.tensor([self.count(density) / self.key_tiles for density in densities], dtype=torch.float64)
 
     @cached_property
     def centres(self) -> Tensor:

@@ -46,7 +46,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """What each head of a layer takes: a candidate and a density.
+    """Choice of a layer's heads: of each a candidate and a density.
 
     errors: of each head's output, relative, measured as it was chosen; error: of the layer's whole output.
     """

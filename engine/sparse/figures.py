@@ -1,4 +1,4 @@
-"""What sparse attention did in a run: plain data, from which the report's line is made."""
+"""Figures of sparse attention in a run: plain data, from which the report's line is made."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class SparseFigures:
         return [f"sparse attention: {text}" for text in [*stayed, *sorted(self.remarks)]]
 
     def _told(self) -> list[tuple[str, int]]:
-        return [(reason, count) for reason, count in self.dense.most_common(MAX_REASONS) if reason]
+        return [(reason, count) for reason, count in self.dense.most_common() if reason][:MAX_REASONS]
 
     def _reasons(self, before: str) -> str:
         reasons = "; ".join(reason for reason, _ in self._told())

@@ -1,4 +1,4 @@
-"""How the heads of a layer come to their choice: by measured output error, by one rule for all, or as RainFusion."""
+"""Methods by which a layer's heads choose: by measured output error, one rule for all, or as RainFusion does."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _least_error(
     if allocation is not None:
         levels = allocation.levels()
         curves = torch.stack([_errors_of(probe, taken, [level] * len(taken)) for level in levels])
-        real = torch.tensor([problem.call.count(level) / problem.call.key_tiles for level in levels])
-        chosen = allocation.choose(real, curves.square() * probe.parts)
+        real, mean = problem.call.shares(levels), float(problem.call.shares([plan.density]))
+        chosen = allocation.choose(real, curves.square() * probe.parts, mean)
         densities = [levels[level] for level in chosen]
         errors = curves.gather(0, torch.tensor([chosen], device=curves.device))[0]
     densities, errors = _under_limit(probe, plan.limit, taken, densities, errors)

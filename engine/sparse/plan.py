@@ -1,4 +1,4 @@
-"""What the user asked of sparse attention: frozen, without tensors."""
+"""The plan of sparse attention: what the user asked for, frozen, without tensors."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class _Exact:
 
 @dataclass(frozen=True)
 class _RowLists:
-    """What sampled rows attend to.
+    """Lists of sampled rows.
 
     mask: fp32 `[B, H, r, n_k]`, 1 for listed tiles, else 0; rest: score `[B, H, r]` and value `[B, H, r, D]`, or None.
     """

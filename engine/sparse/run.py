@@ -77,7 +77,7 @@ class ModelCallState:
 
 @dataclass
 class LayerState:
-    """What one layer's heads take, and at how many sparse steps since it was chosen."""
+    """Choice of one layer's heads, and the step at which it was made."""
 
     choice: HeadChoice | None = None
     chosen_at: int = -1
@@ -262,7 +262,9 @@ class SparseRun:
     def _choice(self, problem: TileProblem, layer: int, model_call: ModelCallState) -> HeadChoice:
         """Return what the layer's heads take, chosen anew at the first sparse step and at some of the later ones."""
         with self._lock:
-            state = self._layers.setdefault((layer, model_call.roles, problem.q.device, problem.heads), LayerState())
+            # Another window of the video may have fewer orders to choose from.
+            key = (layer, model_call.roles, problem.q.device, problem.heads, problem.call.orders.names)
+            state = self._layers.setdefault(key, LayerState())
         every = 1 if self.steps <= SHORT_RUN else CHOSEN_EVERY
         if state.choice is not None and state.chosen_at <= model_call.step < state.chosen_at + every:
             return state.choice

@@ -34,7 +34,6 @@ FOREIGN = "another node's, through ComfyUI"
 PREFERRED = "the model's own, through ComfyUI"
 
 
-
 def _host(
     q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], mask: Tensor | None = None, **preferred: Any
 ) -> Tensor:

@@ -92,8 +92,8 @@ def attend_block(tile, k_rows, v_rows, start, order, present, acc, top, total, B
     """
     q_tile, factor = tile
     numbers = None if order is None else load_row_numbers(order, start, present, BLOCK_N)
-    k_start = start if order is None else numbers[None, :]
-    v_start = start if order is None else numbers[:, None]
+    k_start = start if order is None else numbers[None, :]  # type: ignore[index]
+    v_start = start if order is None else numbers[:, None]  # type: ignore[index]
     k_tile = load_block(k_rows, k_start, None if present is None else present[None, :])
     scores = tl.dot(q_tile, k_tile, input_precision="ieee")
     weights, v_tile, shrink, top, total = weigh_values(scores, v_rows, v_start, present, top, total, factor)
@@ -143,40 +143,11 @@ def attend_keys(
 # M and N differ from step to step: compiling anew for those divisible by 16 would cost seconds in the middle of a run.
 @triton.jit(do_not_specialize=["queries", "keys", "heads", "query_tiles", "list_length", "query_orders_stride"])
 def attend_forward(
-    q,
-    k,
-    v,
-    out,
-    lse,
-    factor,
-    queries,
-    keys,
-    heads,
-    q_stride_batch,
-    q_stride_row,
-    q_stride_head,
-    k_stride_batch,
-    k_stride_row,
-    k_stride_head,
-    v_stride_batch,
-    v_stride_row,
-    v_stride_head,
-    counts,
-    tiles,
-    query_tiles,
-    list_length,
-    key_orders,
-    query_orders,
-    of_head,
-    query_orders_stride,
-    rest_top,
-    rest_value,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    QUERY_TILE: tl.constexpr,
-    KEY_TILE: tl.constexpr,
-):
+    q, k, v, out, lse, factor, queries, keys, heads, q_stride_batch, q_stride_row, q_stride_head, k_stride_batch,
+    k_stride_row, k_stride_head, v_stride_batch, v_stride_row, v_stride_head, counts, tiles, query_tiles, list_length,
+    key_orders, query_orders, of_head, query_orders_stride, rest_top, rest_value, HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, QUERY_TILE: tl.constexpr, KEY_TILE: tl.constexpr,
+):  # fmt: skip
     """Attend; q `[B, M, H, D]`, k and v `[B, N, H, D]`, last stride 1; lse may be None.
 
     counts and tiles: those of `KeyTiles`; key_orders to query_orders_stride: see `find_order`; rest_top and rest_value:

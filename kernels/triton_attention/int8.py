@@ -113,36 +113,11 @@ def attend_block_int8(tile, k_rows, v_rows, start, order, present, acc, top, tot
 
 @triton.jit(do_not_specialize=["queries", "keys", "heads", "query_tiles", "list_length", "query_orders_stride"])
 def attend_forward_int8(
-    q_codes,
-    q_scales,
-    k_codes,
-    k_scales,
-    v,
-    v_scales,
-    shift,
-    out,
-    lse,
-    queries,
-    keys,
-    heads,
-    v_stride_batch,
-    v_stride_row,
-    v_stride_head,
-    counts,
-    tiles,
-    query_tiles,
-    list_length,
-    query_orders,
-    of_head,
-    query_orders_stride,
-    rest_top,
-    rest_value,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    QUERY_TILE: tl.constexpr,
-    KEY_TILE: tl.constexpr,
-):
+    q_codes, q_scales, k_codes, k_scales, v, v_scales, shift, out, lse, queries, keys, heads, v_stride_batch,
+    v_stride_row, v_stride_head, counts, tiles, query_tiles, list_length, query_orders, of_head, query_orders_stride,
+    rest_top, rest_value, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    QUERY_TILE: tl.constexpr, KEY_TILE: tl.constexpr,
+):  # fmt: skip
     """As `attend_forward`, from the codes and scales of q (its scales times scale · log2(e)) and of k. Codes, scales, v
     and shift are in the order of each head.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(tensor.stride(dim) for tensor in tensors for dim in range(3))
 
 
-def _list_arguments(key_tiles: KeyTiles | None, q: Tensor, k: Tensor) -> tuple[Tensor | int | None, ...]:
+def _list_arguments(key_tiles: KeyTiles | None, q: Tensor, k: Tensor) -> tuple[Any, ...]:
     """Return the kernels' arguments `counts` to `rest_value`. Raises ValueError for lists of other shapes."""
     if key_tiles is None:
         return None, None, 0, 0, *_order_arguments(None, q, k), None, None
@@ -71,7 +71,7 @@ def _list_arguments(key_tiles: KeyTiles | None, q: Tensor, k: Tensor) -> tuple[T
     return counts, tiles, query_tiles, length, *_order_arguments(key_tiles.orders, q, k), *rest
 
 
-def _order_arguments(orders: Orders | None, q: Tensor, k: Tensor) -> tuple[Tensor | int | None, ...]:
+def _order_arguments(orders: Orders | None, q: Tensor, k: Tensor) -> tuple[Any, Any, Any, int]:
     """Return the kernels' arguments `key_orders`, `query_orders`, `of_head` and `query_orders_stride`."""
     if orders is None:
         return None, None, None, 0

@@ -73,7 +73,7 @@ def tile_means(x: Tensor, tile: int, rows: Tensor | None) -> Tensor:
     batch, count, heads, dim = x.shape
     tiles = -(-count // tile)
     means = torch.empty(batch, heads, tiles, dim, dtype=torch.float32, device=x.device)
-    row_strides = (0, 0)
+    row_strides: tuple[int, ...] = (0, 0)
     if rows is not None:
         rows = (rows if rows.stride(-1) == 1 else rows.contiguous()).expand(batch, heads, count)
         row_strides = rows.stride()[:2]

@@ -53,7 +53,7 @@ def lists_of(case, sizes=(QUERY_TILE, KEY_TILE), seed=1):
 
 
 def orders_of(case, count=3, by_row=False):
-    """`count` random orders, and one for each head in turn. by_row: the queries' differ by row of the batch."""
+    """Make `count` random orders, and one for each head in turn. by_row: the queries' differ by row of the batch."""
     batch, queries, keys, heads, _ = case
     generator = torch.Generator().manual_seed(2)
     rows = batch if by_row else 1
@@ -73,7 +73,7 @@ def rest_for(lists, dim, top=0.7):
 
 
 def places(order, tile, size, count):
-    """The rows of one tile, in an order or as they are."""
+    """Return the rows of one tile, in an order or as they are."""
     whole = torch.arange(count) if order is None else order.long()
     return whole[tile * size : (tile + 1) * size]
 

@@ -55,7 +55,7 @@ def test_means_of_tiles_in_an_order(shape):
 
 @pytest.mark.parametrize("keys", [256, 331, 257])
 def test_scores_are_exact_where_tiles_are_uniform(keys):
-    """With equal rows in each tile, the score is the logarithm of the key tile's part of the sum of the softmax."""
+    """Scores are the logarithm of the key tile's part of the sum of the softmax, with equal rows in each tile."""
     tiles = math.ceil(keys / KEY_TILE)
     of_key_tile = torch.randn(1, 2, tiles, 64, generator=generator())
     of_query_tile = torch.randn(1, 2, 2, 64, generator=generator(1))

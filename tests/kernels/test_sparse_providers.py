@@ -1,4 +1,4 @@
-"""Who computes listed key tiles: packages of others, the backend timed fastest, or dense attention if that wins."""
+"""Providers of attention over listed key tiles: packages, the backend timed fastest, or dense attention if it wins."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def nothing_known(monkeypatch):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """`installed(module, **content)` makes a module importable."""
+    """Make modules importable: `installed(module, **content)`."""
 
     def install(module, **content):
         packages._import_package.cache_clear()
@@ -101,7 +101,7 @@ def test_sparge_refuses_what_it_cannot_compute(monkeypatch, installed):
 
 
 def on_cuda(rows=200, dim=128, dtype=torch.float16):
-    """What is asked of a tensor before a call, without a device."""
+    """Return what is asked of a tensor before a call, without a device."""
     return types.SimpleNamespace(shape=torch.Size((1, rows, 2, dim)), dtype=dtype, device=torch.device("cuda", 0))
 
 

@@ -34,7 +34,18 @@ MAY_IMPORT = {
 ROOT_MAY_IMPORT = {"__init__": {"nodes"}}
 # Folders and files inside of a folder, from the bottom up: imports run downwards there, too.
 INNER_LAYERS = {
-    "engine": ("blocks", "sampler", "estimators", "correction", "state", "planning", "report", "calls", "run"),
+    "engine": (
+        "blocks",
+        "sampler",
+        "estimators",
+        "correction",
+        "state",
+        "planning",
+        "report",
+        "sparse",
+        "calls",
+        "run",
+    ),
     "search": ("problem", "evaluation", "ranking", "proposals", "methods", "driver"),
     "host": ("folders", "latents", "sampling", "search"),
 }

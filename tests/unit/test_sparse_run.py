@@ -1,0 +1,350 @@
+"""Sparse attention in the course of a run: which calls are sparse, what is kept for how long, and what is reported."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from astraea.engine.blocks.interface import TokenLayout
+from astraea.engine.sparse import run as run_module
+from astraea.engine.sparse.methods import METHODS
+from astraea.engine.sparse.plan import CHOICES, RESTS, SparsePlan
+from astraea.engine.sparse.run import AttentionCall, SparseRun
+from astraea.kernels import attend_reference
+from astraea.kernels.race import Timing
+
+CPU = torch.device("cpu")
+GRID = (4, 8, 8)
+TOKENS = math.prod(GRID)
+LAYOUT = TokenLayout(TOKENS, grid=GRID)
+LAYERS = 3
+
+
+def make_run(steps=4, **fields):
+    """A run of small tiles; the comparison of times is left out unless it is asked for."""
+    plan = SparsePlan(**{"min_tokens": 0, "kernel": "own", "query_tile": 32, "key_tile": 16} | fields)
+    return SparseRun(plan, [1.0 - step / steps for step in range(steps + 1)])
+
+
+def tensors(queries=TOKENS, keys=TOKENS, batch=1, heads=2, dim=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(batch, rows, heads, dim, generator=generator) for rows in (queries, keys, keys))
+
+
+def dense(q, k, v):
+    return attend_reference(q, k, v, scale=0.25, need_lse=False)[0]
+
+
+def call_of(q, k, v, **fields):
+    return AttentionCall(q, k, v, 0.25, fields.pop("dense", dense), **fields)
+
+
+def model_call(run, step, calls, layout=LAYOUT, conditioned=False, roles="cond"):
+    """Return what the attention calls of one model call come to, in their order."""
+    with run.model_call(run.levels[step], layout, conditioned, roles, CPU):
+        return [run.attend(call) for call in calls]
+
+
+def sample(run, calls=None, **fields):
+    """Return all outputs of a run, by step and layer."""
+    calls = calls or [call_of(*tensors(seed=layer)) for layer in range(LAYERS)]
+    return [model_call(run, step, calls, **fields) for step in range(run.steps)]
+
+
+def are_sparse(outputs):
+    return [[out is not None for out in step] for step in outputs]
+
+
+def test_of_four_steps_exactly_the_first_is_dense_and_so_is_the_first_layer():
+    run = make_run(min_tokens=TOKENS)
+    assert are_sparse(sample(run)) == [[False] * 3] + [[False, True, True]] * 3
+    figures = run.finish()
+    assert (figures.sparse_steps, figures.sparse_layers, figures.layers) == ({1, 2, 3}, {1, 2}, {0, 1, 2})
+    assert (figures.steps, figures.calls) == (4, 6)
+    assert figures.notes() == []  # all as planned
+
+
+@pytest.mark.parametrize(("steps", "first"), [(1, 1), (2, 1), (3, 1), (4, 1), (8, 2), (10, 2), (20, 4), (50, 10)])
+def test_steps_that_stay_dense(steps, first):
+    run = make_run(steps)
+    calls = [call_of(*tensors())] * 2
+    found = [model_call(run, step, calls)[1] is not None for step in range(steps)]
+    assert found == [False] * first + [True] * (steps - first)
+    assert make_run(steps, dense_start=0.0).plan.dense_steps(steps) == 1
+    assert make_run(steps, dense_start=1.0).plan.dense_steps(steps) == steps
+
+
+def test_a_run_of_one_step_and_a_plan_of_density_one_are_dense():
+    for run in (make_run(1), make_run(6, density=1.0)):
+        assert not any(map(any, are_sparse(sample(run))))
+        figures = run.finish()
+        assert figures.calls == 0
+        assert figures.line() == "every attention call was dense"
+        assert figures.notes() == []
+
+
+def test_steps_are_known_by_their_noise_level():
+    run = SparseRun(SparsePlan(), [10.0, 5.0, 1.0, 0.0])
+    levels = {20.0: 0, 10.0: 0, 7.0: 0, 5.0: 1, 5.0001: 1, 3.0: 1, 1.0: 2, 0.5: 2, 0.0: 2}
+    assert {level: run.step_of(level) for level in levels} == levels
+
+
+def test_attention_outside_a_model_call_is_no_business_of_the_run():
+    run = make_run()
+    call = call_of(*tensors())
+    assert run.attend(call) is None
+    assert not run.is_open
+    with run.model_call(run.levels[2], LAYOUT, False, "cond", CPU):
+        assert run.is_open
+        with run.closed():
+            with run.closed():
+                assert not run.is_open
+            run.stays_dense("told while closed")
+        assert run.is_open
+        run.stays_dense("told while open")
+    run.stays_dense("told outside")
+    with pytest.raises(RuntimeError, match="out"), run.model_call(1.0, LAYOUT, False, "cond", CPU):
+        raise RuntimeError("out of luck")
+    assert not run.is_open
+    figures = run.finish()
+    assert dict(figures.dense) == {"told while open": 1}
+    assert figures.layers == set()
+
+
+def test_calls_of_other_tokens_are_no_layers():
+    """Cross-attention and text: calls whose keys are not the video's do not count."""
+    run = make_run()
+    text = call_of(*tensors(keys=20))
+    own = call_of(*tensors())
+    outputs = model_call(run, 2, [text, own, text, own, text])
+    assert [out is not None for out in outputs] == [False, False, False, True, False]
+    assert run.finish().layers == {0, 1}
+
+
+REASONS = {
+    "it has a mask": lambda: (call_of(*tensors(), is_masked=True), {}),
+    "256 tokens are fewer than min_tokens, 257": lambda: (call_of(*tensors()), {"min_tokens": 257}),
+    "its tensors are float16": lambda: (call_of(tensors()[0].half(), *tensors()[1:]), {}),
+    "queries and keys differ in heads": lambda: (call_of(tensors(heads=4)[0], *tensors()[1:]), {}),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_reasons_for_calls_that_stay_dense_are_told(reason):
+    call, fields = REASONS[reason]()
+    run = make_run(**fields)
+    assert model_call(run, 0, [call, call]) == [None, None]  # as planned
+    assert model_call(run, 2, [call, call, call]) == [None, None, None]
+    figures = run.finish()
+    assert figures.notes() == [f"sparse attention: 2 calls stayed dense: {reason}"]
+    assert figures.line() == f"every attention call was dense: {reason}"
+
+
+def counted_choices(monkeypatch):
+    chosen = []
+
+    def counting(problem, *others, method=METHODS["auto"]):
+        chosen.append(problem)
+        return method(problem, *others)
+
+    monkeypatch.setitem(METHODS, "auto", counting)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(4, [1, 2, 3]), (8, [*range(2, 8)]), (9, [2, 6]), (12, [2, 6, 10]), (20, [4, 8, 12, 16])]
+)
+def test_a_choice_is_made_anew_each_step_of_a_short_run_and_every_fourth_of_a_long_one(monkeypatch, steps, expected):
+    chosen = counted_choices(monkeypatch)
+    run = make_run(steps)
+    calls = [call_of(*tensors())] * 2
+    for step in range(steps):
+        before = len(chosen)
+        model_call(run, step, calls)
+        model_call(run, step, calls)  # again at the same step, as samplers of second order do
+        assert len(chosen) - before == (step in expected)
+    assert sorted(run.finish().errors) == [(1, step) for step in expected]
+
+
+def test_finish_drops_all_that_was_kept(monkeypatch):
+    chosen = counted_choices(monkeypatch)
+    run = make_run(12)
+    calls = [call_of(*tensors())] * 2
+    for roles in ("cond", "uncond", "cond", "uncond"):
+        model_call(run, 4, calls, roles=roles)
+    assert len(chosen) == 2  # each for itself, and kept
+    kept = run.kept("mine", object)
+    assert run.kept("mine", object) is kept
+    figures = run.finish()
+    assert run.finish() is figures
+    assert run.kept("mine", object) is not kept
+    model_call(run, 5, calls)
+    assert len(chosen) == 3
+    assert copy.deepcopy({"run": run})["run"] is run
+
+
+def test_threads_do_not_mix():
+    """Threads, one for each device, count layers on their own; results are those of one thread."""
+    roles = ["a", "b", "c", "d"]
+    calls = {role: [call_of(*tensors(seed=10 * n + layer)) for layer in range(LAYERS)] for n, role in enumerate(roles)}
+    alone = make_run(4, choice="routing")
+    expected = {role: sample(alone, calls[role], roles=role) for role in roles}
+    together = make_run(4, choice="routing")
+    ready = threading.Barrier(len(roles))
+
+    def work(role):
+        ready.wait()
+        return sample(together, calls[role], roles=role)
+
+    with ThreadPoolExecutor(len(roles)) as pool:
+        found = dict(zip(roles, pool.map(work, roles), strict=True))
+    for role in roles:
+        assert are_sparse(found[role]) == are_sparse(expected[role])
+        for step in range(1, 4):
+            assert all(map(torch.equal, found[role][step][1:], expected[role][step][1:]))
+    one, other = alone.finish(), together.finish()
+    assert (one.calls, one.computed, one.pairs, one.choices) == (
+        other.calls,
+        other.computed,
+        other.pairs,
+        other.choices,
+    )
+    assert one.calls == 4 * 3 * 2
+
+
+def test_a_layer_chooses_anew_for_a_window_that_has_other_orders():
+    """A window of one frame has no order by place; of a window without a grid only the raster is known."""
+    run = make_run(12)
+    calls = [call_of(*tensors(heads=8))] * 2
+    for layout in (LAYOUT, TokenLayout(TOKENS, grid=(1, 16, 16)), TokenLayout(TOKENS), LAYOUT):
+        assert model_call(run, 3, calls, layout)[1].isfinite().all()
+    assert len(run.finish().errors[1, 3]) == 3
+
+
+@pytest.mark.parametrize("conditioned", [False, True], ids=["", "the first frame is given"])
+def test_rows_of_others_are_those_of_dense_attention(conditioned):
+    layout = TokenLayout(TOKENS, 20, 10, GRID)
+    q, k, v = tensors(layout.total, layout.total, batch=2)
+    run = make_run(density=0.1, limit=0.0)
+    out = model_call(run, 2, [call_of(q, k, v)] * 2, layout, conditioned)[1]
+    expected = dense(q, k, v)
+    first = 20 + (64 if conditioned else 0)
+    others = torch.cat([torch.arange(first), torch.arange(20 + TOKENS, layout.total)])
+    assert torch.allclose(out[:, others], expected[:, others], atol=1e-6)
+    assert not torch.isclose(out, expected, atol=1e-3)[:, first : 20 + TOKENS].all(-1).any()
+
+
+def test_selected_tokens_are_computed_sparsely_and_others_densely():
+    layout = TokenLayout(TOKENS, 20, 10, GRID)
+    q, k, v = tensors(layout.total, layout.total, batch=2)
+    selected = torch.stack([torch.arange(20, 20 + TOKENS, 4), torch.arange(22, 20 + TOKENS, 4)])
+    rows = torch.cat([torch.arange(20).expand(2, -1), selected, torch.arange(276, 286).expand(2, -1)], 1)
+    some = q.take_along_dim(rows.view(2, -1, 1, 1), 1)
+    run = make_run(density=0.2, limit=0.0)
+    out = model_call(run, 2, [call_of(some, k, v, selected=selected)] * 2, layout)[1]
+    expected = dense(some, k, v)
+    assert out.shape == some.shape
+    others = [*range(20), *range(-10, 0)]
+    assert torch.allclose(out[:, others], expected[:, others], atol=1e-6)
+    assert not torch.allclose(out[:, 20:-10], expected[:, 20:-10], atol=1e-2)
+    assert run.finish().seconds == {False: [], True: []}  # a part of the tokens is no measure of a whole call
+
+
+def test_selected_tokens_that_are_not_known_stay_dense():
+    run, (q, k, v) = make_run(), tensors(100)
+    for selected in (torch.arange(99).unsqueeze(0), None):
+        assert model_call(run, 2, [call_of(q, k, v, selected=selected)] * 2) == [None, None]
+    assert run.finish().notes()[0].endswith("1 calls stayed dense: which rows a token step selected is not known")
+
+
+@pytest.mark.parametrize(("timing", "is_sparse"), [(Timing(1.0, 2.0), True), (Timing(2.0, 1.0), False)])
+def test_sparse_calls_must_win_their_race(monkeypatch, timing, is_sparse):
+    raced = []
+
+    def race(problem, density, sparse, dense):
+        raced.append((problem.keys, problem.key_tiles, round(density, 6), sparse().shape, dense().shape))
+        return timing
+
+    monkeypatch.setattr(run_module, "race", race)
+    run = make_run(kernel="auto", density=0.25, choice="routing", limit=0.0)
+    assert are_sparse(sample(run))[2] == [False, is_sparse, is_sparse]
+    assert set(raced) == {(TOKENS, True, 0.25, (1, TOKENS, 2, 16), (1, TOKENS, 2, 16))}
+    figures = run.finish()
+    assert figures.attention_speedup == (2.0 if is_sparse else None)
+    assert figures.notes() == ([] if is_sparse else [f"sparse attention: 6 calls stayed dense: {timing.reason}"])
+
+
+def test_without_comfy_kitchen_the_own_kernel_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "comfy_kitchen", None)
+    run = make_run(kernel="comfy-kitchen")
+    assert are_sparse(sample(run))[1] == [False, True, True]
+    reason = "this comfy-kitchen has no sparse attention: the own kernel ran instead"
+    assert run.finish().notes() == [f"sparse attention: {reason}"]
+
+
+def test_figures_of_a_run():
+    run = make_run(choice="routing", density=0.25, limit=0.0)
+    sample(run)
+    figures = run.finish()
+    assert figures.computed_share == pytest.approx(0.25)
+    assert figures.choices == {"tile means": 2 * 2 * 3}
+    assert 0.0 < figures.error < 3.0
+    worst = max((1, 2), key=lambda layer: sum(figures.errors[layer, step][0] for step in (1, 2, 3)))
+    assert figures.worst[0] == worst
+    line = figures.line()
+    assert line.startswith("2 of 3 layers, 3 of 4 steps, density 0.25; attention output off by ")
+    assert f"(worst: layer {worst + 1}, " in line
+    told = figures.as_dict()
+    assert told["line"] == line
+    assert (told["layers"], told["sparse_layers"], told["steps"], told["sparse_steps"]) == (3, 2, 4, 3)
+    assert (told["calls"], told["worst_layer"], told["choices"]) == (6, worst, {"tile means": 12})
+
+
+def some_case(seed):
+    """A layout, a plan and a call, all at random."""
+    rng = random.Random(seed)
+    grid = (rng.randint(1, 5), rng.randint(1, 9), rng.randint(1, 9))
+    video, prefix, suffix = math.prod(grid), rng.choice([0, 0, 3, 20]), rng.choice([0, 0, 1, 17])
+    more = rng.choice([0, 0, 0, 5])
+    known = rng.random() < 0.8
+    layout = TokenLayout(video, prefix, suffix, grid if known else None, rng.random() < 0.5)
+    plan = {
+        "density": rng.choice([0.05, 0.1, 0.3, 0.5, 0.9]),
+        "choice": rng.choice(CHOICES),
+        "rest": rng.choice(RESTS),
+        "limit": rng.choice([0.0, 0.01, 0.35]),
+        "query_tile": rng.choice([16, 32, 128]),
+        "key_tile": rng.choice([8, 16, 64]),
+    }
+    keys, batch = layout.total + more, rng.choice([1, 1, 2, 3])
+    queries, selected = keys, None
+    if rng.random() < 0.4 and not more and video > 1:
+        count = rng.randint(1, video - 1)
+        selected = torch.stack([torch.tensor(sorted(rng.sample(range(video), count))) for _ in range(batch)]) + prefix
+        queries = prefix + count + suffix
+    q, k, v = tensors(queries, keys, batch, rng.choice([1, 2, 3]), rng.choice([8, 64]), seed)
+    dtype = rng.choice([torch.float32, torch.float32, torch.float16, torch.bfloat16])
+    return layout, plan, call_of(*(each.to(dtype) for each in (q, k, v)), selected=selected), rng.random() < 0.3
+
+
+def test_random_calls_give_finite_outputs_of_the_shape_of_dense_ones():
+    sparse = 0
+    for seed in range(300):
+        layout, fields, call, conditioned = some_case(seed)
+        run = make_run(**fields)
+        for out in model_call(run, 2, [call] * 2, layout, conditioned):
+            if out is not None:
+                sparse += 1
+                expected = dense(call.q, call.k, call.v)
+                assert (out.shape, out.dtype) == (expected.shape, expected.dtype), seed
+                assert out.isfinite().all(), seed
+                assert out.norm() < 9.0 * expected.norm() + 1.0, seed
+        run.finish()
+    assert sparse > 200
