@@ -49,7 +49,7 @@ class Dispatcher:
     def __init__(self, backends: Sequence[Backend] = BACKENDS):
         self.backends = tuple(backends)
         self._choices: dict[tuple[Problem, str, str], Choice] = {}
-        self._results: dict[tuple[str, torch.device, torch.dtype, int, bool], selftest.SelfTestResult] = {}
+        self._results: dict[tuple[str, torch.device, torch.dtype, int, bool, bool], selftest.SelfTestResult] = {}
         self._failed: dict[tuple[str, torch.device], str] = {}
         self._lock = threading.RLock()
 
@@ -64,7 +64,7 @@ class Dispatcher:
 
     def selftest_result(self, backend: Backend, problem: Problem) -> selftest.SelfTestResult:
         """Return the result of the self-test, which runs once for each device, dtype and head size."""
-        key = (backend.name, problem.device, problem.dtype, problem.head_dim, problem.key_tiles)
+        key = (backend.name, problem.device, problem.dtype, problem.head_dim, problem.key_tiles, problem.rest)
         if key not in self._results:
             result = self._results[key] = crash_guard.check(backend, problem)
             if result.reason:
@@ -173,7 +173,7 @@ class Dispatcher:
         """Choose while a CUDA graph is captured, where nothing may wait for the device: only among tested backends."""
         if host is not None:
             return Choice(host, "a CUDA graph is being captured")
-        kind = [problem.device, problem.dtype, problem.head_dim, problem.key_tiles]
+        kind = [problem.device, problem.dtype, problem.head_dim, problem.key_tiles, problem.rest]
         tested = {name for (name, *of), result in self._results.items() if of == kind and not result.reason}
         able = [backend for backend in self.backends if backend.exact and not backend.unsupported_reason(problem)]
         usable = [backend for backend in able if backend.name in tested or backend.last_resort]
@@ -222,7 +222,7 @@ class Dispatcher:
             return backend(q, k, v, scale=scale, need_lse=need_lse, key_tiles=key_tiles)
         except OUT_OF_MEMORY:
             raise
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             if backend.last_resort:
                 raise
             self.disable(backend, problem, error)

@@ -121,3 +121,15 @@ class KeyTiles:
         columns = self.orders.keys_of_heads().unsqueeze(1).expand_as(mask)
         mask = torch.empty_like(mask).scatter_(2, rows, mask)
         return torch.empty_like(mask).scatter_(3, columns, mask)
+
+    def rest_of_queries(self, queries: int) -> tuple[Tensor, Tensor]:
+        """Return the term of the rest for each query, whatever the heads' orders: `[B, H, M]` and `[B, H, M, D]`."""
+        assert self.rest is not None
+        top, value = (
+            each.repeat_interleave(self.query_tile, dim=2)[:, :, :queries] for each in (self.rest.top, self.rest.value)
+        )
+        if self.orders is None:
+            return top, value
+        rows = self.orders.queries_of_heads().expand(top.shape[0], -1, -1)
+        at = rows.unsqueeze(-1).expand_as(value)
+        return torch.empty_like(top).scatter_(2, rows, top), torch.empty_like(value).scatter_(2, at, value)

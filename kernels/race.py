@@ -59,8 +59,8 @@ def race(problem: Problem, density: float, sparse: Callable[[], object], dense: 
 def _saved(key: str) -> Timing | None:
     entry = autotune_cache.read(autotune_cache.RACES).get(key, {})
     sparse, dense = entry.get("sparse"), entry.get("dense")
-    if isinstance(sparse, int | float) and isinstance(dense, int | float) and sparse > 0 and dense > 0:
-        return Timing(float(sparse), float(dense))
+    if isinstance(sparse, float) and isinstance(dense, float) and sparse > 0 and dense > 0:
+        return Timing(sparse, dense)
     return None
 
 

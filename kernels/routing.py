@@ -75,7 +75,8 @@ def select_tiles_reference(scores: Tensor, counts: Tensor, length: int, forced: 
     listed = torch.arange(best.shape[-1], device=scores.device) < (counts - forced).view(-1, 1, 1)
     best = torch.where(listed, best, UNLISTED)
     last = torch.arange(free, free + forced, device=scores.device).expand(*best.shape[:-1], -1)
-    return torch.cat([best, last], -1).sort(dim=-1).values.to(torch.int32)
+    lists = torch.cat([best, last], -1).sort(dim=-1).values.to(torch.int32)
+    return torch.nn.functional.pad(lists, (0, length - lists.shape[-1]), value=UNLISTED)
 
 
 def rest_of(scores: Tensor, tiles: Tensor, value_means: Tensor) -> Rest:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .backend import Backend
-from .key_tiles import KEY_TILE, QUERY_TILE, KeyTiles, Orders
+from .key_tiles import KEY_TILE, QUERY_TILE, KeyTiles, Orders, Rest
 from .problem import Problem
 
 BATCH, QUERIES, KEYS, HEADS = 2, 161, 331, 3  # ragged on purpose
@@ -57,7 +57,12 @@ def make_lists(problem: Problem) -> KeyTiles | None:
     orders = (torch.stack([torch.arange(n), torch.randperm(n, generator=generator)]) for n in (KEYS, QUERIES))
     keys, queries = (order.to(torch.int32).to(problem.device) for order in orders)
     of_head = torch.tensor([0, 1, 0], dtype=torch.int32, device=problem.device)
-    return replace(KeyTiles.from_mask(wanted.to(problem.device)), orders=Orders(keys, queries[None], of_head))
+    lists = replace(KeyTiles.from_mask(wanted.to(problem.device)), orders=Orders(keys, queries[None], of_head))
+    if problem.rest:
+        top = torch.randn(wanted.shape[:-1], generator=generator) + 4.0  # as much as some tens of keys
+        value = torch.randn(*wanted.shape[:-1], problem.head_dim, generator=generator)
+        lists = replace(lists, rest=Rest(top.to(problem.device), value.to(problem.device)))
+    return lists
 
 
 def attend_in_float64(
@@ -68,7 +73,13 @@ def attend_in_float64(
     scores = (queries * scale) @ keys.transpose(-1, -2)
     if key_tiles is not None:
         scores.masked_fill_(~key_tiles.token_mask(q.shape[1], k.shape[1]).cpu(), -torch.inf)
-    return (scores.softmax(-1) @ values).transpose(1, 2), scores.logsumexp(-1)
+    out, lse = scores.softmax(-1) @ values, scores.logsumexp(-1)
+    if key_tiles is not None and key_tiles.rest is not None:
+        top, value = (each.cpu().double() for each in key_tiles.rest_of_queries(q.shape[1]))
+        whole = torch.logaddexp(lse, top)
+        out = (lse - whole).exp().unsqueeze(-1) * out + (top - whole).exp().unsqueeze(-1) * value
+        lse = whole
+    return out.transpose(1, 2), lse
 
 
 def measure_errors(found: tuple[Tensor, Tensor | None], expected: tuple[Tensor, Tensor]) -> tuple[float, float | None]:

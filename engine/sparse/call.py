@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels.key_tiles import Orders
 from .layout import RowLayout
-from .orders import RASTER, TokenOrders
+from .orders import TokenOrders
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class TileCall:
     """The sparse rows of a call, and all its keys.
 
     orders: of the keys; queries: int32 `[1 or B, P, M]`, the query at each place, of the M sparse ones; places: int64,
-    of the same shape, the place among the keys that the query at each place has.
+    of the same shape, the place among the keys that the query at each place has. is_full: the queries are all sparse
+    rows.
     """
 
     layout: RowLayout
@@ -29,6 +30,7 @@ class TileCall:
     places: Tensor
     query_tile: int
     key_tile: int
+    is_full: bool = True
 
     @staticmethod
     def of(
@@ -40,7 +42,7 @@ class TileCall:
             places = torch.arange(layout.sparse, device=queries.device).expand_as(queries)
             return TileCall(layout, orders, queries.unsqueeze(0), places.unsqueeze(0), query_tile, key_tile)
         places, queries = torch.sort(orders.places[:, selected].transpose(0, 1), dim=-1)
-        return TileCall(layout, orders, queries.to(torch.int32), places, query_tile, key_tile)
+        return TileCall(layout, orders, queries.to(torch.int32), places, query_tile, key_tile, is_full=False)
 
     @property
     def query_count(self) -> int:
@@ -80,17 +82,3 @@ class TileCall:
         if heads_in_raster and self.layout.sparse == self.layout.rows and self.is_full:
             return None
         return Orders(self.orders.keys, self.queries, of_head)
-
-    @property
-    def is_full(self) -> bool:
-        return self.query_count == self.layout.sparse
-
-    @cached_property
-    def raster(self) -> int:
-        return self.orders.names.index(RASTER)
-
-    def with_orders(self, names: tuple[str, ...]) -> TileCall:
-        """Return the call with these orders only."""
-        kept = [self.orders.names.index(name) for name in names]
-        orders = TokenOrders(names, self.orders.keys[kept], self.orders.places[kept])
-        return replace(self, orders=orders, queries=self.queries[:, kept], places=self.places[:, kept])

@@ -119,7 +119,7 @@ class SparseFigures:
 
     def notes(self) -> list[str]:
         """Return remarks: why calls stayed dense that were not planned to."""
-        stayed = [f"{count} calls stayed dense: {reason}" for reason, count in self._told()]
+        stayed = [f"{count} call{'s' * (count > 1)} stayed dense: {reason}" for reason, count in self._told()]
         return [f"sparse attention: {text}" for text in [*stayed, *sorted(self.remarks)]]
 
     def _told(self) -> list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from .layout import Grid, RowLayout
 
 RASTER, PLACE, CUBES, SPREAD = "raster", "place", "cubes", "spread"
 DIAGONALS = 16  # of a frame, that `spread` tells apart
-MIN_IN_CUBES = 0.85  # of an axis: a cube's edge that leaves more of it over is halved
+MIN_IN_CUBES = 0.75  # of an axis: a cube's edge that leaves more of it over is halved
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def by_place(grid: Grid) -> Tensor:
 
 
 def in_cubes(grid: Grid, size: int) -> Tensor:
-    """Return the tokens cube by cube, `size` tokens each, and those at the ragged edges after them."""
+    """Return the tokens cube by cube, `size` tokens or fewer each, and those at the ragged edges after them."""
     edges = cube_edges(grid, size)
     index = torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), -1).view(-1, 3)
     cube = index // torch.tensor(edges)
@@ -70,13 +70,12 @@ def in_cubes(grid: Grid, size: int) -> Tensor:
 
 
 def cube_edges(grid: Grid, size: int) -> Grid:
-    """Return the edges of a cube of `size` tokens, a power of two, that leave little of the grid over."""
+    """Return the edges of a cube of at most `size` tokens, powers of two, that leave little of the grid over."""
     left, edges = size.bit_length() - 1, []
     for axis in range(3):
         power = min(left // (3 - axis), grid[axis].bit_length() - 1)
         while power and (grid[axis] >> power << power) < MIN_IN_CUBES * grid[axis]:
             power -= 1
-        power = left if axis == 2 else power
         edges.append(1 << power)
         left -= power
     return edges[0], edges[1], edges[2]

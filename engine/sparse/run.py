@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels import FAST, Problem, attend, comfy_kitchen
+from ...kernels.key_tiles import KEY_TILE, QUERY_TILE
 from ...kernels.race import Timing, race
 from ..blocks.interface import TokenLayout
 from ..report.device_timer import DeviceTimer
@@ -29,7 +30,6 @@ HEAD_DIMS = (64, 128)
 HALF = (torch.float16, torch.bfloat16)
 CHOSEN_EVERY = 4  # sparse steps; in short runs every one
 SHORT_RUN = 8  # steps
-DENSE_BLOCKS = 1  # the first layers, which stay dense
 
 PLANNED = ""  # reason of a call that was planned to be dense
 CAPTURING = "a CUDA graph is being captured"
@@ -132,12 +132,15 @@ class SparseRun:
     ) -> Iterator[None]:
         """Within the context, this thread is in a model call; see `ModelCallState`."""
         thread, timer = threading.get_ident(), DeviceTimer(device)
+        outer = self._calls.get(thread)
         call = self._calls[thread] = ModelCallState(self.step_of(self.level(sigma)), layout, conditioned, roles)
         began = timer.mark()
         try:
             yield
         finally:
             self._calls.pop(thread, None)
+            if outer is not None:
+                self._calls[thread] = outer
         if call.layer and not call.is_partial:
             with self._lock:
                 self.figures.add_call(call.is_sparse, timer.between(began, timer.mark()))
@@ -167,6 +170,7 @@ class SparseRun:
             self._calls.clear()
             self._layers.clear()
             self._kept.clear()
+            self._allocation = Allocation(self.plan.density)
             self.figures.resolve()
             return self.figures
 
@@ -183,16 +187,16 @@ class SparseRun:
         model_call.is_partial |= is_partial
         with self._lock:
             self.figures.layers.add(layer)
-        reason = self._dense_reason(call, layer, model_call)
+        reason = self._dense_reason(call, model_call)
         if reason is None:
             return self._attend(call, rows, layer, model_call)
         self._stay_dense(reason)
         return None
 
-    def _dense_reason(self, call: AttentionCall, layer: int, model_call: ModelCallState) -> str | None:
+    def _dense_reason(self, call: AttentionCall, model_call: ModelCallState) -> str | None:
         """Return why a call stays dense, PLANNED where that is as planned; None for a sparse call."""
         q, k, v = call.q, call.k, call.v
-        if self.plan.is_dense or model_call.step < self._first_sparse or layer < DENSE_BLOCKS:
+        if self.plan.is_dense or model_call.step < self._first_sparse:
             return PLANNED
         if call.is_masked:
             return "it has a mask"
@@ -212,7 +216,8 @@ class SparseRun:
         own, q, k, v = rows, call.q, call.k, call.v
         if model_call.conditioned:
             rows = rows.with_first_frame_dense()
-        rows = layout_of(self.plan.choice, rows, self.plan.density)
+        else:
+            rows = layout_of(self.plan.choice, rows, self.plan.density)
         parts = query_parts(rows, own, q.shape[1], call.selected)
         if parts is None:
             self._stay_dense(UNKNOWN_ROWS)
@@ -284,7 +289,9 @@ class SparseRun:
         """Return how long such calls take, sparse and dense, timed once on a device; None where that is not asked."""
         if self.plan.kernel != AUTO:
             return None
+        usual = problem.call.query_tile == QUERY_TILE and problem.call.key_tile == KEY_TILE
         described = Problem.of(problem.q, problem.k, problem.v, key_tiles=True)
+        described = replace(described, usual_tiles=usual, rest=self.plan.rest == MEAN)
         mean = sum(choice.densities) / len(choice.densities)
         return race(described, mean, sparse, dense)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..backend import HALF, AttentionOutput, Backend, Constraints
-from ..key_tiles import KeyTiles
+from ..key_tiles import QUERY_TILE, KeyTiles
 from ..problem import Problem
 from .aten import CUDA
 
@@ -107,8 +107,14 @@ def attend_sparge(
     return torch.empty_like(out).scatter_(1, queries.expand_as(out), out), None
 
 
-def _refuse_rest(problem: Problem) -> str:
-    return "has no term for the rest of the keys" if problem.rest else ""
+def _check_sparge(problem: Problem) -> str:
+    if problem.rest:
+        return "has no term for the rest of the keys"
+    if problem.queries < QUERY_TILE:
+        return f"takes {QUERY_TILE} queries or more"
+    if problem.device.type == "cuda" and torch.cuda.get_device_capability(problem.device)[0] == 9:
+        return "has tiles of other sizes on Hopper"
+    return ""
 
 
 BACKENDS = (
@@ -152,7 +158,7 @@ BACKENDS = (
             dense=False,
         ),
         unavailable_reason=lambda: _missing_package("spas_sage_attn", "spas_sage_attn", 0),
-        extra_check=_refuse_rest,
+        extra_check=_check_sparge,
         exact=False,
         packages=("spas_sage_attn",),
     ),

@@ -54,7 +54,7 @@ def attend_reference(
         if mask is not None:
             _apply(mask if mask.shape[1] == 1 else mask[:, start : start + chunk], scores)
         total = torch.logsumexp(scores, dim=-1)
-        rest = None if key_tiles is None or tiles.rest is None else _rest_of_rows(tiles, part.shape[1])
+        rest = None if key_tiles is None or tiles.rest is None else tiles.rest_of_queries(part.shape[1])
         if rest is not None:
             total = torch.logaddexp(total, rest[0])
         weights = scores.sub_(total.unsqueeze(-1)).exp_()
@@ -74,14 +74,6 @@ def _query_tiles(key_tiles: KeyTiles, part: slice) -> KeyTiles:
     if rest is not None:
         rest = Rest(rest.top[:, :, part], rest.value[:, :, part])
     return replace(key_tiles, counts=key_tiles.counts[:, :, part], tiles=key_tiles.tiles[:, :, part], rest=rest)
-
-
-def _rest_of_rows(key_tiles: KeyTiles, queries: int) -> tuple[Tensor, Tensor]:
-    """Return the term of the rest for each query: score `[B, H, M]` and value `[B, H, M, D]`."""
-    assert key_tiles.rest is not None
-    top, value = key_tiles.rest.top, key_tiles.rest.value
-    rows = (each.repeat_interleave(key_tiles.query_tile, dim=2)[:, :, :queries] for each in (top, value))
-    return next(rows), next(rows)
 
 
 def _attend_in_orders(

@@ -102,9 +102,10 @@ def test_any_first_part_of_spread_is_even(grid):
         ((21, 30, 52), 64, (4, 4, 4)),
         ((6, 16, 16), 16, (2, 2, 4)),
         ((1, 45, 80), 64, (1, 8, 8)),
-        ((1, 30, 52), 64, (1, 4, 16)),  # 8 rows would leave 6 of 30 over
-        ((5, 30, 52), 64, (1, 4, 16)),  # any frames together would leave one of 5 over
-        ((2, 3, 3), 64, (2, 1, 32)),
+        ((1, 30, 52), 64, (1, 8, 8)),
+        ((5, 30, 52), 64, (4, 4, 4)),
+        ((3, 30, 52), 64, (1, 8, 8)),  # two frames together would leave one of 3 over
+        ((2, 3, 3), 64, (2, 1, 1)),
         ((1, 1, 9), 8, (1, 1, 8)),
     ],
 )
@@ -113,7 +114,7 @@ def test_edges_of_a_cube(grid, size, edges):
 
 
 @pytest.mark.parametrize(
-    ("grid", "size"), [((21, 30, 52), 64), ((6, 16, 16), 16), ((1, 30, 52), 64), ((3, 9, 7), 8), ((13, 17, 33), 64)]
+    ("grid", "size"), [((21, 30, 52), 64), ((6, 16, 16), 16), ((1, 30, 52), 64), ((5, 9, 9), 8), ((13, 17, 33), 64)]
 )
 def test_cubes_are_compact(grid, size):
     edges = torch.tensor(cube_edges(grid, size))
@@ -131,8 +132,10 @@ def test_cubes_are_compact(grid, size):
     assert at_edge.any(-1).all()
 
 
-def test_a_grid_that_holds_no_cube_stays_as_it_is():
-    assert torch.equal(in_cubes((2, 3, 3), 64), raster((2, 3, 3)))
+def test_a_grid_that_holds_no_cube_is_cut_into_smaller_ones():
+    assert torch.equal(in_cubes((1, 3, 3), 64), raster((1, 3, 3)))
+    assert cube_edges((21, 7, 7), 64) == (4, 2, 2)  # 6 of 7 rows and columns
+    assert index_of(in_cubes((21, 7, 7), 64)[:16], (21, 7, 7)).amax(0).tolist() == [3, 1, 1]
 
 
 # --- rows of a call -------------------------------------------------------------------------------------------
