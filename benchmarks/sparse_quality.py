@@ -24,9 +24,8 @@ from lib.sparse.tables import sparse_markdown
 
 ROWS = {  # setting: test models
     "ltx": ("easy steps", "hard steps"),
-    "h3-turbo": ("hard steps",),
-    "scail": ("easy steps", "hard steps"),
     "four": ("easy steps", "hard steps"),
+    "scail": ("easy steps", "hard steps"),
     "h3": ("easy guidance", "hard guidance", "real"),
 }
 TILES = {"easy": (16, 8), "hard": (32, 16), "real": (32, 16)}  # queries and keys of a tile, by testbed
@@ -82,10 +81,9 @@ def contestants(setting: str) -> Iterator[Contestant]:
                 chosen = choose_only(candidate.name)
                 yield Contestant(candidate.name, density, {}, around=with_method, arguments=(chosen,))
             yield Contestant("auto, rest as mean", density, {"rest": MEAN})
-        yield Contestant("auto, no limit", density, {"limit": 0.0})
+            for share in (0.4, 0.6):
+                yield Contestant(f"auto, dense start {share:g}", density, {"dense_start": share})
         yield Contestant("auto with Accelerate", density, {}, budget=BUDGET)
-        for share in (0.0, 0.4, 0.6):
-            yield Contestant(f"auto, dense start {share:g}", density, {"dense_start": share})
     yield Contestant("Accelerate alone", 1.0, None, budget=BUDGET)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..backend import AttentionOutput, Backend, Constraints
-from ..key_tiles import KeyTiles
+from ..key_tiles import KeyTiles, Rest
 from .cpu import CPU, inner_product
 
 RANK = 41  # after the CPU's dense backends
@@ -21,77 +21,86 @@ def attend_listed(
     batch, queries, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32) if need_lse else None
-    orders = key_tiles.orders
+    orders, size = key_tiles.orders, key_tiles.query_tile
     key_rows = None if orders is None else orders.keys_of_heads()
     query_rows = None if orders is None else orders.queries_of_heads().expand(batch, -1, -1)
+    buffer = torch.empty(k.shape[1], k.shape[3])
     for row, head in ((b, h) for b in range(batch) for h in range(heads)):
-        one_q, one_k, one_v = (each[row, :, head] for each in (q, k, v))
-        if key_rows is not None and query_rows is not None:
-            one_q = one_q.index_select(0, query_rows[row, head])
+        one_k, one_v = (each[row, :, head] for each in (k, v))
+        if key_rows is not None:
             one_k, one_v = (each.index_select(0, key_rows[head]) for each in (one_k, one_v))
-        tiles = _Tiles(one_k, key_tiles), _Tiles(one_v, key_tiles)
-        found, sums = _attend_head(one_q.float() * scale, *tiles, row, head, need_lse)
-        if query_rows is None:
-            out[row, :, head] = found
-        else:
-            out[row, query_rows[row, head], head] = found.to(q.dtype)
-        if lse is not None:
-            at = slice(None) if query_rows is None else query_rows[row, head]
-            lse[row, head, at] = sums
+        # Keys and values share a buffer: it stays in the CPU's cache, and the keys are read before the values come.
+        keys, values = (_Tiles(each, key_tiles.key_tile, buffer) for each in (one_k, one_v))
+        for number, listed in enumerate(_lists_of(key_tiles, row, head)):
+            at: Tensor | slice = slice(number * size, min((number + 1) * size, queries))
+            if query_rows is not None:
+                at = query_rows[row, head, at]
+            rest = None if key_tiles.rest is None else _rest_of(key_tiles.rest, row, head, number)
+            part, total = _attend_tile(q[row, at, head].float() * scale, keys, values, listed, rest, need_lse)
+            out[row, at, head] = part.to(q.dtype)
+            if lse is not None and total is not None:
+                lse[row, head, at] = total
     return out, lse
+
+
+def _lists_of(key_tiles: KeyTiles, row: int, head: int) -> list[list[int]]:
+    """Return the numbers of key tiles that each tile of queries of a head attends to."""
+    counts, tiles = key_tiles.counts[row, head].tolist(), key_tiles.tiles[row, head].tolist()
+    return [numbers[:count] for numbers, count in zip(tiles, counts, strict=True)]
+
+
+def _rest_of(rest: Rest, row: int, head: int, number: int) -> tuple[Tensor, Tensor]:
+    """Return score `[]` and value `[D]` of the term that a tile of queries has for the rest."""
+    return rest.top[row, head, number], rest.value[row, head, number]
 
 
 class _Tiles:
-    """The rows of one head `[N, D]`, by tiles, in fp32."""
+    """The rows of one head `[N, D]`, by tiles of `size`, in fp32. buffer: of their shape, for copies."""
 
-    def __init__(self, rows: Tensor, key_tiles: KeyTiles):
-        self.key_tiles, self._size = key_tiles, key_tiles.key_tile
+    def __init__(self, rows: Tensor, size: int, buffer: Tensor):
+        self._size, self._buffer = size, buffer
         self._rows = rows.float().contiguous()
-        self._whole = rows.shape[0] // self._size  # tiles; one of fewer rows may follow
-        self._tiles = self._rows[: self._whole * self._size].view(self._whole, -1)
+        self._whole = rows.shape[0] // size  # tiles; one of fewer rows may follow
 
-    def listed(self, numbers: Tensor) -> Tensor:
-        """Return the rows `[n, D]` of some tiles, ascending; without a copy where they follow one another."""
-        count = numbers.numel()
-        if count == 0:
-            return self._rows[:0]
-        first, last = int(numbers[0]), int(numbers[-1])
-        if last - first + 1 == count:
-            return self._rows[first * self._size : (last + 1) * self._size]
-        if last < self._whole:
-            return self._tiles.index_select(0, numbers).view(-1, self._rows.shape[1])
-        whole = self._tiles.index_select(0, numbers[:-1]).view(-1, self._rows.shape[1])
-        return torch.cat([whole, self._rows[last * self._size :]])
+    def listed(self, numbers: list[int]) -> Tensor:
+        """Return the rows `[n, D]` of some tiles, ascending: where they do not follow one another, in the buffer."""
+        size, last = self._size, numbers[-1]
+        if last - numbers[0] + 1 == len(numbers):
+            return self._rows[numbers[0] * size : (last + 1) * size]
+        whole = numbers if last < self._whole else numbers[:-1]
+        tiles = self._rows[: self._whole * size].view(self._whole, -1)
+        copied = self._buffer[: len(whole) * size]
+        torch.index_select(tiles, 0, torch.tensor(whole), out=copied.view(len(whole), -1))
+        if len(whole) == len(numbers):
+            return copied
+        beyond = self._rows[last * size :]
+        copied = self._buffer[: len(copied) + len(beyond)]
+        copied[-len(beyond) :] = beyond
+        return copied
 
 
-def _attend_head(q: Tensor, k: _Tiles, v: _Tiles, row: int, head: int, need_lse: bool) -> tuple[Tensor, Tensor]:
-    """Return output `[M, D]` and log-sum-exp `[M]` of one head; without need_lse the latter may be anything. q: scaled.
+def _attend_tile(
+    q: Tensor, keys: _Tiles, values: _Tiles, listed: list[int], rest: tuple[Tensor, Tensor] | None, need_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return output `[m, D]` and log-sum-exp `[m]` of one tile of queries; the latter where it is needed. q: scaled.
 
     The log-sum-exp comes from the softmax: the largest weight of a row is exp(largest score − lse).
     """
-    lists, tile, rest = k.key_tiles, k.key_tiles.query_tile, k.key_tiles.rest
-    out, lse = torch.empty_like(q), torch.empty(q.shape[0])
-    counts = lists.counts[row, head].tolist()
-    for number, count in enumerate(counts):
-        rows = slice(number * tile, min((number + 1) * tile, q.shape[0]))
-        numbers = lists.tiles[row, head, number, :count]
-        if count == 0:
-            part, total = torch.zeros_like(q[rows]), torch.full_like(q[rows, 0], -math.inf)
-        else:
-            scores = inner_product(q[rows], k.listed(numbers))
-            largest = scores.amax(-1) if need_lse or rest is not None else None
-            weights = torch.softmax(scores, -1, out=scores)
-            total = None if largest is None else largest - weights.amax(-1).log_()
-            part = inner_product(weights, v.listed(numbers).t())
-        if rest is not None:
-            top, listed = rest.top[row, head, number], total
-            total = torch.logaddexp(listed, top)
-            own, others = ((term - total).exp().nan_to_num_(0.0).unsqueeze(-1) for term in (listed, top))
-            part = own * part + others * rest.value[row, head, number]
-        out[rows] = part
-        if total is not None:
-            lse[rows] = total
-    return out, lse
+    total = None
+    if listed:
+        scores = inner_product(q, keys.listed(listed))
+        largest = scores.amax(-1) if need_lse or rest is not None else None
+        weights = torch.softmax(scores, -1, out=scores)
+        total = None if largest is None else largest - weights.amax(-1).log_()
+        part = inner_product(weights, values.listed(listed).t())
+    else:
+        part, total = torch.zeros_like(q), q.new_full(q.shape[:1], -math.inf)
+    if rest is not None and total is not None:
+        (top, value), own = rest, total
+        total = torch.logaddexp(own, top)
+        shares = [(term - total).exp().nan_to_num_(0.0).unsqueeze(-1) for term in (own, top)]
+        part = shares[0] * part + shares[1] * value
+    return part, total
 
 
 BACKENDS = (

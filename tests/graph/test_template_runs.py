@@ -20,9 +20,13 @@ from shipped import copy_shipped
 
 pytestmark = pytest.mark.slow
 STAND_INS = Path(__file__).with_name("stand_ins.py")
-SMALL = {"width": 64, "height": 64, "length": 22, "frames_number": 22}
-LORA = "ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors"
-LORA_LAYER = "diffusion_model.transformer_blocks.0.attn1.to_q"
+SMALL = {"width": 64, "height": 64, "length": 22, "frames_number": 22, "min_tokens": 0, "kernel": "own"}
+# A layer that each LoRA changes.
+LORAS = {
+    "ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors": "transformer_blocks.0.attn1.to_q",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": "blocks.0.self_attn.q",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors": "blocks.0.self_attn.q",
+}
 # Steps of the sampler behind each Astraea Accelerate.
 STEPS = {
     "hunyuan_video_1_5_t2v.json": [20],
@@ -30,6 +34,11 @@ STEPS = {
     "minimax_h3_t2v.json": [20],
     "wan_2_2_14b_t2v.json": [10, 10],
     "wan_i2v.json": [20],
+}
+# Steps with sparse attention, and all, of the sampler behind each Astraea Sparse Attention.
+SPARSE_STEPS = {
+    "ltx_2_3_t2v_sparse.json": [(7, 8), (2, 3)],
+    "wan_2_2_4_steps_sparse.json": [(1, 2), (1, 2)],
 }
 
 
@@ -41,11 +50,12 @@ def server() -> Iterator[ComfyServer]:
     with ComfyServer(host, install_with_stand_ins) as running:
         Image.new("RGB", (64, 64), "teal").save(running.base / "input" / "example.png")
         (running.base / "models" / "loras").mkdir()
-        lora = {
-            f"{LORA_LAYER}.lora_{part}.weight": torch.full(shape, 0.01)
-            for part, shape in (("A", (4, 128)), ("B", (128, 4)))
-        }
-        save_file(lora, running.base / "models" / "loras" / LORA)
+        for name, layer in LORAS.items():
+            lora = {
+                f"diffusion_model.{layer}.lora_{part}.weight": torch.full(shape, 0.01)
+                for part, shape in (("A", (4, 128)), ("B", (128, 4)))
+            }
+            save_file(lora, running.base / "models" / "loras" / name)
         yield running
 
 
@@ -58,21 +68,34 @@ def install_with_stand_ins(pack: Path) -> None:
 def test_a_template_makes_a_video_with_fewer_model_calls(
     name: str, server: ComfyServer, definitions: dict[str, Any]
 ) -> None:
+    for text, steps in zip(reports_of(name, server, definitions), STEPS[name], strict=True):
+        computed, skipped = calls(text)
+        assert computed + skipped == steps, text
+        assert skipped > 0, text
+
+
+@pytest.mark.parametrize("name", SPARSE_STEPS)
+def test_a_template_makes_a_video_with_sparse_attention(
+    name: str, server: ComfyServer, definitions: dict[str, Any]
+) -> None:
+    for text, steps in zip(reports_of(name, server, definitions), SPARSE_STEPS[name], strict=True):
+        sparse, all_steps = re.search(r"(\d+) of (\d+) steps, density", text).groups()
+        assert (int(sparse), int(all_steps)) == steps, text
+
+
+def reports_of(name: str, server: ComfyServer, definitions: dict[str, Any]) -> list[str]:
+    """Run a template with stand-ins, check that it saved a video, and return the texts of its reports."""
     workflow = load_if_known(name, definitions, server.host.version_tuple)
     prompt = small_prompt(to_prompt(workflow, definitions))
     outputs = server.queue(prompt)["outputs"]
     (video,) = (outputs[number]["images"][0] for number in ids_of(prompt, "SaveVideo"))
     assert server.view(video["filename"], video["subfolder"])[4:8] == b"ftyp"
     assert "lora key not loaded" not in server.log
-    texts = [outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaReport")]
-    for text, steps in zip(texts, STEPS[name], strict=True):
-        computed, skipped = calls(text)
-        assert computed + skipped == steps, text
-        assert skipped > 0, text
+    return [outputs[number]["text"][0] for number in ids_of(prompt, "AstraeaReport")]
 
 
 def small_prompt(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Return the prompt with stand-ins for loaders, and a small video; everything else is the template's own."""
+    """Return the prompt with stand-ins for loaders and a small video, sparse at any size; the rest is its own."""
     small = {}
     for number, node in prompt.items():
         kind, inputs = node["class_type"], node["inputs"]

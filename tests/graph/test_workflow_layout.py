@@ -12,7 +12,7 @@ from workflow import WORKFLOWS, load, load_if_known, real_nodes, widgets
 NAMES = sorted(path.name for path in WORKFLOWS.glob("*.json"))
 MAX_WIDTH = 1700
 TITLE_HEIGHT, SOCKET_HEIGHT, WIDGET_HEIGHT = 30, 20, 24  # of the editor, in pixels
-RESULT_HEIGHT = {"AstraeaAccelerate": 50}  # of the text that a run adds
+RESULT_HEIGHT = {"AstraeaAccelerate": 50, "AstraeaSparseAttention": 100}  # of the text that a run adds
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
