@@ -43,13 +43,15 @@ _lock = threading.Lock()
 
 
 @torch.inference_mode()
-def race(problem: Problem, density: float, sparse: Callable[[], object], dense: Callable[[], object]) -> Timing:
+def race(
+    problem: Problem, density: float, sparse: Callable[[], object], dense: Callable[[], object], name: str = ""
+) -> Timing:
     """Return the times of such calls: known, saved on disk, or measured in turn on this call.
 
-    density: mean of the heads'; what differs little shares a timing.
+    density: mean of the heads'; what differs little shares a timing. name: of the dense attention.
     """
     rounded = max(1, round(density / DENSITY_UNIT)) * DENSITY_UNIT
-    key = autotune_cache.key(problem, f"density {rounded:.2f} against dense")
+    key = autotune_cache.key(problem, f"density {rounded:.2f} against {name or 'dense'}")
     with _lock:
         if key not in _known:
             _known[key] = _saved(key) or _measured(key, problem, sparse, dense)

@@ -14,8 +14,8 @@ from .schema import ReportType, field, node_schema
 
 NOTHING_YET = (
     "Astraea has no finished run to report yet. Connect 'samples' to the LATENT output of the sampler that uses the "
-    "accelerated model, so that this node waits for it. If it is connected, the sampler did not use this model, or "
-    "used it only for the negative conditioning: then put Astraea Accelerate before the model of the positive one."
+    "model, so that this node waits for it. If it is connected, the sampler did not use this model, or "
+    "used it only for the negative conditioning: then put the Astraea node before the model of the positive one."
 )
 
 
@@ -31,7 +31,9 @@ class AstraeaReport(io.ComfyNode):
             "a plot.",
             is_output_node=True,
             inputs=[
-                field(ReportType, "report", tooltip="The report output of Astraea Accelerate."),
+                field(
+                    ReportType, "report", tooltip="The report output of Astraea Accelerate or Astraea Sparse Attention."
+                ),
                 field(
                     io.Latent,
                     "samples",

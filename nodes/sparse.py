@@ -29,19 +29,22 @@ MAX_MIN_TOKENS = 1 << 20
 TIPS = {
     "model": "The model, from its loader or after LoRA and sampling-shift nodes; before or after Astraea Accelerate. "
     "Any model whose attention ComfyUI lets nodes replace: Wan, LTX, MiniMax-H3, HunyuanVideo, Cosmos, Mochi and more.",
-    "density": "How much of the video each token looks at, where attention is sparse: 0.3 is 30 % of it. Lower is "
-    "faster and further from the original; 1 changes nothing.",
+    "density": "How much of the video each token looks at, where attention is sparse: 0.3 is 30 %. Lower is "
+    "faster and further from the original; 1 changes nothing. With choice 'auto' it is a mean: each attention head "
+    "gets what it is worth there.",
     "dense_start": "Share of the steps, from the first, whose attention stays complete; the first one always does. "
-    "The first steps decide on what the clip shows.",
+    "The first steps decide on what the clip shows. A sampler that goes on from another one, such as the second of two "
+    "experts, has no such steps.",
     "choice": "How each attention head finds what to look at. 'auto' tries six ways and takes for each head the one "
     "whose output came closest on sampled tokens. 'routing' compares the means of blocks of tokens only. 'rainfusion' "
     "is the RainFusion paper's rule of three patterns, for comparison.",
     "rest": "What becomes of tokens that are not looked at: 'drop' leaves them out, 'mean' takes them together as one.",
-    "limit": "A head whose output is off by more than this, as measured on sampled tokens, looks at more. 0: no limit.",
+    "limit": "A head whose output is off by more than this, as measured on sampled tokens, looks at more, beyond the "
+    "density. 0: no limit. Not for choice 'rainfusion'.",
     "min_tokens": "Videos of fewer tokens than this stay complete: there is little to gain.",
     "kernel": "'auto' compares sparse with complete attention once on your card and only uses it where it is faster. "
-    "'own' uses it without asking. 'comfy-kitchen' takes ComfyUI's own sparse kernel where it is there, with choice "
-    "'routing' of its own.",
+    "'own' uses it without asking. 'comfy-kitchen' takes ComfyUI's own sparse kernel where it is there, which "
+    "routes by itself, also without asking.",
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 SHARES = (0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0)  # of the mean density, among which a head's is chosen
 ROUNDS = 40  # of the search for the price of density
+MAX_STEPS = 64  # up, for single heads, after that: with many heads little is left
 MIN_PRICE, MAX_PRICE = 1e-9, 1e3  # in squared relative error per unit of density
 
 
@@ -47,8 +48,8 @@ class Allocation:
 def _cheapest(densities: Tensor, errors: Tensor, mean: float) -> Tensor:
     """Return the level of each head `[H]` with the least sum of errors at a mean density. densities, errors: `[L, H]`.
 
-    At one price of density all heads' choices fit together; the last heads that change within the search for it are
-    taken one by one, the greatest gain first, while the mean allows it.
+    At one price of density all heads' choices fit together; what the mean then leaves goes to single heads, the
+    greatest gain first.
     """
     low, high = MIN_PRICE, MAX_PRICE
     for _ in range(ROUNDS):
@@ -57,13 +58,16 @@ def _cheapest(densities: Tensor, errors: Tensor, mean: float) -> Tensor:
             low = price
         else:
             high = price
-    levels, more = _levels(densities, errors, high), _levels(densities, errors, low)
-    left = mean * errors.shape[1] - float(_picked(densities, levels).sum())
-    cost = _picked(densities, more) - _picked(densities, levels)
-    gain = (_picked(errors, levels) - _picked(errors, more)) / cost.clamp_min(1e-9)
-    for head in gain.argsort(descending=True).tolist():
-        if 0.0 < float(cost[head]) <= left + 1e-9:
-            levels[head], left = more[head], left - float(cost[head])
+    levels = _levels(densities, errors, high)
+    for _ in range(MAX_STEPS):
+        left = mean * errors.shape[1] - float(_picked(densities, levels).sum())
+        cost = densities - _picked(densities, levels)
+        gain = (_picked(errors, levels) - errors) / cost
+        gain = gain.masked_fill((cost <= 0.0) | (cost > left + 1e-9), 0.0)
+        if float(gain.max()) <= 0.0:
+            break
+        level, head = divmod(int(gain.argmax()), gain.shape[1])
+        levels[head] = level
     return levels
 
 

@@ -59,13 +59,17 @@ class SparseFigures:
         return statistics.fmean(measured) if measured else None
 
     @property
+    def layer_errors(self) -> dict[int, float]:
+        """Mean error by layer."""
+        by_layer: dict[int, list[float]] = {}
+        for (layer, _), errors in sorted(self.errors.items()):
+            by_layer.setdefault(layer, []).extend(errors)
+        return {layer: statistics.fmean(errors) for layer, errors in by_layer.items()}
+
+    @property
     def worst(self) -> tuple[int, float] | None:
         """The layer of the greatest mean error, and that error."""
-        by_layer: dict[int, list[float]] = {}
-        for (layer, _), errors in self.errors.items():
-            by_layer.setdefault(layer, []).extend(errors)
-        means = {layer: statistics.fmean(errors) for layer, errors in by_layer.items()}
-        return max(means.items(), key=lambda item: item[1]) if means else None
+        return max(self.layer_errors.items(), key=lambda item: item[1], default=None)
 
     @property
     def attention_speedup(self) -> float | None:
@@ -97,12 +101,13 @@ class SparseFigures:
             "attention_speedup": self.attention_speedup,
             "step_speedup": self.step_speedup,
             "choices": dict(self.choices),
+            "layer_errors": [self.layer_errors.get(layer, 0.0) for layer in range(len(self.layers))],
         }
 
     def line(self) -> str:
         """Format what came of it in one line."""
         if not self.calls:
-            return f"every attention call was dense{self._reasons(': ')}"
+            return "every attention call was dense"
         parts = [
             f"{len(self.sparse_layers)} of {len(self.layers)} layers, {len(self.sparse_steps)} of {self.steps} steps, "
             f"density {self.computed_share:.2f}"
@@ -124,7 +129,3 @@ class SparseFigures:
 
     def _told(self) -> list[tuple[str, int]]:
         return [(reason, count) for reason, count in self.dense.most_common() if reason][:MAX_REASONS]
-
-    def _reasons(self, before: str) -> str:
-        reasons = "; ".join(reason for reason, _ in self._told())
-        return before + reasons if reasons else ""

@@ -15,7 +15,8 @@ RESTS = (DROP, MEAN)
 OWN, CORE = "own", "comfy-kitchen"
 KERNELS = (AUTO, OWN, CORE)
 MIN_DENSITY = 0.05
-DEFAULT_DENSITY, DEFAULT_DENSE_START, DEFAULT_LIMIT, DEFAULT_MIN_TOKENS = 0.3, 0.1, 0.35, 8192
+FROM_NOISE = 0.9  # noise level from which on a run begins a clip and does not go on with one
+DEFAULT_DENSITY, DEFAULT_DENSE_START, DEFAULT_LIMIT, DEFAULT_MIN_TOKENS = 0.3, 0.1, 0.35, 8000
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class SparsePlan:
     """The plan for the attention of a run.
 
     density: share of the key tiles that a query tile attends to, 1: all, nothing is changed; with choice `auto` the
-    mean over the heads. dense_start: share of the
-    steps, from the first, that stay dense; at least the first step does. choice: how a head's tiles are found. rest:
-    `drop` tiles that are left out, or take them together as one `mean` term. limit: a head whose measured error is
-    greater attends to more tiles; 0: no limit. min_tokens: calls with fewer keys stay dense. kernel: `own` skips the
-    comparison of times with dense attention. query_tile, key_tile: sizes of tiles; see `KeyTiles`.
+    mean over the heads. dense_start: share of the steps, from the first, that stay dense; at least the first step does
+    in a run that begins from noise. choice: how a head's tiles are found. rest: `drop` tiles that are left out, or take
+    them together as one `mean` term. limit: a head whose measured error is greater attends to more tiles; 0: no limit.
+    min_tokens: calls with fewer keys stay dense. kernel: `own` skips the comparison of times with dense attention.
+    query_tile, key_tile: sizes of tiles; see `KeyTiles`.
     """
 
     density: float = DEFAULT_DENSITY
@@ -63,6 +64,9 @@ class SparsePlan:
     def is_dense(self) -> bool:
         return self.density >= 1.0
 
-    def dense_steps(self, steps: int) -> int:
-        """Return how many steps of a run, from its first, stay dense."""
-        return min(steps, max(1, round(self.dense_start * steps)))
+    def dense_steps(self, steps: int, level: float = 1.0) -> int:
+        """Return how many steps of a run, from its first, stay dense. level: the noise level that it begins with.
+
+        A run that goes on from another, as the second of two experts or a second pass, has no steps that decide on all.
+        """
+        return 0 if level < FROM_NOISE else min(steps, max(1, round(self.dense_start * steps)))

@@ -45,7 +45,8 @@ class AttentionCall:
 
     dense: the attention that the call would have otherwise, of `(q, k, v)`; it computes rows that are not the video's,
     and is what times are compared with. selected: with M < N, the video's rows among the queries, as keys, int64
-    `[B, M]`, ascending; None: unknown. is_masked: some keys do not count for some queries.
+    `[B, M]`, ascending; None: unknown. is_masked: some keys do not count for some queries;
+    dense_name: of `dense`, by which times are saved.
     """
 
     q: Tensor
@@ -55,6 +56,7 @@ class AttentionCall:
     dense: Dense
     selected: Tensor | None = None
     is_masked: bool = False
+    dense_name: str = ""
 
 
 @dataclass
@@ -103,7 +105,7 @@ class SparseRun:
     def __post_init__(self) -> None:
         self.figures.steps = self.steps
         self._allocation = Allocation(self.plan.density)
-        self._first_sparse = self.plan.dense_steps(self.steps)
+        self._first_sparse = self.plan.dense_steps(self.steps, self.levels[0])
 
     def __deepcopy__(self, memo: dict) -> SparseRun:
         return self
@@ -236,7 +238,7 @@ class SparseRun:
             out, _ = attend(problem.q, k, v, scale=call.scale, key_tiles=tiles, preference=FAST)
             return parts.join(out, q, lambda part: call.dense(part, k, v))
 
-        timing = self._timing(problem, choice, compute, lambda: call.dense(q, k, v))
+        timing = self._timing(problem, choice, compute, call)
         if timing is not None and not timing.is_worth_it:
             self._stay_dense(timing.reason)
             return None
@@ -284,7 +286,7 @@ class SparseRun:
         return choice
 
     def _timing(
-        self, problem: TileProblem, choice: HeadChoice, sparse: Callable[[], Tensor], dense: Callable[[], Tensor]
+        self, problem: TileProblem, choice: HeadChoice, sparse: Callable[[], Tensor], call: AttentionCall
     ) -> Timing | None:
         """Return how long such calls take, sparse and dense, timed once on a device; None where that is not asked."""
         if self.plan.kernel != AUTO:
@@ -293,7 +295,7 @@ class SparseRun:
         described = Problem.of(problem.q, problem.k, problem.v, key_tiles=True)
         described = replace(described, usual_tiles=usual, rest=self.plan.rest == MEAN)
         mean = sum(choice.densities) / len(choice.densities)
-        return race(described, mean, sparse, dense)
+        return race(described, mean, sparse, lambda: call.dense(call.q, call.k, call.v), call.dense_name)
 
     def _note(self, problem: TileProblem, choice: HeadChoice, layer: int, step: int, timing: Timing | None) -> None:
         call, figures = problem.call, self.figures

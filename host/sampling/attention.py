@@ -108,7 +108,8 @@ class RunAttention:
                 run.stays_dense(NEEDS_LSE)
             elif run.is_open and selected is not None:
                 is_masked = asked.get("mask") is not None
-                out = run.attend(AttentionCall(q, k, v, q.shape[-1] ** -0.5, dense, selected, is_masked))
+                scale, name = q.shape[-1] ** -0.5, f"selected rows, {self._preference}"
+                out = run.attend(AttentionCall(q, k, v, scale, dense, selected, is_masked, name))
                 if out is not None:
                     return out, None
             with run.closed():

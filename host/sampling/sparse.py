@@ -95,10 +95,18 @@ class SparseOverride:
 
         queries, keys, values = rows
         scale = kwargs.get("scale") or queries.shape[-1] ** -0.5
-        out = self.run.attend(AttentionCall(queries, keys, values, scale, dense, is_masked=mask is not None))
+        name = _name_of(func if self.previous is None else self.previous)
+        call = AttentionCall(queries, keys, values, scale, dense, is_masked=mask is not None, dense_name=name)
+        out = self.run.attend(call)
         if out is None:
             return None
         return out.transpose(1, 2) if kwargs.get("skip_output_reshape") else out.flatten(2)
+
+
+def _name_of(attention: Any) -> str:
+    """Return a name of an attention function that is the same in other processes."""
+    kind = attention if hasattr(attention, "__qualname__") else type(attention)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def foreign_override(options: dict[str, Any]) -> Any:
@@ -131,7 +139,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider.model_options = original
         figures = run.finish()
         attachment.handle.add(Report(sparse=figures.as_dict(), notes=figures.notes(), finished=finished))
-        logging.info(f"Astraea Sparse Attention: {'' if finished else 'stopped early; '}{figures.line()}")
+        told = "; ".join([*([] if finished else ["stopped early"]), figures.line(), *figures.notes()])
+        logging.info(f"Astraea Sparse Attention: {told}")
 
 
 def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:

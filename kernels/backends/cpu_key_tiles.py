@@ -31,15 +31,15 @@ def attend_listed(
             one_k, one_v = (each.index_select(0, key_rows[head]) for each in (one_k, one_v))
         # Keys and values share a buffer: it stays in the CPU's cache, and the keys are read before the values come.
         keys, values = (_Tiles(each, key_tiles.key_tile, buffer) for each in (one_k, one_v))
-        for number, listed in enumerate(_lists_of(key_tiles, row, head)):
-            at: Tensor | slice = slice(number * size, min((number + 1) * size, queries))
-            if query_rows is not None:
-                at = query_rows[row, head, at]
+        places = torch.arange(queries) if query_rows is None else query_rows[row, head]
+        lists = _lists_of(key_tiles, row, head)
+        for number, (at, listed) in enumerate(zip(places.split(size), lists, strict=True)):
             rest = None if key_tiles.rest is None else _rest_of(key_tiles.rest, row, head, number)
-            part, total = _attend_tile(q[row, at, head].float() * scale, keys, values, listed, rest, need_lse)
-            out[row, at, head] = part.to(q.dtype)
+            one_q = q[row, :, head].index_select(0, at).float().mul_(scale)
+            part, total = _attend_tile(one_q, keys, values, listed, rest, need_lse)
+            out[row, :, head].index_copy_(0, at, part.to(q.dtype))
             if lse is not None and total is not None:
-                lse[row, head, at] = total
+                lse[row, head].index_copy_(0, at, total)
     return out, lse
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ...engine.report import Report
+from ...engine.report import TOKEN, Report
 from ...schedules import expected_from
 from ..report_text import MEANING, StepRow, step_rows
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, LINE, REUSE_STUB, SCALE, WIDTH, draw_legend, new_plot, round_up, text
@@ -38,6 +39,8 @@ class Frame:
 def draw_report(report: Report) -> Image.Image:
     """Draw a report as an RGB image."""
     rows = step_rows(report)
+    if not rows and report.sparse and report.sparse["layer_errors"]:
+        return draw_layer_errors(report.sparse)
     image, draw = new_plot()
     frame = Frame(
         left=LEFT * SCALE,
@@ -58,7 +61,8 @@ def draw_report(report: Report) -> Image.Image:
 
 def _titles(draw: ImageDraw.ImageDraw, report: Report) -> None:
     if not report.calls:
-        text(draw, LEFT * SCALE, 22 * SCALE, "no model call was made yet", 17)
+        told = "all attention was dense" if report.sparse else "no model call was made yet"
+        text(draw, LEFT * SCALE, 22 * SCALE, told, 17)
         return
     gained = f"{report.speedup:.2f}x faster" if report.speedup is not None else "no full step to compare with"
     text(draw, LEFT * SCALE, 22 * SCALE, f"{report.schedule}: {gained}, {report.computed_share:.0%} of tokens", 17)
@@ -111,3 +115,40 @@ def _legend(draw: ImageDraw.ImageDraw, kinds: set[str]) -> None:
 
 def _format_seconds(value: float) -> str:
     return "0" if value == 0.0 else f"{value:.3g}"
+
+
+def draw_layer_errors(sparse: dict[str, Any]) -> Image.Image:
+    """Draw what sparse attention did as an RGB image: a bar per layer for the error of its output.
+
+    sparse: of a report, see `engine.sparse.figures`.
+    """
+    image, draw = new_plot()
+    errors: list[float] = sparse["layer_errors"]
+    worst = round_up(max(errors))
+    frame = Frame(
+        left=LEFT * SCALE,
+        top=TOP * SCALE,
+        right=(WIDTH - RIGHT) * SCALE,
+        bottom=(HEIGHT - BOTTOM) * SCALE,
+        steps=len(errors),
+        max_seconds=worst,
+    )
+    gained = sparse["attention_speedup"]
+    title = f"sparse attention, density {sparse['computed_share']:.2f}"
+    text(draw, LEFT * SCALE, 22 * SCALE, title + (f", {gained:.2f}x as fast" if gained else ""), 17)
+    detail = f"{sparse['sparse_steps']} of {sparse['steps']} steps, output off by {sparse['error']:.0%} on sampled rows"
+    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+    for tick in range(5):
+        y = frame.y_share(tick / 4)
+        draw.line((frame.left, y, frame.right, y), GRID, SCALE)
+        text(draw, frame.left - 8 * SCALE, y, f"{worst * tick / 4:.1%}", anchor="rm", fill=FAINT)
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100) if len(errors) / n <= 16)
+    for layer, error in enumerate(errors):
+        gap = min(2.0 * SCALE, (frame.x(1) - frame.x(0)) * 0.15)
+        top = frame.y_share(max(error / worst, REUSE_STUB))
+        draw.rectangle((frame.x(layer) + gap, top, frame.x(layer + 1) - gap, frame.bottom), COLOURS[TOKEN])
+        if layer % every == every - 1:
+            text(draw, frame.x(layer + 0.5), frame.bottom + 12 * SCALE, str(layer + 1), anchor="mm", fill=FAINT)
+    text(draw, (frame.left + frame.right) / 2, frame.bottom + 30 * SCALE, "layer", 12, "mm")
+    text(draw, frame.left - 48 * SCALE, frame.top - 15 * SCALE, "error of the attention output", 11)
+    return image

@@ -132,6 +132,7 @@ def test_an_override_of_another_node_is_called_once_for_every_dense_call(load_ti
     assert len(calls) == len(plain) - figures["calls"]
 
 
+@pytest.mark.newest_host
 def test_an_override_put_back_at_every_step_stays_below(load_tiny):
     """As nodes do that want to be on top: the host calls them before each step."""
     calls: list[int] = []
@@ -139,8 +140,7 @@ def test_an_override_put_back_at_every_step_stays_below(load_tiny):
     override = counting(calls)
     on, handle = sparsely(model)
 
-    def put_back(patcher, timestep, *options):
-        model_options = options[0] if options else on.model_options  # older hosts pass none
+    def put_back(patcher, timestep, model_options):
         model_options["transformer_options"][OVERRIDE] = override
 
     on.add_callback_with_key("on_prepare_state", "other", put_back)

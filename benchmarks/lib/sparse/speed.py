@@ -112,7 +112,7 @@ def choice_of(orders: str, density: float, heads: int) -> HeadChoice:
     return HeadChoice(tuple(ways[head % len(ways)] for head in range(heads)), (density,) * heads)
 
 
-# --- attention over lists, selection and choice ------------------------------------------------------------------------
+# --- attention over lists, selection and choice -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
