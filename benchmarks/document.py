@@ -13,8 +13,9 @@ from typing import Any
 
 from lib.quality import tables
 from lib.results import RESULTS, ROOT, read_json
+from lib.sparse import tables as sparse
 
-TEXTS = (ROOT / "README.md", ROOT / "docs" / "quality.md", ROOT / "docs" / "search.md")
+TEXTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quality", "search", "sparse-attention")))
 BLOCK = re.compile(r"(<!-- figures: ([\w -]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -34,6 +35,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "token placements": lambda: tables.placements(rows_of("placement-tokens")),
     "search means": lambda: tables.search_means(rows_of("search")),
     "search": lambda: tables.search_gains(rows_of("search")),
+    "sparse": lambda: sparse.summary_table(rows_of("sparse_quality")),
+    "sparse ways": lambda: sparse.ways_table(rows_of("sparse_quality")),
+    "sparse heads": lambda: sparse.all_heads_table(rows_of("sparse_quality")),
+    "sparse correlation": lambda: sparse.correlation_table(rows_of("sparse_quality")),
+    "sparse starts": lambda: sparse.starts_table(rows_of("sparse_quality")),
 }
 
 

@@ -23,7 +23,7 @@ from .problem import Problem
 
 ATTENTION_ENV = "ASTRAEA_ATTENTION"
 AUTO, HOST, FAST = "auto", "host", "fast"
-BACKEND_CHOICES = (AUTO, HOST, FAST, *(backend.name for backend in BACKENDS))
+BACKEND_CHOICES = (AUTO, HOST, FAST, *(backend.name for backend in BACKENDS if backend.constraints.dense))
 OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # general since torch 2.5
 MAX_RATIO_TO_HOST = 0.95  # of the host's time: a backend that takes longer does not replace the host's attention
 

@@ -201,6 +201,19 @@ def test_both_layouts_of_the_host_give_the_same(out_in_heads):
     assert plain.shape == other.shape == q.shape
 
 
+@pytest.mark.newest_host
+def test_compiled_blocks_give_the_same(load_tiny):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    on, handle = sparsely(load_tiny())
+    expected = sample(on)
+    calls = last(handle).sparse["calls"]
+    compiled = on.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    assert psnr(expected, sample(compiled)) > 70.0
+    assert last(handle).sparse["calls"] == calls
+
+
 # --- with Accelerate --------------------------------------------------------------------------------------------
 
 

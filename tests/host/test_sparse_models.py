@@ -46,7 +46,8 @@ def test_every_model_runs_sparsely_or_says_why_not(name):
 
 SPARSE_MODELS = {
     "Wan 2.1 text to video", "Wan 2.1 image to video", "HunyuanVideo", "MiniMax-H3", "LTXV", "Mochi", "CogVideoX 2B",
-    "Cosmos-Predict2", "Kandinsky 5",
+    "Cosmos-Predict2", "Kandinsky 5", "LTX-2 audio+video", "LTX-2.3 audio+video", "Cosmos 1", "HunyuanVideo 1.5",
+    "Wan 2.2 S2V", "Wan 2.1 SCAIL-2", "Wan 2.1 Phantom", "MiniMax-H3 image to video",
 }  # fmt: skip
 
 

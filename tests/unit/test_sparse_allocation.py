@@ -21,8 +21,9 @@ def mean_of(levels):
 
 
 def falling(heads, seed):
-    """Errors that fall with the density, `[L, H]`."""
-    return torch.rand(3, heads, generator=torch.Generator().manual_seed(seed)).double().sort(0, descending=True).values
+    """Errors that fall with the density, ever less, `[L, H]`."""
+    size, rate = torch.rand(2, heads, generator=torch.Generator().manual_seed(seed)).double()
+    return size * torch.exp(-20.0 * rate * LEVELS.unsqueeze(-1))
 
 
 @pytest.mark.parametrize("seed", range(20))

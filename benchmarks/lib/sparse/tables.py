@@ -7,13 +7,22 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ..markdown import table
+from ..markdown import heading, table
+from ..quality.settings import SETTINGS
 
 AUTO, RANDOM, RAINFUSION, ALONE, TOGETHER = (
     "auto", "random tiles", "rainfusion", "Accelerate alone", "auto with Accelerate",
 )  # fmt: skip
 UNKNOWABLE = "best tiles"  # no method can know them
+METHODS = (
+    AUTO, "routing", "SVG2", "DraftAttention", RAINFUSION, "tile means by place", "tile means in cubes", "near frames",
+    "same place", "even subset", RANDOM, UNKNOWABLE, "auto, rest as mean",
+)  # fmt: skip
 Row = dict[str, Any]
+
+
+def title(row: Row) -> str:
+    return f"{SETTINGS[row['setting']].title}, {row['clips']}"
 
 
 def point_of(row: Row, method: str, density: float) -> dict[str, Any] | None:
@@ -88,7 +97,7 @@ def summary_table(rows: Sequence[Row]) -> str:
             leads = [lead(row, density, other) for other in (RANDOM, RAINFUSION)]
             lines.append(
                 [
-                    f"{row['setting']}, {row['clips']}", f"{density:g}", _spread(own["psnr"]), *map(_signed, leads),
+                    title(row), f"{density:g}", _spread(own["psnr"]), *map(_signed, leads),
                     "–" if single is None else f"{_signed(-single[1])} ({single[0]})",
                     "–" if together is None else f"{together[0]:.1f} ({together[1]:.1f})",
                 ]
@@ -102,7 +111,8 @@ def summary_table(rows: Sequence[Row]) -> str:
 
 def sparse_markdown(result: dict[str, Any]) -> str:
     rows = result.get("rows", [])
-    lines = ["# Sparse attention: quality", "", "dB to the dense run of the same seed, mean over clips.", ""]
+    lines = [heading("Sparse attention: quality", result["environment"])]
+    lines += ["dB to the dense run of the same seed, mean over clips (least and most in brackets).", ""]
     lines.append(summary_table([row for row in rows if "points" in row]))
     for row in rows:
         lines += ["", f"## {row['setting']}, {row['clips']}: {row['sampling']}", ""]
@@ -144,6 +154,52 @@ def heads_table(row: Row) -> str:
             recall, error = (statistics.fmean(h[name] for h in own) for name in ("recall", "error"))
             lines.append([method, f"{density:g}", f"{recall:.2f}", f"{error:.3f}", f"{wins / len(known):.0%}"])
     return table(["way", "density", "recall", "output error", "best in"], lines)
+
+
+def ways_table(rows: Sequence[Row]) -> str:
+    """PSNR of every method, mean over the rows that have all of them."""
+    full = [row for row in rows if point_of(row, UNKNOWABLE, densities_of(row)[0] if densities_of(row) else 0.0)]
+    lines = []
+    for method in METHODS:
+        cells: list[Any] = [method]
+        for density in (0.5, 0.3):
+            points = [point for row in full if (point := point_of(row, method, density)) is not None]
+            if points:
+                cells.append(f"{statistics.fmean(point['psnr']['mean'] for point in points):.1f}")
+                cells.append(f"{statistics.fmean(e for point in points for e in point['error'] or [0.0]):.2f}")
+        if len(cells) == 5:
+            lines.append(cells)
+    return table(["method", "dB at 0.5", "attention error", "dB at 0.3", "attention error"], lines)
+
+
+def all_heads_table(rows: Sequence[Row]) -> str:
+    """Mean recall and error of each way over the heads of all rows."""
+    heads = [
+        {**head, "step": (number, head["step"])} for number, row in enumerate(rows) for head in row.get("heads", [])
+    ]
+    return heads_table({"heads": heads})
+
+
+def correlation_table(rows: Sequence[Row]) -> str:
+    told = [(title(row), error_tells_loss(row)) for row in rows if "points" in row]
+    return table(["setting, model", "rank correlation"], [[name, value] for name, value in told])
+
+
+def starts_table(rows: Sequence[Row]) -> str:
+    """PSNR and computed share of attention by the steps that stay dense."""
+    lines = []
+    for row in rows:
+        steps = SETTINGS[row["setting"]].steps
+        for name, share in (("auto", 0.1), ("auto, dense start 0.4", 0.4), ("auto, dense start 0.6", 0.6)):
+            points = [point_of(row, name, density) for density in (0.5, 0.3)]
+            if None in points or point_of(row, "auto, dense start 0.4", 0.5) is None:
+                continue
+            dense = max(1, round(share * steps))
+            cells = [
+                f"{p['psnr']['mean']:.1f} ({(dense + (steps - dense) * p['share']) / steps:.2f})" for p in points if p
+            ]
+            lines.append([title(row), f"{dense} of {steps}", *cells])
+    return table(["setting, model", "dense steps", "dB at 0.5 (attention computed)", "dB at 0.3"], lines)
 
 
 def _spread(figures: dict[str, Any]) -> str:
