@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..blocks.interface import TokenLayout
 from ..report.device_timer import DeviceTimer
 from .allocation import Allocation
 from .call import TileCall
-from .candidates import HeadChoice, TileProblem
+from .candidates import CANDIDATES, ROUTED, HeadChoice, TileProblem
 from .figures import SparseFigures
 from .layout import RowLayout, query_parts, row_layout
 from .methods import METHODS, layout_of
@@ -89,13 +89,15 @@ class LayerState:
 class SparseRun:
     """Mutable state of one sampler call, from one thread per device.
 
-    levels: noise levels of its steps, the last one included; level: of a sigma.
+    levels: noise levels of its steps, the last one included; level: of a sigma. lasting: context in which to allocate
+    and free memory beside a model's own, see `CallRequest.allocating`.
     """
 
     plan: SparsePlan
     levels: Sequence[float]
     level: Callable[[float], float] = float
     seed: int = 0
+    lasting: Callable[[], AbstractContextManager[Any]] = nullcontext
     figures: SparseFigures = field(default_factory=SparseFigures)
     _calls: dict[int, ModelCallState] = field(default_factory=dict)
     _layers: dict[Hashable, LayerState] = field(default_factory=dict)
@@ -224,27 +226,29 @@ class SparseRun:
         if parts is None:
             self._stay_dense(UNKNOWN_ROWS)
             return None
-        tiled = TileCall.of(rows, self._orders_of(rows, q), self.plan.query_tile, self.plan.key_tile, parts.selected)
-        problem = TileProblem(tiled, q[:, parts.sparse], k, v, call.scale)
-        choice = self._choice(problem, layer, model_call)
+        part, orders = q[:, parts.sparse], self._orders_of(rows, q)
 
-        is_core = self.plan.kernel == CORE and self._core_takes(call, rows)
+        def problem() -> TileProblem:
+            tiled = TileCall.of(rows, orders, self.plan.query_tile, self.plan.key_tile, parts.selected)
+            return TileProblem(tiled, part, k, v, call.scale)
 
-        def compute() -> Tensor:
-            if is_core:
+        def compute(choice: HeadChoice) -> Tensor:
+            if self.plan.kernel == CORE and self._core_takes(call, rows):
                 at, density = {"before": rows.before, "after": rows.after}, self.plan.density
                 return comfy_kitchen.attend(q, k, v, scale=call.scale, density=density, **at)
-            tiles = problem.key_tiles(choice, self.plan.rest == MEAN)
-            out, _ = attend(problem.q, k, v, scale=call.scale, key_tiles=tiles, preference=FAST)
-            return parts.join(out, q, lambda part: call.dense(part, k, v))
+            tiles = problem().key_tiles(choice, self.plan.rest == MEAN)
+            out, _ = attend(part, k, v, scale=call.scale, key_tiles=tiles, preference=FAST)
+            return parts.join(out, q, lambda rest: call.dense(rest, k, v))
 
-        timing = self._timing(problem, choice, compute, call)
-        if timing is not None and not timing.is_worth_it:
-            self._stay_dense(timing.reason)
-            return None
+        with self.lasting():
+            timing = self._timing(problem(), compute, call)
+            if timing is not None and not timing.is_worth_it:
+                self._stay_dense(timing.reason)
+                return None
+            choice = self._choice(problem(), layer, model_call)
         model_call.is_sparse = True
-        self._note(problem, choice, layer, model_call.step, timing)
-        return compute()
+        self._note(problem().call, choice, layer, model_call.step, timing)
+        return compute(choice)
 
     def stays_dense(self, reason: str) -> None:
         """Note that a call stayed dense that was not put to `attend`."""
@@ -264,7 +268,8 @@ class SparseRun:
             self.figures.dense[reason] += 1
 
     def _orders_of(self, rows: RowLayout, q: Tensor) -> TokenOrders:
-        return self.kept((rows, q.device), lambda: token_orders(rows, self.plan.key_tile, q.device))
+        with self.lasting():
+            return self.kept((rows, q.device), lambda: token_orders(rows, self.plan.key_tile, q.device))
 
     def _choice(self, problem: TileProblem, layer: int, model_call: ModelCallState) -> HeadChoice:
         """Return what the layer's heads take, chosen anew at the first sparse step and at some of the later ones."""
@@ -286,25 +291,30 @@ class SparseRun:
         return choice
 
     def _timing(
-        self, problem: TileProblem, choice: HeadChoice, sparse: Callable[[], Tensor], call: AttentionCall
+        self, problem: TileProblem, compute: Callable[[HeadChoice], Tensor], call: AttentionCall
     ) -> Timing | None:
-        """Return how long such calls take, sparse and dense, timed once on a device; None where that is not asked."""
+        """Return how long such calls take, sparse and dense, timed once on a device; None where that is not asked.
+
+        Timed with lists that cost the most to make, at the same density for all heads.
+        """
         if self.plan.kernel != AUTO:
             return None
         usual = problem.call.query_tile == QUERY_TILE and problem.call.key_tile == KEY_TILE
         described = Problem.of(problem.q, problem.k, problem.v, key_tiles=True)
         described = replace(described, usual_tiles=usual, rest=self.plan.rest == MEAN)
-        mean = sum(choice.densities) / len(choice.densities)
-        return race(described, mean, sparse, lambda: call.dense(call.q, call.k, call.v), call.dense_name)
+        routed = [each for each in CANDIDATES if each.kind == ROUTED and each.order in problem.call.orders.names]
+        choice = HeadChoice.same(routed[-1], self.plan.density, problem.heads)
+        works = (lambda: compute(choice)), (lambda: call.dense(call.q, call.k, call.v))
+        key = described.kind, call.dense_name
+        return self.kept(key, lambda: race(described, self.plan.density, *works, call.dense_name))
 
-    def _note(self, problem: TileProblem, choice: HeadChoice, layer: int, step: int, timing: Timing | None) -> None:
-        call, figures = problem.call, self.figures
+    def _note(self, call: TileCall, choice: HeadChoice, layer: int, step: int, timing: Timing | None) -> None:
+        figures, heads = self.figures, len(choice.densities)
         with self._lock:
             figures.calls += 1
             figures.sparse_layers.add(layer)
             figures.sparse_steps.add(step)
-            pairs = call.query_tiles * call.key_tiles
-            figures.pairs += pairs * problem.heads
+            figures.pairs += call.query_tiles * call.key_tiles * heads
             figures.computed += call.query_tiles * sum(call.count(density) for density in choice.densities)
             if timing is not None:
                 figures.milliseconds = (timing.dense, timing.sparse)

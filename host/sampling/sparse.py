@@ -24,6 +24,7 @@ from ...errors import UnsupportedModel
 from ...models.architecture import Layout
 from .architectures import architecture_of, describe_on_host
 from .levels import level_of
+from .memory import lasting_memory
 
 SPARSE_KEY = "astraea_sparse"
 SPARSE_RUN_KEY = "astraea_sparse_run"
@@ -128,7 +129,7 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     level = level_of(guider.model_patcher.get_model_object("model_sampling"))
     seed = kwargs.get("seed", args[7] if len(args) > 7 else None)
-    run = SparseRun(attachment.plan, [level(float(sigma)) for sigma in args[3]], level, seed or 0)
+    run = SparseRun(attachment.plan, [level(float(sigma)) for sigma in args[3]], level, seed or 0, lasting_memory)
     original, finished = guider.model_options, False
     try:
         guider.model_options = {**original, "transformer_options": {**options, SPARSE_RUN_KEY: run}}

@@ -12,6 +12,7 @@ import zoo
 from allocation_recorder import AllocationRecorder
 from newest_host import NewestAttention
 from sampling import accelerated, full, last, sample
+from sparse_kit import sparsely
 
 from astraea.host.sampling import memory
 from astraea.host.sampling.attention import HOST_NAME, OVERRIDE, PREFERRED
@@ -174,3 +175,19 @@ def test_minimax_h3_gives_back_what_is_recorded(recorded_minimax_h3, mode, cache
     result, report = kit.run(sampled, mode=mode, cache=cache)
     assert result.isfinite().all()
     assert report.counts()["token"] > 0
+
+
+@pytest.mark.parametrize("schedule", [None, kit.TOKENS], ids=["alone", "with token steps"])
+def test_sparse_attention_gives_back_what_is_recorded(recorded_minimax_h3, schedule):
+    from zoo.video import minimax_h3
+
+    sampled = minimax_h3()
+    plain = zoo.sample(sampled, steps=2)
+    on, handle = sparsely(sampled.model, query_tile=8, key_tile=4)
+    if schedule is not None:
+        result, _ = kit.run(sampled, model=on)
+    else:
+        result = kit.joined(zoo.sample(sampled, on, steps=4))
+    assert result.isfinite().all()
+    assert last(handle).sparse["calls"] > 0
+    assert kit.joined(plain).isfinite().all()
