@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,15 +18,15 @@ from .orders import TokenOrders
 class TileCall:
     """The sparse rows of a call, and all its keys.
 
-    orders: of the keys; queries: int32 `[1 or B, P, M]`, the query at each place, of the M sparse ones; places: int64,
-    of the same shape, the place among the keys that the query at each place has. is_full: the queries are all sparse
-    rows.
+    orders: of the keys; queries: int32 `[1 or B, P, M]`, the query at each place, of the M sparse ones; centres: fp32
+    `[1 or B, P, n_q]`, the mean place among the keys that a tile's queries have, in key tiles. is_full: the queries are
+    all sparse rows.
     """
 
     layout: RowLayout
     orders: TokenOrders
     queries: Tensor
-    places: Tensor
+    centres: Tensor
     query_tile: int
     key_tile: int
     is_full: bool = True
@@ -38,11 +37,13 @@ class TileCall:
     ) -> TileCall:
         """Describe a call. selected: the sparse rows that are queries, `[B, M]`, ascending, as keys; None: all."""
         if selected is None:
-            queries = orders.keys[:, : layout.sparse] - layout.before
+            queries = (orders.keys[:, : layout.sparse] - layout.before).unsqueeze(0)
             places = torch.arange(layout.sparse, device=queries.device).expand_as(queries)
-            return TileCall(layout, orders, queries.unsqueeze(0), places.unsqueeze(0), query_tile, key_tile)
-        places, queries = torch.sort(orders.places[:, selected].transpose(0, 1), dim=-1)
-        return TileCall(layout, orders, queries.to(torch.int32), places, query_tile, key_tile, is_full=False)
+        else:
+            places, queries = torch.sort(orders.places[:, selected].transpose(0, 1), dim=-1)
+        centres = (_means(places.float(), query_tile) + 0.5) / key_tile
+        tiles = (query_tile, key_tile)
+        return TileCall(layout, orders, queries.to(torch.int32), centres, *tiles, is_full=selected is None)
 
     @property
     def query_count(self) -> int:
@@ -70,15 +71,14 @@ class TileCall:
         """Return the densities as whole tiles allow them, fp64."""
         return torch.tensor([self.count(density) / self.key_tiles for density in densities], dtype=torch.float64)
 
-    @cached_property
-    def centres(self) -> Tensor:
-        """Mean place of each tile of queries among the keys, in key tiles: fp32 `[1 or B, P, n_q]`."""
-        whole = self.query_tiles * self.query_tile
-        places = torch.nn.functional.pad(self.places.float(), (0, whole - self.query_count), value=math.nan)
-        return (places.unflatten(-1, (self.query_tiles, self.query_tile)).nanmean(-1) + 0.5) / self.key_tile
-
     def orders_of(self, of_head: Tensor, heads_in_raster: bool) -> Orders | None:
         """Return the orders of the heads for the kernels; None where tiles can be cut from the rows as they are."""
         if heads_in_raster and self.layout.sparse == self.layout.rows and self.is_full:
             return None
         return Orders(self.orders.keys, self.queries, of_head)
+
+
+def _means(places: Tensor, tile: int) -> Tensor:
+    """Return the mean of each tile of places `[.., M]`; the last tile may hold fewer."""
+    beyond = -places.shape[-1] % tile
+    return torch.nn.functional.pad(places, (0, beyond), value=math.nan).unflatten(-1, (-1, tile)).nanmean(-1)

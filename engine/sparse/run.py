@@ -22,7 +22,7 @@ from .candidates import CANDIDATES, ROUTED, HeadChoice, TileProblem
 from .figures import SparseFigures
 from .layout import RowLayout, query_parts, row_layout
 from .methods import METHODS, layout_of
-from .orders import TokenOrders, token_orders
+from .orders import token_orders
 from .plan import AUTO, CORE, MEAN, ROUTING, SparsePlan
 from .probe import sampled_rows
 
@@ -64,7 +64,8 @@ class ModelCallState:
     """A model call in progress, in its own thread.
 
     conditioned: its first frame is given; roles: of its conditionings; layer: number of its next self-attention;
-    is_closed: within a dense attention call; is_sparse: has had a sparse one; is_partial: computes some tokens only.
+    is_closed: within a dense attention call; is_sparse: has had a sparse one; is_partial: computes some tokens only;
+    tiled: its tiles by layout and selection, with the latter, so that no other has its id.
     """
 
     step: int
@@ -75,6 +76,7 @@ class ModelCallState:
     is_closed: bool = False
     is_sparse: bool = False
     is_partial: bool = False
+    tiled: dict[Hashable, tuple[TileCall, Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -226,10 +228,9 @@ class SparseRun:
         if parts is None:
             self._stay_dense(UNKNOWN_ROWS)
             return None
-        part, orders = q[:, parts.sparse], self._orders_of(rows, q)
+        part, tiled = q[:, parts.sparse], self._tiled(rows, q.device, parts.selected, model_call)
 
         def problem() -> TileProblem:
-            tiled = TileCall.of(rows, orders, self.plan.query_tile, self.plan.key_tile, parts.selected)
             return TileProblem(tiled, part, k, v, call.scale)
 
         def compute(choice: HeadChoice) -> Tensor:
@@ -247,7 +248,7 @@ class SparseRun:
                 return None
             choice = self._choice(problem(), layer, model_call)
         model_call.is_sparse = True
-        self._note(problem().call, choice, layer, model_call.step, timing)
+        self._note(tiled, choice, layer, model_call.step, timing)
         return compute(choice)
 
     def stays_dense(self, reason: str) -> None:
@@ -267,9 +268,19 @@ class SparseRun:
         with self._lock:
             self.figures.dense[reason] += 1
 
-    def _orders_of(self, rows: RowLayout, q: Tensor) -> TokenOrders:
+    def _tiled(
+        self, rows: RowLayout, device: torch.device, selected: Tensor | None, model_call: ModelCallState
+    ) -> TileCall:
+        """Return the tiles of a call: those of full calls are kept, those of selected rows for one model call."""
+        sizes = self.plan.query_tile, self.plan.key_tile
         with self.lasting():
-            return self.kept((rows, q.device), lambda: token_orders(rows, self.plan.key_tile, q.device))
+            orders = self.kept((rows, device), lambda: token_orders(rows, self.plan.key_tile, device))
+            if selected is None:
+                return self.kept((rows, device, "tiles"), lambda: TileCall.of(rows, orders, *sizes))
+            key = rows, id(selected)
+            if key not in model_call.tiled:
+                model_call.tiled[key] = TileCall.of(rows, orders, *sizes, selected), selected
+            return model_call.tiled[key][0]
 
     def _choice(self, problem: TileProblem, layer: int, model_call: ModelCallState) -> HeadChoice:
         """Return what the layer's heads take, chosen anew at the first sparse step and at some of the later ones."""

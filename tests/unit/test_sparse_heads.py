@@ -186,7 +186,9 @@ def test_a_band_lists_the_nearest_tiles(pattern, selected, layout):
             own = lists[row, 0, tile].tolist()
             assert own == sorted(set(own))
             assert own[count - call.forced :] == [*range(free, call.key_tiles)]
-            places = call.places[row, number, tile * 32 : (tile + 1) * 32].double()
+            own_queries = call.queries[row, number, tile * 32 : (tile + 1) * 32].long()
+            keys = own_queries + layout.before if tokens is None else tokens[row][own_queries]
+            places = call.orders.places[number][keys].double()
             distance = (torch.arange(free) * 16 + 7.5 - places.mean()).abs()
             listed = torch.zeros(free, dtype=torch.bool)
             listed[own[: count - call.forced]] = True

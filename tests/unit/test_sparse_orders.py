@@ -237,16 +237,19 @@ def test_selected_queries_lie_in_the_order_of_the_tokens():
     selected = torch.stack([torch.randperm(400, generator=generator)[:90].sort().values + 30 for _ in range(2)])
     call = TileCall.of(layout, orders, 32, 16, selected)
     assert call.query_count == 90
-    assert call.queries.shape == call.places.shape == (2, 4, 90)
+    assert call.queries.shape == (2, 4, 90)
+    assert call.centres.shape == (2, 4, 3)
     assert not call.is_full
     for row, number in itertools.product(range(2), range(4)):
         tokens = selected[row][call.queries[row, number].long()]
-        assert torch.equal(orders.places[number][tokens], call.places[row, number])
-        assert call.places[row, number].diff().gt(0).all()
+        places = orders.places[number][tokens]
+        assert places.diff().gt(0).all()
+        means = torch.stack([part.double().mean() for part in places.split(32)])
+        assert torch.allclose(call.centres[row, number].double(), (means + 0.5) / 16)
     full = TileCall.of(layout, orders, 32, 16)
     everything = TileCall.of(layout, orders, 32, 16, torch.arange(30, 430).unsqueeze(0))
     assert torch.equal(full.queries, everything.queries)
-    assert torch.equal(full.places, everything.places)
+    assert torch.equal(full.centres, everything.centres)
 
 
 @pytest.mark.parametrize(

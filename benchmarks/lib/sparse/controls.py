@@ -128,12 +128,10 @@ class MaskedRun(SparseRun):
         return out.transpose(1, 2).to(problem.q.dtype)
 
     def _attend(self, call: Any, rows: Any, layer: int, model_call: Any) -> Tensor:
-        return self._compute(self._problem(call, rows), layer, model_call.step)
+        return self._compute(self._problem(call, rows, model_call), layer, model_call.step)
 
-    def _problem(self, call: Any, rows: Any) -> TileProblem:
-        from astraea.engine.sparse.call import TileCall
-
-        tiled = TileCall.of(rows, self._orders_of(rows, call.q), self.plan.query_tile, self.plan.key_tile)
+    def _problem(self, call: Any, rows: Any, model_call: Any) -> TileProblem:
+        tiled = self._tiled(rows, call.q.device, None, model_call)
         return TileProblem(tiled, call.q, call.k, call.v, call.scale)
 
 

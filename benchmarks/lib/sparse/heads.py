@@ -21,7 +21,7 @@ def watching(found: list[dict[str, Any]], densities: Sequence[float]) -> type[Ma
 
     class Watching(MaskedRun):
         def _attend(self, call: Any, rows: Any, layer: int, model_call: Any) -> None:  # type: ignore[override]
-            problem = self._problem(call, rows)
+            problem = self._problem(call, rows, model_call)
             weights, values = scores_of(problem).softmax(-1), problem.v.transpose(1, 2).float()
             exact = weights @ values
             generator = torch.Generator().manual_seed(self.seed * 1000 + model_call.step * 50 + layer)

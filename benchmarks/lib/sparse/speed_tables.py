@@ -21,9 +21,9 @@ CPU_TARGETS = {"linearity": 1.15}
 
 # Written down before anything was measured. "attention": times faster than the fastest dense kernel, by head size and
 # density. On an H200 the own kernel's dense rate was 0.62 of the best dense one's for heads of 128, 0.98 for heads of
-# 64; 5 % go to reading through lists and orders: 0.62 · 0.95 / 0.2 = 2.9. "block" and "model": a step with all but the
-# first layer sparse. Attention is 0.55 of a 1.3B step at 32,760 tokens, 0.44 of a 14B one and, at 75,600, 0.64; with
-# attention 1.95 times as fast, 1 / (1 − 0.55 · (1 − 1 / 1.95)) = 1.37.
+# 64; 5 % go to reading through lists and orders: 0.62 · 0.95 / 0.2 = 2.9. "block" and "model": a step of which
+# self-attention alone is sparse. It is 0.55 of a 1.3B step at 32,760 tokens, 0.44 of a 14B one and, at 75,600, 0.64;
+# with attention 1.95 times as fast, 1 / (1 − 0.55 · (1 − 1 / 1.95)) = 1.37.
 PREDICTIONS: dict[str, Row] = {
     "h200": {
         "attention": {"128": {"0.2": 2.9, "0.3": 1.95, "0.5": 1.18}, "64": {"0.2": 4.6, "0.3": 3.1, "0.5": 1.9}},
