@@ -35,7 +35,10 @@ def tile_means_reference(x: Tensor, tile: int, rows: Tensor | None = None) -> Te
     batch, count, heads, _ = x.shape
     x = x.transpose(1, 2).float()
     if rows is not None:
-        x = x.take_along_dim(rows.long().expand(batch, heads, -1).unsqueeze(-1), 2)
+        # Row by row: an index that is expanded over channels would be read as often as the values.
+        rows = rows.long().expand(batch, heads, -1)
+        ordered = [x[b, h].index_select(0, rows[b, h]) for b in range(batch) for h in range(heads)]
+        x = torch.stack(ordered).unflatten(0, (batch, heads))
     whole = count // tile
     means = x[:, :, : whole * tile].unflatten(2, (whole, tile)).mean(3)
     if whole * tile < count:

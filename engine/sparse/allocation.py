@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SHARES = (0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0)  # of the mean density, among which a head's is chosen
+SHARES = (0.5, 0.75, 1.0, 1.4, 2.0)  # of the mean density, among which a head's is chosen
 ROUNDS = 40  # of the search for the price of density
 MAX_STEPS = 64  # up, for single heads, after that: with many heads little is left
 MIN_PRICE, MAX_PRICE = 1e-9, 1e3  # in squared relative error per unit of density

@@ -50,12 +50,12 @@ def _least_error(
 ) -> HeadChoice:
     """Take the candidate of the least error at the plan's density, then the density by the allocation and the limit."""
     probe = Probe(problem, rows, plan.rest == MEAN)
-    errors, numbers = torch.stack([probe.errors(each, plan.density) for each in candidates]).min(0)
+    errors, numbers = probe.errors([(each, plan.density, None) for each in candidates]).min(0)
     taken = [candidates[number] for number in numbers.tolist()]
     densities = [plan.density] * len(taken)
     if allocation is not None:
         levels = allocation.levels()
-        curves = torch.stack([_errors_of(probe, taken, [level] * len(taken)) for level in levels])
+        curves = _errors_at(probe, taken, [[level] * len(taken) for level in levels])
         real, mean = problem.call.shares(levels), float(problem.call.shares([plan.density]))
         chosen = allocation.choose(real, curves.square() * probe.parts, mean)
         densities = [levels[level] for level in chosen]
@@ -69,13 +69,14 @@ def _choice(taken: list[Candidate], densities: Sequence[float], errors: Tensor, 
     return HeadChoice(tuple(taken), tuple(densities), tuple(errors.tolist()), whole)
 
 
-def _errors_of(probe: Probe, taken: list[Candidate], densities: Sequence[float]) -> Tensor:
-    """Return the errors of heads that take different candidates at different densities, `[H]`."""
-    ways = list(zip(taken, densities, strict=True))
-    errors = torch.empty(len(ways), device=probe.parts.device)
-    for way in dict.fromkeys(ways):
-        heads = [head for head, own in enumerate(ways) if own == way]
-        errors[heads] = probe.errors(*way, heads)
+def _errors_at(probe: Probe, taken: list[Candidate], levels: Sequence[Sequence[float]]) -> Tensor:
+    """Return the errors of heads that take different candidates, at densities by level and head, `[levels, H]`."""
+    ways = list(dict.fromkeys((way, level) for level, own in enumerate(levels) for way in zip(taken, own, strict=True)))
+    heads = [[n for n, own in enumerate(zip(taken, levels[level], strict=True)) if own == way] for way, level in ways]
+    found = probe.errors([(*way, own) for (way, _), own in zip(ways, heads, strict=True)])
+    errors = torch.empty(len(levels), len(taken), device=found.device)
+    for number, ((_, level), own) in enumerate(zip(ways, heads, strict=True)):
+        errors[level, own] = found[number, own]
     return errors
 
 
@@ -91,7 +92,7 @@ def _under_limit(
         ]
         if higher == densities:
             break
-        densities, errors = higher, _errors_of(probe, taken, higher)
+        densities, errors = higher, _errors_at(probe, taken, [higher])[0]
     return densities, errors
 
 
@@ -121,7 +122,8 @@ def choose_as_rainfusion(
         for near, far in zip(temporal, spatial, strict=True)
     ]
     probe, densities = Probe(problem, rows), [plan.density] * len(taken)
-    return _choice(taken, densities, _errors_of(probe, taken, densities), probe.parts)
+    errors = _errors_at(probe, taken, [densities])[0]
+    return _choice(taken, densities, errors, probe.parts)
 
 
 def _recall(problem: TileProblem, sample: Tensor, half_band: float) -> list[float]:

@@ -30,15 +30,14 @@ def output_errors(problem: TileProblem, rows: Tensor, ways: Sequence[tuple[Candi
 
     ways: candidates with their densities; rows: numbers of the problem's queries, int64 `[r]`.
     """
-    probe = Probe(problem, rows)
-    return torch.stack([probe.errors(candidate, density) for candidate, density in ways])
+    return Probe(problem, rows).errors([(*way, None) for way in ways])
 
 
 class Probe:
     """Sampled rows of a call: their exact output, and its error under lists of tiles.
 
     rows: numbers of the problem's queries, int64 `[r]`; with_rest: lists come with the term for the tiles that they
-    leave out. parts: each head's part in the squared norm of the output, fp32 `[H]`.
+    leave out. parts: each head's part in the squared norm of the output, fp32 `[H]`, known after the first errors.
     """
 
     def __init__(self, problem: TileProblem, rows: Tensor, with_rest: bool = False):
@@ -48,37 +47,46 @@ class Probe:
         group = max(1, MAX_SCORES // (problem.q.shape[0] * len(rows) * problem.call.layout.rows))
         self._groups = [range(first, min(first + group, heads)) for first in range(0, heads, group)]
         self._kept: _Exact | None = None
-        self._sizes = torch.cat([self._exact(heads).size for heads in self._groups])
-        self.parts = self._sizes / self._sizes.sum()
+        self.parts = torch.empty(0)
+
+    def errors(self, ways: Sequence[tuple[Candidate, float, Sequence[int] | None]]) -> Tensor:
+        """Return the relative error of each head's output by each way, fp32 `[len(ways), H]`.
+
+        ways: candidate, density and the heads that it is asked for; None: all. The others' errors are infinite.
+        """
+        lists = [self._lists(candidate, density) for candidate, density, _ in ways]
+        found = torch.full((len(ways), self._problem.heads), torch.inf, device=self._rows.device)
+        sizes = []
+        for group in self._groups:
+            exact = self._exact(group)
+            sizes.append(exact.size)
+            for number, (candidate, _, heads) in enumerate(ways):
+                wanted = list(group) if heads is None else [head for head in heads if head in group]
+                if wanted:
+                    found[number, wanted] = self._errors_in(exact, wanted, candidate, lists[number])
+        size = torch.cat(sizes)
+        self.parts = size / size.sum()
+        return found
 
     def _exact(self, heads: range) -> _Exact:
+        """Return the exact output in some heads; one group at a time fits into the memory that is taken for it."""
         if self._kept is None or self._kept.heads != heads:
-            self._kept = None  # one group at a time fits into the memory that is taken for it
+            self._kept = None
             self._kept = _Exact(self._problem, self._rows, heads)
         return self._kept
-
-    def errors(self, candidate: Candidate, density: float, heads: Sequence[int] | None = None) -> Tensor:
-        """Return the relative error of some heads' output, fp32 `[len(heads)]`; None: of all, in order."""
-        wanted = range(self._problem.heads) if heads is None else heads
-        listed = self._lists(candidate, density)
-        found = [
-            self._errors_in(self._exact(group), [head for head in wanted if head in group], candidate, listed)
-            for group in self._groups
-            if any(head in group for head in wanted)
-        ]
-        return torch.cat(found)
 
     def _errors_in(self, exact: _Exact, heads: list[int], candidate: Candidate, listed: _RowLists) -> Tensor:
         own = slice(None) if len(heads) == len(exact.heads) else [head - exact.heads.start for head in heads]
         order = self._problem.call.orders.names.index(candidate.order)
-        kept = exact.weights[:, own] * listed.mask[:, heads].index_select(-1, self._tile_of_key[order])
-        out, total = kept @ exact.v[:, own], kept.sum(-1, keepdim=True)
+        mask = listed.mask[:, heads].to(exact.weights.dtype)
+        kept = exact.weights[:, own] * mask.index_select(-1, self._tile_of_key[order])
+        out, total = (kept @ exact.v[:, own]).float(), kept.sum(-1, keepdim=True, dtype=torch.float32)
         if listed.rest is not None:
             top, value = listed.rest
             share = (top[:, heads].unsqueeze(-1) - exact.largest[:, own]).exp()
             out, total = out + share * value[:, heads], total + share
         difference = out / total.clamp_min(1e-30) - exact.out[:, own]
-        return (difference.square().sum((0, 2, 3)) / self._sizes[heads]).sqrt()
+        return (difference.square().sum((0, 2, 3)) / exact.size[own]).sqrt()
 
     def _lists(self, candidate: Candidate, density: float) -> _RowLists:
         """Return what the sampled rows attend to by a candidate."""
@@ -93,15 +101,21 @@ class Probe:
 
 
 class _Exact:
-    """Weights `[B, h, r, N]`, relative to the largest, and output `[B, h, r, D]` of sampled rows in some heads."""
+    """Weights `[B, h, r, N]`, relative to the largest, and output `[B, h, r, D]` of sampled rows in some heads.
+
+    On a GPU weights are kept in the call's half precision: the errors that are compared are far above its rounding.
+    """
 
     def __init__(self, problem: TileProblem, rows: Tensor, heads: range):
         self.heads, part = heads, slice(heads.start, heads.stop)
-        q, k, v = (each[:, :, part].transpose(1, 2).float() for each in (problem.q[:, rows], problem.k, problem.v))
-        scores = (q * problem.scale) @ k.transpose(-1, -2)
+        q, k, v = (each[:, :, part].transpose(1, 2) for each in (problem.q[:, rows], problem.k, problem.v))
+        if q.device.type == "cpu":
+            q, k, v = q.float(), k.float(), v.float()
+        scores = ((q * problem.scale) @ k.transpose(-1, -2)).float()
         self.largest = scores.amax(-1, keepdim=True)
-        self.weights, self.v = (scores - self.largest).exp_(), v
-        self.out = (self.weights @ v) / self.weights.sum(-1, keepdim=True)
+        self.weights, self.v = (scores - self.largest).exp_().to(v.dtype), v
+        total = self.weights.sum(-1, keepdim=True, dtype=torch.float32)
+        self.out = (self.weights @ v).float() / total
         self.size = self.out.square().sum((0, 2, 3)).clamp_min(1e-30)
 
 

@@ -178,17 +178,16 @@ def test_a_band_lists_the_nearest_tiles(pattern, selected, layout):
         chosen = [torch.randperm(layout.sparse, generator=torch.Generator().manual_seed(n))[:selected] for n in (0, 1)]
         tokens = torch.stack([each.sort().values for each in chosen]) + layout.before
     call = call_of(layout, selected=tokens)
+    every = torch.arange(layout.sparse) + layout.before
     free, number = call.key_tiles - call.forced, call.orders.names.index(pattern.order)
-    for count in (call.forced + 1, call.forced + 5, call.forced + 20, call.key_tiles - 1, call.key_tiles):
+    for count in (*(call.forced + n for n in (1, 5, 20)), call.key_tiles - 1, call.key_tiles):
         lists = pattern_lists(call, pattern, count)
         assert lists.shape == (2 if selected and count < call.key_tiles else 1, 1, call.query_tiles, count)
         for row, tile in itertools.product(range(lists.shape[0]), range(call.query_tiles)):
             own = lists[row, 0, tile].tolist()
-            assert own == sorted(set(own))
-            assert own[count - call.forced :] == [*range(free, call.key_tiles)]
-            own_queries = call.queries[row, number, tile * 32 : (tile + 1) * 32].long()
-            keys = own_queries + layout.before if tokens is None else tokens[row][own_queries]
-            places = call.orders.places[number][keys].double()
+            assert [*sorted(set(own[: count - call.forced])), *range(free, call.key_tiles)] == own
+            of_tile = call.queries[row, number, tile * 32 : (tile + 1) * 32].long()
+            places = call.orders.places[number][(every if tokens is None else tokens[row])[of_tile]].double()
             distance = (torch.arange(free) * 16 + 7.5 - places.mean()).abs()
             listed = torch.zeros(free, dtype=torch.bool)
             listed[own[: count - call.forced]] = True

@@ -154,7 +154,7 @@ def choose_only(name: str) -> Callable[..., HeadChoice]:
 
     def choose(problem: TileProblem, rows: Tensor, plan: Any, allocation: Any = None) -> HeadChoice:
         probe = Probe(problem, rows)
-        errors = probe.errors(candidate, plan.density)
+        errors = probe.errors([(candidate, plan.density, None)])[0]
         same = HeadChoice.same(candidate, plan.density, problem.heads)
         return replace(same, error=float((errors.square() * probe.parts).sum().sqrt()), errors=tuple(errors.tolist()))
 
