@@ -11,6 +11,7 @@ from lib.attention.tables import attention_cpu_markdown, attention_markdown
 from lib.host.tables import samplers_markdown, speed_cpu_markdown, speed_gpu_markdown, speed_models_markdown
 from lib.quality.tables import placement_markdown, prior_markdown, quality_markdown, search_markdown
 from lib.results import RESULTS
+from lib.sparse.speed_tables import WRITERS as SPARSE_SPEED
 from lib.sparse.tables import sparse_markdown
 
 WRITERS = {
@@ -25,6 +26,7 @@ WRITERS = {
     "speed_gpu": speed_gpu_markdown,
     "attention": attention_markdown,
     "sparse_quality": sparse_markdown,
+    **SPARSE_SPEED,
     "attention_cpu": attention_cpu_markdown,
 }
 

@@ -82,7 +82,8 @@ def test_a_shape_compares_with_the_fastest_dense_and_the_prediction(tables: Modu
 
 def test_predictions_are_a_devices_own(tables: ModuleType) -> None:
     assert tables.predictions_for("NVIDIA H200")["block"]["Wan 2.1 14B"] == 1.27
-    assert tables.predictions_for(None)["attention"]["64"]["0.3"] == 2.9
+    assert tables.predictions_for("NVIDIA GeForce RTX 4090")["attention"]["128"]["0.3"] == 2.9
+    assert tables.predictions_for(None)["targets"] == {"linearity": 1.15}
     unknown = tables.predictions_for("some card")
     assert (unknown["attention"], unknown["targets"]["linearity"]) == ({}, 1.1)
 
@@ -184,6 +185,6 @@ def test_predictions_are_written_before_anything_is_measured(
         torch.set_num_threads(threads)
     assert session.path == tmp_path / "sparse_speed-cpu-threads-1.json"
     written = json.loads(session.path.read_text("utf-8"))
-    assert written["predictions"]["attention"]["128"]["0.3"] == 2.9
+    assert written["predictions"]["targets"]["linearity"] == 1.15
     assert written["shapes"] == []
     assert session.path.with_suffix(".md").read_text("utf-8").startswith("# Speed of sparse attention, on a CPU")

@@ -45,11 +45,22 @@ from ..attention.measure import (
 from ..attention.session import BF16, FP32, WAN_1_3B, WAN_14B, Session
 from ..attention.tables import SDPA
 from ..results import write_json
-from .speed_tables import DENSE, LISTS, MIXED, PROBE, RASTER, SELECTION, WRITERS, derive_block, derive_shape
+from .speed_tables import (
+    ALL_BUT_ONE,
+    DENSE,
+    LISTS,
+    MIXED,
+    PROBE,
+    RASTER,
+    SELECTION,
+    WRITERS,
+    derive_block,
+    derive_shape,
+)
 
 IN_ORDERS = tuple(each for each in CANDIDATES if each.kind == ROUTED)  # one after another over the heads
 GPU_DENSITIES = (0.2, 0.3, 0.5, 1.0)
-CPU_DENSITIES = (0.2, 0.3, 0.5, 0.75, 1.0)
+CPU_DENSITIES = (0.2, 0.3, 0.5, 0.75, ALL_BUT_ONE, 1.0)
 DENSITY = 0.3  # of selection, choice and blocks
 RASTER_DENSITIES = (DENSITY, 1.0)  # enough to see what orders cost
 LAYERS = 30  # that share one allocation, as in a model of 1.3B
