@@ -3,7 +3,7 @@
 The score of a pair of tiles is the scaled product of their means plus the logarithm of the key tile's size: for queries
 and keys that differ little within a tile, what the key tile has in the sum of the softmax.
 
-`tile_means` and `select_tiles` have a Triton kernel each, used where Triton runs; the functions here define them.
+`tile_means` and `select_tiles` have a Triton kernel each, used where Triton runs; `routing_reference` defines them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .key_tiles import KEY_TILE, Rest
+from .routing_reference import select_tiles_reference, tile_means_reference
 from .triton_attention import routing_kernels
 
-UNLISTED = torch.iinfo(torch.int32).max  # in lists, from their counts on
 MAX_TILES_IN_KERNEL = 4096  # key tiles of one row that the selection kernel holds
 
 
@@ -28,22 +28,6 @@ def tile_means(x: Tensor, tile: int, rows: Tensor | None = None) -> Tensor:
     if routing_kernels.can_pool(x, tile):
         return routing_kernels.tile_means(x, tile, rows)
     return tile_means_reference(x, tile, rows)
-
-
-def tile_means_reference(x: Tensor, tile: int, rows: Tensor | None = None) -> Tensor:
-    """Compute `tile_means` in plain torch."""
-    batch, count, heads, _ = x.shape
-    x = x.transpose(1, 2).float()
-    if rows is not None:
-        # Row by row: an index that is expanded over channels would be read as often as the values.
-        rows = rows.long().expand(batch, heads, -1)
-        ordered = [x[b, h].index_select(0, rows[b, h]) for b in range(batch) for h in range(heads)]
-        x = torch.stack(ordered).unflatten(0, (batch, heads))
-    whole = count // tile
-    means = x[:, :, : whole * tile].unflatten(2, (whole, tile)).mean(3)
-    if whole * tile < count:
-        means = torch.cat([means, x[:, :, whole * tile :].mean(2, keepdim=True)], 2)
-    return means
 
 
 def tile_scores(query_means: Tensor, key_means: Tensor, keys: int, scale: float, key_tile: int = KEY_TILE) -> Tensor:
@@ -68,18 +52,6 @@ def select_tiles(scores: Tensor, counts: Tensor, length: int, forced: int = 0) -
     if routing_kernels.can_select(scores, MAX_TILES_IN_KERNEL):
         return routing_kernels.select_tiles(scores, counts, length, forced)
     return select_tiles_reference(scores, counts, length, forced)
-
-
-def select_tiles_reference(scores: Tensor, counts: Tensor, length: int, forced: int = 0) -> Tensor:
-    """Compute `select_tiles` in plain torch."""
-    free = scores.shape[-1] - forced
-    scores = scores[..., :free].nan_to_num(-math.inf, math.inf, -math.inf)
-    best = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., : length - forced]
-    listed = torch.arange(best.shape[-1], device=scores.device) < (counts - forced).view(-1, 1, 1)
-    best = torch.where(listed, best, UNLISTED)
-    last = torch.arange(free, free + forced, device=scores.device).expand(*best.shape[:-1], -1)
-    lists = torch.cat([best, last], -1).sort(dim=-1).values.to(torch.int32)
-    return torch.nn.functional.pad(lists, (0, length - lists.shape[-1]), value=UNLISTED)
 
 
 def rest_of(scores: Tensor, tiles: Tensor, value_means: Tensor) -> Rest:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...kernels.key_tiles import KeyTiles, Rest
-from ...kernels.routing import UNLISTED, rest_of, select_tiles, tile_means, tile_scores
+from ...kernels.routing import rest_of, select_tiles, tile_means, tile_scores
+from ...kernels.routing_reference import UNLISTED
 from .call import TileCall
 from .orders import CUBES, PLACE, RASTER, SPREAD
 

@@ -10,6 +10,7 @@ import logging
 import torch
 from torch import Tensor
 
+from ..routing_reference import select_tiles_reference, tile_means_reference
 from .availability import runs_on
 from .configs import POOL, SELECT, compile_options
 from .launch import device_context
@@ -49,17 +50,15 @@ def works_on(device: torch.device) -> bool:
 
 def _failure(device: torch.device) -> str:
     """Return why the kernels must not be used on a device; "" if they work."""
-    from .. import routing
-
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 200, 2, 64, generator=generator).to(device)
     scores = torch.randn(2, 2, 3, 700, generator=generator).round(decimals=1).to(device)  # with ties
     counts = torch.tensor([70, 350], dtype=torch.int32, device=device)
     try:
         means, lists = tile_means(x, 128, None), select_tiles(scores, counts, 350, 1)
-        if not torch.allclose(means, routing.tile_means_reference(x, 128), rtol=0.0, atol=1e-5):
+        if not torch.allclose(means, tile_means_reference(x, 128), rtol=0.0, atol=1e-5):
             return "means of tiles are wrong"
-        if not torch.equal(lists, routing.select_tiles_reference(scores, counts, 350, 1)):
+        if not torch.equal(lists, select_tiles_reference(scores, counts, 350, 1)):
             return "other tiles are selected"
     except Exception as error:  # a compiler may raise anything
         return f"{type(error).__name__}: {error}"

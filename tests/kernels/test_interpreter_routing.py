@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed: its kernels were 
 
 from triton_problems import poisoned
 
-from astraea.kernels import routing
+from astraea.kernels import routing, routing_reference
 from astraea.kernels.triton_attention import routing_kernels
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_means_agree_with_their_definition(generator, count, dim, dtype, tile, r
     rows = rows and rows_of(rows, generator, count)
     assert routing_kernels.can_pool(x, tile)
     means = routing.tile_means(x, tile, rows)
-    expected = routing.tile_means_reference(x, tile, rows)
+    expected = routing_reference.tile_means_reference(x, tile, rows)
     assert means.dtype == torch.float32
     assert means.shape == expected.shape
     assert torch.allclose(means, expected, rtol=0, atol=1e-6)
@@ -106,7 +106,7 @@ def test_lists_equal_their_definition(generator, tiles, kind):
             length = int(counts.max())
             assert routing_kernels.can_select(scores, routing.MAX_TILES_IN_KERNEL)
             lists = routing.select_tiles(scores, counts, length, forced)
-            expected = routing.select_tiles_reference(scores, counts, length, forced)
+            expected = routing_reference.select_tiles_reference(scores, counts, length, forced)
             assert lists.dtype == torch.int32
             assert torch.equal(lists, expected)
 
@@ -116,9 +116,9 @@ def test_lists_have_the_length_that_is_asked_for(generator):
     counts = torch.tensor([5, 0], dtype=torch.int32)
     lists = routing_kernels.select_tiles(scores, counts, 12, 0)
     assert lists.shape == (1, 2, 3, 12)
-    assert torch.equal(lists, routing.select_tiles_reference(scores, counts, 12, 0))
-    assert (lists[:, 0, :, 5:] == routing.UNLISTED).all()
-    assert (lists[:, 1] == routing.UNLISTED).all()
+    assert torch.equal(lists, routing_reference.select_tiles_reference(scores, counts, 12, 0))
+    assert (lists[:, 0, :, 5:] == routing_reference.UNLISTED).all()
+    assert (lists[:, 1] == routing_reference.UNLISTED).all()
 
 
 def test_equal_scores_list_the_first_tiles():
@@ -135,7 +135,7 @@ def test_scores_of_any_strides_work(generator):
     counts = torch.tensor([3, 20, 50, 9], dtype=torch.int32)[::2]
     part = scores[:, 1:, ::2, 3:]
     lists = routing.select_tiles(part, counts.clamp(max=47), 47)
-    assert torch.equal(lists, routing.select_tiles_reference(part, counts.clamp(max=47), 47))
+    assert torch.equal(lists, routing_reference.select_tiles_reference(part, counts.clamp(max=47), 47))
 
 
 def test_other_scores_take_the_definition():

@@ -9,14 +9,12 @@ import torch
 
 from astraea.kernels.key_tiles import KEY_TILE, QUERY_TILE
 from astraea.kernels.routing import (
-    UNLISTED,
     rest_of,
     select_tiles,
-    select_tiles_reference,
     tile_means,
-    tile_means_reference,
     tile_scores,
 )
+from astraea.kernels.routing_reference import UNLISTED, select_tiles_reference, tile_means_reference
 
 SELECTIONS = {"as used": select_tiles, "the definition": select_tiles_reference}
 BY_SELECTION = pytest.mark.parametrize("select", SELECTIONS.values(), ids=SELECTIONS)
