@@ -39,7 +39,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sparse ways": lambda: sparse.ways_table(rows_of("sparse_quality")),
     "sparse heads": lambda: sparse.all_heads_table(rows_of("sparse_quality")),
     "sparse correlation": lambda: sparse.correlation_table(rows_of("sparse_quality")),
-    "sparse starts": lambda: sparse.starts_table(rows_of("sparse_quality")),
+    "sparse kept": lambda: sparse.kept_table(rows_of("sparse_quality")),
 }
 
 

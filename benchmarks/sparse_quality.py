@@ -1,16 +1,16 @@
 """Quality of sparse attention on the test models, in the real ComfyUI: clips by density and method, and single heads.
 
-python benchmarks/sparse_quality.py [--setting ltx four …] [--models "hard steps" …] [--part points heads] [--pairs 8]
+python benchmarks/sparse_quality.py [--setting ltx four …] [--models "hard steps" …] [--part points heads kept] [--pairs 8]
 
-Tiles are as small as the test models' frames ask for: a frame holds as many as one of a real model at 480p. One JSON; a
-row is saved when it is done, and the same command goes on with the next: about an hour on one core.
+Tiles are as small as the test models' frames ask for: a frame holds as many as one of a real model at 480p. One JSON;
+a row is saved when it is done, and the same command goes on with the next: about an hour on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,9 @@ TILES = {"easy": (16, 8), "hard": (32, 16), "real": (32, 16)}  # queries and key
 DENSITIES = (0.5, 0.3)
 ALL_METHODS = ("ltx", "four")  # settings with every method; the others with those that ship, and random tiles
 BUDGET = 0.5
-PARTS = ("points", "heads")  # whole clips, single heads
+FIGURES = ("psnr", "temporal_psnr", "error", "share", "attention", "seconds")
+PARTS = ("points", "heads", "kept")  # whole clips, single heads, what stays dense
+DENSE_STARTS, DENSE_LAYERS = (0.1, 0.25, 0.5), (1, 2)
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,25 @@ def contestants(setting: str) -> Iterator[Contestant]:
                 chosen = choose_only(candidate.name)
                 yield Contestant(candidate.name, density, {}, around=with_method, arguments=(chosen,))
             yield Contestant("auto, rest as mean", density, {"rest": MEAN})
-            for share in (0.4, 0.6):
-                yield Contestant(f"auto, dense start {share:g}", density, {"dense_start": share})
         yield Contestant("auto with Accelerate", density, {}, budget=BUDGET)
     yield Contestant("Accelerate alone", 1.0, None, budget=BUDGET)
 
 
-def measure(row: Any, setting: str, seed: int, count: int) -> list[dict[str, Any]]:
+def kept_dense() -> Iterator[Contestant]:
+    """More dense steps or layers, at the default density and without them at a higher one."""
+    from lib.sparse.controls import with_dense_layers
+
+    from astraea.engine.sparse.plan import AUTO
+
+    for share in DENSE_STARTS:
+        yield Contestant(f"dense start {share:g}", 0.3, {"dense_start": share})
+    for layers in DENSE_LAYERS:
+        yield Contestant(f"{layers} dense layers", 0.3, {}, around=with_dense_layers, arguments=(layers,))
+    for density in (0.4, 0.5, 0.65):
+        yield Contestant(AUTO, density, {})
+
+
+def measure(row: Any, ways: Iterable[Contestant], seed: int, count: int) -> list[dict[str, Any]]:
     """Run each pair dense and in every way, and compare."""
     from lib.quality.metrics import compare
     from lib.quality.models import pairs_of, run
@@ -95,8 +109,8 @@ def measure(row: Any, setting: str, seed: int, count: int) -> list[dict[str, Any
     jobs = pairs_of(row.testbed, count, seed)
     dense = [run(row.parts, row.setting, job) for job in jobs]
     points = []
-    for contestant in contestants(setting):
-        found: dict[str, list[float]] = {name: [] for name in ("psnr", "temporal_psnr", "error", "share", "seconds")}
+    for contestant in ways:
+        found: dict[str, list[float]] = {name: [] for name in FIGURES}
         with contestant.context():
             parts, handle = sparse_parts(row, contestant)
             for job, (wanted, _) in zip(jobs, dense, strict=True):
@@ -104,16 +118,27 @@ def measure(row: Any, setting: str, seed: int, count: int) -> list[dict[str, Any
                 compared = compare(own, wanted)
                 told = (handle.last.sparse or {}) if handle is not None and handle.last is not None else {}
                 figures = {**compared, "error": told.get("error"), "share": told.get("computed_share", 1.0)}
+                figures["attention"] = computed_attention(told)
                 for name, values in found.items():
                     values.append({**figures, "seconds": seconds}[name])
         point: dict[str, Any] = {"method": contestant.method, "density": contestant.density}
         point |= {name: spread(found[name]) for name in ("psnr", "temporal_psnr")}
         point["error"] = found["error"] if None not in found["error"] else None
         point["share"] = statistics.fmean(found["share"])
+        point["attention"] = statistics.fmean(found["attention"])
         point["seconds"] = statistics.fmean(found["seconds"])
         points.append(point)
-        print(f"  {point['method']:<28} {point['density']:.1f}  {point['psnr']['mean']:.1f} dB", flush=True)
+        print(f"  {point['method']:<28} {point['density']:.2f}  {point['psnr']['mean']:.1f} dB", flush=True)
     return points
+
+
+def computed_attention(told: dict[str, Any]) -> float:
+    """Share of the whole run's attention that was computed, by its sparse figures."""
+    layers, steps = told.get("layers", 0), told.get("steps", 0)
+    if not layers or not steps:
+        return 1.0
+    sparse = told["sparse_layers"] / layers * told["sparse_steps"] / steps
+    return 1.0 - sparse * (1.0 - told["computed_share"])
 
 
 def sparse_parts(row: Any, contestant: Contestant) -> tuple[Any, Any]:
@@ -196,9 +221,11 @@ def main() -> None:
             told |= {"tiles": TILES[row.testbed.name], "pairs": args.pairs}
             print(f"{setting}, {clips}", flush=True)
             if "points" in wanted:
-                told["points"] = measure(row, setting, args.seed, args.pairs)
+                told["points"] = measure(row, contestants(setting), args.seed, args.pairs)
             if "heads" in wanted:
                 told["heads"] = measure_heads(row, args.seed)
+            if "kept" in wanted:
+                told["kept"] = measure(row, kept_dense(), args.seed, args.pairs)
             save(path, made, told)
     print(f"written: {path} and .md")
 

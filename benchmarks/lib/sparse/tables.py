@@ -185,21 +185,18 @@ def correlation_table(rows: Sequence[Row]) -> str:
     return table(["setting, model", "rank correlation"], [[name, value] for name, value in told])
 
 
-def starts_table(rows: Sequence[Row]) -> str:
-    """PSNR and computed share of attention by the steps that stay dense."""
+def kept_table(rows: Sequence[Row]) -> str:
+    """PSNR by what stays dense, and by density without more of it: with the share of attention that a run computes."""
+    measured = [row for row in rows if "kept" in row]
+    ways = list(dict.fromkeys((p["method"], p["density"]) for row in measured for p in row["kept"]))
     lines = []
-    for row in rows:
-        steps = SETTINGS[row["setting"]].steps
-        for name, share in (("auto", 0.1), ("auto, dense start 0.4", 0.4), ("auto, dense start 0.6", 0.6)):
-            points = [point_of(row, name, density) for density in (0.5, 0.3)]
-            if None in points or point_of(row, "auto, dense start 0.4", 0.5) is None:
-                continue
-            dense = max(1, round(share * steps))
-            cells = [
-                f"{p['psnr']['mean']:.1f} ({(dense + (steps - dense) * p['share']) / steps:.2f})" for p in points if p
-            ]
-            lines.append([title(row), f"{dense} of {steps}", *cells])
-    return table(["setting, model", "dense steps", "dB at 0.5 (attention computed)", "dB at 0.3"], lines)
+    for method, density in ways:
+        cells = [f"{method}, density {density:g}"]
+        for row in measured:
+            point = next((p for p in row["kept"] if (p["method"], p["density"]) == (method, density)), None)
+            cells.append("–" if point is None else f"{point['psnr']['mean']:.1f} ({point['attention']:.2f})")
+        lines.append(cells)
+    return table(["what stays dense", *map(title, measured)], lines)
 
 
 def _spread(figures: dict[str, Any]) -> str:
