@@ -1,6 +1,6 @@
 """Quality of sparse attention on the test models, in the real ComfyUI: clips by density and method, and single heads.
 
-python benchmarks/sparse_quality.py [--setting ltx four …] [--models "hard steps" …] [--part points heads kept] [--pairs 8]
+python benchmarks/sparse_quality.py [--setting ltx …] [--models "hard steps" …] [--part points heads kept] [--pairs 8]
 
 Tiles are as small as the test models' frames ask for: a frame holds as many as one of a real model at 480p. One JSON;
 a row is saved when it is done, and the same command goes on with the next: about an hour on one core.
@@ -116,9 +116,9 @@ def measure(row: Any, ways: Iterable[Contestant], seed: int, count: int) -> list
             for job, (wanted, _) in zip(jobs, dense, strict=True):
                 own, seconds = run(parts, row.setting, job)
                 compared = compare(own, wanted)
-                told = (handle.last.sparse or {}) if handle is not None and handle.last is not None else {}
-                figures = {**compared, "error": told.get("error"), "share": told.get("computed_share", 1.0)}
-                figures["attention"] = computed_attention(told)
+                report = (handle.last.sparse or {}) if handle is not None and handle.last is not None else {}
+                figures = {**compared, "error": report.get("error"), "share": report.get("computed_share", 1.0)}
+                figures["attention"] = computed_attention(report)
                 for name, values in found.items():
                     values.append({**figures, "seconds": seconds}[name])
         point: dict[str, Any] = {"method": contestant.method, "density": contestant.density}
@@ -132,13 +132,13 @@ def measure(row: Any, ways: Iterable[Contestant], seed: int, count: int) -> list
     return points
 
 
-def computed_attention(told: dict[str, Any]) -> float:
+def computed_attention(report: dict[str, Any]) -> float:
     """Share of the whole run's attention that was computed, by its sparse figures."""
-    layers, steps = told.get("layers", 0), told.get("steps", 0)
+    layers, steps = report.get("layers", 0), report.get("steps", 0)
     if not layers or not steps:
         return 1.0
-    sparse = told["sparse_layers"] / layers * told["sparse_steps"] / steps
-    return 1.0 - sparse * (1.0 - told["computed_share"])
+    sparse = report["sparse_layers"] / layers * report["sparse_steps"] / steps
+    return 1.0 - sparse * (1.0 - report["computed_share"])
 
 
 def sparse_parts(row: Any, contestant: Contestant) -> tuple[Any, Any]:
@@ -217,16 +217,16 @@ def main() -> None:
             if not wanted:
                 continue
             row = make_row(SETTINGS[setting], clips)
-            told: dict[str, Any] = {"setting": setting, "clips": clips, "sampling": row.setting.described}
-            told |= {"tiles": TILES[row.testbed.name], "pairs": args.pairs}
+            measured: dict[str, Any] = {"setting": setting, "clips": clips, "sampling": row.setting.described}
+            measured |= {"tiles": TILES[row.testbed.name], "pairs": args.pairs}
             print(f"{setting}, {clips}", flush=True)
             if "points" in wanted:
-                told["points"] = measure(row, contestants(setting), args.seed, args.pairs)
+                measured["points"] = measure(row, contestants(setting), args.seed, args.pairs)
             if "heads" in wanted:
-                told["heads"] = measure_heads(row, args.seed)
+                measured["heads"] = measure_heads(row, args.seed)
             if "kept" in wanted:
-                told["kept"] = measure(row, kept_dense(), args.seed, args.pairs)
-            save(path, made, told)
+                measured["kept"] = measure(row, kept_dense(), args.seed, args.pairs)
+            save(path, made, measured)
     print(f"written: {path} and .md")
 
 

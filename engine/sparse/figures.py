@@ -117,15 +117,15 @@ class SparseFigures:
                 f"attention output off by {error:.0%} on sampled rows (worst: layer {worst[0] + 1}, {worst[1]:.0%})"
             )
         gains = [(self.attention_speedup, "attention"), (self.step_speedup, "steps")]
-        told = [f"{what} {gain:.2f}x as fast" for gain, what in gains if gain is not None]
-        if told:
-            parts.append(", ".join(told))
+        gained = [f"{what} {gain:.2f}x as fast" for gain, what in gains if gain is not None]
+        if gained:
+            parts.append(", ".join(gained))
         return "; ".join(parts)
 
     def notes(self) -> list[str]:
         """Return remarks: why calls stayed dense that were not planned to."""
-        stayed = [f"{count} call{'s' * (count > 1)} stayed dense: {reason}" for reason, count in self._told()]
+        stayed = [f"{count} call{'s' * (count > 1)} stayed dense: {reason}" for reason, count in self._common_reasons()]
         return [f"sparse attention: {text}" for text in [*stayed, *sorted(self.remarks)]]
 
-    def _told(self) -> list[tuple[str, int]]:
+    def _common_reasons(self) -> list[tuple[str, int]]:
         return [(reason, count) for reason, count in self.dense.most_common() if reason][:MAX_REASONS]

@@ -140,8 +140,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider.model_options = original
         figures = run.finish()
         attachment.handle.add(Report(sparse=figures.as_dict(), notes=figures.notes(), finished=finished))
-        told = "; ".join([*([] if finished else ["stopped early"]), figures.line(), *figures.notes()])
-        logging.info(f"Astraea Sparse Attention: {told}")
+        text = "; ".join([*([] if finished else ["stopped early"]), figures.line(), *figures.notes()])
+        logging.info(f"Astraea Sparse Attention: {text}")
 
 
 def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:

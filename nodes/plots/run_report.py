@@ -61,8 +61,8 @@ def draw_report(report: Report) -> Image.Image:
 
 def _titles(draw: ImageDraw.ImageDraw, report: Report) -> None:
     if not report.calls:
-        told = "all attention was dense" if report.sparse else "no model call was made yet"
-        text(draw, LEFT * SCALE, 22 * SCALE, told, 17)
+        title = "all attention was dense" if report.sparse else "no model call was made yet"
+        text(draw, LEFT * SCALE, 22 * SCALE, title, 17)
         return
     gained = f"{report.speedup:.2f}x faster" if report.speedup is not None else "no full step to compare with"
     text(draw, LEFT * SCALE, 22 * SCALE, f"{report.schedule}: {gained}, {report.computed_share:.0%} of tokens", 17)

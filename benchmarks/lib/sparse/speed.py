@@ -256,14 +256,16 @@ def _torch_own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _print_shape(entry: dict[str, Any]) -> None:
     for row in entry["rows"]:
-        told = f"  {row['kind']:9} {row['entrant']:14} {row['orders'] or '':7} {row['density']:<5g} {row['ms']:9.3f} ms"
+        shown = (
+            f"  {row['kind']:9} {row['entrant']:14} {row['orders'] or '':7} {row['density']:<5g} {row['ms']:9.3f} ms"
+        )
         if row["kind"] == LISTS and row["speedup"] is not None:
             predicted = "" if row["predicted"] is None else f" (predicted {row['predicted']:.2f})"
             line = "" if row["linearity"] is None else f", linearity {row['linearity']:.3f}"
-            told += f"  {row['speedup']:.2f}x dense{predicted}{line}"
+            shown += f"  {row['speedup']:.2f}x dense{predicted}{line}"
         elif row["kind"] in (SELECTION, PROBE) and row["to_dense"] is not None:
-            told += f"  {row['to_dense']:.1%} of dense per sparse call"
-        print(told, flush=True)
+            shown += f"  {row['to_dense']:.1%} of dense per sparse call"
+        print(shown, flush=True)
 
 
 # --- whole blocks -----------------------------------------------------------------------------------------------------

@@ -118,9 +118,9 @@ def sparse_markdown(result: dict[str, Any]) -> str:
         lines += ["", f"## {row['setting']}, {row['clips']}: {row['sampling']}", ""]
         if "points" in row:
             lines.append(points_table(row))
-            told = error_tells_loss(row)
-            if told is not None:
-                lines += [f"Rank correlation of the reported error and the loss: {told:.2f}", ""]
+            correlation = error_tells_loss(row)
+            if correlation is not None:
+                lines += [f"Rank correlation of the reported error and the loss: {correlation:.2f}", ""]
         if "heads" in row:
             lines.append(heads_table(row))
     return "\n".join(lines) + "\n"
@@ -181,8 +181,8 @@ def all_heads_table(rows: Sequence[Row]) -> str:
 
 
 def correlation_table(rows: Sequence[Row]) -> str:
-    told = [(title(row), error_tells_loss(row)) for row in rows if "points" in row]
-    return table(["setting, model", "rank correlation"], [[name, value] for name, value in told])
+    correlations = [(title(row), error_tells_loss(row)) for row in rows if "points" in row]
+    return table(["setting, model", "rank correlation"], [[name, value] for name, value in correlations])
 
 
 def kept_table(rows: Sequence[Row]) -> str:
