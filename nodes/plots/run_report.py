@@ -39,7 +39,7 @@ class Frame:
 def draw_report(report: Report) -> Image.Image:
     """Draw a report as an RGB image."""
     rows = step_rows(report)
-    if not rows and report.sparse and report.sparse["layer_errors"]:
+    if not rows and report.sparse and report.sparse["error"] is not None:
         return draw_layer_errors(report.sparse)
     image, draw = new_plot()
     frame = Frame(

@@ -25,6 +25,17 @@ def accelerated(steps: int = 12, **settings: Any) -> dict[str, Any]:
     }
 
 
+def sparse(steps: int = 8, **settings: Any) -> dict[str, Any]:
+    """A prompt whose only output is the report of node "sparse"; `settings` replace that node's inputs."""
+    prompt = accelerated(steps)
+    del prompt["accelerate"]
+    inputs = {"model": ["loader", 0], "density": 0.5, "dense_start": 0.1, "min_tokens": 0, "kernel": "own"} | settings
+    prompt["sparse"] = node("AstraeaSparseAttention", **inputs)
+    prompt["sampler"]["inputs"]["model"] = ["sparse", 0]
+    prompt["report"]["inputs"]["report"] = ["sparse", 1]
+    return prompt
+
+
 def search(steps: int = 12, **settings: Any) -> dict[str, Any]:
     """A prompt whose only output is node "search", on small clips; `settings` replace that node's inputs."""
     inputs = {
