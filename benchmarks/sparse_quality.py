@@ -34,7 +34,7 @@ ALL_METHODS = ("ltx", "four")  # settings with every method; the others with tho
 BUDGET = 0.5
 FIGURES = ("psnr", "temporal_psnr", "error", "share", "attention", "seconds")
 PARTS = ("points", "heads", "kept")  # whole clips, single heads, what stays dense
-DENSE_STARTS, DENSE_LAYERS = (0.1, 0.25, 0.5), (1, 2)
+DENSE_STARTS, DENSE_LAYERS = (0.1, 0.25, 0.5), (0, 2)
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,12 @@ def contestants(setting: str) -> Iterator[Contestant]:
 
 def kept_dense() -> Iterator[Contestant]:
     """More dense steps or layers, at the default density and without them at a higher one."""
-    from lib.sparse.controls import with_dense_layers
-
     from astraea.engine.sparse.plan import AUTO
 
     for share in DENSE_STARTS:
         yield Contestant(f"dense start {share:g}", 0.3, {"dense_start": share})
     for layers in DENSE_LAYERS:
-        yield Contestant(f"{layers} dense layers", 0.3, {}, around=with_dense_layers, arguments=(layers,))
+        yield Contestant(f"{layers} dense layers", 0.3, {"dense_layers": layers})
     for density in (0.4, 0.5, 0.65):
         yield Contestant(AUTO, density, {})
 
@@ -171,7 +169,8 @@ def measure_heads(row: Any, seed: int) -> list[dict[str, Any]]:
 
     query_tile, key_tile = TILES[row.testbed.name]
     found: list[dict[str, Any]] = []
-    plan = SparsePlan(min_tokens=0, kernel=OWN, query_tile=query_tile, key_tile=key_tile, dense_start=0.0)
+    tiles = {"query_tile": query_tile, "key_tile": key_tile}
+    plan = SparsePlan(min_tokens=0, kernel=OWN, dense_start=0.0, dense_layers=0, **tiles)
     with watched(found, DENSITIES):
         from astraea.engine.report import ReportHandle
         from astraea.host.sampling.sparse import attend_sparsely

@@ -13,6 +13,7 @@ from . import autotune_cache
 from .autotune import time_call
 from .problem import Problem
 
+Work = Callable[[], object]
 ROUNDS = 3
 MAX_RATIO = 0.95  # of the dense time: sparse attention that takes longer is not worth its error
 DENSITY_UNIT = 0.05  # densities that share a timing
@@ -24,6 +25,10 @@ class Timing:
 
     sparse: float
     dense: float
+
+    def at(self, ratio: float) -> Timing:
+        """Return the timing at another density, in parts of the one that was timed."""
+        return Timing(self.sparse * ratio, self.dense)
 
     @property
     def is_worth_it(self) -> bool:
@@ -44,17 +49,25 @@ _lock = threading.Lock()
 
 @torch.inference_mode()
 def race(
-    problem: Problem, density: float, sparse: Callable[[], object], dense: Callable[[], object], name: str = ""
+    problem: Problem,
+    density: float,
+    *,
+    sparse: Work,
+    dense: Work,
+    name: str = "",
+    now_and_then: tuple[Work, int] | None = None,
 ) -> Timing:
     """Return the times of such calls: known, saved on disk, or measured in turn on this call.
 
-    density: mean of the heads'; what differs little shares a timing. name: of the dense attention.
+    density: mean of the heads'; what differs little shares a timing. name: of the dense attention. now_and_then: work
+    that a sparse call takes one time in a number of times.
     """
     rounded = max(1, round(density / DENSITY_UNIT)) * DENSITY_UNIT
-    key = autotune_cache.key(problem, f"density {rounded:.2f} against {name or 'dense'}")
+    often = "" if now_and_then is None else f", choice every {now_and_then[1]}"
+    key = autotune_cache.key(problem, f"density {rounded:.2f}{often} against {name or 'dense'}")
     with _lock:
         if key not in _known:
-            _known[key] = _saved(key) or _measured(key, problem, sparse, dense)
+            _known[key] = _saved(key) or _measured(key, problem, sparse, dense, now_and_then)
         return _known[key]
 
 
@@ -66,13 +79,17 @@ def _saved(key: str) -> Timing | None:
     return None
 
 
-def _measured(key: str, problem: Problem, sparse: Callable[[], object], dense: Callable[[], object]) -> Timing:
-    sparse(), dense()  # warms up: memory, compilation
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(ROUNDS):
-        for is_sparse, work in ((True, sparse), (False, dense)):
-            times[is_sparse].append(time_call(work, problem.device))
-    timing = Timing(round(min(times[True]), 4), round(min(times[False]), 4))
+def _measured(key: str, problem: Problem, sparse: Work, dense: Work, now_and_then: tuple[Work, int] | None) -> Timing:
+    works = {"sparse": sparse, "dense": dense} | ({} if now_and_then is None else {"choice": now_and_then[0]})
+    times: dict[str, list[float]] = {each: [] for each in works}
+    for round_ in range(ROUNDS + 1):
+        for each, work in works.items():
+            spent = time_call(work, problem.device)
+            if round_ > 0:  # round 0 warms up: memory, compilation
+                times[each].append(spent)
+    best = {each: min(found) for each, found in times.items()}
+    choice = 0.0 if now_and_then is None else best["choice"] / now_and_then[1]
+    timing = Timing(round(best["sparse"] + choice, 4), round(best["dense"], 4))
     autotune_cache.write(key, {"sparse": timing.sparse, "dense": timing.dense}, autotune_cache.RACES)
     logging.info(
         f"Astraea: sparse attention over {problem.keys} tokens takes {timing.sparse:.3g} ms, "

@@ -53,9 +53,10 @@ class ReportWriter:
         self.report.attention = text
         self.report.tuning_seconds += tuning_seconds
 
-    def sparse(self, figures: dict[str, Any], notes: Iterable[str]) -> None:
-        """Write down what sparse attention did in the run, and its remarks."""
+    def sparse(self, figures: dict[str, Any], notes: Iterable[str], tuning_seconds: float) -> None:
+        """Write down what sparse attention did in the run, its remarks, and the time spent on comparing times."""
         self.report.sparse = figures
+        self.report.tuning_seconds += tuning_seconds
         for note in notes:
             self.note(note)
 

@@ -10,9 +10,19 @@ import torch
 from torch import Tensor
 
 SHARES = (0.5, 0.75, 1.0, 1.4, 2.0)  # of the mean density, among which a head's is chosen
-ROUNDS = 40  # of the search for the price of density
+ROUNDS = 12  # of the search for the price of density, between two that differ by a factor of 4
 MAX_STEPS = 64  # up, for single heads, after that: with many heads little is left
 MIN_PRICE, MAX_PRICE = 1e-9, 1e3  # in squared relative error per unit of density
+
+
+@dataclass
+class _Layer:
+    """Errors of a layer's heads at several densities, `[L, H]`, and the step and densities of its newest choice."""
+
+    densities: Tensor
+    errors: Tensor
+    step: int = -1
+    spent: float = 0.0
 
 
 class Allocation:
@@ -20,44 +30,58 @@ class Allocation:
 
     def __init__(self, density: float):
         self.density = density
-        self._curves: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._layers: dict[Hashable, _Layer] = {}
+        self._price = 1.0
         self._lock = threading.Lock()
 
-    def of(self, layer: Hashable) -> LayerAllocation:
-        return LayerAllocation(self, layer)
+    def of(self, layer: Hashable, step: int) -> LayerAllocation:
+        return LayerAllocation(self, layer, step)
 
     def levels(self) -> list[float]:
         """Return the densities that a head may get."""
         return sorted({min(1.0, share * self.density) for share in SHARES})
 
-    def choose(self, layer: Hashable, densities: Tensor, errors: Tensor, mean: float) -> list[int]:
+    def choose(self, layer: Hashable, step: int, densities: Tensor, errors: Tensor, mean: float) -> list[int]:
         """Return the number of the level that each head of a layer gets: the least sum of errors at the mean density.
 
         densities: of the levels, as tiles allow, `[L]`; errors: squared, in parts of the layer's output, `[L, H]`;
-        mean: the mean density, as tiles allow. The layers that were measured before have their part in it.
+        mean: the mean density, as tiles allow. What layers have been given at this step is spent; those that follow are
+        expected to be as they were measured last.
         """
+        own = _Layer(densities.double().cpu().unsqueeze(-1).expand_as(errors), errors.double().cpu(), step)
         with self._lock:
-            self._curves.pop(layer, None)  # the newest layer comes last
-            self._curves[layer] = densities.double().cpu(), errors.double().cpu()
-            all_densities = torch.cat([d.unsqueeze(-1).expand_as(e) for d, e in self._curves.values()], 1)
-            all_errors = torch.cat([e for _, e in self._curves.values()], 1)
-        own = slice(all_errors.shape[1] - errors.shape[1], None)
-        return _cheapest(all_densities, all_errors, mean)[own].tolist()
+            self._layers.pop(layer, None)
+            spent = [other for other in self._layers.values() if other.step == step]
+            open_ = [other for other in self._layers.values() if other.step != step] + [own]
+            heads = sum(each.errors.shape[1] for each in (*spent, *open_))
+            left = mean * heads - sum(other.spent for other in spent)
+            all_densities = torch.cat([each.densities for each in open_], 1)
+            all_errors = torch.cat([each.errors for each in open_], 1)
+            levels, self._price = _cheapest(all_densities, all_errors, left / all_errors.shape[1], self._price)
+            chosen = levels[all_errors.shape[1] - errors.shape[1] :]
+            own.spent = float(_picked(own.densities, chosen).sum())
+            self._layers[layer] = own
+        return chosen.tolist()
 
 
-def _cheapest(densities: Tensor, errors: Tensor, mean: float) -> Tensor:
-    """Return the level of each head `[H]` with the least sum of errors at a mean density. densities, errors: `[L, H]`.
+def _cheapest(densities: Tensor, errors: Tensor, mean: float, price: float) -> tuple[Tensor, float]:
+    """Return the level of each head `[H]` with the least sum of errors at a mean density, and the price of density.
 
-    At one price of density all heads' choices fit together; what the mean then leaves goes to single heads, the
-    greatest gain first.
+    densities, errors: `[L, H]`; price: a first guess. At one price all heads' choices fit together; what the mean then
+    leaves goes to single heads, the greatest gain first.
     """
-    low, high = MIN_PRICE, MAX_PRICE
+
+    def is_dear(price: float) -> bool:
+        return float(_picked(densities, _levels(densities, errors, price)).mean()) <= mean + 1e-9
+
+    low, high = price, price
+    while high < MAX_PRICE and not is_dear(high):
+        high *= 4.0
+    while low > MIN_PRICE and is_dear(low):
+        low /= 4.0
     for _ in range(ROUNDS):
         price = (low * high) ** 0.5
-        if float(_picked(densities, _levels(densities, errors, price)).mean()) > mean + 1e-9:
-            low = price
-        else:
-            high = price
+        low, high = (low, price) if is_dear(price) else (price, high)
     levels = _levels(densities, errors, high)
     for _ in range(MAX_STEPS):
         left = mean * errors.shape[1] - float(_picked(densities, levels).sum())
@@ -68,7 +92,7 @@ def _cheapest(densities: Tensor, errors: Tensor, mean: float) -> Tensor:
             break
         level, head = divmod(int(gain.argmax()), gain.shape[1])
         levels[head] = level
-    return levels
+    return levels, high
 
 
 def _levels(densities: Tensor, errors: Tensor, price: float) -> Tensor:
@@ -85,6 +109,7 @@ class LayerAllocation:
 
     whole: Allocation
     layer: Hashable
+    step: int
 
     def levels(self) -> list[float]:
         """Return the densities that a head may get."""
@@ -92,4 +117,4 @@ class LayerAllocation:
 
     def choose(self, densities: Tensor, errors: Tensor, mean: float) -> list[int]:
         """Return the number of the level that each head gets; see `Allocation.choose`."""
-        return self.whole.choose(self.layer, densities, errors, mean)
+        return self.whole.choose(self.layer, self.step, densities, errors, mean)

@@ -63,9 +63,9 @@ class TileCall:
         return self.key_tiles - self.layout.sparse // self.key_tile if self.layout.sparse < self.layout.rows else 0
 
     def count(self, density: float) -> int:
-        """Return how many tiles a tile of queries attends to at a density."""
-        wanted = max(1, math.ceil(density * self.key_tiles - 1e-9))
-        return min(self.key_tiles, max(wanted, self.forced + 1 if self.forced else 1))
+        """Return how many tiles a tile of queries attends to at a density: the forced ones, and a share of the rest."""
+        free = self.key_tiles - self.forced
+        return self.forced + min(free, max(1, math.ceil(density * free - 1e-9)))
 
     def shares(self, densities: Sequence[float]) -> Tensor:
         """Return the densities as whole tiles allow them, fp64."""

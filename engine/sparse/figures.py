@@ -17,8 +17,8 @@ class SparseFigures:
 
     layers: all that were seen, and those with sparse calls; steps: of the run, and those with sparse calls; computed,
     pairs: of query and key tiles in sparse calls; errors: relative errors of the output on sampled rows, by layer and
-    step; choices: heads by what they took; milliseconds: of attention, dense and sparse, as timed for the comparison;
-    seconds: of model calls, dense and with sparse attention, but the first; dense: calls that stayed dense, by reason;
+    step; choices: heads by what they took; milliseconds: of each call, dense and sparse, by the comparison of times, which
+    took tuning_seconds; seconds: of model calls, dense and with sparse attention, but the first; dense: calls that stayed dense, by reason;
     remarks: of other kinds.
     """
 
@@ -31,7 +31,8 @@ class SparseFigures:
     pairs: float = 0.0
     errors: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     choices: Counter = field(default_factory=Counter)
-    milliseconds: tuple[float, float] | None = None
+    milliseconds: list[tuple[float, float]] = field(default_factory=list)
+    tuning_seconds: float = 0.0
     seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     dense: Counter = field(default_factory=Counter)
     remarks: set[str] = field(default_factory=set)
@@ -73,8 +74,10 @@ class SparseFigures:
 
     @property
     def attention_speedup(self) -> float | None:
-        """Time of dense attention over that of sparse attention, as timed once on this device."""
-        return self.milliseconds[0] / self.milliseconds[1] if self.milliseconds else None
+        """Time of dense attention over that of sparse attention, as timed once on this device, over all calls."""
+        if not self.milliseconds:
+            return None
+        return sum(dense for dense, _ in self.milliseconds) / sum(sparse for _, sparse in self.milliseconds)
 
     @property
     def step_speedup(self) -> float | None:
@@ -107,7 +110,8 @@ class SparseFigures:
     def line(self) -> str:
         """Format what came of it in one line."""
         if not self.calls:
-            return "every attention call was dense"
+            few = "" if any(self.dense.keys()) else ": no step comes after those that stay so"
+            return f"every attention call was dense{few}"
         parts = [
             f"{len(self.sparse_layers)} of {len(self.layers)} layers, {len(self.sparse_steps)} of {self.steps} steps, "
             f"density {self.computed_share:.2f}"

@@ -39,11 +39,10 @@ class RowLayout:
         return replace(self, before=self.before + height * width, grid=(frames - 1, height, width))
 
 
-def row_layout(rows: int, layout: TokenLayout, unknown: int) -> RowLayout | None:
-    """Return the layout of an attention call over `rows` keys; None where too few are the video's.
+def row_layout(rows: int, layout: TokenLayout) -> RowLayout | None:
+    """Return the layout of an attention call over `rows` keys; None where these are not the video's tokens.
 
-    layout: what the model's blocks hold; the call may have more rows, of another stream that joins them. unknown: rows
-    at either end that are taken for others where nothing is known of a call.
+    layout: what the model's blocks hold; the call may have more rows, of another stream that joins them.
     """
     others = rows - layout.total
     if others == 0:
@@ -53,8 +52,6 @@ def row_layout(rows: int, layout: TokenLayout, unknown: int) -> RowLayout | None
     elif 0 < others < layout.video:
         # At which end they lie is not known: both are spared.
         found = RowLayout(rows, layout.prefix + others, layout.suffix + others)
-    elif 2 * rows >= layout.total and rows > 4 * unknown:
-        found = RowLayout(rows, unknown, unknown)
     else:
         return None
     if found.grid is not None and prod(found.grid) != found.sparse:

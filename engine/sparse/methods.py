@@ -121,7 +121,7 @@ def choose_as_rainfusion(
         TEMPORAL if near >= MIN_RECALL else SPATIAL if far >= MIN_RECALL else TEXTURAL
         for near, far in zip(temporal, spatial, strict=True)
     ]
-    probe, densities = Probe(problem, rows), [plan.density] * len(taken)
+    probe, densities = Probe(problem, rows, plan.rest == MEAN), [plan.density] * len(taken)
     errors = _errors_at(probe, taken, [densities])[0]
     return _choice(taken, densities, errors, probe.parts)
 

@@ -28,7 +28,8 @@ class SparsePlan:
     in a run that begins from noise. choice: how a head's tiles are found. rest: `drop` tiles that are left out, or take
     them together as one `mean` term. limit: a head whose measured error is greater attends to more tiles; 0: no limit.
     min_tokens: calls with fewer keys stay dense. kernel: `own` skips the comparison of times with dense attention.
-    query_tile, key_tile: sizes of tiles; see `KeyTiles`.
+    dense_layers: the first ones, whose errors all others would build on. query_tile, key_tile: sizes of tiles; see
+    `KeyTiles`.
     """
 
     density: float = DEFAULT_DENSITY
@@ -38,6 +39,7 @@ class SparsePlan:
     limit: float = DEFAULT_LIMIT
     min_tokens: int = DEFAULT_MIN_TOKENS
     kernel: str = AUTO
+    dense_layers: int = 1
     query_tile: int = QUERY_TILE
     key_tile: int = KEY_TILE
 
@@ -67,6 +69,6 @@ class SparsePlan:
     def dense_steps(self, steps: int, level: float = 1.0) -> int:
         """Return how many steps of a run, from its first, stay dense. level: the noise level that it begins with.
 
-        A run that goes on from another, as the second of two experts or a second pass, has no steps that decide on all.
+        A run that goes on from another, as the second of two experts or a second pass, need not have any.
         """
-        return 0 if level < FROM_NOISE else min(steps, max(1, round(self.dense_start * steps)))
+        return min(steps, max(1 if level >= FROM_NOISE else 0, round(self.dense_start * steps)))

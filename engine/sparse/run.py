@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...kernels import FAST, Problem, attend, comfy_kitchen
-from ...kernels.key_tiles import KEY_TILE, QUERY_TILE
-from ...kernels.race import Timing, race
+from ...kernels.race import Timing
 from ..blocks.interface import TokenLayout
 from ..report.device_timer import DeviceTimer
 from .allocation import Allocation
 from .call import TileCall
-from .candidates import CANDIDATES, ROUTED, HeadChoice, TileProblem
+from .candidates import ROUTING, HeadChoice
 from .figures import SparseFigures
 from .layout import RowLayout, query_parts, row_layout
-from .methods import METHODS, layout_of
+from .methods import layout_of
 from .orders import token_orders
-from .plan import AUTO, CORE, MEAN, ROUTING, SparsePlan
-from .probe import sampled_rows
+from .plan import AUTO, CORE, SparsePlan
+from .work import AttentionCall, SparseWork
 
 HEAD_DIMS = (64, 128)
 HALF = (torch.float16, torch.bfloat16)
@@ -34,29 +33,8 @@ SHORT_RUN = 8  # steps
 PLANNED = ""  # reason of a call that was planned to be dense
 CAPTURING = "a CUDA graph is being captured"
 NEEDS_LSE = "mode paper needs the log-sum-exp of all keys"
+OTHER_TOKENS = "its tokens are not those that the latents' size leads to expect"
 UNKNOWN_ROWS = "which rows a token step selected is not known"
-
-Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """One call: q `[B, M, H, D]`, k and v `[B, N, H, D]`.
-
-    dense: the attention that the call would have otherwise, of `(q, k, v)`; it computes rows that are not the video's,
-    and is what times are compared with. selected: with M < N, the video's rows among the queries, as keys, int64
-    `[B, M]`, ascending; None: unknown. is_masked: some keys do not count for some queries;
-    dense_name: of `dense`, by which times are saved.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scale: float
-    dense: Dense
-    selected: Tensor | None = None
-    is_masked: bool = False
-    dense_name: str = ""
 
 
 @dataclass
@@ -65,7 +43,8 @@ class ModelCallState:
 
     conditioned: its first frame is given; roles: of its conditionings; layer: number of its next self-attention;
     is_closed: within a dense attention call; is_sparse: has had a sparse one; is_partial: computes some tokens only;
-    tiled: its tiles by layout and selection, with the latter, so that no other has its id.
+    is_measured: attention was timed in it; tiled: its tiles by layout and selection, with the latter, so that no other
+    has its id.
     """
 
     step: int
@@ -76,6 +55,7 @@ class ModelCallState:
     is_closed: bool = False
     is_sparse: bool = False
     is_partial: bool = False
+    is_measured: bool = False
     tiled: dict[Hashable, tuple[TileCall, Tensor]] = field(default_factory=dict)
 
 
@@ -147,7 +127,7 @@ class SparseRun:
             self._calls.pop(thread, None)
             if outer is not None:
                 self._calls[thread] = outer
-        if call.layer and not call.is_partial:
+        if call.layer and not call.is_partial and not call.is_measured:
             with self._lock:
                 self.figures.add_call(call.is_sparse, timer.between(began, timer.mark()))
 
@@ -185,24 +165,27 @@ class SparseRun:
     def attend(self, call: AttentionCall) -> Tensor | None:
         """Return the output `[B, M, H, D]` of a sparse call; None where the call is to be dense."""
         model_call = self._calls.get(threading.get_ident())
-        rows = None if model_call is None else row_layout(call.k.shape[1], model_call.layout, self.plan.key_tile)
+        rows = None if model_call is None else row_layout(call.k.shape[1], model_call.layout)
         is_partial = call.q.shape[1] != call.k.shape[1]
         if model_call is None or rows is None or (is_partial and call.selected is None):
-            return None  # no self-attention of the video: text, sound
+            # Of text and sound, or of tokens that are not those expected: these are worth a remark if they are many.
+            if not is_partial and call.k.shape[1] >= self.plan.min_tokens > 0:
+                self.stays_dense(OTHER_TOKENS)
+            return None
         layer, model_call.layer = model_call.layer, model_call.layer + 1
         model_call.is_partial |= is_partial
         with self._lock:
             self.figures.layers.add(layer)
-        reason = self._dense_reason(call, model_call)
+        reason = self._dense_reason(call, layer, model_call)
         if reason is None:
             return self._attend(call, rows, layer, model_call)
         self._stay_dense(reason)
         return None
 
-    def _dense_reason(self, call: AttentionCall, model_call: ModelCallState) -> str | None:
+    def _dense_reason(self, call: AttentionCall, layer: int, model_call: ModelCallState) -> str | None:
         """Return why a call stays dense, PLANNED where that is as planned; None for a sparse call."""
         q, k, v = call.q, call.k, call.v
-        if self.plan.is_dense or model_call.step < self._first_sparse:
+        if self.plan.is_dense or model_call.step < self._first_sparse or layer < self.plan.dense_layers:
             return PLANNED
         if call.is_masked:
             return "it has a mask"
@@ -219,50 +202,39 @@ class SparseRun:
         return None
 
     def _attend(self, call: AttentionCall, rows: RowLayout, layer: int, model_call: ModelCallState) -> Tensor | None:
-        own, q, k, v = rows, call.q, call.k, call.v
+        own = rows
         if model_call.conditioned:
             rows = rows.with_first_frame_dense()
         else:
             rows = layout_of(self.plan.choice, rows, self.plan.density)
-        parts = query_parts(rows, own, q.shape[1], call.selected)
+        parts = query_parts(rows, own, call.q.shape[1], call.selected)
         if parts is None:
             self._stay_dense(UNKNOWN_ROWS)
             return None
-        part, tiled = q[:, parts.sparse], self._tiled(rows, q.device, parts.selected, model_call)
-
-        def problem() -> TileProblem:
-            return TileProblem(tiled, part, k, v, call.scale)
-
-        def compute(choice: HeadChoice) -> Tensor:
-            if self.plan.kernel == CORE and self._core_takes(call, rows):
-                at, density = {"before": rows.before, "after": rows.after}, self.plan.density
-                return comfy_kitchen.attend(q, k, v, scale=call.scale, density=density, **at)
-            tiles = problem().key_tiles(choice, self.plan.rest == MEAN)
-            out, _ = attend(part, k, v, scale=call.scale, key_tiles=tiles, preference=FAST)
-            return parts.join(out, q, lambda rest: call.dense(rest, k, v))
-
+        work = SparseWork(self.plan, call, parts, self._tiled(rows, call.q.device, parts.selected, model_call))
+        if self.plan.kernel == CORE:
+            if not (refusal := work.core_refusal()):
+                self._note(work, HeadChoice.same(ROUTING, self.plan.density, call.q.shape[2]), layer, model_call, None)
+                return work.compute_by_core()
+            with self._lock:
+                self.figures.remarks.add(f"{refusal}: the own kernel ran instead")
         with self.lasting():
-            timing = self._timing(problem(), compute, call)
-            if timing is not None and not timing.is_worth_it:
-                self._stay_dense(timing.reason)
-                return None
-            choice = self._choice(problem(), layer, model_call)
-        model_call.is_sparse = True
-        self._note(tiled, choice, layer, model_call.step, timing)
-        return compute(choice)
+            timing = self._timing(work, model_call) if self.plan.kernel == AUTO else None
+            choice = None if timing is not None and not timing.is_worth_it else self._choice(work, layer, model_call)
+        if timing is not None:
+            density = self.plan.density if choice is None else work.density_of(choice)
+            timing = timing.at(density / max(work.density_of(HeadChoice.same(ROUTING, self.plan.density, 1)), 1e-9))
+        if choice is None or (timing is not None and not timing.is_worth_it):
+            assert timing is not None
+            self._stay_dense(timing.reason)
+            return None
+        self._note(work, choice, layer, model_call, timing)
+        return work.compute(choice)
 
     def stays_dense(self, reason: str) -> None:
         """Note that a call stayed dense that was not put to `attend`."""
         if self.is_open:
             self._stay_dense(reason)
-
-    def _core_takes(self, call: AttentionCall, rows: RowLayout) -> bool:
-        """Tell whether comfy-kitchen computes a call; the report says why not."""
-        reason = comfy_kitchen.unsupported_reason(call.q, call.k, rows.before, rows.after)
-        with self._lock:
-            if reason:
-                self.figures.remarks.add(f"{reason}: the own kernel ran instead")
-        return not reason
 
     def _stay_dense(self, reason: str) -> None:
         with self._lock:
@@ -282,50 +254,50 @@ class SparseRun:
                 model_call.tiled[key] = TileCall.of(rows, orders, *sizes, selected), selected
             return model_call.tiled[key][0]
 
-    def _choice(self, problem: TileProblem, layer: int, model_call: ModelCallState) -> HeadChoice:
+    @property
+    def _chosen_every(self) -> int:
+        """Steps for which a choice is kept."""
+        return 1 if self.steps <= SHORT_RUN else CHOSEN_EVERY
+
+    def _choice(self, work: SparseWork, layer: int, model_call: ModelCallState) -> HeadChoice:
         """Return what the layer's heads take, chosen anew at the first sparse step and at some of the later ones."""
+        device, heads, step = work.call.q.device, work.call.q.shape[2], model_call.step
         with self._lock:
             # Another window of the video may have fewer orders to choose from.
-            key = (layer, model_call.roles, problem.q.device, problem.heads, problem.call.orders.names)
+            key = (layer, model_call.roles, device, heads, work.tiled.orders.names)
             state = self._layers.setdefault(key, LayerState())
-        every = 1 if self.steps <= SHORT_RUN else CHOSEN_EVERY
-        if state.choice is not None and state.chosen_at <= model_call.step < state.chosen_at + every:
+        if state.choice is not None and state.chosen_at <= step < state.chosen_at + self._chosen_every:
             return state.choice
-        sampled = sampled_rows(problem.call.query_count, self.seed, problem.q.device)
-        method = ROUTING if self.plan.kernel == CORE else self.plan.choice
-        part = self._allocation.of((layer, model_call.roles, problem.q.device)) if self.plan.spreads else None
-        choice = METHODS[method](problem, sampled, self.plan, part)
-        state.choice, state.chosen_at = choice, model_call.step
+        part = self._allocation.of((layer, model_call.roles, device), step) if self.plan.spreads else None
+        choice = work.choose(self.seed, part)
+        state.choice, state.chosen_at = choice, step
         with self._lock:
-            self.figures.errors.setdefault((layer, model_call.step), []).append(choice.error)
+            self.figures.errors.setdefault((layer, step), []).append(choice.error)
             self.figures.choices.update(candidate.name for candidate in choice.candidates)
         return choice
 
-    def _timing(
-        self, problem: TileProblem, compute: Callable[[HeadChoice], Tensor], call: AttentionCall
-    ) -> Timing | None:
-        """Return how long such calls take, sparse and dense, timed once on a device; None where that is not asked.
+    def _timing(self, work: SparseWork, model_call: ModelCallState) -> Timing:
+        """Return how long such calls take, which the first of a kind finds out; its model call is no measure then."""
+        q, k = work.call.q, work.call.k
+        key = ("timing", q.shape[1:], k.shape, q.dtype, q.device, work.call.dense_name)
+        began, is_new = time.perf_counter(), key not in self._kept
+        timing: Timing = self.kept(key, lambda: work.time(self._chosen_every))
+        if is_new:
+            model_call.is_measured = True
+            with self._lock:
+                self.figures.tuning_seconds += time.perf_counter() - began
+        return timing
 
-        Timed with lists that cost the most to make, at the same density for all heads.
-        """
-        if self.plan.kernel != AUTO:
-            return None
-        usual = problem.call.query_tile == QUERY_TILE and problem.call.key_tile == KEY_TILE
-        described = Problem.of(problem.q, problem.k, problem.v, key_tiles=True)
-        described = replace(described, usual_tiles=usual, rest=self.plan.rest == MEAN)
-        routed = [each for each in CANDIDATES if each.kind == ROUTED and each.order in problem.call.orders.names]
-        choice = HeadChoice.same(routed[-1], self.plan.density, problem.heads)
-        works = (lambda: compute(choice)), (lambda: call.dense(call.q, call.k, call.v))
-        key = described.kind, call.dense_name
-        return self.kept(key, lambda: race(described, self.plan.density, *works, call.dense_name))
-
-    def _note(self, call: TileCall, choice: HeadChoice, layer: int, step: int, timing: Timing | None) -> None:
-        figures, heads = self.figures, len(choice.densities)
+    def _note(
+        self, work: SparseWork, choice: HeadChoice, layer: int, model_call: ModelCallState, timing: Timing | None
+    ) -> None:
+        figures, (computed, pairs) = self.figures, work.share_of(choice)
+        model_call.is_sparse = True
         with self._lock:
             figures.calls += 1
             figures.sparse_layers.add(layer)
-            figures.sparse_steps.add(step)
-            figures.pairs += call.query_tiles * call.key_tiles * heads
-            figures.computed += call.query_tiles * sum(call.count(density) for density in choice.densities)
+            figures.sparse_steps.add(model_call.step)
+            figures.computed += computed
+            figures.pairs += pairs
             if timing is not None:
-                figures.milliseconds = (timing.dense, timing.sparse)
+                figures.milliseconds.append((timing.dense, timing.sparse))

@@ -14,7 +14,8 @@ from torch import Tensor
 from ...engine.blocks.compilation import no_compile
 from ...engine.blocks.interface import Attend
 from ...engine.report.writer import ReportWriter
-from ...engine.sparse.run import NEEDS_LSE, AttentionCall, SparseRun
+from ...engine.sparse.run import NEEDS_LSE, SparseRun
+from ...engine.sparse.work import AttentionCall
 from ...kernels import (
     AUTO,
     DISPATCHER,

@@ -6,10 +6,12 @@ they are ordered, and gone with the call.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CellType
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -19,7 +21,8 @@ from ...engine.blocks.compilation import no_compile
 from ...engine.report import Report, ReportHandle
 from ...engine.report.writer import pass_through_report
 from ...engine.sparse.plan import SparsePlan
-from ...engine.sparse.run import AttentionCall, SparseRun
+from ...engine.sparse.run import SparseRun
+from ...engine.sparse.work import AttentionCall
 from ...errors import UnsupportedModel
 from ...models.architecture import Layout
 from .architectures import architecture_of, describe_on_host
@@ -30,9 +33,11 @@ SPARSE_KEY = "astraea_sparse"
 SPARSE_RUN_KEY = "astraea_sparse_run"
 OVERRIDE = "optimized_attention_override"
 CORE_CALLBACK = "block_sparse_attention"  # key of the callbacks of ComfyUI's own sparse attention
+DENSITY_1 = "density 1: attention is complete, nothing is changed"
+REPLACED = "another Astraea Sparse Attention on the same model comes after this one, and is used in its place"
 CORE_IS_ON = "the model has ComfyUI's own sparse attention: it is left to that"
 # Conditions under which a video begins with a given frame, by the names that models are given them under.
-GIVEN_FRAMES = ("denoise_mask", "keyframe_idxs", "guiding_frame_index", "ref_latent", "reference_latent", "clip_fea")
+GIVEN_FRAMES = ("denoise_mask", "guiding_frame_index", "ref_latent", "reference_latent", "clip_fea")
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class SparseOverride:
         if args or q.ndim != (4 if in_heads else 3) or q.shape[-1] != k.shape[-1] or k.shape != v.shape:
             return None
         if kwargs.get("low_precision_attention") is False:
-            return None  # the model asks for exact attention
+            self.run.stays_dense("the model asks for exact attention")
+            return None
         plain = {name: kept for name, kept in kwargs.items() if name not in ("skip_reshape", "skip_output_reshape")}
         rows = [t.transpose(1, 2) if in_heads else t.unflatten(-1, (heads, -1)) for t in (q, k, v)]
 
@@ -105,9 +111,21 @@ class SparseOverride:
 
 
 def _name_of(attention: Any) -> str:
-    """Return a name of an attention function that is the same in other processes."""
+    """Return a name of an attention function that is the same in other processes.
+
+    What it was made with is part of it: nodes make the overrides of several kernels by one function.
+    """
+    if isinstance(attention, functools.partial):
+        return f"{_name_of(attention.func)} of {_plain((*attention.args, *attention.keywords.values()))}"
     kind = attention if hasattr(attention, "__qualname__") else type(attention)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    cells = [cell.cell_contents for cell in getattr(attention, "__closure__", None) or () if cell != CellType()]
+    return f"{kind.__module__}.{kind.__qualname__}" + (f" of {_plain(cells)}" if cells else "")
+
+
+def _plain(values: Iterable[Any]) -> list[str]:
+    """Return numbers and texts as they are, and names of functions."""
+    simple = [value if isinstance(value, (str, int, float)) else getattr(value, "__qualname__", "") for value in values]
+    return [str(value) for value in simple]
 
 
 def foreign_override(options: dict[str, Any]) -> Any:
@@ -121,7 +139,10 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     guider = executor.class_obj
     options = guider.model_options.get("transformer_options", {})
     attachment = options.get(SPARSE_KEY)
-    if attachment is None or attachment.plan.is_dense or SPARSE_RUN_KEY in options:
+    if attachment is None or SPARSE_RUN_KEY in options:
+        return executor(*args, **kwargs)
+    if attachment.plan.is_dense:
+        attachment.handle.add(pass_through_report("", DENSITY_1))
         return executor(*args, **kwargs)
     if has_core_sparse(guider.model_patcher):
         logging.info(f"Astraea Sparse Attention: {CORE_IS_ON}.")
@@ -202,7 +223,9 @@ def attend_sparsely(model: Any, plan: SparsePlan, handle: ReportHandle) -> Any:
     """
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
-    options.pop(SPARSE_KEY, None)
+    earlier = options.pop(SPARSE_KEY, None)
+    if earlier is not None:
+        earlier.handle.add(pass_through_report("", REPLACED))
     for kind, _ in WRAPPERS:
         clone.remove_wrappers_with_key(kind, SPARSE_KEY)
     try:

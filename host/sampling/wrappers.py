@@ -64,7 +64,8 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.writer.note(active.option_watch.note())
         run.finish()
         if active.sparse is not None:
-            run.writer.sparse(active.sparse.figures.as_dict(), active.sparse.figures.notes())
+            figures = active.sparse.figures
+            run.writer.sparse(figures.as_dict(), figures.notes(), figures.tuning_seconds)
         report = run.writer.close(time.perf_counter() - began, finished)
         attachment.handle.add(report)
         if on_model_call is None:  # a search makes many runs, and logs by itself

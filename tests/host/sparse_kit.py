@@ -8,7 +8,7 @@ from astraea.engine.report import ReportHandle
 from astraea.engine.sparse.plan import OWN, SparsePlan
 from astraea.host.sampling.sparse import attend_sparsely
 
-SMALL = {"min_tokens": 0, "kernel": OWN, "query_tile": 16, "key_tile": 8}
+SMALL = {"min_tokens": 0, "kernel": OWN, "dense_layers": 0, "query_tile": 16, "key_tile": 8}
 
 
 def sparsely(model: Any, **plan: Any) -> tuple[Any, ReportHandle]:

@@ -15,7 +15,8 @@ from astraea.engine.blocks.interface import TokenLayout
 from astraea.engine.sparse import run as run_module
 from astraea.engine.sparse.methods import METHODS
 from astraea.engine.sparse.plan import SparsePlan
-from astraea.engine.sparse.run import AttentionCall, SparseRun
+from astraea.engine.sparse.run import SparseRun
+from astraea.engine.sparse.work import AttentionCall
 from astraea.kernels import attend_reference
 from astraea.kernels.race import Timing
 
@@ -28,7 +29,9 @@ LAYERS = 3
 
 def make_run(steps=4, **fields):
     """A run of small tiles; the comparison of times is left out unless it is asked for."""
-    plan = SparsePlan(**{"min_tokens": 0, "kernel": "own", "query_tile": 32, "key_tile": 16} | fields)
+    plan = SparsePlan(
+        **{"min_tokens": 0, "kernel": "own", "dense_layers": 0, "query_tile": 32, "key_tile": 16} | fields
+    )
     return SparseRun(plan, [1.0 - step / steps for step in range(steps + 1)])
 
 

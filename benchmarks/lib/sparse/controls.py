@@ -18,7 +18,7 @@ from torch import Tensor
 
 import astraea.host.sampling.sparse as host_sparse
 from astraea.engine.sparse.candidates import CANDIDATES, HeadChoice, TileProblem
-from astraea.engine.sparse.run import PLANNED, SparseRun
+from astraea.engine.sparse.run import SparseRun
 from astraea.kernels.key_tiles import KeyTiles
 
 RANDOM, SVG2, DRAFT, BEST = "random tiles", "SVG2", "DraftAttention", "best tiles"
@@ -173,18 +173,3 @@ def with_method(choose: Callable[..., HeadChoice]) -> Iterator[None]:
         yield
     finally:
         METHODS[AUTO] = original
-
-
-@contextmanager
-def with_dense_layers(count: int) -> Iterator[None]:
-    """Within the context, the first layers of a model stay dense."""
-    original = SparseRun._dense_reason
-
-    def reason(self: SparseRun, call: Any, model_call: Any) -> str | None:
-        return PLANNED if model_call.layer <= count else original(self, call, model_call)  # the next layer's number
-
-    SparseRun._dense_reason = reason  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        SparseRun._dense_reason = original  # type: ignore[method-assign]
