@@ -82,11 +82,11 @@ def _saved(key: str) -> Timing | None:
 def _measured(key: str, problem: Problem, sparse: Work, dense: Work, now_and_then: tuple[Work, int] | None) -> Timing:
     works = {"sparse": sparse, "dense": dense} | ({} if now_and_then is None else {"choice": now_and_then[0]})
     times: dict[str, list[float]] = {each: [] for each in works}
-    for round_ in range(ROUNDS + 1):
+    for work in works.values():  # warms up: memory, compilation
+        work()
+    for _ in range(ROUNDS):
         for each, work in works.items():
-            spent = time_call(work, problem.device)
-            if round_ > 0:  # round 0 warms up: memory, compilation
-                times[each].append(spent)
+            times[each].append(time_call(work, problem.device))
     best = {each: min(found) for each, found in times.items()}
     choice = 0.0 if now_and_then is None else best["choice"] / now_and_then[1]
     timing = Timing(round(best["sparse"] + choice, 4), round(best["dense"], 4))

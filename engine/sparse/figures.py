@@ -17,9 +17,9 @@ class SparseFigures:
 
     layers: all that were seen, and those with sparse calls; steps: of the run, and those with sparse calls; computed,
     pairs: of query and key tiles in sparse calls; errors: relative errors of the output on sampled rows, by layer and
-    step; choices: heads by what they took; milliseconds: of each call, dense and sparse, by the comparison of times, which
-    took tuning_seconds; seconds: of model calls, dense and with sparse attention, but the first; dense: calls that stayed dense, by reason;
-    remarks: of other kinds.
+    step; choices: heads by what they took; milliseconds: of each call, dense and sparse, by the comparison of times,
+    which took tuning_seconds; seconds: of model calls, dense and with sparse attention, but the first; dense: calls
+    that stayed dense, by reason; remarks: of other kinds.
     """
 
     layers: set[int] = field(default_factory=set)

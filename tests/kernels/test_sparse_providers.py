@@ -167,7 +167,16 @@ def clock(monkeypatch, *milliseconds):
 
 
 def ran(density=0.3, problem=PROBLEM):
-    return race(problem, density, lambda: "sparse", lambda: "dense")
+    return race(problem, density, sparse=lambda: "sparse", dense=lambda: "dense")
+
+
+def test_what_a_call_takes_now_and_then_counts_in_part(monkeypatch):
+    worked = clock(monkeypatch, *[5.0, 9.0, 4.0] * 3)
+    works = {"sparse": lambda: "sparse", "dense": lambda: "dense"}
+    assert race(PROBLEM, 0.3, **works, now_and_then=(lambda: "choice", 4)) == Timing(sparse=6.0, dense=9.0)
+    assert worked == ["sparse", "dense", "choice"] * 3
+    assert Timing(6.0, 9.0).at(2.0) == Timing(12.0, 9.0)
+    assert not Timing(6.0, 9.0).at(2.0).is_worth_it
 
 
 def test_a_race_takes_the_shortest_of_times_in_turn(monkeypatch):
@@ -241,7 +250,7 @@ def test_lists_are_worth_it_only_if_clearly_faster():
 
 def test_a_race_by_the_clock():
     x = torch.randn(300, 300)
-    found = race(PROBLEM, 0.3, lambda: x @ x, lambda: [x @ x for _ in range(20)])
+    found = race(PROBLEM, 0.3, sparse=lambda: x @ x, dense=lambda: [x @ x for _ in range(20)])
     assert 0.0 < found.sparse < found.dense
     assert found.is_worth_it
 

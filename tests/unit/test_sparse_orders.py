@@ -144,11 +144,8 @@ ROW_LAYOUTS = [  # what the blocks hold, keys of the call, expected: why
     (TokenLayout(400, 10, 5, GRID), 450, RowLayout(450, 45, 40)),  # the same, beside known ones
     (TokenLayout(400), 400, RowLayout(400)),  # no grid is known
     (TokenLayout(400, grid=(4, 10, 11)), 400, RowLayout(400)),  # a grid that does not fit
-    (TokenLayout(400, grid=GRID), 300, RowLayout(300, 16, 16)),  # fewer than there are: both ends are spared
-    (TokenLayout(400, grid=GRID), 200, RowLayout(200, 16, 16)),
-    (TokenLayout(400, grid=GRID), 199, None),  # far fewer: not the video's
-    (TokenLayout(60, grid=(1, 6, 10)), 40, None),  # too few to spare both ends
-    (TokenLayout(400, grid=GRID), 900, RowLayout(900, 16, 16)),  # more others than video: nothing is known
+    (TokenLayout(400, grid=GRID), 300, None),  # fewer than there are
+    (TokenLayout(400, grid=GRID), 900, None),  # more others than video: nothing is known
     (TokenLayout(400, 300, 200, GRID), 900, None),  # half of the rows are not the video's
     (TokenLayout(400, 0, 0, GRID, True), 799, RowLayout(799, 0, 399, GRID)),
     (TokenLayout(400, 0, 0, GRID), 600, None),  # as many spared at both ends as would be left
@@ -158,7 +155,7 @@ ROW_LAYOUTS = [  # what the blocks hold, keys of the call, expected: why
 
 @pytest.mark.parametrize(("layout", "rows", "expected"), ROW_LAYOUTS)
 def test_rows_of_a_call(layout, rows, expected):
-    assert row_layout(rows, layout, 16) == expected
+    assert row_layout(rows, layout) == expected
 
 
 def test_the_first_frame_becomes_one_of_the_others():
@@ -260,6 +257,6 @@ def test_tiles_with_other_rows_are_forced(layout, forced):
         is_other = (keys < layout.before) | (keys >= layout.rows - layout.after)
         assert not is_other[: first_other * 16].any()
         assert forced == 0 or is_other[first_other * 16 :].any()
-    assert call.count(0.01) == max(1, forced + 1 if forced else 1)
-    assert call.count(0.5) == -(-call.key_tiles // 2)
+    assert call.count(0.01) == forced + 1
+    assert call.count(0.5) == forced + -(-(call.key_tiles - forced) // 2)
     assert call.count(1.0) == call.key_tiles

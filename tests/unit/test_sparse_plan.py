@@ -72,7 +72,7 @@ def test_plans_outside_their_range_are_refused(fields, message):
 
 
 def test_gains_are_told_where_they_are_known():
-    figures = SparseFigures(calls=1, milliseconds=(3.0, 1.5), steps=4)
+    figures = SparseFigures(calls=1, milliseconds=[(3.0, 1.5)], steps=4)
     for is_sparse, seconds in ((False, 99.0), (False, 4.0), (True, 1.0), (True, 2.0), (True, 9.0)):
         figures.add_call(is_sparse, lambda seconds=seconds: seconds)
     assert figures.step_speedup is None

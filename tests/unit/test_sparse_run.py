@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from astraea.engine.blocks.interface import TokenLayout
-from astraea.engine.sparse import run as run_module
+from astraea.engine.sparse import work as work_module
 from astraea.engine.sparse.methods import METHODS
 from astraea.engine.sparse.plan import SparsePlan
 from astraea.engine.sparse.run import SparseRun
@@ -94,7 +94,7 @@ def test_a_run_of_one_step_and_a_plan_of_density_one_are_dense():
         assert not any(map(any, are_sparse(sample(run))))
         figures = run.finish()
         assert figures.calls == 0
-        assert figures.line() == "every attention call was dense"
+        assert figures.line() == "every attention call was dense: no step comes after those that stay so"
         assert figures.notes() == []
 
 
@@ -276,17 +276,27 @@ def test_selected_tokens_that_are_not_known_stay_dense():
 def test_sparse_calls_must_win_their_race(monkeypatch, timing, is_sparse):
     raced = []
 
-    def race(problem, density, sparse, dense, name):
+    def race(problem, density, *, sparse, dense, name, now_and_then):
+        assert now_and_then[0]().candidates
+        assert now_and_then[1] == 1
         raced.append((problem.keys, problem.key_tiles, round(density, 6), sparse().shape, dense().shape))
         return timing
 
-    monkeypatch.setattr(run_module, "race", race)
+    monkeypatch.setattr(work_module, "race", race)
     run = make_run(kernel="auto", density=0.25, choice="routing", limit=0.0)
     assert are_sparse(sample(run))[2] == [is_sparse] * 3
     assert set(raced) == {(TOKENS, True, 0.25, (1, TOKENS, 2, 16), (1, TOKENS, 2, 16))}
     figures = run.finish()
     assert figures.attention_speedup == (2.0 if is_sparse else None)
     assert figures.notes() == ([] if is_sparse else [f"sparse attention: 9 calls stayed dense: {timing.reason}"])
+
+
+def test_heads_that_need_too_much_stay_dense(monkeypatch):
+    """Timed at the density that is asked for; the limit asks for more."""
+    monkeypatch.setattr(work_module, "race", lambda *_, **__: Timing(1.0, 2.0))
+    run = make_run(kernel="auto", density=0.25, limit=0.01)
+    assert not any(are_sparse(sample(run))[2])
+    assert "dense attention is as fast on this device, 2 ms against 4 ms" in run.finish().notes()[0]
 
 
 def test_without_comfy_kitchen_the_own_kernel_runs(monkeypatch):

@@ -192,7 +192,7 @@ class ShapeRace:
         plan, allocation = SparsePlan(density=DENSITY, limit=0.0), Allocation(DENSITY)
 
         def choose(turn: int) -> object:
-            return choose_by_error(self.problem(turn), rows, plan, allocation.of(turn % LAYERS))
+            return choose_by_error(self.problem(turn), rows, plan, allocation.of(turn % LAYERS, turn // LAYERS))
 
         self.add(Entry(PROBE, ""), DENSITY, choose)
 
