@@ -32,8 +32,8 @@ TIPS = {
     "density": "How much of the video each token looks at, where attention is sparse: 0.3 is 30 %. Lower is "
     "faster and further from the original; 1 changes nothing. With choice 'auto' it is a mean: each attention head "
     "gets what it is worth there.",
-    "dense_start": "Share of the steps, from the first, whose attention stays complete; in a run that begins from noise "
-    "the first one always does. The first steps decide on what the clip shows. Each sampler counts its own steps.",
+    "dense_start": "Share of the steps, from the first, whose attention stays complete; in a run that begins from "
+    "noise the first one always does. The first steps decide on what the clip shows. Each sampler counts its own.",
     "choice": "How each attention head finds what to look at. 'auto' tries six ways and takes for each head the one "
     "whose output came closest on sampled tokens. 'routing' compares the means of blocks of tokens only. 'rainfusion' "
     "is the RainFusion paper's rule of three patterns, for comparison.",

@@ -32,6 +32,7 @@ SHORT_RUN = 8  # steps
 
 PLANNED = ""  # reason of a call that was planned to be dense
 CAPTURING = "a CUDA graph is being captured"
+NEEDS_TOO_MUCH = "its heads need so much that dense attention is as fast"
 NEEDS_LSE = "mode paper needs the log-sum-exp of all keys"
 OTHER_TOKENS = "its tokens are not those that the latents' size leads to expect"
 UNKNOWN_ROWS = "which rows a token step selected is not known"
@@ -220,15 +221,21 @@ class SparseRun:
                 self.figures.remarks.add(f"{refusal}: the own kernel ran instead")
         with self.lasting():
             timing = self._timing(work, model_call) if self.plan.kernel == AUTO else None
-            choice = None if timing is not None and not timing.is_worth_it else self._choice(work, layer, model_call)
+            if timing is not None and not timing.is_worth_it:
+                self._stay_dense(timing.reason)
+                return None
+            choice, is_new = self._choice(work, layer, model_call)
         if timing is not None:
-            density = self.plan.density if choice is None else work.density_of(choice)
-            timing = timing.at(density / max(work.density_of(HeadChoice.same(ROUTING, self.plan.density, 1)), 1e-9))
-        if choice is None or (timing is not None and not timing.is_worth_it):
-            assert timing is not None
-            self._stay_dense(timing.reason)
-            return None
+            timed = work.density_of(HeadChoice.same(ROUTING, self.plan.density, 1))
+            timing = timing.at(work.density_of(choice) / timed)
+            if not timing.is_worth_it:
+                self._stay_dense(NEEDS_TOO_MUCH)
+                return None
         self._note(work, choice, layer, model_call, timing)
+        if is_new:
+            with self._lock:
+                self.figures.errors.setdefault((layer, model_call.step), []).append(choice.error)
+                self.figures.choices.update(candidate.name for candidate in choice.candidates)
         return work.compute(choice)
 
     def stays_dense(self, reason: str) -> None:
@@ -259,22 +266,19 @@ class SparseRun:
         """Steps for which a choice is kept."""
         return 1 if self.steps <= SHORT_RUN else CHOSEN_EVERY
 
-    def _choice(self, work: SparseWork, layer: int, model_call: ModelCallState) -> HeadChoice:
-        """Return what the layer's heads take, chosen anew at the first sparse step and at some of the later ones."""
+    def _choice(self, work: SparseWork, layer: int, model_call: ModelCallState) -> tuple[HeadChoice, bool]:
+        """Return what the layer's heads take, and whether it is new: at the first sparse step, and some later ones."""
         device, heads, step = work.call.q.device, work.call.q.shape[2], model_call.step
         with self._lock:
             # Another window of the video may have fewer orders to choose from.
             key = (layer, model_call.roles, device, heads, work.tiled.orders.names)
             state = self._layers.setdefault(key, LayerState())
         if state.choice is not None and state.chosen_at <= step < state.chosen_at + self._chosen_every:
-            return state.choice
+            return state.choice, False
         part = self._allocation.of((layer, model_call.roles, device), step) if self.plan.spreads else None
         choice = work.choose(self.seed, part)
         state.choice, state.chosen_at = choice, step
-        with self._lock:
-            self.figures.errors.setdefault((layer, step), []).append(choice.error)
-            self.figures.choices.update(candidate.name for candidate in choice.candidates)
-        return choice
+        return choice, True
 
     def _timing(self, work: SparseWork, model_call: ModelCallState) -> Timing:
         """Return how long such calls take, which the first of a kind finds out; its model call is no measure then."""
