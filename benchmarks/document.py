@@ -35,11 +35,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "token placements": lambda: tables.placements(rows_of("placement-tokens")),
     "search means": lambda: tables.search_means(rows_of("search")),
     "search": lambda: tables.search_gains(rows_of("search")),
-    "sparse": lambda: sparse.summary_table(rows_of("sparse_quality")),
-    "sparse ways": lambda: sparse.ways_table(rows_of("sparse_quality")),
-    "sparse heads": lambda: sparse.all_heads_table(rows_of("sparse_quality")),
-    "sparse correlation": lambda: sparse.correlation_table(rows_of("sparse_quality")),
-    "sparse kept": lambda: sparse.kept_table(rows_of("sparse_quality")),
+    "sparse usual": lambda: sparse.usual_table(tables.in_order(rows_of("sparse_quality"))),
+    "sparse": lambda: sparse.summary_table(tables.in_order(rows_of("sparse_quality"))),
+    "sparse ways": lambda: sparse.ways_table(tables.in_order(rows_of("sparse_quality"))),
+    "sparse heads": lambda: sparse.all_heads_table(tables.in_order(rows_of("sparse_quality"))),
+    "sparse correlation": lambda: sparse.correlation_table(tables.in_order(rows_of("sparse_quality"))),
+    "sparse kept": lambda: sparse.kept_table(tables.in_order(rows_of("sparse_quality"))),
 }
 
 

@@ -156,6 +156,24 @@ def heads_table(row: Row) -> str:
     return table(["way", "density", "recall", "output error", "best in"], lines)
 
 
+def usual_table(rows: Sequence[Row]) -> str:
+    """One line for each setting, mean over the models measured."""
+    lines = []
+    for name in dict.fromkeys(row["setting"] for row in rows if "points" in row):
+        own = [row for row in rows if row["setting"] == name and "points" in row]
+        setting = SETTINGS[name]
+        cells: list[Any] = [setting.title, setting.described]
+        for density in (0.5, 0.3):
+            points = [point for row in own if (point := point_of(row, AUTO, density)) is not None]
+            cells.append(f"{statistics.fmean(point['psnr']['mean'] for point in points):.1f}")
+            for other in (RANDOM, RAINFUSION):
+                leads = [found for row in own if (found := lead(row, density, other)) is not None]
+                cells.append(_signed(statistics.fmean(leads)))
+        lines.append(cells)
+    at = ["dB at density 0.5", "− random", "− RainFusion", "dB at 0.3", "− random", "− RainFusion"]
+    return table(["what people run", "sampling", *at], lines)
+
+
 def ways_table(rows: Sequence[Row]) -> str:
     """PSNR of every method, mean over the rows that have all of them."""
     full = [row for row in rows if point_of(row, UNKNOWABLE, densities_of(row)[0] if densities_of(row) else 0.0)]
