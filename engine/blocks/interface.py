@@ -29,8 +29,8 @@ class TokenLayout:
     video: int
     prefix: int = 0
     suffix: int = 0
-    grid: tuple[int, int, int] | None = None
-    joins_behind: bool = False
+    grid: tuple[int, int, int] | None = field(default=None, compare=False)
+    joins_behind: bool = field(default=False, compare=False)
 
     @property
     def total(self) -> int:
