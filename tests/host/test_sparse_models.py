@@ -57,8 +57,8 @@ def test_the_tokens_of_known_models_lie_on_their_grid(name, monkeypatch):
     layouts = []
     original = sparse_run.row_layout
 
-    def noted(rows, layout, unknown):
-        found = original(rows, layout, unknown)
+    def noted(rows, layout):
+        found = original(rows, layout)
         if found is not None:
             layouts.append((found, layout))
         return found
