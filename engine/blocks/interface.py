@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from .selection import Selection
 
 Attend = Callable[..., tuple[Tensor, "Tensor | None"]]
-"""attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse, mask, selected) -> out [B,M,H,D], lse [B,H,M] or None.
+"""attend(q [B,M,H,D], k [B,N,H,D], v [B,N,H,D], *, need_lse, mask) -> out [B,M,H,D], lse [B,H,M] or None.
 
 mask [1 or B, 1 or M, N]: true for keys that count, or numbers that are added to the scores; None: all keys count.
-selected [B, M']: the video's tokens among the queries, as keys, ascending; None: all, or unknown. A layer that asks for
-an attention of its own passes it on as `preferred`."""
+A layer that asks for an attention of its own passes it on as `preferred`."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...schedules import PredictionPrior
 from ..blocks.interface import Attend, BlockRunner, RowGroup, TokenLayout
@@ -41,8 +42,10 @@ class CallRequest:
     """A model call as the host describes it.
 
     blocks: number of transformer blocks; runner: None for a model whose blocks are not known, which runs as a whole.
-    full_reason: why it runs in full whatever the schedule says, or "". allocating: context in which to allocate and
-    free memory that outlives the model's forward: hosts may record what a model allocates, and expect all of it back.
+    full_reason: why it runs in full whatever the schedule says, or "". attend_selected: returns the attention of a call
+    for the video's tokens `[B, M]`, as keys, ascending, where that depends on them. allocating: context in which to
+    allocate and free memory that outlives the model's forward: hosts may record what a model allocates, and expect all
+    of it back.
     """
 
     sigma: float
@@ -53,6 +56,7 @@ class CallRequest:
     blocks: int
     device: torch.device
     full_reason: str = ""
+    attend_selected: Callable[[Tensor], Attend] | None = None
     allocating: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @property

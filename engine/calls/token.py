@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +39,8 @@ class TokenCall(ModelCall):
         self._selection = Selection(indices, hidden.shape[1], allocating=self.info.allocating)
         layout = self.info.layout
         video = indices[:, layout.prefix : indices.shape[1] - layout.suffix]
-        self._attend: Attend = partial(self.info.attend, selected=video)
+        for_selected = self.info.attend_selected
+        self._attend: Attend = self.info.attend if for_selected is None else for_selected(video)
 
     def end_blocks(self) -> None:
         self._selection.derived.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -188,12 +189,14 @@ def _request(
 ) -> CallRequest:
     groups, sigmas = cond_groups(x, options), options.get("sigmas")
     layout = architecture.layout(tuple(x.shape), conditions)
+    attend = active.attention.for_call(options, layout.total)
     return CallRequest(
         sigma=active.level(float(sigmas.flatten()[0])) if sigmas is not None else 0.0,
         groups=groups,
         layout=layout,
         runner=architecture.runner,
-        attend=active.attention.for_call(options, layout.total),
+        attend=attend,
+        attend_selected=lambda video: partial(attend, selected=video),
         blocks=len(architecture.blocks),
         device=x.device,
         full_reason=_hosts_full_reason(groups, options) or architecture.full_reason(conditions),

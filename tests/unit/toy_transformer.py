@@ -102,7 +102,5 @@ class ToyModel(nn.Module):
         return told.transpose(1, 2).reshape(x.shape).to(x.dtype)
 
 
-def toy_attend(
-    q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False, selected: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
+def toy_attend(q: Tensor, k: Tensor, v: Tensor, *, need_lse: bool = False) -> tuple[Tensor, Tensor | None]:
     return attend_reference(q, k, v, need_lse=need_lse)
