@@ -25,6 +25,7 @@ from ...engine.sparse.run import SparseRun
 from ...engine.sparse.work import AttentionCall
 from ...errors import UnsupportedModel
 from ...models.architecture import Layout
+from ...models.token_grid import guessed_layout
 from .architectures import architecture_of, describe_on_host
 from .levels import level_of
 from .memory import lasting_memory
@@ -203,7 +204,10 @@ def _override(options: dict[str, Any], run: SparseRun) -> Iterator[None]:
 
 def _layout_of(diffusion_model: Any) -> Layout:
     """Return what describes the rows of a model's self-attention, from a call's latent and its conditions."""
-    architecture = describe_on_host(diffusion_model)
+    try:
+        architecture = describe_on_host(diffusion_model)
+    except UnsupportedModel:  # a guider's second model
+        return functools.partial(guessed_layout, diffusion_model)
     return architecture.attention_layout or architecture.layout
 
 
