@@ -119,8 +119,8 @@ def measure_model(session: Any) -> None:
         derive_model(found, session.result["predictions"])
         session.save()
     for row in found["rows"]:
-        told = "" if row["predicted"] is None else f" (predicted {row['predicted']:.2f})"
-        print(f"  {row['name']:14} {row['seconds']:8.4f} s per call, {row['speedup']:.2f}x{told}", flush=True)
+        predicted = "" if row["predicted"] is None else f" (predicted {row['predicted']:.2f})"
+        print(f"  {row['name']:14} {row['seconds']:8.4f} s per call, {row['speedup']:.2f}x{predicted}", flush=True)
 
 
 def model_row(session: Any, model: Any, job: Any, density: float) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def model_row(session: Any, model: Any, job: Any, density: float) -> dict[str, A
     row: dict[str, Any] = {"name": "dense" if handle is None else f"density {density:g}", "density": density}
     row |= {"seconds": statistics.fmean(counted), "step_seconds": [round(s, 6) for s in seconds], "peak_gib": peak}
     if handle is not None:
-        told = handle.last.sparse or {}
+        sparse = handle.last.sparse or {}
         row["seconds_without_choice"] = statistics.median(counted)
-        row |= {name: told.get(name) for name in ("computed_share", "error", "line")}
+        row |= {name: sparse.get(name) for name in ("computed_share", "error", "line")}
     return row
 
 

@@ -114,15 +114,15 @@ def test_attention_outside_a_model_call_is_no_business_of_the_run():
         with run.closed():
             with run.closed():
                 assert not run.is_open
-            run.stays_dense("told while closed")
+            run.stays_dense("noted while closed")
         assert run.is_open
-        run.stays_dense("told while open")
-    run.stays_dense("told outside")
+        run.stays_dense("noted while open")
+    run.stays_dense("noted outside")
     with pytest.raises(RuntimeError, match="out"), run.model_call(1.0, LAYOUT, False, "cond", CPU):
         raise RuntimeError("out of luck")
     assert not run.is_open
     figures = run.finish()
-    assert dict(figures.dense) == {"told while open": 1}
+    assert dict(figures.dense) == {"noted while open": 1}
     assert figures.layers == set()
 
 
@@ -321,7 +321,7 @@ def test_figures_of_a_run():
     line = figures.line()
     assert line.startswith("3 of 3 layers, 3 of 4 steps, density 0.25; attention output off by ")
     assert f"(worst: layer {worst + 1}, " in line
-    told = figures.as_dict()
-    assert told["line"] == line
-    assert (told["layers"], told["sparse_layers"], told["steps"], told["sparse_steps"]) == (3, 3, 4, 3)
-    assert (told["calls"], told["worst_layer"], told["choices"]) == (9, worst, {"tile means": 18})
+    kept = figures.as_dict()
+    assert kept["line"] == line
+    assert (kept["layers"], kept["sparse_layers"], kept["steps"], kept["sparse_steps"]) == (3, 3, 4, 3)
+    assert (kept["calls"], kept["worst_layer"], kept["choices"]) == (9, worst, {"tile means": 18})
