@@ -10,6 +10,7 @@ from sampling import last, sample
 from sparse_kit import sparsely
 
 from astraea.engine.sparse import run as sparse_run
+from astraea.engine.sparse import work as sparse_work
 from astraea.engine.sparse.run import SparseRun
 from astraea.host.sampling.sparse import SPARSE_KEY
 from astraea.nodes.report_text import report_text
@@ -91,9 +92,9 @@ def test_rows_of_text_are_dense_and_their_keys_are_kept(name, monkeypatch):
         return out
 
     lists = []
-    compute = sparse_run.attend
+    compute = sparse_work.attend
     monkeypatch.setattr(SparseRun, "attend", attend)
-    monkeypatch.setattr(sparse_run, "attend", lambda *a, **k: lists.append(k["key_tiles"]) or compute(*a, **k))
+    monkeypatch.setattr(sparse_work, "attend", lambda *a, **k: lists.append(k["key_tiles"]) or compute(*a, **k))
     sampled = kit.build(name)
     on, _ = sparsely(sampled.model, query_tile=8, key_tile=4)
     zoo.sample(sampled, on, steps=3)
