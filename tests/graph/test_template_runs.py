@@ -37,8 +37,8 @@ STEPS = {
 }
 # Steps with sparse attention, and all, of the sampler behind each Astraea Sparse Attention.
 SPARSE_STEPS = {
-    "ltx_2_3_t2v_sparse.json": [(7, 8), (2, 3)],
-    "wan_2_2_4_steps_sparse.json": [(1, 2), (1, 2)],
+    "ltx_2_3_t2v_sparse.json": [(7, 8), (3, 3)],  # the second pass goes on from the first
+    "wan_2_2_4_steps_sparse.json": [(1, 2), (2, 2)],
 }
 
 
