@@ -3,7 +3,7 @@
 python benchmarks/sparse_quality.py [--setting ltx …] [--models "hard steps" …] [--part points heads kept] [--pairs 8]
 
 Tiles are as small as the test models' frames ask for: a frame holds as many as one of a real model at 480p. One JSON;
-a row is saved when it is done, and the same command goes on with the next: about an hour on one core.
+a row is saved when it is done, and the same command goes on with the next: an hour and a half on one core.
 """
 
 from __future__ import annotations

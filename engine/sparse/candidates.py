@@ -155,7 +155,6 @@ class TileProblem:
         for candidate, count in dict.fromkeys((candidate, count) for _, candidate, count in patterns):
             heads = [head for head, *what in patterns if what == [candidate, count]]
             tiles[:, heads, :, :count] = pattern_lists(call, candidate, count)
-            tiles[:, heads, :, count:] = UNLISTED
         return tiles
 
 

@@ -128,7 +128,7 @@ def choice_of(orders: str, density: float, heads: int) -> HeadChoice:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one timed case is in the result. name: of the backend."""
+    """Kind, backend and orders of a timed case. name: of the backend."""
 
     kind: str
     name: str
