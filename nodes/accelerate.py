@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,11 +14,19 @@ from ..host.sampling.patch_model import accelerate
 from ..kernels import BACKEND_CHOICES
 from ..limits import MAX_TARGET_SPEEDUP, MIN_BUDGET
 from ..models import with_token_steps
-from .accelerate_inputs import AUTO, MODE_CHOICES, AccelerateInputs, choose_plan, schedule_stamp
+from .accelerate_inputs import (
+    AUTO,
+    DEFAULT_BUDGET,
+    FORMER_MODES,
+    MODE_CHOICES,
+    AccelerateInputs,
+    choose_plan,
+    schedule_stamp,
+)
 from .checks import schedule_of
 from .node_text import shows_on
 from .schedule_tooltips import schedule_tooltips
-from .schema import NOT_LINKED, ReportType, ScheduleType, field, node_schema, refusal
+from .schema import NOT_LINKED, Choices, ReportType, ScheduleType, field, node_schema, refusal
 
 TIPS = {
     "model": "The model, from its loader or after LoRA and sampling-shift nodes. Any model is accelerated by whole "
@@ -53,25 +61,30 @@ TIPS = {
 def _inputs() -> list[Any]:
     """Return the inputs of the node. Saved workflows hold their values by name and by order: only append."""
     schedule_tip = "\n".join([TIPS["schedule"], *schedule_tooltips(user_schedule_folder())])
-    budget = {"default": 0.4, "min": MIN_BUDGET, "max": 1.0, "step": 0.05}
+    budget = {"default": DEFAULT_BUDGET, "min": MIN_BUDGET, "max": 1.0, "step": 0.05}
     target = {"default": 0.0, "min": 0.0, "max": MAX_TARGET_SPEEDUP, "step": 0.1}
     return [
         field(io.Model, "model", tooltip=TIPS["model"]),
         field(io.Combo, "schedule", options=[AUTO, *schedule_names()], default=AUTO, tooltip=schedule_tip),
-        field(io.Float, "budget", **budget, tooltip=TIPS["budget"]),
-        field(io.Float, "target_speedup", **target, tooltip=TIPS["target_speedup"]),
+        field(
+            io.Float,
+            "budget",
+            display_name="budget (share of the work)",
+            display_mode=io.NumberDisplay.slider,
+            **budget,
+            tooltip=TIPS["budget"],
+        ),
+        field(io.Float, "target_speedup", advanced=True, **target, tooltip=TIPS["target_speedup"]),
         field(ScheduleType, "astraea_schedule", optional=True, tooltip=TIPS["astraea_schedule"]),
-        field(io.Combo, "mode", options=list(MODE_CHOICES), default=AUTO, optional=True, tooltip=TIPS["mode"]),
-        _advanced("cache", CACHE_POLICIES, "auto"),
-        _advanced("attention", BACKEND_CHOICES, "auto"),
+        _advanced("mode", Choices(MODE_CHOICES, FORMER_MODES), AUTO),
+        _advanced("cache", list(CACHE_POLICIES), "auto"),
+        _advanced("attention", list(BACKEND_CHOICES), "auto"),
     ]
 
 
-def _advanced(name: str, choices: Sequence[str], default: str) -> Any:
+def _advanced(name: str, choices: list[str], default: str) -> Any:
     """Return a list of choices among the advanced inputs."""
-    return field(
-        io.Combo, name, options=list(choices), default=default, optional=True, advanced=True, tooltip=TIPS[name]
-    )
+    return field(io.Combo, name, options=choices, default=default, optional=True, advanced=True, tooltip=TIPS[name])
 
 
 class AstraeaAccelerate(io.ComfyNode):
@@ -97,12 +110,9 @@ class AstraeaAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, mode: str | None = None
-    ) -> bool | str:
+    def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
         # The host shows a message once for every input among these parameters. So only the schedule is checked here,
-        # where no linked one replaces it. The mode is among them so that the host lets choices of former versions pass;
-        # `execute` checks it, and linked values. The host checks ranges.
+        # where no linked one replaces it; `execute` checks linked values. The host checks lists and ranges.
         if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
             return True
         return refusal(lambda: find_schedule(schedule))

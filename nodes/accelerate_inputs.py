@@ -16,6 +16,7 @@ from ..schedules import AUTO, Schedule, list_schedules, load_schedules, token_st
 from .checks import number, one_of, text
 
 WHOLE_STEPS, TOKEN_STEPS = "whole steps", "token steps"
+DEFAULT_BUDGET = 0.5
 MODE_CHOICES = (AUTO, WHOLE_STEPS, TOKEN_STEPS, PAPER.name)
 # Choices of former versions, as saved workflows hold them.
 FORMER_MODES = {

@@ -11,11 +11,19 @@ from torch import Tensor
 from ..engine.metrics import psnr, ssim, value_range
 from ..errors import AstraeaError
 from ..host.latents import preview_rgb
-from .plots.images import enlarge, side_by_side
+from .checks import number
+from .plots.comparison import draw_comparison
 from .schema import field, node_schema
 
 WHICH = "Connect either images_a and images_b, or latents_a and latents_b."
-MIN_VIEW_HEIGHT = 256  # pixels; latents are enlarged to about this height
+FPS, MAX_FPS = 12.0, 120.0
+# PSNR in dB from which on a verdict holds, best first.
+VERDICTS = (
+    (40.0, "hard to tell apart"),
+    (30.0, "the same video, details differ"),
+    (25.0, "the same scene, moving differently"),
+    (-math.inf, "another video"),
+)
 
 
 class AstraeaCompare(io.ComfyNode):
@@ -40,10 +48,25 @@ class AstraeaCompare(io.ComfyNode):
                     tooltip="The original latents, the reference. PSNR's peak is the range of their values.",
                 ),
                 field(io.Latent, "latents_b", optional=True, tooltip="The latents to compare with it."),
+                field(
+                    io.Float,
+                    "fps",
+                    default=FPS,
+                    min=1.0,
+                    max=MAX_FPS,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames per second at which the comparison plays on the node.",
+                ),
             ],
             outputs=[
-                io.String.Output("text", display_name="text", tooltip="PSNR and SSIM, and how to read them."),
-                io.Image.Output("side_by_side", display_name="side by side", tooltip="First left, second right."),
+                io.String.Output("text", display_name="text", tooltip="The verdict, PSNR and SSIM."),
+                io.Image.Output(
+                    "side_by_side",
+                    display_name="side by side",
+                    tooltip="The frames as the node plays them: the verdict, both clips, their difference.",
+                ),
             ],
         )
 
@@ -54,7 +77,9 @@ class AstraeaCompare(io.ComfyNode):
         images_b: Tensor | None = None,
         latents_a: dict | None = None,
         latents_b: dict | None = None,
+        fps: float = FPS,
     ) -> io.NodeOutput:
+        fps = number("fps", fps, 1.0, MAX_FPS)
         _check_pair([value is not None for value in (images_a, images_b, latents_a, latents_b)])
         if images_a is not None and images_b is not None:
             text, view = _compare_images(_rgb(images_a), _rgb(images_b))
@@ -62,7 +87,17 @@ class AstraeaCompare(io.ComfyNode):
             assert latents_a is not None
             assert latents_b is not None
             text, view = _compare_latents(_video(latents_a), _video(latents_b))
-        return io.NodeOutput(text, view, ui={"text": (text,), **ui.PreviewImage(view, cls=cls).as_dict()})
+        return io.NodeOutput(text, view, ui={"text": (text,), **_preview(view, fps, cls)})
+
+
+def _preview(view: Tensor, fps: float, node: type[io.ComfyNode]) -> dict[str, Any]:
+    """Save the frames, as an animation where there are several, and return what shows it on the node."""
+    if len(view) == 1:
+        return ui.PreviewImage(view, cls=node).as_dict()
+    saved = ui.ImageSaveHelper.save_animated_webp(
+        view, "astraea_compare", io.FolderType.temp, node, fps, lossless=False, quality=90, method=2
+    )
+    return ui.PreviewVideo([saved]).as_dict()
 
 
 def _rgb(images: Tensor) -> Tensor:
@@ -110,22 +145,32 @@ def _compare_images(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
     if not text:
         similarity = ssim(b.movedim(-1, 1), a.movedim(-1, 1), 1.0)
         text = _text(psnr(b, a, 1.0), similarity, f"{len(a)} frames, peak 1")
-    return text, side_by_side(_as_picture(a), _as_picture(b))
+    decibels = _by_frame(a, b, 1.0)
+    return text, _draw(_as_picture(a), _as_picture(b), text, decibels)
 
 
 def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
     _check_sizes(a, b, "latents")
     a = a.float()  # fp16 cannot hold the range of large values
     b = b.to(a)
-    text = _not_finite(a, b, "latents")
+    text, peak = _not_finite(a, b, "latents"), value_range(a)
+    frames_a, frames_b = (x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x for x in (a, b))
     if not text:
-        peak = value_range(a)
-        frames_a, frames_b = (x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x for x in (a, b))
         over = f"{len(frames_a)} latent frames, peak {peak:.2f}"
         text = _text(psnr(b, a, peak), ssim(frames_b, frames_a, peak), over)
-    left, right = preview_rgb(_as_picture(a)), preview_rgb(_as_picture(b))
-    factor = max(1, round(MIN_VIEW_HEIGHT / left.shape[1]))
-    return text, side_by_side(enlarge(left, factor), enlarge(right, factor))
+    decibels = _by_frame(frames_a, frames_b, peak)
+    return text, _draw(preview_rgb(_as_picture(a)), preview_rgb(_as_picture(b)), text, decibels)
+
+
+def _by_frame(a: Tensor, b: Tensor, peak: float) -> list[float]:
+    """Return the PSNR of each frame in dB; NaN where there is none."""
+    finite = a.isfinite().all() and b.isfinite().all()
+    return [psnr(second, first, peak) if finite else math.nan for first, second in zip(a, b, strict=True)]
+
+
+def _draw(left: Tensor, right: Tensor, text: str, decibels: list[float]) -> Tensor:
+    verdict, _, detail = text.partition("\n")
+    return draw_comparison(left, right, verdict, detail.partition("\n")[0], decibels)
 
 
 def _not_finite(a: Tensor, b: Tensor, what: str) -> str:
@@ -150,9 +195,11 @@ def _as_picture(values: Tensor) -> Tensor:
 
 def _text(noise: float, similarity: float, over: str) -> str:
     if math.isinf(noise):
-        return f"Identical ({over})."
+        return f"identical\n{over}"
+    verdict = next(words for least, words in VERDICTS if noise >= least)
     return (
-        f"PSNR {noise:.2f} dB, SSIM {similarity:.4f} ({over}).\n"
+        f"{noise:.1f} dB: {verdict}\n"
+        f"PSNR {noise:.2f} dB, SSIM {similarity:.4f}, {over}\n"
         "Higher is closer: above 40 dB the difference is hard to see, around 30 dB details move, "
         "below 25 dB it is another video."
     )

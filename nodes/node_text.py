@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..engine.report import REUSE, Report
+from ..engine.report import Report
 from ..host.node_texts import text_on
+from .report_text import gain_line
 
 
 def shows_on(hidden: Any) -> Callable[[Report], None] | None:
@@ -19,13 +20,11 @@ def shows_on(hidden: Any) -> Callable[[Report], None] | None:
 
 
 def node_text(report: Report) -> str:
-    """Format what a video maker wants to know first: the gain, and a line for each remark."""
+    """Format what a video maker wants to know first: the gain in one line, then a line for each remark."""
     sparse = [str(report.sparse["line"])] if report.sparse else []
-    if not report.calls and sparse:
-        return "\n".join(["stopped early: " * (not report.finished) + sparse[0], *report.notes])
-    if not report.calls:
-        return "\n".join(report.notes) or "Nothing has been run yet."
-    computed = sum(call.kind != REUSE for call in report.calls)
-    gain = f"{report.speedup:.2f}x the speed, " if report.speedup is not None else ""
     stopped = "" if report.finished else "stopped early: "
-    return "\n".join([f"{stopped}{gain}{computed} of {len(report.calls)} model calls computed", *sparse, *report.notes])
+    if report.calls:
+        return "\n".join([stopped + gain_line(report), *sparse, *report.notes])
+    if sparse:
+        return "\n".join([stopped + sparse[0], *report.notes])
+    return "\n".join(report.notes) or "Nothing has been run yet."

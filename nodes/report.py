@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..engine.report import Report, ReportHandle
+from .checks import flag
 from .plots.images import to_batch
 from .plots.run_report import draw_report
 from .report_text import report_text
@@ -27,8 +28,7 @@ class AstraeaReport(io.ComfyNode):
         return node_schema(
             node_id="AstraeaReport",
             display_name="Astraea Report",
-            description="Shows what an accelerated run computed, how long it took and its speed-up, as text and as "
-            "a plot.",
+            description="Shows what an accelerated run saved, which steps it computed, and every remark.",
             is_output_node=True,
             inputs=[
                 field(
@@ -40,18 +40,25 @@ class AstraeaReport(io.ComfyNode):
                     tooltip="The sampler's result. It is only used to wait for the sampler; the report shows the last "
                     "run that finished.",
                 ),
+                field(
+                    io.Boolean,
+                    "list_steps",
+                    default=False,
+                    optional=True,
+                    tooltip="Adds a line for every sampling step to the text output.",
+                ),
             ],
             outputs=[
                 io.String.Output("text", display_name="text", tooltip="The report in readable lines."),
-                io.Image.Output("plot", display_name="plot", tooltip="Share computed and seconds for every step."),
+                io.Image.Output("plot", display_name="picture", tooltip="Gain, times and steps in one picture."),
             ],
         )
 
     @classmethod
-    def execute(cls, report: ReportHandle, samples: Any) -> io.NodeOutput:
+    def execute(cls, report: ReportHandle, samples: Any, list_steps: bool = False) -> io.NodeOutput:
         shown = report.last
         if shown is None:
             text, plot = NOTHING_YET, to_batch(draw_report(Report()))
         else:
-            text, plot = report_text(shown), to_batch(draw_report(shown))
+            text, plot = report_text(shown, flag("list_steps", list_steps)), to_batch(draw_report(shown))
         return io.NodeOutput(text, plot, ui={"text": (text,), **ui.PreviewImage(plot, cls=cls).as_dict()})

@@ -6,7 +6,7 @@ The oldest supported ComfyUI does not know all schema arguments; unknown argumen
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from comfy_api.latest import io
@@ -19,6 +19,20 @@ ReportType = io.Custom("ASTRAEA_REPORT")
 LATER_ARGUMENTS = {"advanced", "search_aliases"}
 # Default of an input in `validate_inputs`: for a linked input the host passes None, for an absent input nothing.
 NOT_LINKED = object()
+
+
+class Choices(list[str]):
+    """Choices of a list input, which also lets those of former versions pass: saved workflows hold them.
+
+    The host asks this list whether a value is in it, and shows its entries alone.
+    """
+
+    def __init__(self, choices: Iterable[str], former: Collection[str] = ()):
+        super().__init__(choices)
+        self._former = frozenset(former)
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(value) or value in self._former
 
 
 def _known_arguments(target: Callable, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,18 @@ from ..search.problem.budgets import parse_budgets
 from ..search.problem.config import SearchConfig
 from .plots.images import to_batch
 from .plots.search import draw_search
-from .schema import ScheduleType, field, node_schema, refusal
-from .search_inputs import EFFORTS, MAX_CASES, MIN_STEPS, SearchInputs, check_inputs
+from .schema import Choices, ScheduleType, field, node_schema, refusal
+from .search_inputs import (
+    DEFAULT_EFFORT,
+    EFFORTS,
+    FORMER_EFFORTS,
+    MAX_CASES,
+    MIN_STEPS,
+    SearchInputs,
+    check_inputs,
+)
 from .search_text import search_text
 
-DEFAULT_EFFORT = "good (30 dense runs)"
 TIPS = {
     "model": "The video model as you sample with it: after LoRA and sampling-shift nodes, before Astraea Accelerate. "
     "A search works for every model whose latent is a video, but not for video and audio in one.",
@@ -36,8 +43,8 @@ TIPS = {
     "up to 2x as fast, 0.4 up to 2.5x, 0.3 up to 3.3x. A search for several takes no longer than for one, unless "
     "it is an instant one.",
     "effort": "The time of the search, counted in clips: 'good' takes about as long as making 30 clips without "
-    "acceleration, 'instant' as long as 3. More effort may find better schedules. You can stop at any time: the best "
-    "so far is saved.",
+    "acceleration, 'instant' as long as 3. Once a clip was timed, the node says how many minutes that is. More effort "
+    "may find better schedules. You can stop at any time: the best so far is saved, and Run goes on from there.",
     "cases": "The number of clips that schedules are compared on; they share the effort. More clips: better for other "
     "seeds and prompts, but fewer schedules are tried. At most 2 with 'quick' and 4 to 8 with 'good' effort; with "
     "several prompts at least one each, as far as that allows. An instant search runs candidates on the first alone.",
@@ -124,7 +131,8 @@ class AstraeaSearch(io.ComfyNode):
             )
         found = search_text(run, config.budgets)
         plots = to_batch(*draw_search(run.result))
-        shown = {"text": (found,), **ui.PreviewImage(plots, cls=cls).as_dict()}
+        # One plot on the node, at a size that can be read; all of them at the output.
+        shown = {"text": (found,), **ui.PreviewImage(plots[:1], cls=cls).as_dict()}
         return io.NodeOutput(run.schedules[0], plots, found, ui=shown)
 
 
@@ -139,10 +147,12 @@ def _required_inputs() -> list[Any]:
         field(io.Combo, "sampler_name", options=sampler_names(), default="uni_pc", tooltip=TIPS["sampler_name"]),
         field(io.Combo, "scheduler", options=scheduler_names(), default="simple", tooltip=TIPS["scheduler"]),
         # Not called "seed": the editor would change it after each run, and every run would be a new search.
-        field(io.Int, "first_seed", default=1, min=0, max=MAX_SEED, tooltip=TIPS["first_seed"]),
+        field(io.Int, "first_seed", default=1, min=0, max=MAX_SEED, advanced=True, tooltip=TIPS["first_seed"]),
         field(io.String, "budgets", default="0.5, 0.4, 0.3", tooltip=TIPS["budgets"]),
-        field(io.Combo, "effort", options=list(EFFORTS), default=DEFAULT_EFFORT, tooltip=TIPS["effort"]),
-        field(io.Int, "cases", default=4, min=1, max=MAX_CASES, tooltip=TIPS["cases"]),
+        field(
+            io.Combo, "effort", options=Choices(EFFORTS, FORMER_EFFORTS), default=DEFAULT_EFFORT, tooltip=TIPS["effort"]
+        ),
+        field(io.Int, "cases", default=4, min=1, max=MAX_CASES, advanced=True, tooltip=TIPS["cases"]),
         field(io.String, "name", default="searched", tooltip=TIPS["name"]),
     ]
 

@@ -9,12 +9,10 @@ from ..limits import MAX_CFG, MAX_SEED, MAX_STEPS
 from ..search.problem.budgets import check_search_name, parse_budgets
 from .checks import number, one_of, text, whole_number
 
-EFFORTS = {
-    "instant (3 dense runs)": 3.0,
-    "quick (10 dense runs)": 10.0,
-    "good (30 dense runs)": 30.0,
-    "thorough (100 dense runs)": 100.0,
-}
+EFFORTS = {"instant (3 clips)": 3.0, "quick (10 clips)": 10.0, "good (30 clips)": 30.0, "thorough (100 clips)": 100.0}
+DEFAULT_EFFORT = "good (30 clips)"
+# Choices of former versions, as saved workflows hold them.
+FORMER_EFFORTS = {name.replace("clips", "dense runs"): name for name in EFFORTS}
 MIN_STEPS, MAX_CASES = 2, 16
 STEPS_HINT = "Use the number of your finished videos; there is little to gain below 12."
 CFG_HINT = "Use that of your sampler."
@@ -46,7 +44,13 @@ def check_inputs(inputs: SearchInputs) -> SearchInputs:
         sampler_name=one_of("sampler_name", inputs.sampler_name, sampler_names()),
         scheduler=one_of("scheduler", inputs.scheduler, scheduler_names()),
         first_seed=whole_number("first_seed", inputs.first_seed, 0, MAX_SEED),
-        effort=one_of("effort", inputs.effort, list(EFFORTS)),
+        effort=_known_effort(inputs.effort),
         cases=whole_number("cases", inputs.cases, 1, MAX_CASES, CASES_HINT),
         name=check_search_name(text("name", inputs.name)),
     )
+
+
+def _known_effort(effort: str) -> str:
+    """Return one of EFFORTS, also for a choice of former versions. Raises InputError."""
+    former = FORMER_EFFORTS.get(effort) if isinstance(effort, str) else None
+    return former or one_of("effort", effort, list(EFFORTS))

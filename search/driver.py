@@ -63,7 +63,7 @@ class Search:
         """Run the search to its end."""
         recordings = []
         for number, case in enumerate(self.method.cases, start=1):
-            self._report(f"dense run {number} of {len(self.method.cases)}")
+            self._report(f"original {number} of {len(self.method.cases)}")
             recordings.append(self.method.evaluator.dense(case))
         if self.setting.weights is not None:
             self._replay = Replay(self.setting, recordings)

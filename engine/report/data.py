@@ -90,6 +90,23 @@ class Report:
             return None
         return dense / spent
 
+    @property
+    def usual_seconds(self) -> float:
+        """Seconds of the whole sampler, without what was spent once on timing attention kernels."""
+        return self.seconds - self.tuning_seconds
+
+    @property
+    def original_seconds(self) -> float | None:
+        """Estimate of the seconds that the whole sampler takes without acceleration; None where there is no gain."""
+        if self.speedup is None or self.dense_seconds is None:
+            return None
+        return max(0.0, self.seconds - self.model_seconds) + self.dense_seconds
+
+    @property
+    def steps_computed(self) -> int:
+        """Number of steps at which the model ran, in full or for a part of the tokens."""
+        return len({call.step for call in self.calls if call.kind in (FULL, TOKEN)})
+
     def counts(self) -> dict[str, int]:
         kinds = [call.kind for call in self.calls]
         return {kind: kinds.count(kind) for kind in KINDS}

@@ -40,7 +40,7 @@ def accelerate(model: Any, plan: Plan, handle: ReportHandle, on_model_call: OnMo
     accelerated = without_acceleration(model)
     _, unsupported_reason = family_of(model)
     if unsupported_reason:
-        note = f"the model passes through unchanged: {unsupported_reason}"
+        note = f"passed through: {unsupported_reason}"
         logging.warning(f"Astraea: {note}.")
         handle.add(pass_through_report(plan.name, note))
         return accelerated

@@ -235,7 +235,7 @@ def attend_sparsely(model: Any, plan: SparsePlan, handle: ReportHandle) -> Any:
     try:
         architecture_of(clone)
     except UnsupportedModel as reason:
-        note = f"the model passes through unchanged: {reason}"
+        note = f"passed through: {reason}"
         logging.warning(f"Astraea Sparse Attention: {note}.")
         handle.add(pass_through_report("", note))
         return clone

@@ -1,6 +1,7 @@
 """Parts of all plots: size, colours, text and round numbers. Pillow only.
 
-Plots are drawn at twice the nominal size, to stay sharp in a zoomed graph. Lengths named here are nominal.
+Plots are drawn at twice the nominal size, to stay sharp in a zoomed graph, and are legible on a node that is about as
+wide as they are. They are dark, as the graph is. Lengths named here are nominal.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from PIL import Image, ImageDraw, ImageFont
 from ...engine.report import ANSWERED, FULL, REUSE, TOKEN
 
 SCALE = 2
-WIDTH, HEIGHT = 760, 400
-PAPER, INK, FAINT, GRID = (252, 252, 250), (34, 36, 40), (120, 124, 130), (226, 228, 230)
-COLOURS = {FULL: (58, 84, 132), TOKEN: (86, 162, 178), REUSE: (216, 200, 160), ANSWERED: (170, 170, 174)}
-LINE = (200, 76, 48)
+WIDTH, HEIGHT = 520, 330
+PAPER, INK, FAINT, GRID = (24, 26, 31), (236, 238, 242), (152, 158, 168), (50, 54, 62)
+ACCENT, AMBER = (84, 196, 214), (240, 186, 92)
+COLOURS = {FULL: ACCENT, TOKEN: (58, 122, 150), REUSE: (56, 60, 70), ANSWERED: (122, 108, 150)}
 SERIES = (
-    (200, 76, 48),
-    (58, 84, 132),
-    (70, 136, 84),
-    (148, 92, 150),
-    (176, 132, 36),
-    (60, 150, 170),
-    (196, 104, 140),
-    (92, 92, 96),
+    (84, 196, 214),
+    (240, 186, 92),
+    (134, 204, 120),
+    (236, 120, 130),
+    (178, 150, 236),
+    (228, 160, 210),
+    (150, 190, 250),
+    (190, 194, 200),
 )
 REUSE_STUB = 0.012  # height of the bar of a skipped step, which computes nothing
 
@@ -69,9 +70,9 @@ def spread(positions: Sequence[float], gap: float, least: float, most: float) ->
     return moved
 
 
-def new_plot() -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def new_plot(height: int = HEIGHT) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Return an empty image and its drawing context."""
-    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
+    image = Image.new("RGB", (WIDTH * SCALE, height * SCALE), PAPER)
     return image, ImageDraw.Draw(image)
 
 
@@ -89,6 +90,18 @@ def text(
     """Draw text at x and y, in pixels; size is nominal."""
     face = font(size)
     draw.text((x, y), words, fill, face, anchor=anchor if isinstance(face, ImageFont.FreeTypeFont) else None)
+
+
+def wrap(words: str, size: float, width: float) -> list[str]:
+    """Break a text into lines of at most `width`, nominal; a word that is wider stands alone."""
+    face, lines = font(size), [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and face.getlength(longer) > width * SCALE:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def draw_legend(draw: ImageDraw.ImageDraw, left: float, entries: Iterable[tuple[tuple, str]]) -> float:

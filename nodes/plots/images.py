@@ -7,8 +7,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-GAP = 4  # pixels between pictures side by side
-
 
 def to_batch(*pictures: Image.Image) -> Tensor:
     """Return Pillow pictures of equal size as a batch."""
@@ -19,9 +17,3 @@ def to_batch(*pictures: Image.Image) -> Tensor:
 def enlarge(frames: Tensor, factor: int) -> Tensor:
     """Enlarge frames `[B, H, W, 3]` by repeating every pixel, to view small latents."""
     return frames.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-
-
-def side_by_side(left: Tensor, right: Tensor) -> Tensor:
-    """Join two batches of equal size, with a thin white gap."""
-    gap = torch.ones((*left.shape[:2], GAP, 3), dtype=left.dtype, device=left.device)
-    return torch.cat([left, gap, right.to(left)], dim=2)

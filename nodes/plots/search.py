@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw
 
 from ...search.problem.losses import psnr_of
 from ...search.problem.result import HistoryPoint, SearchResult
-from .drawing import FAINT, GRID, HEIGHT, INK, LINE, PAPER, SCALE, SERIES, WIDTH, Axis, font, new_plot, spread, text
+from .drawing import ACCENT, FAINT, GRID, HEIGHT, INK, PAPER, SCALE, SERIES, WIDTH, Axis, font, new_plot, spread, text
 from .search_steps import draw_schedules, draw_sensitivity
 
-LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
-CLOUD, BASELINE = (196, 200, 204), (96, 100, 108)
+LEFT, RIGHT, TOP, BOTTOM = 52, 146, 78, 72
+CLOUD, BASELINE = (84, 88, 98), (236, 238, 242)
 SHOWN_BELOW = 8.0  # dB below the worst named schedule; candidates further below are left out
 LABEL_GAP = 15 * SCALE
 
@@ -108,13 +108,13 @@ def _axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 
 def _empty(image: Image.Image, draw: ImageDraw.ImageDraw, words: str) -> Image.Image:
-    text(draw, LEFT * SCALE, 22 * SCALE, words, 17)
+    text(draw, 20 * SCALE, 22 * SCALE, words, 17)
     return image
 
 
 def _title(draw: ImageDraw.ImageDraw, title: str, detail: str) -> None:
-    text(draw, LEFT * SCALE, 22 * SCALE, title, 17)
-    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+    text(draw, 20 * SCALE, 22 * SCALE, title, 17)
+    text(draw, 20 * SCALE, 44 * SCALE, detail, 12, fill=FAINT)
 
 
 def _grid(draw: ImageDraw.ImageDraw, across: Axis, up: Axis, below: str, beside: str, unit: str = "") -> None:
@@ -124,8 +124,8 @@ def _grid(draw: ImageDraw.ImageDraw, across: Axis, up: Axis, below: str, beside:
     for value in across.ticks(8):
         draw.line((across.at(value), up.start, across.at(value), up.end), GRID, SCALE)
         text(draw, across.at(value), up.start + 12 * SCALE, f"{value:g}{unit}", anchor="mm", fill=FAINT)
-    text(draw, (across.start + across.end) / 2, up.start + 30 * SCALE, below, 12, "mm")
-    text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, beside, 11)
+    text(draw, (across.start + across.end) / 2, up.start + 28 * SCALE, below, 11, "mm", FAINT)
+    text(draw, 20 * SCALE, up.end - 14 * SCALE, beside, 11, fill=FAINT)
 
 
 def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: tuple) -> None:
@@ -141,11 +141,11 @@ def _cross(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
 
 def _labels(draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
     """Write labels in the right margin, each near the height of its place and joined to it by a thin line."""
-    left = (WIDTH - RIGHT + 14) * SCALE
+    left = (WIDTH - RIGHT + 12) * SCALE
     heights = spread([y for _, y in places], LABEL_GAP, TOP * SCALE, (HEIGHT - BOTTOM) * SCALE)
     for number, ((x, y), height, label) in enumerate(zip(places, heights, labels, strict=True)):
-        draw.line((x, y, left - 10 * SCALE, height, left - 4 * SCALE, height), _pale(_colour(number)), SCALE // 2)
-        text(draw, left, height, label, 10.5, fill=_colour(number))
+        draw.line((x, y, left - 8 * SCALE, height, left - 3 * SCALE, height), _pale(_colour(number)), SCALE // 2)
+        text(draw, left, height, label, 11, fill=_colour(number))
 
 
 def _front_legend(draw: ImageDraw.ImageDraw) -> None:
@@ -153,7 +153,7 @@ def _front_legend(draw: ImageDraw.ImageDraw) -> None:
     for kind, label in (
         ("cloud", "candidate"),
         ("baseline", "auto"),
-        ("front", "front: no other is both faster and closer"),
+        ("front", "none is both faster and closer"),
         ("found", "found, by budget"),
     ):
         middle = x + 6 * SCALE
@@ -162,6 +162,6 @@ def _front_legend(draw: ImageDraw.ImageDraw) -> None:
         elif kind == "front":
             draw.line((x, y, x + 12 * SCALE, y), INK, SCALE)
         else:
-            _dot(draw, middle, y, *((2.5, CLOUD) if kind == "cloud" else (4.5, LINE)))
-        text(draw, x + 18 * SCALE, y, label, 10.5)
-        x += 36 * SCALE + draw.textlength(label, font(10.5))
+            _dot(draw, middle, y, *((2.5, CLOUD) if kind == "cloud" else (4.5, ACCENT)))
+        text(draw, x + 18 * SCALE, y, label, 11)
+        x += 32 * SCALE + draw.textlength(label, font(11))

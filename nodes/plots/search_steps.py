@@ -11,22 +11,21 @@ from ...search.problem.losses import psnr_of
 from ...search.problem.result import FoundSchedule, SearchResult
 from .drawing import COLOURS, FAINT, GRID, HEIGHT, REUSE_STUB, SCALE, WIDTH, Axis, draw_legend, new_plot, text
 
-LEFT, RIGHT, TOP, BOTTOM = 62, 150, 84, 78
+LEFT, RIGHT, TOP, BOTTOM = 52, 126, 78, 72
 LEGEND = {FULL: "computed in full", TOKEN: "computed in part", REUSE: "estimated from earlier steps"}
 ROW_GAP = 0.22  # of a row's height
 UNKNOWN = (
-    "Unknown for this sampler: it calls the model several times per step, or how it uses",
-    "predictions cannot be read, so that the effect of a single step cannot be computed.",
+    "Unknown for this sampler: it calls the model several times per step, or",
+    "how it uses predictions cannot be read, so that the effect of a single",
+    "step cannot be computed.",
 )
 
 
 def draw_schedules(result: SearchResult) -> Image.Image:
     """Plot a row per budget: the share of each step that its schedule computes."""
     image, draw = new_plot()
-    text(draw, LEFT * SCALE, 22 * SCALE, "the schedules found", 17)
-    text(
-        draw, LEFT * SCALE, 46 * SCALE, "share of each sampling step that is computed; a row per budget", 12, fill=FAINT
-    )
+    text(draw, 20 * SCALE, 22 * SCALE, "the schedules found", 17)
+    text(draw, 20 * SCALE, 44 * SCALE, "share of each sampling step that is computed; a row per budget", 12, fill=FAINT)
     if not result.best:
         text(draw, LEFT * SCALE, TOP * SCALE, "nothing has been found yet", 12)
         return image
@@ -52,20 +51,20 @@ def _row(draw: ImageDraw.ImageDraw, across: Axis, found: FoundSchedule, bottom: 
         _bar(draw, across, step, bottom - height * max(budget, 4 * REUSE_STUB), bottom, COLOURS[kind_of(budget)])
     middle = bottom - height / 2
     text(draw, across.start - 10 * SCALE, middle, f"{found.budget:.2f}", 13, "rm")
-    text(draw, across.end + 14 * SCALE, middle, f"{found.psnr:.1f} dB, {found.speedup:.2f}x", 10.5)
+    text(draw, across.end + 10 * SCALE, middle, f"{found.psnr:.1f} dB, {found.speedup:.1f}x", 11)
 
 
 def draw_sensitivity(result: SearchResult) -> Image.Image:
     """Plot the loss if a single step is skipped: the higher the bar, the more the step matters."""
     image, draw = new_plot()
-    text(draw, LEFT * SCALE, 22 * SCALE, "which steps matter", 17)
+    text(draw, 20 * SCALE, 22 * SCALE, "which steps matter", 17)
     known = [psnr_of(loss) for loss in result.sensitivity[1:] if 0.0 < loss < math.inf]
     if not known:
         for number, line in enumerate(UNKNOWN):
-            text(draw, LEFT * SCALE, (50 + 18 * number) * SCALE, line, 12, fill=FAINT)
+            text(draw, 20 * SCALE, (50 + 18 * number) * SCALE, line, 12, fill=FAINT)
         return image
     detail = "loss if only this step is estimated: the higher the bar, the more the step matters"
-    text(draw, LEFT * SCALE, 46 * SCALE, detail, 12, fill=FAINT)
+    text(draw, 20 * SCALE, 44 * SCALE, detail, 12, fill=FAINT)
     across = Axis(0, len(result.sensitivity), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
     # Fewer dB mean more loss: the scale runs downwards.
     most, least = max(known), min(known)
@@ -74,7 +73,7 @@ def draw_sensitivity(result: SearchResult) -> Image.Image:
     for value in Axis(up.high, up.low, 0, 1).ticks():
         draw.line((across.start, up.at(value), across.end, up.at(value)), GRID, SCALE)
         text(draw, across.start - 8 * SCALE, up.at(value), f"{value:g}", anchor="rm", fill=FAINT)
-    text(draw, across.start - 48 * SCALE, up.end - 15 * SCALE, "dB (PSNR) left")
+    text(draw, 20 * SCALE, up.end - 14 * SCALE, "dB (PSNR) left", fill=FAINT)
     for step, loss in enumerate(result.sensitivity):
         is_computed = step == 0 or not math.isfinite(loss)
         top = up.end if is_computed else min(up.at(min(psnr_of(loss), up.low)), up.start - 2 * SCALE)
@@ -94,4 +93,4 @@ def _steps(draw: ImageDraw.ImageDraw, across: Axis, bottom: float) -> None:
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 500, 1000) if steps / n <= 16)
     for step in range(every - 1, steps, every):
         text(draw, across.at(step + 0.5), bottom + 12 * SCALE, str(step + 1), anchor="mm", fill=FAINT)
-    text(draw, (across.start + across.end) / 2, bottom + 30 * SCALE, "sampling step", 12, "mm")
+    text(draw, (across.start + across.end) / 2, bottom + 28 * SCALE, "sampling step", 11, "mm", FAINT)

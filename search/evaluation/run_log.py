@@ -50,6 +50,10 @@ class RunLog:
     def __len__(self) -> int:
         return len(self._outcomes)
 
+    def steps_computed(self) -> float:
+        """Sum the full steps' worth of tokens that the logged runs of full-size clips computed."""
+        return sum(outcome.computed for key, outcome in self._outcomes.items() if key[:1].isdigit())
+
     def get(self, key: str) -> Outcome | None:
         return self._outcomes.get(key)
 

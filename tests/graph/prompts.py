@@ -49,7 +49,7 @@ def search(steps: int = 12, **settings: Any) -> dict[str, Any]:
         "scheduler": "simple",
         "first_seed": 1,
         "budgets": "0.5, 0.3",
-        "effort": "quick (10 dense runs)",
+        "effort": "quick (10 clips)",
         "cases": 2,
         "name": "searched",
     }

@@ -16,7 +16,7 @@ SMALL = b'"key":"small '  # in the run_log, of runs of small clips
 def large_clips(**settings: Any) -> dict[str, Any]:
     """A search that begins on small clips."""
     size = node("EmptyHunyuanLatentVideo", width=128, height=128, length=21, batch_size=1)
-    settings = {"budgets": "0.3", "effort": "good (30 dense runs)", "name": "cancelled"} | settings
+    settings = {"budgets": "0.3", "effort": "good (30 clips)", "name": "cancelled"} | settings
     return search(**settings) | {"size": size}
 
 

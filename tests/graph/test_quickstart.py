@@ -28,7 +28,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(server: ComfyServer) -> Finished:
-    prompt = to_prompt(load("astraea_quickstart.json"), server.object_info())
+    prompt = to_prompt(load("01 Quick start (no download).json"), server.object_info())
     return Finished(prompt, server.queue(prompt, seconds=600)["outputs"])
 
 

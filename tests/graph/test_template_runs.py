@@ -29,16 +29,16 @@ LORAS = {
 }
 # Steps of the sampler behind each Astraea Accelerate.
 STEPS = {
-    "hunyuan_video_1_5_t2v.json": [20],
-    "ltx_2_3_t2v.json": [8],
-    "minimax_h3_t2v.json": [20],
-    "wan_2_2_14b_t2v.json": [10, 10],
-    "wan_i2v.json": [20],
+    "07 HunyuanVideo 1.5 text to video.json": [20],
+    "03 LTX-2.3 text to video with sound.json": [8],
+    "02 MiniMax-H3 text to video.json": [20],
+    "04 Wan 2.2 14B text to video.json": [10, 10],
+    "06 Wan 2.1 14B image to video.json": [20],
 }
 # Steps with sparse attention, and all, of the sampler behind each Astraea Sparse Attention.
 SPARSE_STEPS = {
-    "ltx_2_3_t2v_sparse.json": [(7, 8), (3, 3)],  # the second pass goes on from the first
-    "wan_2_2_4_steps_sparse.json": [(1, 2), (2, 2)],
+    "08 Sparse attention, LTX-2.3 in 8 steps.json": [(7, 8), (3, 3)],  # the second pass goes on from the first
+    "09 Sparse attention, Wan 2.2 in 4 steps.json": [(1, 2), (2, 2)],
 }
 
 

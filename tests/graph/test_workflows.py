@@ -87,7 +87,7 @@ def test_values_stand_for_the_same_widgets_of_every_host(
 
 
 def test_the_wan_template_saves_a_video(server: ComfyServer, definitions: dict[str, Any]) -> None:
-    prompt = to_prompt(load("wan_t2v.json"), definitions)
+    prompt = to_prompt(load("05 Wan 2.1 1.3B text to video.json"), definitions)
     (creating,), (saving,) = (ids_of(prompt, kind) for kind in ("CreateVideo", "SaveVideo"))
     clip = {creating: prompt[creating], saving: prompt[saving], "clip": node("EmptyImage", **FRAMES)}
     clip[creating]["inputs"]["images"] = ["clip", 0]

@@ -121,7 +121,7 @@ CONFIG = SearchConfig(budgets=(0.4,), effort=10.0, seed=0)
 
 def stub_runner(latest: torch.Tensor | None) -> Any:
     """All that a view asks of a runner."""
-    return SimpleNamespace(latest=latest, setting=SimpleNamespace(steps=4, cases=2))
+    return SimpleNamespace(latest=latest, setting=SimpleNamespace(steps=4, cases=2, calls_per_step=(1,) * 4))
 
 
 def test_the_bar_moves_and_a_new_best_has_a_preview(shown: list) -> None:
@@ -141,8 +141,8 @@ def test_the_bar_moves_and_a_new_best_has_a_preview(shown: list) -> None:
 
 def test_the_progress_text_says_how_long_it_takes() -> None:
     text = progress_text(Progress("budget 0.4", 5.0, 30.0, 7200.0, (found(0.4, 31.04),)))
-    assert text == "budget 0.4: 5.0 of 30 dense runs, about 2.0 h left\nbudget 0.40: 31.0 dB, 2.50x"
-    assert "left" not in progress_text(Progress("dense run 1 of 2", 0.0, 30.0, None, ()))
+    assert text == "5 of 30 clips, 2.0 h left (budget 0.4)\nbest 0.40: 31.0 dB at 2.5×"
+    assert "left" not in progress_text(Progress("original 1 of 2", 0.0, 30.0, None, ()))
     assert "left" not in progress_text(Progress("done", 29.0, 30.0, 9.0, ()))
 
 
@@ -189,7 +189,7 @@ def test_a_search_saves_what_it_found_and_does_not_measure_twice(load_tiny: Call
     assert {"mine-0.60", "mine-0.40"} <= set(schedule_names())
     assert find_schedule("mine-0.60").budgets == schedule.budgets
     assert schedule.provenance["promise"]["speedup"] > 1.2
-    assert plots.shape == (4, 800, 1520, 3)
+    assert plots.shape == (4, 660, 1040, 3)
     assert "taken from before" not in text
     again = run(model).args
     assert again[0].budgets == schedule.budgets

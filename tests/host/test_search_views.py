@@ -21,7 +21,7 @@ def test_all_plots_have_one_size_whatever_was_found() -> None:
     many = result((0.95, 0.6, 0.58, 0.5, 0.45, 0.4, 0.3, 0.2), finished=False)
     lost = dataclasses.replace(result(), tried=((0.0, 1.0), (3.0, math.inf), (3.0, 0.0)), sensitivity=(math.inf,) * 30)
     for each in (result(), part, many, lost, result((0.4,)), NOTHING):
-        assert {plot.size for plot in draw_search(each)} == {(1520, 800)}
+        assert {plot.size for plot in draw_search(each)} == {(1040, 660)}
 
 
 @pytest.mark.parametrize("places", [[10.0, 11.0, 12.0], [90.0, 95.0, 99.0], [5.0], [], [50.0, 10.0, 51.0]])
