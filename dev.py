@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,9 @@ HOST_PYTEST_PACKAGES = ("pytest", "exceptiongroup", "tomli", "typing_extensions"
 # The kernels are compiled with the newest Triton, which .venv holds, and with the oldest one supported.
 OLDEST_TRITON = "3.6.0"
 OLDEST_TRITON_FOLDER = VENV / f"triton-{OLDEST_TRITON}"
+# The registry's own command line checks and packs the upload. Its many dependencies stay out of .venv itself.
+COMFY_CLI = VENV / "comfy-cli"
+COMFY_CLI_PACKAGE = "comfy-cli==1.23.0"
 
 if sys.version_info < (3, 10):  # noqa: UP036 - the message is for those who have less
     sys.exit("Astraea needs Python 3.10 or newer, this is " + platform.python_version())
@@ -88,30 +92,29 @@ def has_triton_builds() -> bool:
     return platform.system() == "Linux" and platform.machine() == "x86_64"
 
 
+def prepare_folder(folder: Path, what: str, *packages: str) -> bool:
+    """Installs packages into a folder of their own, next to those of `.venv`; says whether they are there."""
+    stamp = folder / "astraea-requirements"
+    content = " ".join(packages)
+    if stamped(stamp, content):
+        return True
+    heading(f"setting up {what}")
+    if not pip_install("--upgrade", "--target", str(folder), *packages):
+        return False
+    stamp.write_text(content, "utf-8")
+    return True
+
+
 def prepare_oldest_triton() -> bool:
     """Puts the oldest supported Triton into a folder of its own; says whether it is there."""
-    stamp = OLDEST_TRITON_FOLDER / "astraea-requirements"
-    if stamped(stamp, OLDEST_TRITON):
-        return True
-    if not has_triton_builds():
-        return False
-    heading(f"setting up Triton {OLDEST_TRITON} next to the newest")
-    if not pip_install("--upgrade", "--target", str(OLDEST_TRITON_FOLDER), "--no-deps", f"triton=={OLDEST_TRITON}"):
-        return False
-    stamp.write_text(OLDEST_TRITON, "utf-8")
-    return True
+    package = f"triton=={OLDEST_TRITON}"
+    return has_triton_builds() and prepare_folder(OLDEST_TRITON_FOLDER, package, "--no-deps", package)
 
 
 def prepare_host_pytest() -> None:
     """Puts a pytest for the hosts' Pythons into a folder of its own."""
-    stamp = HOST_PYTEST / "astraea-requirements"
-    content = " ".join(HOST_PYTEST_PACKAGES)
-    if stamped(stamp, content):
-        return
-    heading("setting up pytest for the ComfyUI tiers")
-    if not pip_install("--upgrade", "--target", str(HOST_PYTEST), *HOST_PYTEST_PACKAGES):
+    if not prepare_folder(HOST_PYTEST, "pytest for the ComfyUI tiers", *HOST_PYTEST_PACKAGES):
         sys.exit("pip could not install pytest for the host and graph tiers: see its message above.")
-    stamp.write_text(content, "utf-8")
 
 
 def usable_hosts(notices: list[str]) -> list[Host]:
@@ -146,11 +149,12 @@ def demo(arguments: list[str]) -> int:
 # --- test -------------------------------------------------------------------------------------------------------
 
 
-def lint_jobs() -> Iterator[Job]:
-    """ruff on the whole folder, and mypy."""
+def lint_jobs(notices: list[str]) -> Iterator[Job]:
+    """ruff on the whole folder, mypy, and the upload to the registry."""
     yield lambda: check("ruff check", ["ruff", "check", "."], ROOT)
     yield lambda: check("ruff format", ["ruff", "format", "--check", "."], ROOT)
     yield types
+    yield lambda: package(notices)
 
 
 def types() -> Row:
@@ -159,6 +163,19 @@ def types() -> Row:
         copy_shipped(Path(folder) / "astraea", ROOT, suffix=".py")
         options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
         return check("mypy", ["mypy", *options, "-p", "astraea"], Path(folder))
+
+
+def package(notices: list[str]) -> Row:
+    """The upload, checked and packed by the registry's own command."""
+    missing = ""
+    if not (shutil.which("git") and (ROOT / ".git").exists()):
+        missing = "no git repository"
+    elif not prepare_folder(COMFY_CLI, "the command line of the Comfy registry", COMFY_CLI_PACKAGE):
+        missing = "no comfy-cli"
+    if not missing:
+        return check("package", ["package_check", str(COMFY_CLI)], TESTS)
+    notices.append(f"There is {missing}: the upload to the Comfy registry was NOT CHECKED.")
+    return Row("package", skipped=1, note=missing)
 
 
 def check(what: str, module_arguments: list[str], folder: Path) -> Row:
@@ -274,7 +291,7 @@ def test(arguments: argparse.Namespace, pytest_arguments: list[str]) -> int:
         else:
             notices.append(f"No usable ComfyUI was found: the tiers host and graph were SKIPPED.\n\n{HOW_TO}")
     rows: list[Row] = []
-    jobs = [] if arguments.no_lint else list(lint_jobs())
+    jobs = [] if arguments.no_lint else list(lint_jobs(notices))
     for row in run_jobs([*jobs, *(job for tier in tiers for job in tier_jobs(tier, hosts, pytest_arguments, notices))]):
         # A selection by the caller may leave a tier empty; otherwise an empty tier is a broken one.
         empty = not (row.passed or row.failed or row.skipped or pytest_arguments)
@@ -290,7 +307,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("demo", "test"))
     parser.add_argument("--tier", action="extend", nargs="+", choices=TIERS, help="only these tiers")
-    parser.add_argument("--no-lint", action="store_true", help="leave out ruff and mypy")
+    parser.add_argument("--no-lint", action="store_true", help="leave out ruff, mypy and the upload")
     return test(parser.parse_args(argv[:dashes]), argv[dashes + 1 :])
 
 

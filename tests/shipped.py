@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
+# Everyone who installs the pack downloads this much: the weights of one small model, of about 8 MB, and the code.
+MAX_UPLOAD_BYTES = 14_000_000
 
 
 def ignore_patterns(*files: Path) -> list[str]:
@@ -21,11 +23,16 @@ def ignore_patterns(*files: Path) -> list[str]:
 
 
 def is_ignored(path: PurePosixPath, patterns: list[str]) -> bool:
-    """Whether a pattern names `path` (relative to the root). Parents are the caller's matter."""
+    """Tell whether a pattern names `path` (relative to the root). Parents are the caller's matter."""
     return any(
-        fnmatch(str(path), pattern.lstrip("/")) if "/" in pattern else fnmatch(path.name, pattern)
+        names_path(path.parts, pattern.lstrip("/").split("/")) if "/" in pattern else fnmatch(path.name, pattern)
         for pattern in patterns
     )
+
+
+def names_path(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Tell whether a pattern matches a path part by part: `*` does not reach into a folder."""
+    return len(parts) == len(pattern) and all(map(fnmatch, parts, pattern))
 
 
 def walk(root: Path, patterns: list[str]) -> Iterator[PurePosixPath]:

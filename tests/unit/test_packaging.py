@@ -11,8 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from shipped import ROOT, shipped_files, source_files
+from package_check import PACKED, VALIDATED, complaints, content_problems, import_problems
+from shipped import MAX_UPLOAD_BYTES, ROOT, is_ignored, shipped_files, source_files
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -126,7 +128,25 @@ def test_nothing_is_installed_with_the_pack(project: dict) -> None:
 def test_registry_metadata_is_complete(project: dict) -> None:
     assert "comfyui" not in project["project"]["name"].lower()
     assert {"Repository", "Documentation", "Bug Tracker"} <= set(project["project"]["urls"])
-    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(project["tool"]["comfy"])
+    assert {"PublisherId", "DisplayName", "requires-comfyui"} <= set(project["tool"]["comfy"])
+
+
+@pytest.mark.parametrize(("key", "size"), [("Icon", (400, 400)), ("Banner", (1260, 540))])
+def test_pictures_of_the_registry_page_are_in_the_repository(project: dict, key: str, size: tuple[int, int]) -> None:
+    repository = project["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+    base = f"https://raw.githubusercontent.com/{repository}/main/"
+    address = project["tool"]["comfy"][key]
+    assert address.startswith(base)
+    file = ROOT / address.removeprefix(base)
+    with Image.open(file) as picture:
+        assert (picture.format, picture.size) == ("PNG", size)
+    assert file.stat().st_size < 300_000  # a page shows many
+
+
+def test_publishing_happens_in_the_upstream_repository_alone(project: dict) -> None:
+    workflow = (ROOT / ".github" / "workflows" / "publish.yml").read_text("utf-8")
+    repository = project["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+    assert f"if: github.repository == '{repository}'\n" in workflow
 
 
 def test_changelog_starts_with_the_version_of_pyproject(project: dict) -> None:
@@ -138,8 +158,53 @@ def test_changelog_starts_with_the_version_of_pyproject(project: dict) -> None:
 def test_upload_has_what_a_user_needs_and_nothing_else() -> None:
     shipped = {str(path) for path in shipped_files()}
     tops = {path.split("/")[0] for path in shipped}
-    assert {"__init__.py", "LICENSE", "pyproject.toml", "tiny/astraea_tiny_wan_fp16.safetensors"} <= shipped
-    assert not tops & {"tests", "benchmarks", "dev.py", ".ci", ".github", ".git", ".venv"}
+    assert {"__init__.py", "LICENSE", "README.md", "pyproject.toml"} <= shipped
+    assert {"tiny", "web", "workflows"} <= tops
+    assert any(path.startswith("tiny/") and path.endswith(".safetensors") for path in shipped)  # the demo's weights
+    assert not tops & {"tests", "benchmarks", "docs", "dev.py", ".ci", ".github", ".git", ".venv"}
+
+
+def test_ignore_patterns_are_read_as_git_reads_them() -> None:
+    patterns = ["dev.py", "tiny/*.bin", "/docs"]
+    ignored = ["dev.py", "a/dev.py", "tiny/a.bin", "docs"]
+    kept = ["tiny/model/a.bin", "a/tiny/a.bin", "web/docs", "a.bin"]
+    assert [path for path in ignored + kept if is_ignored(PurePosixPath(path), patterns)] == ignored
+
+
+def test_upload_is_small() -> None:
+    assert sum((ROOT / path).stat().st_size for path in shipped_files()) < MAX_UPLOAD_BYTES
+
+
+def test_package_check_reads_the_output_of_a_command_that_only_warns() -> None:
+    assert (
+        complaints(f"Validating node configuration...\nRunning security checks...\n{VALIDATED}\n", 0, VALIDATED) == []
+    )
+    warned = complaints(f"Warning: Invalid classifier\n{VALIDATED}\n", 0, VALIDATED)
+    assert warned == ["Warning: Invalid classifier"]
+    assert complaints("Security warnings found:\n", 0, VALIDATED)[0] == "Security warnings found:"
+    assert complaints(f"{PACKED}\n", 1, PACKED) == ["it ended with status 1"]
+
+
+def test_package_check_compares_the_upload_with_the_shipped_files() -> None:
+    assert content_problems(["a.py", "b.py"], {"b.py", "a.py"}) == []
+    problems = content_problems(["a.py", "a.py", "c.py"], {"a.py", "b.py"})
+    assert problems == ["packed but not shipped: c.py", "shipped but not packed: b.py", "a file is packed twice"]
+
+
+def test_package_check_finds_imports_of_files_that_are_not_packed() -> None:
+    packed = {
+        "__init__.py": "from . import engine\nfrom .tools import a",
+        "engine/__init__.py": "from .run import Run\nSTEPS = 3",
+        "engine/run.py": "from . import STEPS\nfrom ..files import b\nimport torch, json, comfy.samplers",
+        "engine/gone.py": "from . import gone, lost\nimport requests.api\nfrom tests import kit",
+    }
+    assert import_problems(packed) == [
+        "__init__.py:2 imports .tools, which is not packed",
+        "engine/run.py:2 imports ..files, which is not packed",
+        "engine/gone.py:1 imports .lost, which is not packed",
+        "engine/gone.py:2 imports requests.api, which is not packed",
+        "engine/gone.py:3 imports tests, which is not packed",
+    ]
 
 
 def test_every_folder_of_the_pack_has_a_layer() -> None:
