@@ -1,4 +1,4 @@
-"""Writes the tables in README.md and docs/ from the result files: `python benchmarks/document.py`.
+"""Writes the tables in README.md and docs/*.md from the result files: `python benchmarks/document.py`.
 
 A block between `<!-- figures: NAME -->` and `<!-- end of figures -->` is written by the function of that name: no
 figure there is typed by hand. `--check` changes nothing and fails if a text is out of date. Standard library only.
@@ -11,23 +11,32 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from lib.quality import tables
+from lib.host.tables import real_size
+from lib.quality import first_screen, tables
 from lib.results import RESULTS, ROOT, read_json
 from lib.sparse import tables as sparse
 
-TEXTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quality", "search", "sparse-attention")))
+TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- figures: ([\w -]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
-def rows_of(name: str) -> list[dict[str, Any]]:
-    """The rows of a result. Raises FileNotFoundError if it was not measured."""
-    result = read_json(RESULTS / f"{name}-{tables.HOST}.json")
+def result_of(name: str) -> dict[str, Any]:
+    """A result by its file's name. Raises FileNotFoundError if it was not measured."""
+    result = read_json(RESULTS / f"{name}.json")
     if result is None:
-        raise FileNotFoundError(f"results/{name}-{tables.HOST}.json")
-    return result["rows"]
+        raise FileNotFoundError(f"results/{name}.json")
+    return result
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows of a result on the host of the documents. Raises FileNotFoundError if it was not measured."""
+    return result_of(f"{name}-{tables.HOST}")["rows"]
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "expected": lambda: tables.expected(rows_of("quality")),
+    "your model": lambda: first_screen.your_model(rows_of("quality")),
+    "leads": lambda: first_screen.lead_means(rows_of("quality")),
     "usual": lambda: tables.usual(rows_of("quality")),
     "main": lambda: tables.leads(rows_of("quality")),
     "placement": lambda: tables.placements(rows_of("placement")),
@@ -35,6 +44,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "token placements": lambda: tables.placements(rows_of("placement-tokens")),
     "search means": lambda: tables.search_means(rows_of("search")),
     "search": lambda: tables.search_gains(rows_of("search")),
+    "real size": lambda: real_size(result_of("speed_gpu-0.3.64")["clips"]),
     "sparse usual": lambda: sparse.usual_table(tables.in_order(rows_of("sparse_quality"))),
     "sparse": lambda: sparse.summary_table(tables.in_order(rows_of("sparse_quality"))),
     "sparse ways": lambda: sparse.ways_table(tables.in_order(rows_of("sparse_quality"))),

@@ -32,12 +32,12 @@ TIPS = {
     "model": "The model, from its loader or after LoRA and sampling-shift nodes. Any model is accelerated by whole "
     f"steps. Steps that compute a part of the video's tokens are possible with {with_token_steps()}. The few models "
     "that must be computed in full pass through unchanged, and the log says why.",
-    "schedule": "Which sampling steps are computed; the others are forecast. 'auto' places them for your sampler and "
+    "schedule": "Leave it at 'auto'. Which sampling steps are computed; the others are forecast. 'auto' places them for your sampler and "
     "its noise levels when the run begins, or takes a schedule that you saved for this budget, model family, about as "
     "many steps and as much cfg. Your saved schedules are listed by name.",
-    "budget": "Used with schedule 'auto': the share of the model's work that is done over the whole run; as many whole "
-    "steps are computed as fit, and more where so few would give another clip. 0.4 is up to 2.5x as fast, 1.0 is "
-    "exactly the original result. A schedule that is chosen by name or linked keeps its own mean budget.",
+    "budget": "The share of the model's work that is done: 0.5 is up to 2x as fast, 0.4 up to 2.5x, 1.0 is exactly the "
+    "original result. Lower is faster and further from it. As many whole steps are computed as fit, and more where so "
+    "few would give another clip. A schedule that is chosen by name or linked keeps its own mean budget.",
     "target_speedup": "2 means twice as fast: one step in two is computed. For token steps the share follows from the "
     "size of your model and video. 0: use the budget instead.",
     "astraea_schedule": "A schedule from Astraea Schedule Load, Inline or Search. It replaces the schedule chosen in "
@@ -98,7 +98,7 @@ class AstraeaAccelerate(io.ComfyNode):
             description="The same video sooner: computes some of the sampling steps and forecasts the others; the "
             "error of a forecast is corrected once the next step is computed. Place it between the model loader and "
             "the sampler; torch.compile nodes go after it.",
-            search_aliases=["speed up", "faster", "cache", "teacache", "easycache", "token"],
+            search_aliases=["speed up", "faster", "teacache", "magcache", "easycache", "cachedit", "加速", "高速化"],
             inputs=_inputs(),
             hidden=[io.Hidden.unique_id],
             outputs=[

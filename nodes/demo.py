@@ -1,4 +1,4 @@
-"""The nodes of the embedded demo model: load it, give it a prompt, show its frames. Real models do not need them."""
+"""The nodes of the demo model: load it, give it a prompt, show its frames. Real models do not need them."""
 
 from __future__ import annotations
 
@@ -8,42 +8,29 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..errors import AstraeaError
-from ..host.demo_model import load_demo_model
-from ..host.latents import model_space
-from ..tiny.codec import decode
-from ..tiny.words import (
-    COLOURS,
-    CONNECTIVES,
-    DIRECTIONS,
-    MANNERS,
-    SHAPES,
-    SIZES,
-    context_for,
-    split_words,
-    unknown_words,
-)
+from ..host.demo_model import decode_latents, load_demo_model
+from ..tiny.demo_model.words import GROUPS, PROMPTS, VOCABULARY
+from ..tiny.words import context_for, split_words, unknown_words
 from .checks import text as checked_text
-from .checks import whole_number
-from .plots.images import enlarge
 from .schema import field, node_schema, refusal
 
-MAX_WORDS, MAX_SCALE = 96, 32
-VOCABULARY = "; ".join(", ".join(words) for words in (SIZES, COLOURS, SHAPES, MANNERS, DIRECTIONS, CONNECTIVES))
+MAX_WORDS = 96
+KNOWN = "; ".join(", ".join(group) for group in GROUPS)
 
 
 class AstraeaDemoModel(io.ComfyNode):
-    """Loads the tiny model."""
+    """Loads the demo model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaDemoModel",
             display_name="Astraea Demo Model",
-            description="Loads the tiny video model that comes with Astraea. It makes small clips of simple shapes on "
-            "any CPU, to try Astraea without a download; for real videos load a real model.",
+            description="Loads the small video model that comes with Astraea. It makes two-second clips of balloons "
+            "and boats in landscapes on any CPU, to try Astraea without a download; for real videos load a real model.",
             inputs=[],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The tiny model; to Astraea Accelerate."),
+                io.Model.Output("model", display_name="model", tooltip="The demo model; to Astraea Accelerate."),
             ],
         )
 
@@ -53,26 +40,26 @@ class AstraeaDemoModel(io.ComfyNode):
 
 
 class AstraeaDemoPrompt(io.ComfyNode):
-    """Turns words into the tiny model's conditioning."""
+    """Turns words into the demo model's conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaDemoPrompt",
             display_name="Astraea Demo Prompt",
-            description="Prompt for the tiny demo model that comes with Astraea. Real models use their text encoder.",
+            description="Prompt for the demo model that comes with Astraea. Real models use their text encoder.",
             inputs=[
                 field(
                     io.String,
                     "text",
                     multiline=True,
-                    default="a big yellow square moving up over a purple ground",
-                    tooltip=f"The tiny model knows these words: {VOCABULARY}. Leave it empty for the negative prompt.",
+                    default=PROMPTS[0],
+                    tooltip=f"The demo model knows these words: {KNOWN}. Leave it empty for the negative prompt.",
                 )
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "conditioning", display_name="conditioning", tooltip="To the sampler; for the tiny model only."
+                    "conditioning", display_name="conditioning", tooltip="To the sampler; for the demo model only."
                 )
             ],
         )
@@ -84,10 +71,10 @@ class AstraeaDemoPrompt(io.ComfyNode):
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
         _check_length(checked_text("text", text))
-        unknown = unknown_words(text)
+        unknown = unknown_words(text, VOCABULARY)
         if unknown:
             logging.warning(
-                f"Astraea: the tiny demo model was never shown the words {', '.join(unknown)}. It knows: {VOCABULARY}."
+                f"Astraea: the demo model was never shown the words {', '.join(unknown)}. It knows: {KNOWN}."
             )
         return io.NodeOutput([[context_for(text).unsqueeze(0), {}]])
 
@@ -95,44 +82,33 @@ class AstraeaDemoPrompt(io.ComfyNode):
 def _check_length(text: str) -> None:
     count = len(split_words(text))
     if count > MAX_WORDS:
-        raise AstraeaError(f"The demo prompt has {count} words; the tiny model takes at most {MAX_WORDS}.")
+        raise AstraeaError(f"The demo prompt has {count} words; the demo model takes at most {MAX_WORDS}.")
 
 
 class AstraeaDemoView(io.ComfyNode):
-    """Turns the tiny model's latents into frames."""
+    """Turns the demo model's latents into frames."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="AstraeaDemoView",
             display_name="Astraea Demo View",
-            description="Frames from the latents of the tiny demo model. Only for that model: real models use VAE "
-            "Decode.",
-            inputs=[
-                field(io.Latent, "samples", tooltip="The sampler's result with the tiny demo model."),
-                field(
-                    io.Int,
-                    "scale",
-                    default=8,
-                    min=1,
-                    max=MAX_SCALE,
-                    tooltip="Every pixel becomes a square of this size; the clips are only 32 pixels wide.",
-                ),
-            ],
+            description="Frames from the latents of the demo model, twice as wide and high as the empty latent says. "
+            "Only for that model: real models use VAE Decode.",
+            inputs=[field(io.Latent, "samples", tooltip="The sampler's result with the demo model.")],
             outputs=[io.Image.Output("frames", display_name="frames", tooltip="The clip's frames.")],
         )
 
     @classmethod
-    def execute(cls, samples: dict, scale: int) -> io.NodeOutput:
-        factor = whole_number("scale", scale, 1, MAX_SCALE)
-        return io.NodeOutput(enlarge(_frames(samples["samples"]), factor))
+    def execute(cls, samples: dict) -> io.NodeOutput:
+        return io.NodeOutput(_frames(samples["samples"]))
 
 
 def _frames(latents: Tensor) -> Tensor:
-    """Decode latents `[B, 16, T, H, W]` of a LATENT to frames `[B·T, 2H, 2W, 3]`. Raises AstraeaError."""
+    """Decode latents `[B, 16, T, H, W]` of a LATENT to frames `[B·(4T − 3), 16H, 16W, 3]`. Raises AstraeaError."""
     if latents.ndim != 5 or latents.shape[1] != 16:
         raise AstraeaError(
-            "Astraea Demo View shows latents of the tiny demo model only (16 channels, video). "
+            "Astraea Demo View shows latents of the demo model only (16 channels, video). "
             "For other models use VAE Decode."
         )
-    return decode(model_space(latents.float())).flatten(0, 1).movedim(1, -1).cpu()
+    return decode_latents(latents).flatten(0, 1).movedim(1, -1)

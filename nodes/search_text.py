@@ -31,8 +31,8 @@ def search_text(run: SearchRun, budgets: Sequence[float]) -> str:
 def _headline(run: SearchRun) -> str:
     cached = f", {run.cache_hits} of them taken from before" if run.cache_hits else ""
     return (
-        f"Astraea Search: {len(run.schedules)} schedules found in {run.result.cost:.1f} dense runs' worth "
-        f"of time ({run.runs} candidate runs{cached})"
+        f"Astraea Search: {len(run.schedules)} schedules found with the work of {run.result.cost:.1f} clips "
+        f"({run.runs} candidate runs{cached})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/support.md from what the tests saw: every model on every ComfyUI.
+"""Writes the tables of docs/models.md from what the tests saw: every model on every ComfyUI.
 
 `python tests/support.py`. The files in tests/host/outcomes are written by the host tier: see test_every_model.py.
 """
@@ -6,26 +6,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTCOMES, DOCUMENT = ROOT / "tests" / "host" / "outcomes", ROOT / "docs" / "support.md"
+OUTCOMES, DOCUMENT = ROOT / "tests" / "host" / "outcomes", ROOT / "docs" / "models.md"
+BLOCK = re.compile(r"(<!-- models -->\n).*?(<!-- end of models -->)", re.DOTALL)
 WORDS = {"token": "tokens", "whole": "steps", "full": "full", "absent": "–"}
 KINDS = {"video": "Video", "image": "Images", "audio": "Sound", "3d": "3D"}
-HEAD = """# Which models are accelerated, and how
-
-Written from what the tests saw: small models of each kind with random weights, built by ComfyUI's own classes, sampled
-at half the budget, and at the full budget, where each is the same to the bit. `python tests/support.py` writes it anew.
-
-* **tokens**: whole steps are skipped, and steps that compute a part of the video's tokens are possible.
-* **steps**: whole steps are skipped. `auto` does that and no more, so nothing is missing unless you choose token steps,
-  or a schedule that has them; the reason below is also in the report of a run.
-* **full**: every step is computed, for the reason below.
-* **–**: this ComfyUI has no such model.
-
-A model that is not listed, and a newer one, takes whole steps. The gain depends on the run: with eight steps or fewer,
-as distilled models are sampled, it is little; with three or fewer nothing is skipped.
-"""
 
 
 def read_outcomes() -> dict[str, dict[str, dict[str, str]]]:
@@ -39,19 +27,24 @@ def newness(outcomes: dict[str, dict[str, str]]) -> int:
     return sum(each["steps"] != "absent" for each in outcomes.values())
 
 
-def document(outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
-    """The text of docs/support.md."""
-    lines, newest = [HEAD], list(outcomes.values())[-1]
+def filled(text: str, outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
+    """The text with its block of models written anew."""
+    return BLOCK.sub(lambda match: f"{match[1]}\n{tables(outcomes)}\n{match[2]}", text)
+
+
+def tables(outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
+    """What runs: counts, then a table for each kind of model."""
+    newest = list(outcomes.values())[-1]
     present = [each for each in newest.values() if each["steps"] != "absent"]
     counted = {word: sum(each["steps"] == word for each in present) for word in WORDS}
-    lines.append(
+    lines = [
         f"On ComfyUI {list(outcomes)[-1]}: {len(present)} models, {counted['token']} with token steps, "
         f"{counted['whole']} with whole steps, {counted['full']} in full.\n"
-    )
+    ]
     for kind, title in KINDS.items():
         names = sorted(name for name, each in newest.items() if each["kind"] == kind)
         lines += [
-            f"## {title}\n",
+            f"### {title}\n",
             f"| model | {' | '.join(outcomes)} | why not more |",
             "|---" * (len(outcomes) + 2) + "|",
         ]
@@ -64,4 +57,4 @@ def document(outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(document(read_outcomes()), "utf-8")
+    DOCUMENT.write_text(filled(DOCUMENT.read_text("utf-8"), read_outcomes()), "utf-8")

@@ -66,8 +66,8 @@ def draw_convergence(result: SearchResult) -> Image.Image:
     across = Axis(0.0, max(result.cost, 1.0), LEFT * SCALE, (WIDTH - RIGHT) * SCALE)
     up = _axis(values, (HEIGHT - BOTTOM) * SCALE, TOP * SCALE)
     ended = "" if result.finished else ", then stopped"
-    _title(draw, "how the search went", f"best so far by budget; {result.cost:.1f} dense runs' worth of time{ended}")
-    _grid(draw, across, up, "dense runs' worth of time spent", "dB (PSNR)")
+    _title(draw, "how the search went", f"best so far by budget; the work of {result.cost:.1f} clips{ended}")
+    _grid(draw, across, up, "work, in clips without acceleration", "dB (PSNR)")
     ends = []
     for number, points in enumerate(lines.values()):
         path: list[tuple[float, float]] = []

@@ -95,12 +95,6 @@ SEARCH = {
     "device as name": ({"name": "con"}, "Windows has a device of this name"),
     "long name": ({"name": "x" * 69}, "The name has 69 characters; at most 68 fit"),
 }
-SCALES = {
-    "too small": (0, "smaller than min of 1.*scale"),
-    "too large": (33, "bigger than max of 32.*scale"),
-    "text": ("big", "Failed to convert an input value to a INT value.*scale, big"),
-    "none": (None, "Failed to convert an input value to a INT value.*scale"),
-}
 
 
 @pytest.fixture
@@ -162,15 +156,6 @@ def test_a_bad_setting_of_search_is_one_error(settings: dict, message: str, the_
     assert re.search(message, the_error(search(**settings), "search"))
 
 
-@pytest.mark.parametrize(("scale", "message"), SCALES.values(), ids=SCALES)
-def test_a_bad_scale_of_the_view_is_one_error(scale: Any, message: str, the_error: Callable) -> None:
-    prompt = accelerated()
-    del prompt["report"]
-    prompt["view"] = node("AstraeaDemoView", samples=["size", 0], scale=scale)
-    prompt["show"] = node("PreviewImage", images=["view", 0])
-    assert re.search(message, the_error(prompt, "view"))
-
-
 def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: ComfyServer, refusal: Callable) -> None:
     assert refusal(accelerated(schedule="nowhere")).endswith("You have saved none yet.")
     folder = server.base / "user" / "astraea" / "schedules"
@@ -229,7 +214,7 @@ def test_compare_needs_one_pair(links: list[str], the_error: Callable) -> None:
     prompt = accelerated()
     del prompt["report"]
     sources = {"images_a": ["view", 0], "images_b": ["view", 0], "latents_a": ["size", 0]}
-    prompt["view"] = node("AstraeaDemoView", samples=["size", 0], scale=1)
+    prompt["view"] = node("AstraeaDemoView", samples=["size", 0])
     prompt["compare"] = node("AstraeaCompare", **{name: sources[name] for name in links})
     assert "needs exactly one pair" in the_error(prompt, "compare")
 

@@ -1,4 +1,4 @@
-"""The quick start: the shipped workflow, through a real server, on the tiny model."""
+"""The quick start: the shipped workflow, through a real server, on the demo model."""
 
 from __future__ import annotations
 
@@ -37,29 +37,31 @@ def picture(server: ComfyServer, shown: dict[str, Any], index: int = 0) -> Image
     return Image.open(io.BytesIO(server.view(file["filename"], file["subfolder"], file["type"])))
 
 
-def test_both_clips_come_out_as_animations(finished: Finished, server: ComfyServer) -> None:
-    clips = [picture(server, shown) for shown in finished.shown_by("SaveAnimatedWEBP")]
-    assert [(clip.format, clip.size, clip.n_frames) for clip in clips] == [("WEBP", (256, 256), 6)] * 2
+def test_both_clips_are_played_side_by_side(finished: Finished, server: ComfyServer) -> None:
+    (shown,) = finished.shown_by("AstraeaCompare")
+    clip = picture(server, shown)
+    assert (clip.format, clip.n_frames) == ("WEBP", 25)
+    assert clip.width > 2 * 384
+    assert shown["animated"] == [True]
 
 
 def test_the_clips_are_not_plain(finished: Finished, server: ComfyServer) -> None:
-    for shown in finished.shown_by("SaveAnimatedWEBP"):
-        ranges = picture(server, shown).convert("RGB").getextrema()
-        assert max(high - low for low, high in ranges) > 60, "the frame is a plain surface"
+    (shown,) = finished.shown_by("AstraeaCompare")
+    left = picture(server, shown).convert("RGB").crop((20, 100, 380, 300))
+    assert max(high - low for low, high in left.getextrema()) > 60, "the frame is a plain surface"
 
 
 @pytest.mark.usefixtures("finished")
 def test_the_log_names_the_gain(server: ComfyServer) -> None:
-    lines = [line for line in server.log.splitlines() if line.startswith("Astraea: 30 steps")]
-    assert re.search(r"(39|40)\.\d% of tokens computed .*\d\.\d\dx the speed", lines[-1])
+    lines = [line for line in server.log.splitlines() if line.startswith("Astraea: 20 steps")]
+    assert re.search(r"50\.0% of tokens computed .*\d\.\d\dx the speed", lines[-1])
 
 
-def test_the_report_comes_back_as_text_and_plot(finished: Finished, server: ComfyServer) -> None:
+def test_the_report_comes_back_as_text_and_picture(finished: Finished, server: ComfyServer) -> None:
     (report,) = finished.shown_by("AstraeaReport")
     (text,) = report["text"]
-    assert re.match(r"Astraea: \d\.\d\dx the speed of its own full steps\n", text)
-    assert re.search(r"Budget +asked (39|40)\.\d%, kept (39|40)\.\d%", text)
-    assert len(re.findall(r"^ +\d+ +\d\.\d{4}", text, re.MULTILINE)) == 30
+    assert re.match(r"Astraea: \d\.\d× · [\d.]+ s instead of about [\d.]+ s · 10 of 20 steps computed\n", text)
+    assert re.search(r"Budget +asked 50\.0%, kept 50\.0%", text)
     plot = picture(server, report)
     assert plot.width > 1000
     assert len(plot.convert("RGB").getcolors(1 << 20)) > 8
@@ -67,12 +69,10 @@ def test_the_report_comes_back_as_text_and_plot(finished: Finished, server: Comf
 
 def test_the_comparison_finds_the_clips_close(finished: Finished) -> None:
     (comparison,) = finished.shown_by("AstraeaCompare")
-    decibels = float(re.match(r"PSNR (\d+\.\d+) dB", comparison["text"][0])[1])
-    assert decibels > 25
-    assert len(comparison["images"]) == 6
+    assert float(re.match(r"(\d+\.\d+) dB: ", comparison["text"][0])[1]) > 30
 
 
 def test_queueing_again_samples_nothing_again(finished: Finished, server: ComfyServer) -> None:
-    before = server.log.count("Astraea: 30 steps")
+    before = server.log.count("Astraea: 20 steps")
     server.queue(finished.prompt)
-    assert server.log.count("Astraea: 30 steps") == before
+    assert server.log.count("Astraea: 20 steps") == before

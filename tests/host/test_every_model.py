@@ -1,6 +1,6 @@
 """Every model of the zoo under `auto`: exact at budget 1; at 0.5 half the calls; refused ones say why.
 
-What was seen on each host is kept in `outcomes/`, from which docs/support.md is written.
+What was seen on each host is kept in `outcomes/`, from which docs/models.md is written.
 """
 
 from __future__ import annotations

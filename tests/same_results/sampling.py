@@ -27,7 +27,7 @@ from .runs import Experts, Run, Sampled, Searched
 
 PROMPT = "a big red circle moving right over a blue ground"
 LONG_PROMPT = " and ".join(["a small green square moving up"] * 5)
-HARD_CHECKPOINT = "*wan_hard*.safetensors"
+EASY_CHECKPOINT, HARD_CHECKPOINT = "*tiny_wan_fp16.safetensors", "*wan_hard*.safetensors"
 ATTENTION_ENV = "ASTRAEA_ATTENTION"
 
 
@@ -100,12 +100,9 @@ class Maker:
         import torch
 
         if name not in self._models:
-            if name == "easy":
-                (self._models[name],) = self.call("AstraeaDemoModel")
-            else:
-                file = min(self._folder.rglob(HARD_CHECKPOINT))
-                options = {"dtype": torch.bfloat16} if name.endswith("bf16") else {}
-                self._models[name] = comfy.sd.load_diffusion_model(str(file), model_options=options)
+            file = min(self._folder.rglob(EASY_CHECKPOINT if name == "easy" else HARD_CHECKPOINT))
+            options = {"dtype": torch.bfloat16} if name.endswith("bf16") else {}
+            self._models[name] = comfy.sd.load_diffusion_model(str(file), model_options=options)
         return self._models[name]
 
     def _prompt(self, text: str) -> Any:

@@ -88,6 +88,30 @@ def _speed_gpu_cells(row: dict[str, Any]) -> list[Any]:
     return [row["name"], row["run_seconds"], row["speedup"], row.get("ideal_speedup"), *steps, *ends]
 
 
+def real_size(clips: list[dict[str, Any]]) -> str:
+    """Seconds, speed-ups and memory of `speed_gpu.py` by clip; what was kept is on top of the dense run's memory."""
+    ways = (
+        ("whole steps", "0.5", "bundled 0.5"),
+        ("whole steps", "0.3", "bundled 0.3"),
+        ("token steps", "0.5", "uniform 0.5"),
+        ("token steps", "0.3", "uniform 0.3"),
+    )
+    lines = []
+    for clip in sorted(clips, key=lambda each: -each["frames"]):
+        rows = {row["name"]: row for row in clip["rows"]}
+        dense = rows["dense"]["run_seconds"]
+        title = f"{clip['frames']} frames, {clip['steps']} steps"
+        lines.append([title, "everything", "1", f"{dense:.1f} s", None, None, None])
+        for what, budget, name in ways:
+            row = rows[name]
+            share = f"{row['speedup'] / row['ideal_speedup']:.0%}"
+            lines.append([
+                title, what, budget, f"{row['run_seconds']:.1f} s", f"{row['speedup']:.2f}×", share,
+                f"{row['peak_gib'] - rows['dense']['peak_gib']:.2f} GiB",
+            ])  # fmt: skip
+    return table(["clip", "computed", "budget", "time", "speed-up", "of the ideal", "more memory"], lines)
+
+
 def samplers_markdown(result: dict[str, Any]) -> str:
     """Samplers by row: PSNR of the default and of held steps, by guidance."""
     settings = result["settings"]

@@ -52,11 +52,26 @@ def usual(rows: list[Row]) -> str:
         own = [compared(row, setting.usual) for row in in_order(rows) if row["setting"] == setting.name]
         if own:
             known = [[each[key] for each in own if each[key] is not None] for key in ("easycache", "fewer", "paper")]
-            psnr = [each["psnr"] for each in own]
-            extent = f"{statistics.fmean(psnr):.1f} ({min(psnr):.0f}…{max(psnr):.0f})"
+            extent = _extent([each["psnr"] for each in own])
             calls = f"{setting.usual} of {setting.steps}"
             lines.append([setting.title, setting.described, calls, extent, *map(_mean_and_extent, known)])
     return table(header, lines)
+
+
+def expected(rows: list[Row]) -> str:
+    """What to expect of `auto` at budget 0.5, by setting: the speed-up if steps alone took time, and the PSNR."""
+    header = ["what people run", "sampling", "steps computed", "at most", "dB on the test models"]
+    lines = []
+    for setting in LISTED:
+        own = [compared(row, setting.usual)["psnr"] for row in in_order(rows) if row["setting"] == setting.name]
+        if own:
+            calls, speedup = f"{setting.usual} of {setting.steps}", f"{setting.steps / setting.usual:.1f}×"
+            lines.append([setting.title, setting.described, calls, speedup, _extent(own)])
+    return table(header, lines)
+
+
+def _extent(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.1f} ({min(values):.0f}…{max(values):.0f})"
 
 
 def _mean_and_extent(values: list[float]) -> str | None:
