@@ -1,7 +1,7 @@
 """The developer's two commands; each does its own set-up in `.venv`. Standard library only.
 
 python dev.py demo [arguments of tiny/demo.py]
-python dev.py test [--tier unit|kernels|host|graph ...] [--no-lint] [-- arguments of pytest]
+python dev.py test [--tier unit|kernels|host|graph|browser ...] [--no-lint] [-- arguments of pytest]
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if sys.version_info < (3, 10):  # noqa: UP036 - the message is for those who hav
 
 sys.path.insert(0, str(TESTS))
 from console import Output, Row, call, call_under, heading, print_notices, print_summary  # noqa: E402
-from hosts import HOST_VARIABLE, HOW_TO, Host, find_hosts, unusable  # noqa: E402
+from hosts import HOST_VARIABLE, HOW_TO, OLDEST_EDITOR, Host, find_browser, find_hosts, unusable  # noqa: E402
 from shipped import copy_shipped  # noqa: E402
 
-TIERS = ("unit", "kernels", "host", "graph")
+TIERS = ("unit", "kernels", "host", "graph", "browser")
 CORES = min(4, os.cpu_count() or 1)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "ASTRAEA_TEST_THREADS")
 NO_TEST = 5  # pytest's exit status when it collected nothing
@@ -222,6 +222,23 @@ def host_tier(tier: str, host: Host, pytest_arguments: list[str]) -> Row:
     return pytest_row(Row(tier, host.version), host.python, [TESTS / tier, *pytest_arguments], environment)
 
 
+def browser_tier(host: Host, pytest_arguments: list[str]) -> Row:
+    """The tier `browser`: the editor of ComfyUI's server in a Chromium, driven by the Python of `.venv`."""
+    row = Row("browser", host.version)
+    if host.version_tuple < OLDEST_EDITOR:
+        needed = ".".join(map(str, OLDEST_EDITOR))
+        return replace(row, skipped=1, note=f"SKIPPED: it reads the editor of ComfyUI {needed} and newer")
+    return pytest_row(row, VENV_PYTHON, [TESTS / "browser", *pytest_arguments], {HOST_VARIABLE: str(host.tree)})
+
+
+def missing_for_browser() -> str | None:
+    """The first thing that the tier `browser` lacks on this machine, or None."""
+    if find_browser() is None:
+        return "no Chromium on PATH or named by ASTRAEA_CHROMIUM"
+    has_playwright = call([VENV_PYTHON, "-c", "import playwright"], stderr=subprocess.DEVNULL) == 0
+    return None if has_playwright else "no playwright in .venv"
+
+
 def pytest_row(row: Row, python: Path, arguments: Iterable, environment: dict | None = None, label: str = "") -> Row:
     """Runs pytest and adds what its JUnit file counts to `row`."""
     title = " ".join(filter(None, (row.what, row.host, label)))
@@ -257,12 +274,16 @@ def tier_jobs(tier: str, hosts: list[Host], pytest_arguments: list[str], notices
         yield lambda: unit_tier(pytest_arguments)
     elif tier == "kernels":
         yield lambda: kernels_tier(pytest_arguments, notices)
-    elif hosts:
+    elif not hosts:
+        yield lambda: Row(tier, skipped=1, note="SKIPPED: no ComfyUI")
+    elif tier == "browser" and (missing := missing_for_browser()):
+        notices.append(f"There is {missing}: the tier browser was SKIPPED, the editor was NOT TESTED.")
+        yield lambda: Row(tier, skipped=1, note=f"SKIPPED: {missing}")
+    else:
         # The newest has the most tests: begun last, it would keep one core waiting for another.
         newest_first = sorted(hosts, key=lambda host: host.version_tuple, reverse=True)
-        yield from (partial(host_tier, tier, host, pytest_arguments) for host in newest_first)
-    else:
-        yield lambda: Row(tier, skipped=1, note="SKIPPED: no ComfyUI")
+        run = browser_tier if tier == "browser" else partial(host_tier, tier)
+        yield from (partial(run, host, pytest_arguments) for host in newest_first)
 
 
 def run_jobs(jobs: list[Job]) -> list[Row]:
@@ -284,12 +305,12 @@ def test(arguments: argparse.Namespace, pytest_arguments: list[str]) -> int:
     tiers = [tier for tier in TIERS if tier in (arguments.tier or TIERS)]
     prepare_venv()
     hosts = []
-    if {"host", "graph"} & set(tiers):
+    if {"host", "graph", "browser"} & set(tiers):
         hosts = usable_hosts(notices)
         if hosts:
             prepare_host_pytest()
         else:
-            notices.append(f"No usable ComfyUI was found: the tiers host and graph were SKIPPED.\n\n{HOW_TO}")
+            notices.append(f"No usable ComfyUI was found: the tiers host, graph and browser were SKIPPED.\n\n{HOW_TO}")
     rows: list[Row] = []
     jobs = [] if arguments.no_lint else list(lint_jobs(notices))
     for row in run_jobs([*jobs, *(job for tier in tiers for job in tier_jobs(tier, hosts, pytest_arguments, notices))]):

@@ -35,6 +35,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "expected": lambda: tables.expected(rows_of("quality")),
+    "picture": lambda: first_screen.caption(result_of(f"side_by_side-{tables.HOST}")),
     "your model": lambda: first_screen.your_model(rows_of("quality")),
     "leads": lambda: first_screen.lead_means(rows_of("quality")),
     "usual": lambda: tables.usual(rows_of("quality")),

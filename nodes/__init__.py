@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..host.help_pages import serve_help_pages
 from .accelerate import AstraeaAccelerate
 from .compare import AstraeaCompare
 from .demo import AstraeaDemoModel, AstraeaDemoPrompt, AstraeaDemoView
@@ -31,4 +32,5 @@ class AstraeaExtension(ComfyExtension):
     """All nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        serve_help_pages()  # not in `on_load`, which the oldest hosts do not call
         return NODES

@@ -32,8 +32,8 @@ TIPS = {
     "model": "The model, from its loader or after LoRA and sampling-shift nodes. Any model is accelerated by whole "
     f"steps. Steps that compute a part of the video's tokens are possible with {with_token_steps()}. The few models "
     "that must be computed in full pass through unchanged, and the log says why.",
-    "schedule": "Leave it at 'auto'. Which sampling steps are computed; the others are forecast. 'auto' places them for "
-    "your sampler and its noise levels when the run begins, or takes a schedule that you saved for this budget, model "
+    "schedule": "Leave it at 'auto'. Which steps are computed; the others are forecast. 'auto' places them for your "
+    "sampler and its noise levels when the run begins, or takes a schedule that you saved for this budget, model "
     "family, about as many steps and as much cfg. Your saved schedules are listed by name.",
     "budget": "The share of the model's work that is done: 0.5 is up to 2x as fast, 0.4 up to 2.5x, 1.0 is exactly the "
     "original result. Lower is faster and further from it. As many whole steps are computed as fit, and more where so "
@@ -69,7 +69,7 @@ def _inputs() -> list[Any]:
         field(
             io.Float,
             "budget",
-            display_name="budget (share of the work)",
+            display_name="compute budget",
             display_mode=io.NumberDisplay.slider,
             **budget,
             tooltip=TIPS["budget"],

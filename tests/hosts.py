@@ -1,9 +1,10 @@
-"""Finds ComfyUI installations on this machine and the Python each one runs with. Standard library only."""
+"""Finds ComfyUI installations on this machine, the Python each one runs with, and a browser. Standard library only."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ import bootstrap  # noqa: E402
 sys.path.remove(str(ROOT))
 
 HOST_VARIABLE = "ASTRAEA_TEST_HOST"  # dev.py names the tree under test in it
+
+BROWSER_VARIABLE = "ASTRAEA_CHROMIUM"  # names another browser than those on PATH
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OLDEST_EDITOR = (0, 19)  # ComfyUI whose editor the browser tier can read
 
 HOW_TO = f"""\
 Install ComfyUI (0.3.64 or newer) in any of these ways and run the command again:
@@ -62,6 +67,12 @@ def current_host() -> Host | None:
 def host_at(tree: Path) -> Host:
     """The host whose folder is `tree`."""
     return Host(tree, _version(tree), _python(tree))
+
+
+def find_browser() -> str | None:
+    """The program of a Chromium, or None."""
+    named = os.environ.get(BROWSER_VARIABLE)
+    return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def unusable(host: Host) -> str | None:

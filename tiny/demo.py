@@ -1,6 +1,6 @@
 """Makes a clip twice, computed in full and accelerated, and prints the speed-up and the difference.
 
-    python tiny/demo.py [--comfyui FOLDER] [--budget 0.4] [--prompt WORDS] [--steps 30] [--seed 0] [--output FOLDER]
+    python tiny/demo.py [--comfyui FOLDER] [--budget 0.5] [--prompt WORDS] [--steps 20] [--seed 4] [--output FOLDER]
 
 With a ComfyUI folder, and that ComfyUI's Python, it samples through ComfyUI; else with torch alone.
 """
@@ -26,10 +26,9 @@ from bootstrap import PACK, is_comfyui, load_pack, start_comfyui  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
-CFG, SHIFT = 3.0, 8.0  # the shift of ComfyUI for Wan 2.1
+CFG, SHIFT = 2.5, 8.0  # the shift of ComfyUI for Wan 2.1
 WARM_UP_STEPS = 4
-PIXEL = 8  # every pixel of the clip becomes a square of this size
-FRAME_MILLISECONDS = 160
+FRAME_MILLISECONDS = 83
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder; run with that ComfyUI's Python")
     parser.add_argument(
-        "--budget", type=float, default=0.4, help=f"share of the model's work to do ({limits.MIN_BUDGET:g} to 1)"
+        "--budget", type=float, default=0.5, help=f"share of the model's work to do ({limits.MIN_BUDGET:g} to 1)"
     )
-    parser.add_argument("--prompt", default="a big yellow square moving up over a purple ground")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompt", default=part("tiny.demo_model.words").PROMPTS[0])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="folder for the animated picture")
     args = parser.parse_args()
     if not limits.MIN_BUDGET <= args.budget <= 1.0 or not 1 <= args.steps <= limits.MAX_STEPS:
@@ -140,17 +139,16 @@ def print_table(dense: Result, fast: Result, decibels: float) -> None:
 
 
 def draw_frames(clips: list[tuple[str, Tensor]]) -> list[Image.Image]:
-    """Draw clips `[T, 3, H, W]` in 0...1 side by side, enlarged, each under its caption."""
-    count, _, height, width = clips[0][1].shape
-    wide, high, band = width * PIXEL, height * PIXEL, 26
+    """Draw clips `[T, 3, H, W]` in 0...1 side by side, each under its caption."""
+    count, _, high, wide = clips[0][1].shape
+    band = 26
     frames = []
     for number in range(count):
         sheet = Image.new("RGB", (len(clips) * (wide + 8) - 8, high + band), "white")
         draw = ImageDraw.Draw(sheet)
         for place, (caption, clip) in enumerate(clips):
             pixels = (clip[number].permute(1, 2, 0) * 255).round().byte().numpy()
-            picture = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
-            sheet.paste(picture, (place * (wide + 8), band))
+            sheet.paste(Image.fromarray(pixels), (place * (wide + 8), band))
             draw.text((place * (wide + 8) + 4, 5), caption, "black", caption_font())
         frames.append(sheet)
     return frames
@@ -167,7 +165,7 @@ def save_animation(frames: list[Image.Image], folder: Path) -> Path:
     """Save an animated WebP, or a GIF where Pillow lacks WebP, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("astraea_demo.webp" if features.check("webp") else "astraea_demo.gif")
-    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    options: dict[str, Any] = {"quality": 90} if path.suffix == ".webp" else {}
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, optimize=False, **options
     )
@@ -187,14 +185,14 @@ def choose_sampler(args: argparse.Namespace) -> Sampler:
 
 def run(args: argparse.Namespace) -> None:
     sampler = choose_sampler(args)
-    for word in part("tiny.words").unknown_words(args.prompt):
-        print(f"note: the tiny model was not trained on the word '{word}'")
+    for word in part("tiny.words").unknown_words(args.prompt, part("tiny.demo_model.words").VOCABULARY):
+        print(f"note: the demo model was not trained on the word '{word}'")
     print(f"'{args.prompt}', {args.steps} steps, seed {args.seed}, budget {args.budget:g}\n", flush=True)
     plan = part("engine.planning.plan").make_plan(None, budget=args.budget)
     for warm_up in (None, plan):
         sampler(min(WARM_UP_STEPS, args.steps), warm_up)
     dense, fast = sampler(args.steps, None), sampler(args.steps, plan)
-    quality, decode = part("engine.metrics"), part("tiny.codec").decode
+    quality, decode = part("engine.metrics"), part("tiny.demo_model.decoder").decode
     decibels = quality.psnr(fast.latents, dense.latents, quality.value_range(dense.latents))
     print_table(dense, fast, decibels)
     ratio = dense.seconds / fast.seconds

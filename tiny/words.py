@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def unknown_words(text: str) -> list[str]:
-    """Return the words that the tiny model was not trained on, in order, each once."""
-    return [word for word in dict.fromkeys(split_words(text)) if word not in VOCABULARY]
+def unknown_words(text: str, known: Collection[str] = VOCABULARY) -> list[str]:
+    """Return the words of a text that a model was not trained on, in order, each once."""
+    return [word for word in dict.fromkeys(split_words(text)) if word not in known]
 
 
 def hash_signs(word: str, count: int) -> np.ndarray:

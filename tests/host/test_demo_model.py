@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 
+import comfy.sd
 import folder_paths
 import pytest
 import torch
@@ -17,9 +18,10 @@ from astraea.host.search.cli.inputs import apply_paths
 from astraea.nodes.demo import AstraeaDemoModel
 
 
-def test_it_is_what_the_host_s_own_loader_makes_of_the_file(load_tiny) -> None:
+def test_it_is_what_the_host_s_own_loader_makes_of_the_file() -> None:
     (model,) = AstraeaDemoModel.execute().args
-    assert torch.equal(sample(model, steps=2), sample(load_tiny(), steps=2))
+    loaded = comfy.sd.load_diffusion_model(str(demo_model.CHECKPOINT))
+    assert torch.equal(sample(model, steps=2), sample(loaded, steps=2))
 
 
 def test_no_model_folder_is_registered() -> None:

@@ -92,12 +92,12 @@ def test_outcomes_of_a_search_with_former_forecasts_are_set_aside(path: Path) ->
     assert outcomes_of(path) == (0, len(outcomes))
 
 
-def test_a_search_begins_anew_beside_a_record_of_former_forecasts(user_folder: Path) -> None:
+def test_a_search_begins_anew_beside_a_record_of_former_forecasts(user_folder: Path, load_tiny: Any) -> None:
     """Its identity is the same, but the engine computes other results today; nothing of the record is lost."""
     record = RECORDS[0]
     shutil.copy(record, user_folder / "search")
     maker = new_maker()
-    (model,) = maker.call("AstraeaDemoModel")
+    model = load_tiny()
     (positive,) = maker.call("AstraeaDemoPrompt", text="a big red circle moving right over a blue ground")
     (negative,) = maker.call("AstraeaDemoPrompt", text="")
     maker.call(

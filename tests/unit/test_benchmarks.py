@@ -101,6 +101,23 @@ def test_a_setting_is_summed_up_over_its_models(tables: ModuleType) -> None:
     assert "+9.5 (+0…+19)" in line
 
 
+def test_what_to_expect_is_stated_with_the_speed_up_that_steps_allow(tables: ModuleType) -> None:
+    line = next(line for line in tables.expected([ROW]).splitlines() if "MiniMax" in line)
+    assert line.endswith("| 10 of 20 | 2.0× | 60.0 (60…60) |")
+
+
+def test_real_sizes_are_stated_beside_the_dense_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(name: str, seconds: float, speedup: float) -> dict[str, Any]:
+        gib = 5.0 if name == "dense" else 5.5
+        return {"name": name, "run_seconds": seconds, "speedup": speedup, "ideal_speedup": 2.0, "peak_gib": gib}
+
+    names = ("bundled 0.5", "bundled 0.3", "uniform 0.5", "uniform 0.3")
+    clip = {"frames": 81, "steps": 20, "rows": [row("dense", 24.0, 1.0), *(row(each, 16.0, 1.5) for each in names)]}
+    text = next(imported("lib.host.tables", monkeypatch)).real_size([clip])
+    assert "| 81 frames, 20 steps | everything | 1 | 24.0 s | – | – | – |" in text
+    assert "| 81 frames, 20 steps | token steps | 0.3 | 16.0 s | 1.50× | 75% | 0.50 GiB |" in text
+
+
 def test_a_placement_is_compared_with_the_best_of_those_drawn(tables: ModuleType) -> None:
     def found(steps: str, psnr: float) -> dict[str, Any]:
         return {"steps": steps, "psnr": [psnr]}

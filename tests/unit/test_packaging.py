@@ -160,6 +160,9 @@ def test_upload_has_what_a_user_needs_and_nothing_else() -> None:
     tops = {path.split("/")[0] for path in shipped}
     assert {"__init__.py", "LICENSE", "README.md", "pyproject.toml"} <= shipped
     assert {"tiny", "web", "workflows"} <= tops
+    assert {path for path in shipped if path.startswith("locales/")} == {
+        f"locales/{language}/nodeDefs.json" for language in ("en", "ja", "zh")
+    }
     assert any(path.startswith("tiny/") and path.endswith(".safetensors") for path in shipped)  # the demo's weights
     assert not tops & {"tests", "benchmarks", "docs", "dev.py", ".ci", ".github", ".git", ".venv"}
 

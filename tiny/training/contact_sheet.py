@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from ..demo import CFG, SHIFT, caption_font, load_pack, part
+from ..demo import SHIFT, caption_font, load_pack, part
 
-WIDE, LINE, STEPS = 128, 18, 30  # pixels of a frame's side and of a prompt's line
+WIDE, LINE, STEPS, CFG = 128, 18, 30, 3.0  # pixels of a frame's side and of a prompt's line
 LETTERS = 100  # of a line
 
 

@@ -22,12 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..codec import encode
 from ..model import FREQUENCY_DIM, Attention, ModelConfig, TinyWan, timestep_frequencies
-from .clips import draw_batch
+from .demo_clips import DEMO
 from .testbeds import TESTBEDS
 
 HERE = Path(__file__).parent
+KINDS = {**TESTBEDS, DEMO.name: DEMO}
 TRAINING_SHIFT = 5.0
 EMPTY_PROMPT_SHARE = 0.12
 COOLING = 0.1  # of all steps, at the end
@@ -39,22 +39,19 @@ VALIDATION_SEED = 987_654_321
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", choices=TESTBEDS, default="easy", help="of clips")
+    parser.add_argument("--kind", choices=KINDS, default="easy", help="of clips")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="exported weights to begin with")
     parser.add_argument("--steps", type=int, default=13_000)
-    parser.add_argument("--batch", type=int, help="clips a step, an even number (easy: 8, others: 4)")
+    parser.add_argument("--batch", type=int, help="clips a step, an even number (easy and demo: 8, others: 4)")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--matrix-rate", type=float, default=5e-3, help="peak learning rate of Muon")
-    parser.add_argument("--frames", type=int, default=6)
-    parser.add_argument("--size", type=int, help="latent height and width (easy: 16, others: 32)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the training step for a CPU")
     parser.add_argument("--state", type=Path, default=HERE.parent / ".training", help="folder of the resumable states")
     args = parser.parse_args()
-    args.batch = args.batch or TESTBEDS[args.kind].batch
-    args.size = args.size or TESTBEDS[args.kind].size
+    args.batch = args.batch or KINDS[args.kind].batch
     return args
 
 
@@ -62,9 +59,8 @@ def sample_problem(
     seed: int, args: argparse.Namespace, levels: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw noisy latents, timesteps, context and the flow to predict, all from a seed; noise between two levels."""
-    testbed = TESTBEDS[args.kind]
-    clips, captions = draw_batch(seed, args.batch, args.frames, 2 * args.size, 2 * args.size, testbed.draw)
-    latents = encode(clips)
+    testbed = KINDS[args.kind]
+    latents, captions = testbed.draw_latents(seed, args.batch)
     random = torch.Generator().manual_seed(seed)
     pairs = args.batch // 2
     noise = torch.randn(pairs, *latents.shape[1:], generator=random)
@@ -144,6 +140,11 @@ def save_state(path: Path, state: dict) -> None:
     path.with_suffix(".new").replace(path)
 
 
+def load_or_none(path: Path) -> dict[str, Any] | None:
+    """Load a state to resume from; None if there is none."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
 def load_exported(model: TinyWan, args: argparse.Namespace) -> int:
     """Load the weights of an exported checkpoint; those of the removed waves start at 0.
 
@@ -155,7 +156,7 @@ def load_exported(model: TinyWan, args: argparse.Namespace) -> int:
     first = weights["time_embedding.0.weight"]
     weights["time_embedding.0.weight"] = torch.where(factors > 0.01, first / factors.clamp_min(0.01), 0.0)
     model.load_state_dict(weights)
-    if checkpoint.resolve() != TESTBEDS[args.kind].checkpoint.resolve():
+    if checkpoint.resolve() != KINDS[args.kind].checkpoint.resolve():
         return 0
     with safe_open(checkpoint, "pt") as file:
         return int(file.metadata()["steps"])
@@ -165,9 +166,9 @@ def export(average: TinyWan, args: argparse.Namespace, step: int) -> None:
     weights = dict(average.state_dict())
     weights["time_embedding.0.weight"] = weights["time_embedding.0.weight"].cpu() * slow_waves()
     weights = {name: tensor.half().contiguous() for name, tensor in weights.items()}
-    metadata = {"format": "pt", "modelspec.title": f"Astraea tiny Wan, {args.kind} clips"}
+    metadata = {"format": "pt", "modelspec.title": f"Astraea small Wan, {args.kind} clips"}
     metadata |= {"steps": str(step), "seed": str(args.seed)}
-    save_file(weights, TESTBEDS[args.kind].checkpoint, metadata=metadata)
+    save_file(weights, KINDS[args.kind].checkpoint, metadata=metadata)
 
 
 def write_curve(rows: list[tuple[int, float, float, float]], path: Path, unit: str = "step") -> None:
@@ -237,7 +238,7 @@ def main() -> None:
     begun = load_exported(model, args) if args.start else 0
     average = copy.deepcopy(model).requires_grad_(False)
     optimisers = make_optimisers(model, args)
-    state_path, curve = args.state / f"{args.kind}.pt", TESTBEDS[args.kind].curve
+    state_path, curve = args.state / f"{args.kind}.pt", KINDS[args.kind].curve
     rows = read_curve(curve) if begun else []
     progress = Progress(begun, begun, rows, rows[-1][3] if rows else 0.0)
     if state_path.exists():

@@ -1,4 +1,4 @@
-"""Measures which words the embedded model distinguishes: `python -m tiny.training.vocabulary_check`; torch alone.
+"""Measures which words the easy testbed's model distinguishes: `python -m tiny.training.vocabulary_check`; torch alone.
 
 Clips that were not trained on are denoised under their caption, and again, with the same noise, under the caption with
 words of a sort exchanged. Prints, for each sort and noise level, the share of clips to which the true caption came
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..demo import load_pack, part
-from ..shipped import CHECKPOINT
+from .testbeds import EASY
 
 TINY = Path(__file__).resolve().parents[1]
 SEED = 555_555_555
@@ -71,7 +71,7 @@ def measure_share(model: Any, words: dict[str, str], sigma: float, count: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=64, help="clips for each sort of words (default 64)")
-    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument("--model", type=Path, default=EASY.checkpoint)
     parser.add_argument("--output", type=Path, default=TINY / "vocabulary_check.json")
     args = parser.parse_args()
     load_pack()

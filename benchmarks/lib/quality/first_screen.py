@@ -8,7 +8,7 @@ from typing import Any
 from ..markdown import table
 from .compare import compared
 from .settings import LISTED, SETTINGS, Setting
-from .tables import in_order
+from .tables import HOST, in_order
 
 Row = dict[str, Any]
 # Settings of LISTED with the steps that are computed there, the name of their line, and the budget to start with.
@@ -38,6 +38,17 @@ def your_model(rows: list[Row]) -> str:
         ])  # fmt: skip
     lines.append(["others that ComfyUI samples", "0.7", "7 of 10", "1.4×", "not measured", UNTRIED])
     return table(header, lines)
+
+
+def caption(result: Row) -> str:
+    """The caption of the README's picture."""
+    seconds, url = result["median"], "https://github.com/comfyui-astraea/ComfyUI-Astraea/blob/main/benchmarks/results"
+    facts = f"{result['computed']} of {result['steps']} steps computed, {result['psnr']:.0f} dB"
+    return (
+        f"*Left the original, {seconds['original']:.1f} s of sampling; right the same seed with Astraea, "
+        f"{seconds['accelerated']:.1f} s ({facts}): the\ndemo model that comes with it, on a CPU\n"
+        f"([result]({url}/side_by_side-{HOST}.json), `python benchmarks/side_by_side.py`).*\n"
+    )
 
 
 def lead_means(rows: list[Row]) -> str:

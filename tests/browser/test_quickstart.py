@@ -1,0 +1,39 @@
+"""The quick start, as a new user meets it: opened by a click, run by a click, read on the nodes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from editor import Editor
+from graph.server import ComfyServer
+from templates import QUICKSTART
+
+UNKNOWN = "from another machine"
+
+
+@pytest.fixture(scope="module")
+def finished(editor: Editor, server: ComfyServer) -> Editor:
+    """The editor after the quick start has been run."""
+    editor.open_template(QUICKSTART)
+    server.wait(editor.run()["prompt_id"])
+    return editor
+
+
+@pytest.mark.parametrize("kind", ["AstraeaReport", "AstraeaCompare"])
+def test_a_result_is_shown_as_a_picture(kind: str, finished: Editor) -> None:
+    finished.wait_for_pictures(kind)
+    assert min(finished.node(kind).pictures) > 200
+
+
+def test_accelerate_shows_the_speed_up(finished: Editor) -> None:
+    text = finished.wait_for_text("AstraeaAccelerate", ".")
+    assert re.search(r"\d\.\d+ ?[x×]", text.splitlines()[0])
+
+
+def test_an_unknown_schedule_is_one_message(editor: Editor) -> None:
+    editor.open_template(QUICKSTART)
+    editor.set_widget("AstraeaAccelerate", "schedule", UNKNOWN)
+    editor.run()
+    lines = editor.error_lines()
+    assert len([line for line in lines if UNKNOWN in line]) == 1, lines
