@@ -12,6 +12,7 @@ import statistics
 from typing import Any
 
 from lib.host import process
+from lib.host.demo_clips import accelerated, frames_of
 from lib.host.environment import environment
 from lib.host.harness import Job, load_tiny, sample
 from lib.results import RESULTS, ROOT, write_json
@@ -30,23 +31,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=0.5)
     parser.set_defaults(seed=4)
     return parser.parse_args()
-
-
-def accelerated(model: Any, budget: float) -> tuple[Any, Any]:
-    """The MODEL that the node gives, and the handle of its reports."""
-    from astraea.engine.report import ReportHandle
-    from astraea.host.sampling.patch_model import accelerate
-    from astraea.nodes.accelerate_inputs import AccelerateInputs, choose_plan
-
-    handle = ReportHandle()
-    return accelerate(model, choose_plan(AccelerateInputs("auto", budget)), handle), handle
-
-
-def frames_of(latents: Any) -> Any:
-    """The frames `[T, H, W, 3]` of a sampler's result, as bytes."""
-    from astraea.host.demo_model import decode_latents
-
-    return (decode_latents(latents)[0].movedim(1, -1) * 255).round().byte().numpy()
 
 
 def draw(clips: list[tuple[str, Any]]) -> list[Any]:

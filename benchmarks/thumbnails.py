@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.host import process
+from lib.host.demo_clips import accelerated, frames_of
 from lib.host.harness import Job, load_tiny, sample
 from lib.results import ROOT
-from side_by_side import accelerated, frames_of
 
 SIDE, BAND = 600, 96  # pixels of a picture, and of the band below
 CFG = 2.5

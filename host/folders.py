@@ -64,7 +64,9 @@ def _names_to_choose_from(name: str) -> str:
     alike = difflib.get_close_matches(name, schedule_names(), MAX_CLOSE_NAMES)
     own = list(list_schedules(user_schedule_folder()))
     meant = f"Did you mean {' or '.join(map(repr, alike))}? " if alike else ""
-    if not own:
-        return meant + "You have saved none yet."
     more = f" and {len(own) - MAX_NAMES_LISTED} more" if len(own) > MAX_NAMES_LISTED else ""
-    return f"{meant}Your saved ones: {', '.join(map(repr, own[:MAX_NAMES_LISTED]))}{more}."
+    saved = (
+        f"Your saved ones: {', '.join(map(repr, own[:MAX_NAMES_LISTED]))}{more}." if own else "You have saved none yet."
+    )
+    # In a workflow of someone else's it is the schedule that is missing, not the workflow that is wrong.
+    return f"{meant}{saved} Choose 'auto', or put the file of this schedule into '{user_schedule_folder()}'."

@@ -41,7 +41,6 @@ SHOW = """([kind, x, y]) => {
 }"""
 HIDE_MINIMAP = "() => window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false)"
 ALONE = """kind => {
-    window.app.graph.clear()
     const node = window.LiteGraph.createNode(kind)
     window.app.graph.add(node)
     node.setSize([Math.max(node.size[0], 340), node.size[1]])
@@ -86,8 +85,8 @@ def save_node(editor: Editor, kind: str, path: Path) -> None:
 
 def take_nodes(editor: Editor, server: ComfyServer) -> None:
     """Save every node as it is when it is new."""
-    editor.open_blank()
     for kind in sorted(kind for kind in server.object_info() if kind.startswith("Astraea")):
+        editor.open_blank()  # anew: the editor keeps the values of widgets by the node's number
         editor.page.evaluate(ALONE, kind)
         save_node(editor, kind, PICTURES / "nodes" / f"{kind}.png")
 

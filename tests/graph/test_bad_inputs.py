@@ -157,7 +157,7 @@ def test_a_bad_setting_of_search_is_one_error(settings: dict, message: str, the_
 
 
 def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: ComfyServer, refusal: Callable) -> None:
-    assert refusal(accelerated(schedule="nowhere")).endswith("You have saved none yet.")
+    assert "You have saved none yet. Choose 'auto', or put the file" in refusal(accelerated(schedule="nowhere"))
     folder = server.base / "user" / "astraea" / "schedules"
     folder.mkdir(parents=True, exist_ok=True)
     own = [folder / f"{name}.json" for name in ("mine", "for my model")]
@@ -169,7 +169,7 @@ def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: Co
         for path in own:
             path.unlink()
     assert "Did you mean 'mine'?" in told
-    assert told.endswith("Your saved ones: 'for my model', 'mine'.")
+    assert "Your saved ones: 'for my model', 'mine'. Choose 'auto', or put the file" in told
     assert "cfg" not in told
 
 

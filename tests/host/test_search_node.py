@@ -29,6 +29,7 @@ from astraea.search.evaluation.run_log import RunLog
 from astraea.search.problem.budgets import SO_FAR, check_search_name, parse_budgets
 from astraea.search.problem.config import SearchConfig
 from astraea.search.problem.result import Progress
+from astraea.search.problem.runner import Outcome
 
 QUICK = list(EFFORTS)[1]
 
@@ -119,6 +120,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
 CONFIG = SearchConfig(budgets=(0.4,), effort=10.0, seed=0)
 
 
+def outcome(computed: float) -> Outcome:
+    return Outcome(0.1, 4, (0.1,) * 4, computed, (0.1,) * 4, ("full",) * 4, ())
+
+
 def stub_runner(latest: torch.Tensor | None) -> Any:
     """All that a view asks of a runner."""
     return SimpleNamespace(latest=latest, setting=SimpleNamespace(steps=4, cases=2, calls_per_step=(1,) * 4))
@@ -144,6 +149,21 @@ def test_the_progress_text_says_how_long_it_takes() -> None:
     assert text == "5 of 30 clips, 2.0 h left (budget 0.4)\nbest 0.40: 31.0 dB at 2.5×"
     assert "left" not in progress_text(Progress("original 1 of 2", 0.0, 30.0, None, ()))
     assert "left" not in progress_text(Progress("done", 29.0, 30.0, 9.0, ()))
+
+
+def test_a_resumed_search_begins_where_it_was_stopped(shown: list) -> None:
+    known = RunLog()
+    for case in range(6):
+        known.put(f"{case}|default|", outcome(computed=2.0))
+    known.put("small 0|default|", outcome(computed=2.0))  # of a small clip
+    view = NodeView()
+    view.begin(stub_runner(None), known, CONFIG)
+    assert [value for value, *_ in shown] == [300]  # six runs of two steps in four, of ten clips
+    time.sleep(0.15)
+    progress = Progress("original 1 of 2", 0.0, 10.0, 20.0, ())
+    view.update(progress)
+    assert shown[-1][0] == 300
+    assert progress_text(progress, known=3.0).startswith("3 of 10 clips, 14 s left")
 
 
 def test_the_bar_moves_within_a_run_and_never_back(shown: list) -> None:

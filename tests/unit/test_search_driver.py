@@ -245,7 +245,7 @@ def test_progress_is_reported_after_every_run(name):
     spent = [progress.cost for progress in run.seen]
     assert spent == sorted(spent)
     assert all(progress.effort == run.effort for progress in run.seen)
-    assert run.seen[0].stage.startswith("dense run 1 of ")
+    assert run.seen[0].stage.startswith("original 1 of ")
     assert run.seen[-1].stage == "done"
 
 

@@ -163,7 +163,7 @@ def test_the_method_spends_its_effort():
 def test_the_method_reports_progress_and_history():
     seen: list[Progress] = []
     search_by_paper(watch=seen.append).run()
-    assert [progress.stage for progress in seen[:3]] == [f"dense run {number} of 3" for number in (1, 2, 3)]
+    assert [progress.stage for progress in seen[:3]] == [f"original {number} of 3" for number in (1, 2, 3)]
     assert {progress.stage for progress in seen[3:]} == {"budget 0.5", "budget 0.7", "done"}
     costs = [progress.cost for progress in seen]
     assert costs == sorted(costs)

@@ -289,7 +289,7 @@ def test_the_exported_weights_lack_the_waves_that_training_removes(
     trained = train.smooth_in_time(TinyWan(ModelConfig())).eval()
     torch.nn.init.normal_(trained.head.head.weight, std=0.1)
     there = replace(EASY, checkpoint=tmp_path / "tiny.safetensors")
-    monkeypatch.setitem(train.TESTBEDS, "easy", there)
+    monkeypatch.setitem(train.KINDS, "easy", there)
     train.export(trained, SimpleNamespace(seed=3, kind="easy"), 1)
     question = torch.randn(1, 16, 2, 8, 8), torch.tensor([637.0]), words.context_for("a red circle")[None]
     with torch.inference_mode():

@@ -17,7 +17,8 @@ import torch
 from comfy.cli_args import args as comfy_args
 
 from ....errors import SearchError
-from ....tiny.shipped import CHECKPOINT, LATENT_SHAPE, PROMPTS
+from ....tiny.demo_model.words import PROMPTS
+from ....tiny.shipped import CHECKPOINT, LATENT_SHAPE
 from ....tiny.words import context_for
 from ..runner import ComfyRunner
 from ..samplers import sampler_named, sampler_names, scheduler_names, sigmas_of
