@@ -3,6 +3,8 @@
 Draws scenes, trains on windows of them, and writes the decoder and the latents that `train --kind demo` learns from.
 The encoder is needed in training only. Codes get noise before they are decoded, so that the decoder bears with a model
 that is not exact. Resumable: scenes that are drawn are kept, and training begins with the weights that it left.
+`--minutes 0` makes the latents of the committed encoder; `--frozen` trains the decoder alone, so that they stay as they
+are.
 """
 
 from __future__ import annotations
@@ -18,11 +20,20 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..codec import PREVIEW, PREVIEW_BIAS
-from ..demo_model.decoder import CODES, DECODER, FRAMES_PER_LATENT, PIXELS_PER_LATENT, Decoder, Norm, ResidualBlock
+from ..demo_model.decoder import (
+    CODES,
+    DECODER,
+    FRAMES_PER_LATENT,
+    PIXELS_PER_LATENT,
+    Decoder,
+    Norm,
+    ResidualBlock,
+    load_decoder,
+)
 from ..shipped import FRAMES, HEIGHT, WIDTH
 from .demo_clips import LATENTS
 from .scenery import draw_scenery_pair
@@ -31,6 +42,7 @@ from .train import load_or_none, save_state
 STATES = Path(__file__).resolve().parents[1] / ".training"
 COLOUR_GAIN = 2.0  # of the mean colours, to which the first three codes add what the encoder finds
 WINDOW = (7, 8)  # height and width of a training window, in latents
+ENCODER = Path(__file__).with_name("demo_encoder_fp16.safetensors")
 NOISE = 0.04  # on the codes
 RATE, WARM_UP, COOLING = 1e-3, 100, 0.6
 
@@ -114,6 +126,13 @@ def draw_windows(files: list[Path], rng: random.Random, count: int) -> Tensor:
     return torch.stack(windows).float() / 255
 
 
+def load_models() -> tuple[Encoder, Decoder]:
+    """Load the committed encoder and decoder."""
+    encoder, decoder = Encoder(), load_decoder()
+    encoder.load_state_dict({name: tensor.float() for name, tensor in load_file(ENCODER).items()})
+    return encoder, decoder.requires_grad_(True)
+
+
 def loss_of(encoder: Encoder, decoder: Decoder, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss to minimise (values, and edges in place and time), and the mean square error."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -126,18 +145,19 @@ def loss_of(encoder: Encoder, decoder: Decoder, frames: Tensor) -> tuple[Tensor,
 
 def train(files: list[Path], args: argparse.Namespace) -> tuple[Encoder, Decoder]:
     """Train for the minutes asked for, and return the averages of the weights."""
-    models = new_models()
     path = STATES / "autoencoder.pt"
     state = load_or_none(path)
+    models = load_models() if args.frozen or not args.minutes else new_models()
     if state is not None:
         for model, weights in zip(models, state["models"], strict=True):
             model.load_state_dict(weights)
+    models[0].requires_grad_(not args.frozen)
     averages = tuple(copy.deepcopy(model).requires_grad_(False) for model in models)
-    parameters = [each for model in models for each in model.parameters()]
+    parameters = [each for model in models for each in model.parameters() if each.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.95), weight_decay=1e-4)
     first = state["step"] if state else 0
     rng, began, errors, step = random.Random(first), time.monotonic(), [], 0
-    while (done := (time.monotonic() - began) / (60 * args.minutes)) < 1:
+    while args.minutes and (done := (time.monotonic() - began) / (60 * args.minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP, (1 - done) / COOLING + 0.02)
         loss, error = loss_of(*models, draw_windows(files, rng, args.batch))
@@ -177,25 +197,29 @@ def write(encoder: Encoder, decoder: Decoder, files: list[Path], captions: list[
     Latents: the normalised codes in the null space of ComfyUI's linear preview, and the mean colours where it looks.
     """
     codes, colours = encode_scenes(encoder, files)
-    std, mean = torch.std_mean(codes, dim=(0, 2, 3, 4))
-    q, r = torch.linalg.qr(torch.cat([PREVIEW, torch.eye(16)[:, :13]], dim=1).double())
-    unseen = (q * r.diagonal().sign()).T[3:].float()  # [13, 16], orthonormal and not seen in the preview
-    decoder.codes_map.copy_(unseen)
-    decoder.mean.copy_(mean)
-    decoder.std.copy_(std)
-    normalised = (codes - mean.view(-1, 1, 1, 1)) / std.view(-1, 1, 1, 1)
-    latents = torch.einsum("kc,bkthw->bcthw", unseen, normalised)
+    if not decoder.codes_map.any():
+        std, mean = torch.std_mean(codes, dim=(0, 2, 3, 4))
+        q, r = torch.linalg.qr(torch.cat([PREVIEW, torch.eye(16)[:, :13]], dim=1).double())
+        decoder.codes_map.copy_((q * r.diagonal().sign()).T[3:])  # orthonormal, and not seen in the preview
+        decoder.mean.copy_(mean)
+        decoder.std.copy_(std)
+    normalised = (codes - decoder.mean.view(-1, 1, 1, 1)) / decoder.std.view(-1, 1, 1, 1)
+    latents = torch.einsum("kc,bkthw->bcthw", decoder.codes_map, normalised)
     latents += torch.einsum("ck,bkthw->bcthw", torch.linalg.pinv(PREVIEW.T), colours - PREVIEW_BIAS.view(-1, 1, 1, 1))
     texts = "\n".join(text for pair in captions for text in pair)
     save_file({"latents": latents.half().contiguous()}, LATENTS, metadata={"captions": texts})
-    weights = {name: tensor.half().contiguous() for name, tensor in decoder.state_dict().items()}
-    save_file(weights, DECODER, metadata={"format": "pt", "modelspec.title": "Astraea demo decoder"})
+    for model, path in ((encoder, ENCODER), (decoder, DECODER)):
+        weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, path, metadata={"format": "pt", "modelspec.title": f"Astraea demo {type(model).__name__}"})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=1500)
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training; 0: only write")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training; 0: only write the latents")
+    parser.add_argument(
+        "--frozen", action="store_true", help="begin with the committed weights, train the decoder alone"
+    )
     parser.add_argument("--batch", type=int, default=2, help="windows a step")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     args = parser.parse_args()
