@@ -207,7 +207,7 @@ class Server:
 
 def read_outputs(outputs: dict[str, Any]) -> dict[str, Any]:
     """PSNR and SSIM, and of each branch that was run (not taken from ComfyUI's cache) the model's seconds."""
-    figures = re.match(r"PSNR ([\d.]+) dB, SSIM ([\d.]+)", outputs["compare"]["text"][0])
+    figures = re.search(r"PSNR ([\d.]+) dB, SSIM ([\d.]+)", outputs["compare"]["text"][0])
     found: dict[str, Any] = {"psnr": math.inf, "ssim": 1.0}
     if figures:
         found = {"psnr": float(figures[1]), "ssim": float(figures[2])}

@@ -29,6 +29,8 @@ SCHEDULES = sorted((SAVED / "schedules").glob("*.json"))
 RECORDS = sorted((SAVED / "search").glob("*.jsonl"))
 WORKFLOWS = sorted((SAVED / "workflows").glob("*.json"))
 FORECAST = {"onset": 0.015, "reach": 2.0, "response": 1.0, "swing": 0.0}
+# Former widgets behind all others: the editor passes over values without a widget.
+FORMER_WIDGETS = {"AstraeaDemoView": 1}
 NODE_IDS = {"AstraeaAccelerate", "AstraeaSearch", "AstraeaReport", "AstraeaCompare", "AstraeaDemoPrompt"}
 
 
@@ -155,7 +157,7 @@ def test_the_nodes_of_a_saved_workflow_take_their_values_and_links(path: Path) -
         pairs = [(widget, value) for widget, value in zip(widgets, values, strict=False) if widget.id not in checked]
         refused = {widget.id: refusal(widget, value) for widget, value in pairs}
         assert {name: reason for name, reason in refused.items() if reason} == {}, node["type"]
-        assert len(values) <= len(widgets), node["type"]
+        assert len(values) <= len(widgets) + FORMER_WIDGETS.get(node["type"], 0), node["type"]
         assert {each["name"]: each["type"] for each in node["inputs"]}.items() <= sockets.items(), node["type"]
         assert [each["type"] for each in node["outputs"]] == [each.io_type for each in schema.outputs], node["type"]
         given = {widget.id: value for widget, value in zip(widgets, values, strict=False) if widget.id in checked}

@@ -87,7 +87,7 @@ def test_small_clips_are_run_first_unless_unwanted(tmp_path, folders, capsys):
     large = ["--latent", "16", "5", "16", "16", "--steps", "8", "--effort", "16", "--budgets", "0.5", "--cases", "2"]
     assert main([*large, *folders]) == 0
     printed = capsys.readouterr().out
-    assert "budget 0.5, small clips: " in printed
+    assert "(budget 0.5, small clips)" in printed
     cases = load(tmp_path / "out" / "searched-0.50.json").provenance["search"]["small_clips"]
     assert cases >= 16
     small = [line for line in logged(tmp_path / "log") if '"key":"small ' in line]
