@@ -2,7 +2,7 @@
 
 python benchmarks/samplers.py [--comfyui TREE] [--samplers euler,heun] [--seeds 4] [--cfgs 1,3] [--steps 16]
 
-The embedded model at its training size, scheduler simple. PSNR on latents against the dense run of the same seed; each
+The easy model at its training size, scheduler simple. PSNR on latents against the dense run of the same seed; each
 seed has its own prompt. Results are saved after each sampler; the same command resumes, and one with more seeds adds
 them. Samplers that add noise need many: there, single seeds differ by 10 dB.
 """

@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
     process.add_arguments(parser)
     parser.add_argument("--pairs", type=int, default=5, help="dense and accelerated runs of each kind (default 5)")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="one pair, the embedded model only")
+    parser.add_argument("--quick", action="store_true", help="one pair, the easy model only")
     args = parser.parse_args()
     args.pairs = 1 if args.quick else args.pairs
     return args
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
 def subjects(quick: bool) -> list[Subject]:
     import torch
 
-    found = [Subject("embedded model: dim 128, ffn 512, 8 blocks, 1 head", load_tiny(), 24)]
+    found = [Subject("easy model: dim 128, ffn 512, 8 blocks, 1 head", load_tiny(), 24)]
     if not quick:
         found.append(Subject(f"random weights: {BIG.label()}", load_random_wan(BIG, torch.float32), 24))
     return found

@@ -1,4 +1,4 @@
-"""The in-process tier: ComfyUI imported into the test process, on the CPU, with the embedded model.
+"""The in-process tier: ComfyUI imported into the test process, on the CPU, with the easy model.
 
 ASTRAEA_TEST_GPU=1 lets it use the GPU instead.
 
@@ -84,13 +84,13 @@ def host_version() -> tuple[int, ...]:
 
 @pytest.fixture(scope="session")
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the embedded model, so that one session sees one model even while it is being trained."""
+    """A copy of the easy model, so that one session sees one model even while it is being trained."""
     return Path(shutil.copy(TINY_MODEL, tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture
 def load_tiny(tiny_model_path: Path) -> Iterator[Callable[..., ModelPatcher]]:
-    """`load_tiny(dtype=None)`: a fresh MODEL of the embedded checkpoint, unloaded after the test."""
+    """`load_tiny(dtype=None)`: a fresh MODEL of the easy checkpoint, unloaded after the test."""
     import comfy.model_management
     import comfy.sd
 

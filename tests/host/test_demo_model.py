@@ -1,4 +1,4 @@
-"""The embedded model comes from a node of its own; the user's model folders stay as they were."""
+"""The demo model comes from a node of its own; the user's model folders stay as they were."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def newest(monkeypatch):
 
 @pytest.fixture
 def load(load_tiny, newest):
-    """`load(blocks)`: the embedded model, whose layers ask for their own attention in these blocks."""
+    """`load(blocks)`: the easy model, whose layers ask for their own attention in these blocks."""
 
     def load(blocks=range(BLOCKS)):
         model = load_tiny(torch.float32)

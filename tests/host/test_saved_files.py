@@ -1,7 +1,7 @@
 """Files saved by an earlier version still load: schedules, records of searches, workflows.
 
 The files in tests/saved_by_f407c59 were written by that commit in ComfyUI 0.33.0. "tiny search" and the shorter record:
-Astraea Search on the embedded model, latents (1, 16, 3, 8, 8), 8 steps, cfg 3, euler, seed 1, budgets 0.5 and 0.35, 2
+Astraea Search on the easy model, latents (1, 16, 3, 8, 8), 8 steps, cfg 3, euler, seed 1, budgets 0.5 and 0.35, 2
 cases, quick. The longer record: `python search --latent 16 5 16 16 --steps 6 --cfg 1 --effort 16 --cases 2 --budgets
 0.5`, with small clips. "curved forecast": Astraea Schedule Save. The workflows are two of that commit's own.
 """

@@ -265,7 +265,7 @@ def test_what_cannot_work_is_refused_in_one_line(folders, capsys, options, messa
 
 
 @pytest.mark.parametrize("size", ["--width", "--height", "--frames"])
-def test_half_a_size_is_refused_for_the_embedded_model_too(capsys, size):
+def test_half_a_size_is_refused_for_the_demo_model_too(capsys, size):
     with pytest.raises(SystemExit) as ended:
         main([size, "64"])
     assert ended.value.code == 2

@@ -1,1 +1,1 @@
-"""Training and inspection of the embedded model. Not shipped."""
+"""Training and inspection of the small models. Not shipped."""

@@ -120,8 +120,8 @@ class Painter:
         self.stars = [(rng.uniform(0, aspect), rng.uniform(0.02, 0.5), rng.uniform(0.3, 1.0)) for _ in range(34)]
         self.curtains = [[rng.uniform(0, math.tau) for _ in range(4)] for _ in range(2)]
         start = rng.uniform(0.25, 0.6) if scene.direction == "right" else rng.uniform(0.4, 0.75)
-        self.path = (start * aspect, rng.uniform(0.24, 0.44), rng.uniform(0.22, 0.34), rng.uniform(0, math.tau))
-        self.size = rng.uniform(0.85, 1.15)
+        self.path = (start * aspect, rng.uniform(0.28, 0.40), rng.uniform(0.30, 0.45), rng.uniform(0, math.tau))
+        self.size = rng.uniform(1.4, 1.8)
 
     def _ridge(self, rng: random.Random, number: int) -> dict:
         count = RIDGES[self.scene.place]
@@ -239,7 +239,7 @@ class Painter:
         if self.scene.subject == "balloon":
             cy = high + 0.02 * torch.sin(3 * t + phase) - 0.03 * t
             return self._balloon(picture, (x - cx) / self.size, (y - cy) / self.size, pixel / self.size, night)
-        cy = self.horizon + 0.13 + 0.006 * torch.sin(7 * t + phase)
+        cy = self.horizon + 0.15 + 0.006 * torch.sin(7 * t + phase)
         lean = 0.05 * torch.sin(5 * t + phase)
         u, v = (x - cx) / self.size, (y - cy) / self.size
         return self._boat(picture, u + lean * v, v, pixel / self.size, night)

@@ -1,4 +1,4 @@
-"""Trains the embedded model: `python -m tiny.training.train` from the pack's root; `--kind` for other clips.
+"""Trains the small models: `python -m tiny.training.train` from the pack's root; `--kind` for other clips.
 
 Flow matching on procedural clips, seeded and resumable: every step draws its clips, noise and times from its own seed,
 so that a resumed run continues exactly where it stopped. Writes the checkpoint, the loss curve and a state to resume
