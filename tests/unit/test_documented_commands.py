@@ -23,6 +23,7 @@ FOREIGN = {"main.py"}  # ComfyUI's own
 # These take no options, or need a package that is not installed here.
 WITHOUT_OPTIONS = {
     "benchmarks/plots.py",
+    "benchmarks/tables.py",
     "docs/pictures/draw_logo.py",
     "tests/support.py",
     "tests/same_results/compare.py",
