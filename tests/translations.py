@@ -4,6 +4,9 @@ English is what the nodes' schemas say. A translation stays while its English te
 locales/translated.json remembers that by digests. Where the English text has changed since and the translation has not,
 the translation is taken out, the editor shows English there, and the command prints what is to be translated.
 `--comfyui TREE` reads the schemas in another ComfyUI than the first one found; they say the same in all.
+
+Help pages, web/docs/<node id>/<language>.md, are recorded the same way by the file name of the English page. One of an
+older English page stays, as most of it still holds: the command names it until it has been changed as well.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from hosts import HOW_TO, Host, bootstrap, find_hosts, host_at
 
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
 RECORD = LOCALES / "translated.json"
+HELP_PAGES = LOCALES.parent / "web" / "docs"
 ENGLISH, LANGUAGES = "en", ("ja", "zh")
 # ComfyUI shows a text of these files instead of the schema's. The schema adds a line for every saved schedule here: the
 # English file leaves it alone, or nobody would see them. A translation is worth more than those lines.
@@ -91,13 +95,32 @@ def read_translation(language: str) -> Translation:
     return Translation(texts, _read(RECORD).get(language, {}))
 
 
+def english_pages() -> dict[str, str]:
+    """The English help pages by their file names, such as `AstraeaReport.md`."""
+    return {page.name: page.read_text("utf-8") for page in sorted(HELP_PAGES.glob("*.md"))}
+
+
+def read_pages(language: str) -> Translation:
+    """The help pages in a language, by the file names of the English ones."""
+    pages = {f"{page.parent.name}.md": page.read_text("utf-8") for page in HELP_PAGES.glob(f"*/{language}.md")}
+    return Translation(pages, _read(RECORD).get(language, {}))
+
+
+def page_digests(language: str) -> dict[str, str]:
+    """The digests of the help pages in a language. Those of an outdated page stay as they are."""
+    english, translation = english_pages(), read_pages(language)
+    known = translation.digests | updated(english, translation).digests
+    return {name: known[name] for name in english if name in known.keys() & translation.texts.keys()}
+
+
 def file_contents(english: Mapping[str, str]) -> dict[Path, str]:
     """The content of every file that this command writes, for these English texts."""
     found = {language: updated(english, read_translation(language)) for language in LANGUAGES}
     shown = {ENGLISH: {key: text for key, text in english.items() if key not in GROWING}}
     shown |= {language: translation.texts for language, translation in found.items()}
     contents = {LOCALES / language / "nodeDefs.json": _as_json(_nest(texts)) for language, texts in shown.items()}
-    return contents | {RECORD: _as_json({language: each.digests for language, each in found.items()})}
+    digests = {language: each.digests | page_digests(language) for language, each in found.items()}
+    return contents | {RECORD: _as_json(digests)}
 
 
 def lost_parts(key: str, english: Mapping[str, str], texts: Mapping[str, str]) -> list[str]:
@@ -177,6 +200,9 @@ def write(english: Mapping[str, str]) -> None:
             print(f"\n{language} lacks {key}\n  English: {english[key]}")
             if key in old:
                 print(f"  was:     {old[key]}")
+        for name in missing(english_pages(), read_pages(language)):
+            page = HELP_PAGES / Path(name).stem / f"{language}.md"
+            print(f"\n{language} lacks or has to follow {name}: {page.relative_to(LOCALES.parent)}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""ComfyUI hands the editor the nodes' texts in every language of locales/."""
+"""ComfyUI hands the editor the nodes' texts and help pages in every language of locales/."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from server import ComfyServer
-from translations import ENGLISH, LANGUAGES, LOCALES
+from server import PACK_FOLDER, ComfyServer
+from translations import ENGLISH, LANGUAGES, LOCALES, read_pages
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +41,14 @@ def test_english_texts_are_those_of_the_definitions(languages: dict[str, Any], d
         for place, each in texts.get("outputs", {}).items():
             assert each["name"] == definition["output_name"][int(place)]
             assert each["tooltip"] == definition["output_tooltips"][int(place)]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("folder", [PACK_FOLDER, PACK_FOLDER.partition(".")[0]])
+def test_every_help_page_is_where_the_editor_asks_for_it(server: ComfyServer, language: str, folder: str) -> None:
+    """Newer editors cut the folder's name at its first dot."""
+    pages = read_pages(language).texts
+    assert "AstraeaAccelerate.md" in pages
+    for name, text in pages.items():
+        address = f"/extensions/{folder}/docs/{name.removesuffix('.md')}/{language}.md"
+        assert server.get(address).decode() == text, address

@@ -1,4 +1,6 @@
-"""The documents as a site: every link leads somewhere, help pages fit a narrow panel, the index lists all pages."""
+"""The documents as a site: every link leads somewhere, the index lists all pages, help pages fit a narrow panel and
+are translated.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,32 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from translations import (
+    ENGLISH,
+    LANGUAGES,
+    english_pages,
+    lost_parts,
+    missing,
+    page_digests,
+    read_pages,
+    read_translation,
+)
 
 from shipped import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 HELP_PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
+TRANSLATED_PAGES = sorted((ROOT / "web" / "docs").glob("*/*.md"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
     *DOCS,
     *HELP_PAGES,
+    *TRANSLATED_PAGES,
 ]
 # Also read outside of the repository, where a relative link leads nowhere.
-READ_ELSEWHERE = [ROOT / "README.md", *HELP_PAGES]
+READ_ELSEWHERE = [ROOT / "README.md", *HELP_PAGES, *TRANSLATED_PAGES]
 PICTURES = ROOT / "docs" / "pictures"
 REPOSITORY = re.compile(
     r"https://(?:github\.com/comfyui-astraea/ComfyUI-Astraea/(?:blob|tree)"
@@ -32,6 +46,7 @@ REPOSITORY = re.compile(
 FENCED, CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE), re.compile(r"`[^`\n]*`")
 INLINE, DEFINED = re.compile(r"\]\(([^)\s]+)\)"), re.compile(r"^\[[^\]]+\]: +(\S+)$", re.MULTILINE)
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+HEADING_OR_ITEM, BOLD = re.compile(r"^(#+|[ ]*\*) ", re.MULTILINE), re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
 MAX_WORDS = 350
 MAX_WORDS_OF = {"AstraeaAccelerate": 500, "AstraeaSearch": 500, "AstraeaSparseAttention": 500}
 
@@ -86,6 +101,10 @@ def anchors_of(page: Path) -> set[str]:
     return anchors
 
 
+def tables_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.lstrip().startswith(("|", "<table"))]
+
+
 def is_picture(link: Link) -> bool:
     return PICTURES in link.file.parents
 
@@ -134,14 +153,49 @@ def test_the_index_lists_every_page() -> None:
 @pytest.mark.parametrize("page", HELP_PAGES, ids=lambda page: page.stem)
 def test_a_help_page_fits_a_narrow_panel(page: Path) -> None:
     text = page.read_text("utf-8")
-    tables = [line for line in text.splitlines() if line.lstrip().startswith(("|", "<table"))]
-    assert tables == []
+    assert tables_of(text) == []
     assert len(text.split()) < MAX_WORDS_OF.get(page.stem, MAX_WORDS)
 
 
 def test_every_node_has_a_help_page_under_its_display_name() -> None:
     headings = {page.stem: page.read_text("utf-8").partition("\n")[0].removeprefix("# ") for page in HELP_PAGES}
     assert headings == dict(nodes())
+
+
+def test_help_pages_are_translated_into_the_languages_of_the_nodes() -> None:
+    assert {page.stem for page in TRANSLATED_PAGES} == set(LANGUAGES)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_help_page_has_a_translation_of_what_it_says_now(language: str) -> None:
+    translation = read_pages(language)
+    assert set(translation.texts) == set(english_pages())
+    assert missing(english_pages(), translation) == []
+    assert page_digests(language).items() <= translation.digests.items(), "run `python tests/translations.py`"
+
+
+@pytest.mark.parametrize("page", TRANSLATED_PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_a_translated_help_page_is_built_like_the_english_one(page: Path) -> None:
+    english = page.parent.with_suffix(".md")
+    text, original = page.read_text("utf-8"), english.read_text("utf-8")
+    assert HEADING_OR_ITEM.findall(text) == HEADING_OR_ITEM.findall(original)
+    assert [link.target for link in links_of(page)] == [link.target for link in links_of(english)]
+    assert set(CODE.findall(text)) == set(CODE.findall(original))
+    assert tables_of(text) == []
+
+
+@pytest.mark.parametrize("page", TRANSLATED_PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_a_translated_help_page_has_the_names_that_the_editor_shows(page: Path) -> None:
+    node, text, original = page.parent.name, page.read_text("utf-8"), english_pages()[f"{page.parent.name}.md"]
+    english, shown = read_translation(ENGLISH).texts, read_translation(page.stem).texts
+    assert text.startswith(f"# {shown[f'{node}.display_name']}\n")
+    sockets = {english[key]: shown[key] for key in english if re.fullmatch(rf"{node}\..*\.name", key)}
+    labels = {label for bold in BOLD.findall(original) for label in re.split(r", | … ", bold)}
+    assert [label for label in sorted(labels & set(sockets)) if sockets[label] not in text] == []
+
+    lost = lost_parts(node, {**english, node: original}, {**shown, node: text})
+    kept = {name for key, name in english.items() if key.endswith(".name")}
+    assert [part for part in lost if part not in kept and part.removesuffix("s") not in text] == []  # 's': of LoRAs
 
 
 def nodes() -> Iterator[tuple[str, str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from translations import Translation, lost_parts, missing, updated
+import translations
+from translations import LANGUAGES, Translation, lost_parts, missing, updated
 
 KEY = "Node.description"
 ENGLISH = {"Node.display_name": "Blur", KEY: "Makes 2 pictures."}
@@ -43,6 +46,42 @@ def test_a_text_that_no_node_has_any_more_goes() -> None:
 def test_an_empty_translation_is_none(text: str | None) -> None:
     texts = {"Node.display_name": "模糊"} | ({} if text is None else {KEY: text})
     assert missing(ENGLISH, Translation(texts)) == [KEY]
+
+
+@pytest.fixture
+def help_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of a help page and its translations, as the command recorded them."""
+    for name, path in (("LOCALES", "locales"), ("RECORD", "locales/translated.json"), ("HELP_PAGES", "docs")):
+        monkeypatch.setattr(translations, name, tmp_path / path)
+    pages = tmp_path / "docs"
+    (pages / "Node").mkdir(parents=True)
+    (pages / "Node.md").write_text("# Blur\n", "utf-8")
+    for language in LANGUAGES:
+        (pages / "Node" / f"{language}.md").write_text("# 模糊\n", "utf-8")
+    translations.write({})
+    return pages
+
+
+def outdated_pages(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The pages that the command names."""
+    capsys.readouterr()
+    translations.write({})
+    return [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines() if "Node.md" in line]
+
+
+def test_a_help_page_is_named_from_a_change_of_the_english_one_until_its_own(
+    help_pages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outdated_pages(capsys) == []
+    (help_pages / "Node.md").write_text("# Blur\n\nMakes 2 pictures.\n", "utf-8")
+    assert outdated_pages(capsys) == outdated_pages(capsys) == ["docs/Node/ja.md", "docs/Node/zh.md"]
+    (help_pages / "Node" / "zh.md").write_text("# 模糊\n\n生成 2 张图片。\n", "utf-8")
+    assert outdated_pages(capsys) == ["docs/Node/ja.md"]
+
+
+def test_a_help_page_without_a_translation_is_named(help_pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (help_pages / "Node" / "zh.md").unlink()
+    assert outdated_pages(capsys) == ["docs/Node/zh.md"]
 
 
 @pytest.mark.parametrize(
