@@ -29,7 +29,7 @@ from hosts import find_browser, find_hosts, host_at  # noqa: E402
 
 SCREEN = {"width": 1920, "height": 1000}
 MARGIN, TITLE = 12, 30  # around a node, and its title bar, in pixels
-COLOURS = 200  # of a picture's palette: it is small, and looks the same
+COLOURS = 256  # of a picture's palette: it is small, and looks the same
 SHOW = """([kind, x, y]) => {
     const node = window.app.graph.nodes.find(node => node.type === kind)
     const ds = window.app.canvas.ds
@@ -65,7 +65,7 @@ def save(editor: Editor, path: Path, clip: dict[str, float] | None = None) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     editor.page.wait_for_timeout(700)  # until the canvas has been drawn
     picture = Image.open(io.BytesIO(editor.page.screenshot(clip=clip))).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     print(path.relative_to(ROOT), picture.size, f"{path.stat().st_size // 1000} kB", flush=True)
 
 
