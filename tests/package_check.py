@@ -35,7 +35,7 @@ def listed_files(root: Path) -> list[str]:
 
 
 def environment(comfy_cli: Path, home: Path) -> dict[str, str]:
-    """The environment of the commands: nothing of the user's settings is read or written, nobody is told."""
+    """The environment of the commands: no settings of the user are read or written, nothing is reported."""
     # Inside a git hook, these would lead from the copy to the repository itself.
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     return clean | {

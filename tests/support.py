@@ -33,7 +33,7 @@ def filled(text: str, outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
 
 
 def tables(outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
-    """What runs: counts, then a table for each kind of model."""
+    """Text of the tables: counts, then a table for each kind of model."""
     newest = list(outcomes.values())[-1]
     present = [each for each in newest.values() if each["steps"] != "absent"]
     counted = {word: sum(each["steps"] == word for each in present) for word in WORDS}

@@ -75,7 +75,7 @@ def test_the_gain_is_told_in_times_of_the_whole_sampler():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.84, "0.8 s"), (9.96, "10 s"), (59.6, "1:00"), (101.4, "1:41"), (3725, "1:02:05")]
+    ("seconds", "shown_as"), [(0.84, "0.8 s"), (9.96, "10 s"), (59.6, "1:00"), (101.4, "1:41"), (3725, "1:02:05")]
 )
-def test_durations_read_as_on_a_player(seconds, told):
-    assert clock(seconds) == told
+def test_durations_read_as_on_a_player(seconds, shown_as):
+    assert clock(seconds) == shown_as

@@ -63,7 +63,7 @@ print(json.dumps(texts))
 
 @cache
 def help_texts() -> dict[str, str]:
-    """What each command prints for --help."""
+    """Return the output of each command for --help."""
     targets = sorted(set(COMMANDS) - WITHOUT_OPTIONS)
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", ASK_ALL, json.dumps(targets)]

@@ -46,7 +46,7 @@ PALETTES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows, in words; `seed` draws everything that no word names."""
+    """Content of a clip in words; `seed` draws everything that no word names."""
 
     place: str
     time: str

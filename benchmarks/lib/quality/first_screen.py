@@ -24,7 +24,7 @@ SMALL, UNTRIED = "small models only", "small random models only"
 
 
 def your_model(rows: list[Row]) -> str:
-    """Where to start with a model, and what to expect."""
+    """Table of the budget to start with and of the result to expect, by model."""
     header = ["your model", "budget to start with", "steps computed", "sampling, up to", "dB", "how sure"]
     lines = []
     for calls, title, start in STARTS:

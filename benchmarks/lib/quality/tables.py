@@ -59,7 +59,7 @@ def usual(rows: list[Row]) -> str:
 
 
 def expected(rows: list[Row]) -> str:
-    """What to expect of `auto` at budget 0.5, by setting: the speed-up if steps alone took time, and the PSNR."""
+    """Results to expect of `auto` at budget 0.5, by setting: the speed-up if steps alone took time, and the PSNR."""
     header = ["what people run", "sampling", "steps computed", "at most", "dB on the test models"]
     lines = []
     for setting in LISTED:
