@@ -98,6 +98,38 @@ def jitter(rng: random.Random, colour: Colour, by: float = 0.035) -> Tensor:
     return torch.tensor([min(1.0, max(0.0, part + rng.uniform(-by, by))) for part in colour])
 
 
+@dataclass(frozen=True)
+class Colours:
+    """The palette of a scene, a little off its time's, as tensors `[3]`."""
+
+    zenith: Tensor
+    middle: Tensor
+    horizon: Tensor
+    near: Tensor
+    light: Tensor
+
+
+@dataclass(frozen=True)
+class Sun:
+    """The sun or moon: its place in the middle of the clip, the height that it sinks by, its radius."""
+
+    x: float
+    y: float
+    sinks: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of the subject. way: to the right, in a clip; phase: of its swaying; size: its scale."""
+
+    start: float
+    height: float
+    way: float
+    phase: float
+    size: float
+
+
 class Painter:
     """Paints one scene; all random choices are made at construction. Lengths are shares of the picture's height."""
 
@@ -105,23 +137,29 @@ class Painter:
         self.scene, self.aspect = scene, aspect
         rng = random.Random(scene.seed)
         palette = PALETTES[scene.time]
-        self.zenith, self.middle, self.horizon_colour, self.near = (
-            jitter(rng, colour) for colour in (palette.zenith, palette.middle, palette.horizon, palette.near)
-        )
-        self.light = torch.tensor(palette.light)
+        jittered = (jitter(rng, each) for each in (palette.zenith, palette.middle, palette.horizon, palette.near))
+        self.colours = Colours(*jittered, torch.tensor(palette.light))
         self.horizon = HORIZON + rng.uniform(-0.04, 0.04) if scene.place in ("lake", "sea") else 2.0
         low = scene.time in ("dawn", "sunset")
-        self.sun = (rng.uniform(0.2, 0.8) * aspect, rng.uniform(0.38, 0.56) if low else rng.uniform(0.14, 0.34))
-        self.rise = {"dawn": -0.10, "sunset": 0.10}.get(scene.time, rng.uniform(-0.03, 0.03))
-        self.sun_radius = rng.uniform(0.05, 0.075) if low else rng.uniform(0.04, 0.055)
+        self.sun = Sun(
+            x=rng.uniform(0.2, 0.8) * aspect,
+            y=rng.uniform(0.38, 0.56) if low else rng.uniform(0.14, 0.34),
+            sinks={"dawn": -0.10, "sunset": 0.10}.get(scene.time, rng.uniform(-0.03, 0.03)),
+            radius=rng.uniform(0.05, 0.075) if low else rng.uniform(0.04, 0.055),
+        )
         self.pan = rng.choice((-1, 1)) * rng.uniform(0.10, 0.22)
         self.ridges = [self._ridge(rng, k) for k in range(RIDGES[scene.place])]
         self.clouds = [self._cloud(rng) for _ in range(rng.randint(2, 4))]
         self.stars = [(rng.uniform(0, aspect), rng.uniform(0.02, 0.5), rng.uniform(0.3, 1.0)) for _ in range(34)]
         self.curtains = [[rng.uniform(0, math.tau) for _ in range(4)] for _ in range(2)]
-        start = rng.uniform(0.25, 0.6) if scene.direction == "right" else rng.uniform(0.4, 0.75)
-        self.path = (start * aspect, rng.uniform(0.28, 0.40), rng.uniform(0.30, 0.45), rng.uniform(0, math.tau))
-        self.size = rng.uniform(1.4, 1.8)
+        to_right = scene.direction == "right"
+        self.course = Course(
+            start=(rng.uniform(0.25, 0.6) if to_right else rng.uniform(0.4, 0.75)) * aspect,
+            height=rng.uniform(0.28, 0.40),
+            way=rng.uniform(0.30, 0.45) * (1 if to_right else -1),
+            phase=rng.uniform(0, math.tau),
+            size=rng.uniform(1.4, 1.8),
+        )
 
     def _ridge(self, rng: random.Random, number: int) -> dict:
         count = RIDGES[self.scene.place]
@@ -159,15 +197,15 @@ class Painter:
         mirrored = self.horizon - depth * 1.15 - wave * 0.022
         place = torch.stack([2 * (x + wave * 0.018) / self.aspect - 1, 2 * mirrored - 1], dim=-1)
         seen = F.grid_sample(picture.movedim(-1, 1), place, padding_mode="border", align_corners=False).movedim(1, -1)
-        tint = mix(self.near, self.zenith, torch.tensor(0.5))
+        tint = mix(self.colours.near, self.colours.zenith, torch.tensor(0.5))
         water = mix(seen * 0.92, tint, 0.16 + 0.34 * near) + 0.035 * wave[..., None]
         return torch.where((depth > 0)[..., None], water, picture)
 
     def _above(self, x: Tensor, y: Tensor, t: Tensor, pixel: float) -> Tensor:
         """Return the colours `[T, H, W, 3]` of sky and ridges; x `[1, 1, W]`, y `[1, H, 1]`, t `[T, 1, 1]`."""
         level = (y / min(self.horizon, 0.72)).clamp(0, 1)
-        colour = mix(self.zenith, self.middle, smooth(level, 0.0, 0.62))
-        colour = mix(colour, self.horizon_colour, smooth(level, 0.45, 1.0))
+        colour = mix(self.colours.zenith, self.colours.middle, smooth(level, 0.0, 0.62))
+        colour = mix(colour, self.colours.horizon, smooth(level, 0.45, 1.0))
         if self.scene.time == "night":
             colour = colour + self._starlight(x, y, t)[..., None]
         if self.scene.aurora:
@@ -199,14 +237,14 @@ class Painter:
         return colour
 
     def _sunlight(self, colour: Tensor, x: Tensor, y: Tensor, t: Tensor, pixel: float) -> Tensor:
-        distance = torch.hypot(x - self.sun[0], y - self.sun[1] - self.rise * (t - 0.5))
+        distance = torch.hypot(x - self.sun.x, y - self.sun.y - self.sun.sinks * (t - 0.5))
         night = self.scene.time == "night"
         glow = torch.exp(-distance / (0.10 if night else 0.20)) * (0.28 if night else 0.55)
-        colour = mix(colour, self.light, glow)
-        return mix(colour, self.light, ((self.sun_radius - distance) / pixel * 0.6 + 0.5).clamp(0, 1))
+        colour = mix(colour, self.colours.light, glow)
+        return mix(colour, self.colours.light, ((self.sun.radius - distance) / pixel * 0.6 + 0.5).clamp(0, 1))
 
     def _cloudy(self, colour: Tensor, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        tone = mix(self.horizon_colour, torch.ones(3), torch.tensor(0.08 if self.scene.time == "night" else 0.35))
+        tone = mix(self.colours.horizon, torch.ones(3), torch.tensor(0.08 if self.scene.time == "night" else 0.35))
         for cx, cy, wide, high in self.clouds:
             u = (x - cx - self.pan * 0.25 * (t - 0.5)) / wide
             v = (y - cy + 0.012 * torch.sin(6 * u)) / high
@@ -224,25 +262,24 @@ class Painter:
                 wave = 1 - 2 * torch.asin((0.985 * wave).clamp(-1, 1)).abs() / (math.pi / 2)
             top = top - ridge["height"] * 0.62**k * wave * (0.62 if ridge["sharp"] else 0.5)
         cover = ((y - top) / pixel * 0.6 + 0.5).clamp(0, 1)
-        haze = self.horizon_colour * 0.85 + self.middle * 0.15
-        body = mix(self.near, haze, torch.tensor(0.62 * far + 0.04))
+        haze = self.colours.horizon * 0.85 + self.colours.middle * 0.15
+        body = mix(self.colours.near, haze, torch.tensor(0.62 * far + 0.04))
         misty = smooth((y - top) / 0.30, 0.0, 1.0) * (0.30 + 0.3 * far)
         return mix(colour, mix(body, haze, misty), cover)
 
     def _subject(self, picture: Tensor, x: Tensor, y: Tensor, t: Tensor, pixel: float) -> Tensor:
         if not self.scene.subject:
             return picture
-        start, high, far, phase = self.path
-        way = far if self.scene.direction == "right" else -far
-        cx = start + way * (t - 0.3)
+        course = self.course
+        cx = course.start + course.way * (t - 0.3)
         night = 0.78 if self.scene.time == "night" else 1.0
         if self.scene.subject == "balloon":
-            cy = high + 0.02 * torch.sin(3 * t + phase) - 0.03 * t
-            return self._balloon(picture, (x - cx) / self.size, (y - cy) / self.size, pixel / self.size, night)
-        cy = self.horizon + 0.15 + 0.006 * torch.sin(7 * t + phase)
-        lean = 0.05 * torch.sin(5 * t + phase)
-        u, v = (x - cx) / self.size, (y - cy) / self.size
-        return self._boat(picture, u + lean * v, v, pixel / self.size, night)
+            cy = course.height + 0.02 * torch.sin(3 * t + course.phase) - 0.03 * t
+            return self._balloon(picture, (x - cx) / course.size, (y - cy) / course.size, pixel / course.size, night)
+        cy = self.horizon + 0.15 + 0.006 * torch.sin(7 * t + course.phase)
+        lean = 0.05 * torch.sin(5 * t + course.phase)
+        u, v = (x - cx) / course.size, (y - cy) / course.size
+        return self._boat(picture, u + lean * v, v, pixel / course.size, night)
 
     def _balloon(self, picture: Tensor, u: Tensor, v: Tensor, pixel: float, light: float) -> Tensor:
         radius = 0.115
