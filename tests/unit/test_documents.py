@@ -47,6 +47,7 @@ FENCED, CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE), re.compile
 INLINE, DEFINED = re.compile(r"\]\(([^)\s]+)\)"), re.compile(r"^\[[^\]]+\]: +(\S+)$", re.MULTILINE)
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 HEADING_OR_ITEM, BOLD = re.compile(r"^(#+|[ ]*\*) ", re.MULTILINE), re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
+MAX_FIRST_SCREEN, MAX_README = 250, 900
 MAX_WORDS = 350
 MAX_WORDS_OF = {"AstraeaAccelerate": 500, "AstraeaSearch": 500, "AstraeaSparseAttention": 500}
 
@@ -206,3 +207,11 @@ def nodes() -> Iterator[tuple[str, str]]:
                 given = {each.arg: each.value.value for each in call.keywords if isinstance(each.value, ast.Constant)}
                 if "node_id" in given:
                     yield str(given["node_id"]), str(given["display_name"])
+
+
+def test_the_readme_is_short() -> None:
+    """Words that are read: neither addresses nor the lines of tables."""
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text("utf-8")))
+    read = [[word for word in part.split() if re.search(r"\w", word)] for part in text.split("## Your model")]
+    assert len(read[0]) <= MAX_FIRST_SCREEN
+    assert sum(map(len, read)) <= MAX_README
