@@ -57,8 +57,8 @@ class NodeView:
             "earlier searches."
         )
         self._known = min(run_log.steps_computed() / sum(runner.setting.calls_per_step), MAX_KNOWN * config.effort)
-        self._move(self._known / config.effort)
         if self._known:
+            self._move(self._known / config.effort)
             send_text(f"goes on: {self._known:.0f} of {config.effort:.0f} clips are known from before")
 
     def on_step(self, *_: Any) -> None:

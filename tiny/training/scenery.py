@@ -70,7 +70,7 @@ def draw_scene(rng: random.Random) -> Scene:
     """Draw a scene."""
     place, time = rng.choice(PLACES), rng.choices(TIMES, weights=(3, 2, 3, 4))[0]
     watery = place in ("lake", "sea")
-    subject = rng.choices(("", "boat" if watery else "balloon", "balloon"), weights=(1, 2, 1))[0]
+    subject = rng.choices(("", "boat" if watery else "balloon", "balloon"), weights=(1, 6, 3))[0]
     colours = SAILS if subject == "boat" else BALLOONS
     return Scene(
         place,
