@@ -154,11 +154,11 @@ class Painter:
         self.curtains = [[rng.uniform(0, math.tau) for _ in range(4)] for _ in range(2)]
         to_right = scene.direction == "right"
         self.course = Course(
-            start=(rng.uniform(0.25, 0.6) if to_right else rng.uniform(0.4, 0.75)) * aspect,
-            height=rng.uniform(0.28, 0.40),
-            way=rng.uniform(0.30, 0.45) * (1 if to_right else -1),
+            start=(rng.uniform(0.32, 0.52) if to_right else rng.uniform(0.48, 0.68)) * aspect,
+            height=rng.uniform(0.31, 0.37),
+            way=rng.uniform(0.34, 0.40) * (1 if to_right else -1),
             phase=rng.uniform(0, math.tau),
-            size=rng.uniform(1.4, 1.8),
+            size=rng.uniform(1.6, 1.8),
         )
 
     def _ridge(self, rng: random.Random, number: int) -> dict:
@@ -288,7 +288,7 @@ class Painter:
         cover = ((radius - edge) / pixel * 0.7 + 0.5).clamp(0, 1)
         colour = torch.tensor(BALLOONS[self.scene.colour])
         stripe = smooth(torch.sin(4.2 * torch.asin((u / taper / radius).clamp(-1, 1)) + 0.8), -0.25, 0.25)
-        body = mix(colour, torch.tensor([1.0, 0.96, 0.88]), 0.75 * (1 - stripe))
+        body = mix(colour, torch.tensor([1.0, 0.96, 0.88]), 0.3 * (1 - stripe))
         shade = (1.04 - 0.42 * ((u - 0.3 * v) / radius + 0.2).clamp(-0.2, 1.2) ** 2)[..., None]
         picture = mix(picture, body * shade * light, cover)
         basket = torch.maximum(u.abs() - 0.019, (v - 0.185).abs() - 0.015)
