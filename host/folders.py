@@ -10,7 +10,7 @@ import folder_paths
 
 from ..engine.planning.modes import check_mode
 from ..errors import ScheduleError, SearchError
-from ..schedules import Schedule, check_name, former_schedule, list_schedules, load
+from ..schedules import AUTO, Schedule, check_name, former_schedule, list_schedules, load
 
 MAX_CLOSE_NAMES, MAX_NAMES_LISTED = 3, 12  # in the message about an unknown name
 PROBE_BYTES = 64 * 1024  # more than a schedule, to notice a full disk
@@ -41,8 +41,8 @@ def check_writable(folder: Path) -> None:
 
 
 def schedule_names() -> list[str]:
-    """Return the names of the user's schedules."""
-    return list(list_schedules(user_schedule_folder()))
+    """Return the names of the user's schedules; a file of the name that lets Astraea choose cannot be chosen."""
+    return [name for name in list_schedules(user_schedule_folder()) if name != AUTO]
 
 
 def find_schedule(name: str) -> Schedule:
@@ -50,10 +50,10 @@ def find_schedule(name: str) -> Schedule:
 
     Saved workflows may name one that shipped with the pack before it placed steps for every run.
     """
-    path = list_schedules(user_schedule_folder()).get(check_name(name))
-    if path is not None:
+    path = list_schedules(user_schedule_folder()).get(name) if isinstance(name, str) else None
+    if path is not None:  # whatever its name: a browser may have saved it as "found-0.50 (1).json"
         return check_mode(load(path))
-    former = former_schedule(name)
+    former = former_schedule(check_name(name))
     if former is not None:
         return former
     raise ScheduleError(f"There is no schedule named '{name}'. {_names_to_choose_from(name)}")
@@ -62,7 +62,7 @@ def find_schedule(name: str) -> Schedule:
 def _names_to_choose_from(name: str) -> str:
     """List the names that may have been meant: similar ones, and what the user has saved."""
     alike = difflib.get_close_matches(name, schedule_names(), MAX_CLOSE_NAMES)
-    own = list(list_schedules(user_schedule_folder()))
+    own = schedule_names()
     meant = f"Did you mean {' or '.join(map(repr, alike))}? " if alike else ""
     more = f" and {len(own) - MAX_NAMES_LISTED} more" if len(own) > MAX_NAMES_LISTED else ""
     saved = (

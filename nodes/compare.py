@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import comfy.model_management
+import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..engine.metrics import psnr, ssim, value_range
+from ..engine.metrics import decibels, mean_squared_error, ssim, value_range
 from ..errors import AstraeaError
 from ..host.latents import preview_rgb
 from .checks import number
-from .plots.comparison import draw_comparison
+from .plots.comparison import MAX_FRAMES, draw_comparison
 from .schema import field, node_schema
 
 WHICH = "Connect either images_a and images_b, or latents_a and latents_b."
@@ -65,7 +67,8 @@ class AstraeaCompare(io.ComfyNode):
                 io.Image.Output(
                     "side_by_side",
                     display_name="side by side",
-                    tooltip="The frames as the node plays them: the verdict, both clips, their difference.",
+                    tooltip="The frames as the node plays them: the verdict, both clips, their difference. At most "
+                    f"{MAX_FRAMES}: of longer clips every second one, or fewer.",
                 ),
             ],
         )
@@ -82,12 +85,12 @@ class AstraeaCompare(io.ComfyNode):
         fps = number("fps", fps, 1.0, MAX_FPS)
         _check_pair([value is not None for value in (images_a, images_b, latents_a, latents_b)])
         if images_a is not None and images_b is not None:
-            text, view = _compare_images(_rgb(images_a), _rgb(images_b))
+            text, view, count = _compare_images(_rgb(images_a), _rgb(images_b))
         else:
             assert latents_a is not None
             assert latents_b is not None
-            text, view = _compare_latents(_video(latents_a), _video(latents_b))
-        return io.NodeOutput(text, view, ui={"text": (text,), **_preview(view, fps, cls)})
+            text, view, count = _compare_latents(_video(latents_a), _video(latents_b))
+        return io.NodeOutput(text, view, ui={"text": (text,), **_preview(view, fps * len(view) / count, cls)})
 
 
 def _preview(view: Tensor, fps: float, node: type[io.ComfyNode]) -> dict[str, Any]:
@@ -138,39 +141,46 @@ def _check_sizes(a: Tensor, b: Tensor, what: str) -> None:
         )
 
 
-def _compare_images(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
+def _compare_images(a: Tensor, b: Tensor) -> tuple[str, Tensor, int]:
+    """Return the text, the frames that the node plays, and how many there would be if none were left out."""
     _check_sizes(a, b, "image batches")
     b = b.to(a)
-    text = _not_finite(a, b, "image batch")
-    if not text:
-        similarity = ssim(b.movedim(-1, 1), a.movedim(-1, 1), 1.0)
-        text = _text(psnr(b, a, 1.0), similarity, f"{len(a)} frames, peak 1")
-    decibels = _by_frame(a, b, 1.0)
-    return text, _draw(_as_picture(a), _as_picture(b), text, decibels)
+    text, by_frame = _measure(a.movedim(-1, 1), b.movedim(-1, 1), 1.0, "image batch", "{}, peak 1")
+    return text, _draw(_as_picture(a), _as_picture(b), text, by_frame), len(by_frame)
 
 
-def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor]:
+def _compare_latents(a: Tensor, b: Tensor) -> tuple[str, Tensor, int]:
+    """Return the same as `_compare_images`, of latents `[B, C, (T,) H, W]`."""
     _check_sizes(a, b, "latents")
     a = a.float()  # fp16 cannot hold the range of large values
     b = b.to(a)
-    text, peak = _not_finite(a, b, "latents"), value_range(a)
     frames_a, frames_b = (x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x for x in (a, b))
-    if not text:
-        over = f"{len(frames_a)} latent frames, peak {peak:.2f}"
-        text = _text(psnr(b, a, peak), ssim(frames_b, frames_a, peak), over)
-    decibels = _by_frame(frames_a, frames_b, peak)
-    return text, _draw(preview_rgb(_as_picture(a)), preview_rgb(_as_picture(b)), text, decibels)
+    peak = value_range(a)
+    text, by_frame = _measure(frames_a, frames_b, peak, "latents", f"latent {{}}, peak {peak:.2f}")
+    return text, _draw(preview_rgb(_as_picture(a)), preview_rgb(_as_picture(b)), text, by_frame), len(by_frame)
 
 
-def _by_frame(a: Tensor, b: Tensor, peak: float) -> list[float]:
-    """Return the PSNR of each frame in dB; NaN where there is none."""
-    finite = a.isfinite().all() and b.isfinite().all()
-    return [psnr(second, first, peak) if finite else math.nan for first, second in zip(a, b, strict=True)]
+def _measure(a: Tensor, b: Tensor, peak: float, what: str, over: str) -> tuple[str, list[float]]:
+    """Return the text on frames `[B, C, H, W]`, and the PSNR of each in dB; NaN where there is none.
+
+    over: what is said of the frames, with {} for their number.
+    """
+    if text := _not_finite(a, b, what):
+        return text, [math.nan] * len(a)
+    errors, similarities, bar = [], [], comfy.utils.ProgressBar(len(a))
+    for first, second in zip(a, b, strict=True):  # a frame at a time: long clips take seconds, and memory
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        errors.append(mean_squared_error(second, first))
+        similarities.append(ssim(second[None], first[None], peak))
+        bar.update(1)
+    over = over.format(f"{len(a)} frame{'s' * (len(a) > 1)}")
+    noise, similarity = decibels(sum(errors) / len(errors), peak), sum(similarities) / len(similarities)
+    return _text(noise, similarity, over), [decibels(error, peak) for error in errors]
 
 
-def _draw(left: Tensor, right: Tensor, text: str, decibels: list[float]) -> Tensor:
+def _draw(left: Tensor, right: Tensor, text: str, by_frame: list[float]) -> Tensor:
     verdict, _, detail = text.partition("\n")
-    return draw_comparison(left, right, verdict, detail.partition("\n")[0], decibels)
+    return draw_comparison(left, right, verdict, detail.partition("\n")[0], by_frame)
 
 
 def _not_finite(a: Tensor, b: Tensor, what: str) -> str:

@@ -18,6 +18,10 @@ NOTHING_YET = (
     "model, so that this node waits for it. If it is connected, the sampler did not use this model, or "
     "used it only for the negative conditioning: then put the Astraea node before the model of the positive one."
 )
+NO_NODE = (
+    "Nothing was accelerated: the Astraea node before the sampler is bypassed, or its output 'report' is not linked "
+    "here."
+)
 
 
 class AstraeaReport(io.ComfyNode):
@@ -32,13 +36,16 @@ class AstraeaReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 field(
-                    ReportType, "report", tooltip="The report output of Astraea Accelerate or Astraea Sparse Attention."
+                    ReportType,
+                    "report",
+                    optional=True,  # a node that is bypassed gives none
+                    tooltip="The report output of Astraea Accelerate or Astraea Sparse Attention.",
                 ),
                 field(
                     io.Latent,
                     "samples",
                     tooltip="The sampler's result. It is only used to wait for the sampler; the report shows the last "
-                    "run that finished.",
+                    "run.",
                 ),
                 field(
                     io.Boolean,
@@ -55,9 +62,11 @@ class AstraeaReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, report: ReportHandle, samples: Any, list_steps: bool = False) -> io.NodeOutput:
-        shown = report.last
-        if shown is None:
+    def execute(cls, samples: Any, report: ReportHandle | None = None, list_steps: bool = False) -> io.NodeOutput:
+        shown = report.last if report is not None else None
+        if report is None:
+            text, plot = NO_NODE, to_batch(draw_report(Report(notes=[NO_NODE])))
+        elif shown is None:
             text, plot = NOTHING_YET, to_batch(draw_report(Report()))
         else:
             text, plot = report_text(shown, flag("list_steps", list_steps)), to_batch(draw_report(shown))

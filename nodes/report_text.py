@@ -62,7 +62,7 @@ def _heading(report: Report) -> str:
         return "Astraea Sparse Attention" if is_sparse else "Astraea Sparse Attention: nothing was changed"
     if not report.calls:
         return "Astraea: nothing was accelerated"
-    if report.speedup is None or report.computed_share >= 1.0:
+    if report.computed_share >= 1.0:
         return "Astraea: every step was computed in full"
     return f"Astraea: {gain_line(report)}"
 
@@ -74,10 +74,13 @@ def gain_line(report: Report) -> str:
         parts = [f"{report.computed_share:.0%} of the tokens computed"]
     spent, original = report.usual_seconds, report.original_seconds
     if original is not None and report.finished and spent > 0.0:
+        if original <= spent:
+            return " · ".join(["no faster", f"{clock(spent)}, about {clock(original)} in full", *parts])
         return " · ".join([f"{original / spent:.1f}×", f"{clock(spent)} instead of about {clock(original)}", *parts])
-    if report.speedup is not None:
+    if report.speedup is not None and report.speedup > 1.0:
         return " · ".join([f"{report.speedup:.1f}×", *parts])
-    return " · ".join(["no faster", *parts])
+    unknown = report.speedup is None and report.computed_share < 1.0  # no full step to compare with
+    return " · ".join(parts if unknown else ["no faster", *parts])
 
 
 def clock(seconds: float) -> str:

@@ -72,7 +72,7 @@ class AstraeaSparseAttention(io.ComfyNode):
                 _advanced(io.Combo, "choice", options=list(CHOICES), default=AUTO_CHOICE),
                 _advanced(io.Combo, "rest", options=list(RESTS), default=DROP),
                 _advanced(io.Float, "limit", default=DEFAULT_LIMIT, **share),
-                _advanced(io.Int, "min_tokens", default=DEFAULT_MIN_TOKENS, min=0, max=MAX_MIN_TOKENS, step=512),
+                _advanced(io.Int, "min_tokens", default=DEFAULT_MIN_TOKENS, min=0, max=MAX_MIN_TOKENS, step=500),
                 _advanced(io.Combo, "kernel", options=list(KERNELS), default=AUTO_CHOICE),
             ],
             hidden=[io.Hidden.unique_id],

@@ -129,7 +129,7 @@ def load(path: Path) -> Schedule:
     except OSError as error:
         raise ScheduleError(f"Schedule file '{path.name}' cannot be read ({error.strerror}).") from None
     try:
-        return parse(raw.decode("utf-8"), f"Schedule file '{path.name}'")
+        return parse(raw.decode("utf-8-sig"), f"Schedule file '{path.name}'")
     except UnicodeDecodeError:
         raise ScheduleError(f"Schedule file '{path.name}' is not UTF-8 text.") from None
 

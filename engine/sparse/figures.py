@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +42,13 @@ class SparseFigures:
     def add_call(self, is_sparse: bool, duration: Callable[[], float]) -> None:
         """Add a model call that is over; its duration is resolved at the end."""
         self._durations.append((is_sparse, duration))
+
+    def add_error(self, layer: int, step: int, error: float) -> None:
+        """Add the error of a layer's output; of one that is not finite nothing can be measured."""
+        if math.isfinite(error):
+            self.errors.setdefault((layer, step), []).append(error)
+        else:
+            self.remarks.add("attention was not finite: the model's own values are NaN or infinite, often in fp16")
 
     def resolve(self) -> None:
         """Resolve the durations. A run's first call also loads and compiles: it is left out."""

@@ -234,7 +234,7 @@ class SparseRun:
         self._note(work, choice, layer, model_call, timing)
         if is_new:
             with self._lock:
-                self.figures.errors.setdefault((layer, model_call.step), []).append(choice.error)
+                self.figures.add_error(layer, model_call.step, choice.error)
                 self.figures.choices.update(candidate.name for candidate in choice.candidates)
         return work.compute(choice)
 

@@ -13,18 +13,20 @@ from torch import Tensor
 
 from .drawing import ACCENT, FAINT, GRID, INK, PAPER, SCALE, Axis, font, text
 
-PANE_WIDTHS = (240, 460)  # pixels of a clip's frame, smallest and largest
+PANE_WIDTHS, MAX_PANE_HEIGHT = (240, 460), 800  # pixels of a clip's frame
+MAX_FRAMES = 240  # that are drawn; a frame takes 7 MB
 GAP, HEADER, LABEL = 8, 62, 24
 GAIN = 8.0  # of the difference, to be seen
 MAX_DB = 60.0  # of the curve
 
 
 def draw_comparison(left: Tensor, right: Tensor, verdict: str, detail: str, decibels: Sequence[float]) -> Tensor:
-    """Draw every frame of two clips `[T, H, W, 3]` in 0...1, as a batch `[T, H', W', 3]`.
+    """Draw the frames of two clips `[T, H, W, 3]` in 0...1, as a batch `[T', H', W', 3]` of at most MAX_FRAMES.
 
     verdict, detail: the two lines above; decibels: PSNR of each frame, inf where a frame is identical.
     """
-    left, right = (_fit(clip.float().cpu()) for clip in (left, right))
+    every = math.ceil(len(left) / MAX_FRAMES)
+    left, right = (_fit(clip[::every].float().cpu()) for clip in (left, right))
     difference = ((right - left).abs() * GAIN).clamp(0, 1)
     height, width = left.shape[1:3]
     page = _page(width, height, verdict, detail, decibels)
@@ -40,12 +42,13 @@ def draw_comparison(left: Tensor, right: Tensor, verdict: str, detail: str, deci
 
 def _fit(clip: Tensor) -> Tensor:
     """Scale frames to a width that can be looked at: small ones by whole pixels, large ones smoothly."""
-    width = clip.shape[2]
-    if width < PANE_WIDTHS[0]:
-        factor = math.ceil(PANE_WIDTHS[0] / width)
-        return clip.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    if width > PANE_WIDTHS[1]:
-        size = (max(1, round(clip.shape[1] * PANE_WIDTHS[1] / width)), PANE_WIDTHS[1])
+    height, width = clip.shape[1:3]
+    enlarge = min(math.ceil(PANE_WIDTHS[0] / width), MAX_PANE_HEIGHT // height)
+    if enlarge > 1:
+        return clip.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
+    shrink = min(PANE_WIDTHS[1] / width, MAX_PANE_HEIGHT / height)
+    if shrink < 1:
+        size = [max(1, round(side * shrink)) for side in (height, width)]
         return F.interpolate(clip.movedim(-1, 1), size, mode="bilinear", antialias=True).movedim(1, -1)
     return clip
 

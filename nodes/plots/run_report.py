@@ -72,14 +72,18 @@ def _headline(page: Page, report: Report) -> None:
     """Write the gain large, and what it saved beside it."""
     spent, original = report.usual_seconds, report.original_seconds
     if not report.calls:
-        title = "attention stayed dense" if report.sparse else "passed through" if report.notes else "nothing ran yet"
+        title = "passed through" if report.notes else "nothing ran yet"
+        if report.sparse:
+            title = "sparse attention" if report.sparse["calls"] else "attention stayed dense"
         page.write(title, 26)
         page.y += 40
         return
-    if original is None or spent <= 0:
-        page.write("no faster", 34)
+    if original is None or original <= spent or spent <= 0 or not report.finished:
+        page.write("no faster" if report.finished else "stopped early", 34)
         page.y += 42
-        page.write(f"{report.steps_computed} of {report.steps} steps computed, {clock(report.seconds)}", 14, FAINT)
+        about = f", about {clock(original)} in full" if original is not None and report.finished else ""
+        words = f"{report.steps_computed} of {report.steps} steps computed, {clock(spent)}{about}"
+        page.write(words, 14, FAINT)
         page.y += 28
         return
     gain = f"{original / spent:.1f}x"
@@ -96,7 +100,7 @@ def _headline(page: Page, report: Report) -> None:
 def _times(page: Page, report: Report) -> None:
     """Draw the seconds of the original, as estimated from the run's own full steps, and those of this run."""
     original = report.original_seconds
-    if original is None:
+    if original is None or not report.finished:
         return
     longest, width = max(original, report.usual_seconds), WIDTH - MARGIN - BAR_LEFT
     for label, seconds, colour in (("original", original, GRID), ("this run", report.usual_seconds, ACCENT)):
@@ -132,11 +136,14 @@ def _strip(page: Page, rows: list[StepRow], steps: int) -> None:
     page.y += 19
     x = float(MARGIN)
     for kind in [kind for kind in COLOURS if kind in {row.kind for row in rows}]:
-        page.box(x, 11, 11, COLOURS[kind], page.y + 1)
         number = sum(row.kind == kind for row in rows)
         label = f"{number} {MEANING[kind]}"
+        width = 35 + font(13).getlength(label) / SCALE
+        if x > MARGIN and x + width > WIDTH:
+            x, page.y = float(MARGIN), page.y + 20
+        page.box(x, 11, 11, COLOURS[kind], page.y + 1)
         page.write(label, 13, FAINT, x=x + 17)
-        x += 35 + font(13).getlength(label) / SCALE
+        x += width
     page.y += 27
 
 

@@ -8,6 +8,8 @@ from server import PACK_FOLDER, ComfyServer
 
 NODES = {
     "AstraeaAccelerate",
+    "AstraeaSparseAttention",
+    "AstraeaSearch",
     "AstraeaScheduleLoad",
     "AstraeaScheduleSave",
     "AstraeaScheduleInline",

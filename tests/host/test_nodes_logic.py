@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import comfy.latent_formats
-import folder_paths
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from astraea.engine.planning.plan import Plan
 from astraea.engine.planning.resolve import RunFacts, RunSettings, resolve
-from astraea.engine.report import CallRecord, Report
+from astraea.engine.report import KINDS, CallRecord, Report
 from astraea.engine.sampler.profile import SamplerProfile
 from astraea.errors import AstraeaError
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate
 from astraea.nodes.accelerate_inputs import FORMER_MODES, MODE_CHOICES, AccelerateInputs, choose_plan
-from astraea.nodes.compare import AstraeaCompare
 from astraea.nodes.demo import AstraeaDemoPrompt, AstraeaDemoView
 from astraea.nodes.plots.run_report import draw_report
+from astraea.nodes.report import NO_NODE, AstraeaReport
 from astraea.nodes.report_text import report_text, step_rows
 from astraea.nodes.schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from astraea.nodes.search import AstraeaSearch
@@ -137,6 +134,21 @@ def test_any_report_can_be_read_and_drawn() -> None:
     assert "early, by an interrupt or an error" in report_text(stopped)
 
 
+def test_without_a_report_the_node_is_bypassed_and_that_is_said() -> None:
+    output = AstraeaReport.execute({"samples": torch.zeros(1)})
+    assert output.args[0] == output.ui["text"][0] == NO_NODE
+    assert output.args[1].shape[-1] == 3
+
+
+def test_legends_of_four_kinds_fit_into_the_picture() -> None:
+    def report_of(*kinds: str) -> Report:
+        calls = [CallRecord(step, 0.5, 0.5, kinds[step % len(kinds)], 50, 100, 0.1) for step in range(200)]
+        return Report(steps=200, calls=calls, finished=True)
+
+    heights = [draw_report(report_of(*KINDS[:count])).height for count in (3, 4)]
+    assert heights[1] > heights[0]  # the fourth is in a line of its own
+
+
 def test_the_demo_view_makes_frames_of_latents() -> None:
     latents = comfy.latent_formats.Wan21().process_out(torch.randn(2, 16, 3, 4, 6))
     frames = AstraeaDemoView.execute({"samples": latents}).args[0]
@@ -157,105 +169,6 @@ def test_any_latent_has_a_preview(shape: tuple[int, ...]) -> None:
     frames = shape[0] * (shape[2] if len(shape) == 5 else 1)
     assert rgb.shape == (frames, 8, 8, 3)
     assert 0.0 <= float(rgb.min()) <= float(rgb.max()) <= 1.0
-
-
-def test_compare_tells_equal_from_close() -> None:
-    images = torch.rand(2, 24, 24, 3, generator=torch.Generator().manual_seed(0))
-    text, view = AstraeaCompare.execute(images_a=images, images_b=images).args
-    assert text == "identical\n2 frames, peak 1"
-    assert len(view) == 2
-    latents = {"samples": torch.randn(1, 16, 3, 8, 8)}
-    close = {"samples": latents["samples"] + 0.01}
-    assert "\nPSNR " in AstraeaCompare.execute(latents_a=latents, latents_b=close).args[0]
-
-
-@pytest.mark.parametrize(("error", "verdict"), [
-    (0.001, "60.0 dB: hard to tell apart"),
-    (0.02, "34.0 dB: the same video, details differ"),
-    (0.05, "26.0 dB: the same scene, moving differently"),
-    (0.3, "10.5 dB: another video"),
-])  # fmt: skip
-def test_compare_begins_with_a_verdict(error: float, verdict: str) -> None:
-    images = torch.full((2, 24, 24, 3), 0.25)
-    text, _ = AstraeaCompare.execute(images_a=images, images_b=images + error).args
-    assert text.splitlines()[0] == verdict
-
-
-def test_compare_shows_both_clips_their_difference_and_plays_them() -> None:
-    dark, bright = torch.zeros(3, 240, 320, 3), torch.full((3, 240, 320, 3), 0.05)
-    output = AstraeaCompare.execute(images_a=dark, images_b=bright)
-    view = output.args[1]
-    left, right, difference = (view[:, 200, 100, 0], view[:, 200, 500, 0], view[:, 480, 100, 0])
-    assert (left == 0.0).all()
-    assert right.tolist() == pytest.approx([0.05] * 3)
-    assert difference.tolist() == pytest.approx([0.4] * 3)
-    assert output.ui["animated"] == (True,)
-    (file,) = output.ui["images"]
-    assert Image.open(Path(folder_paths.get_temp_directory()) / file["filename"]).n_frames == 3
-    (still,) = AstraeaCompare.execute(images_a=dark[:1], images_b=dark[:1]).ui["images"]
-    assert still["filename"].endswith(".png")
-
-
-def broken(values: torch.Tensor, value: float) -> torch.Tensor:
-    values = values.clone()
-    values.view(-1)[5] = value
-    return values
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("kind", ["images", "latents"])
-def test_compare_tells_what_is_not_finite(kind: str, value: float) -> None:
-    good = torch.rand(2, 24, 24, 3) if kind == "images" else torch.randn(1, 16, 3, 8, 8)
-    bad = broken(good, value)
-    what = "image batch" if kind == "images" else "latents"
-    count = f"1 of {good.numel()} values of the"
-    both = f"{count} first {what} and {count} second {what}"
-    for pair, told in (
-        ((bad, good), f"{count} first {what}"),
-        ((good, bad), f"{count} second {what}"),
-        ((bad, bad), both),
-    ):
-        inputs = [each if kind == "images" else {"samples": each} for each in pair]
-        text, view = AstraeaCompare.execute(**{f"{kind}_a": inputs[0], f"{kind}_b": inputs[1]}).args
-        assert text.startswith(f"not finite: {told} are NaN or infinite")
-        assert view.isfinite().all()
-        assert 0.0 <= float(view.min()) <= float(view.max()) <= 1.0
-
-
-NO_PICTURES = {
-    "no image": ("images", torch.rand(0, 24, 24, 3), "empty batch"),
-    "images without pixels": ("images", torch.rand(2, 0, 24, 3), "empty batch"),
-    "images without a batch": ("images", torch.rand(24, 24, 3), "their shape is 24 x 24 x 3"),
-    "no latent": ("latents", torch.rand(0, 16, 3, 8, 8), "empty batch"),
-    "latents of no frame": ("latents", torch.rand(1, 16, 0, 8, 8), "empty batch"),
-    "latents of sound": ("latents", torch.rand(1, 64, 100), "Sound and other latents cannot be compared"),
-    "latents of too many axes": ("latents", torch.rand(1, 1, 1, 1, 1, 1), "cannot be compared"),
-    "nested latents": ("latents", SimpleNamespace(is_nested=True), "their shape is nested"),
-}
-
-
-@pytest.mark.parametrize(("kind", "values", "message"), NO_PICTURES.values(), ids=NO_PICTURES)
-def test_compare_refuses_in_words_what_is_no_picture(kind: str, values: Any, message: str) -> None:
-    given = values if kind == "images" else {"samples": values}
-    with pytest.raises(AstraeaError, match=message):
-        AstraeaCompare.execute(**{f"{kind}_a": given, f"{kind}_b": given})
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_compare_shows_images_of_any_channels(channels: int) -> None:
-    images = torch.rand(2, 8, 8, channels)
-    text, view = AstraeaCompare.execute(images_a=images, images_b=images).args
-    assert text == "identical\n2 frames, peak 1"
-    assert view.shape[0] == 2
-    assert view.shape[-1] == 3
-
-
-def test_compare_takes_large_values_in_half_precision() -> None:
-    latents = {"samples": torch.tensor([-6e4, 6e4, 0.0, 1.0]).half().view(1, 1, 2, 2)}
-    close = {"samples": latents["samples"] * 0.5}
-    assert (
-        AstraeaCompare.execute(latents_a=latents, latents_b=close).args[0].splitlines()[1].startswith("PSNR 15.05 dB")
-    )
 
 
 SEARCHED = {

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from astraea.engine import metrics
 from astraea.engine.metrics import psnr, ssim, value_range
 
 
@@ -20,6 +21,12 @@ def test_equal_tensors_are_infinitely_close() -> None:
     assert ssim(a, a.clone(), 1.0) == pytest.approx(1.0)
 
 
+def test_many_values_are_summed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = psnr(picture(0), picture(1), 1.0)
+    monkeypatch.setattr(metrics, "VALUES_AT_ONCE", 7)
+    assert psnr(picture(0), picture(1), 1.0) == pytest.approx(whole, abs=1e-9)
+
+
 @pytest.mark.parametrize(("offset", "peak", "decibels"), [(0.1, 1.0, 20.0), (0.01, 1.0, 40.0), (0.5, 5.0, 20.0)])
 def test_a_constant_offset_gives_the_textbook_psnr(offset: float, peak: float, decibels: float) -> None:
     a = picture()
@@ -30,6 +37,18 @@ def test_ssim_of_two_plain_surfaces_is_their_luminance_term() -> None:
     a, b = torch.full((1, 1, 16, 16), 0.4), torch.full((1, 1, 16, 16), 0.6)
     expected = (2 * 0.4 * 0.6 + 1e-4) / (0.4**2 + 0.6**2 + 1e-4)
     assert ssim(a, b, 1.0) == pytest.approx(expected, abs=1e-5)
+
+
+def test_ssim_is_that_of_gaussian_windows() -> None:
+    a, b = picture(0, 1, 1, 11, 11).double(), picture(1, 1, 1, 11, 11).double()  # one window alone
+    one = torch.exp(-((torch.arange(11) - 5.0) ** 2) / (2 * 1.5**2)).double()
+    weights = one.outer(one) / one.outer(one).sum()
+    mean_a, mean_b = ((weights * x).sum() for x in (a, b))
+    var_a, var_b = ((weights * (x - mean) ** 2).sum() for x, mean in ((a, mean_a), (b, mean_b)))
+    both = (weights * (a - mean_a) * (b - mean_b)).sum()
+    expected = (2 * mean_a * mean_b + 1e-4) * (2 * both + 9e-4)
+    expected /= (mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4)
+    assert ssim(a, b, 1.0) == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_ssim_falls_with_noise_and_does_not_depend_on_the_unit() -> None:
