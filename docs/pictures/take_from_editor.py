@@ -1,6 +1,6 @@
-"""Pictures of the real editor for the docs: every node, every workflow, and the quick start after a run.
+"""Pictures of the real editor for the docs: the templates, every node and workflow, the quick start after a run.
 
-.venv/bin/python docs/pictures/take_from_editor.py [--comfyui TREE] [--only nodes|workflows|quick_start]
+.venv/bin/python docs/pictures/take_from_editor.py [--comfyui TREE] [--only templates|nodes|workflows|quick_start]
 
 Needs what the browser tier of the tests needs: a ComfyUI, Chromium and playwright. At 100 %, in the graph's own look.
 """
@@ -83,6 +83,16 @@ def save_node(editor: Editor, kind: str, path: Path) -> None:
     save(editor, path, clip)
 
 
+def take_templates(editor: Editor, _: ComfyServer) -> None:
+    """Save the template browser with the pack's templates."""
+    cards = editor.template_cards(sorted(path.stem for path in WORKFLOWS.glob("*.json")))
+    for card in (*cards.values(), next(iter(cards.values()))):
+        card.scroll_into_view_if_needed()  # pictures out of sight are not loaded
+    editor.page.mouse.move(5, 5)
+    save(editor, PICTURES / "templates.png")
+    editor.close_dialog()
+
+
 def take_nodes(editor: Editor, server: ComfyServer) -> None:
     """Save every node as it is when it is new."""
     for kind in sorted(kind for kind in server.object_info() if kind.startswith("Astraea")):
@@ -109,7 +119,7 @@ def take_quick_start(editor: Editor, server: ComfyServer) -> None:
         save_node(editor, kind, PICTURES / f"{name}.png")
 
 
-PARTS = {"nodes": take_nodes, "workflows": take_workflows, "quick_start": take_quick_start}
+PARTS = {"templates": take_templates, "nodes": take_nodes, "workflows": take_workflows, "quick_start": take_quick_start}
 
 
 def main() -> None:

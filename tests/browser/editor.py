@@ -42,6 +42,9 @@ ADD_AND_SELECT = """kind => {
     window.app.canvas.setDirty(true, true)
 }"""
 
+SELECT = "kind => window.app.canvas.selectNode(window.app.graph.nodes.find(node => node.type === kind))"
+BYPASSED = "kind => window.app.graph.nodes.find(node => node.type === kind).mode === 4"
+
 
 @dataclass(frozen=True)
 class ShownNode:
@@ -137,6 +140,13 @@ class Editor:
     def set_widget(self, kind: str, name: str, value: Any) -> None:
         """Set a widget of all nodes of a type."""
         self.page.evaluate(SET_WIDGET, [kind, name, value])
+
+    def bypass(self, kind: str) -> None:
+        """Bypass a node by its key."""
+        self.page.evaluate(SELECT, kind)
+        self.page.locator("#graph-canvas").focus()
+        self.page.keyboard.press("Control+b")
+        self.page.wait_for_function(BYPASSED, arg=kind)
 
     def press(self, key: str) -> None:
         """Press a key of the graph's own."""

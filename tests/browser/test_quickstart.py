@@ -31,6 +31,15 @@ def test_accelerate_shows_the_speed_up(finished: Editor) -> None:
     assert re.search(r"\d\.\d+ ?[x×]", text.splitlines()[0])
 
 
+def test_with_the_node_bypassed_all_runs_and_that_is_said(editor: Editor, server: ComfyServer) -> None:
+    editor.open_template(QUICKSTART)
+    editor.bypass("AstraeaAccelerate")
+    outputs = server.wait(editor.run()["prompt_id"])["outputs"]
+    texts = [line for output in outputs.values() for line in output.get("text", [])]
+    assert [line for line in texts if "bypassed" in line], texts
+    assert any(line.startswith("identical") for line in texts), texts
+
+
 def test_an_unknown_schedule_is_one_message(editor: Editor) -> None:
     editor.open_template(QUICKSTART)
     editor.set_widget("AstraeaAccelerate", "schedule", UNKNOWN)

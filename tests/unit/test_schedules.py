@@ -186,7 +186,7 @@ def test_own_steps_too_begin_with_a_full_one_within_the_budget(mean):
 @pytest.mark.parametrize(("head", "tail"), [(4, 1), (1, 4), (6, 6)])
 def test_full_ends_give_way_to_the_budget(head, tail, mean):
     schedule = warped_skip("ends", 0.6, GRID, full_start=head, full_end=tail)
-    for steps in range(8, 51):
+    for steps in (*range(8, 21), 25, 30, 37, 50):
         assert_as_many_whole_steps_as_fit(schedule, grid(steps), [1] * steps, mean)
 
 
@@ -199,8 +199,8 @@ def test_a_last_step_that_must_be_computed_takes_the_place_of_another():
 @pytest.mark.parametrize("mean", [0.7, 0.5, 0.4, 0.3])
 def test_mean_budget_is_kept_on_any_grid(shape, mean):
     """Token steps come to it, whole steps stay whole and come to as much of it as they can."""
-    for steps in (*range(8, 22), 25, 30, 37, 50):
-        for shift in (8.0, 3.0, 1.0):
+    for steps in (8, 9, 13, 20, 21, 30, 50):
+        for shift in (8.0, 1.0):
             for calls in ([1] * steps, [1] + [2] * (steps - 1), [2] * (steps - 1) + [1], [3] * steps):
                 if not shape.has_partial_steps:
                     assert_as_many_whole_steps_as_fit(shape, grid(steps, shift), calls, mean)
