@@ -106,7 +106,7 @@ class AstraeaDemoView(io.ComfyNode):
 
 def _frames(latents: Tensor) -> Tensor:
     """Decode latents `[B, 16, T, H, W]` of a LATENT to frames `[B·(4T − 3), 16H, 16W, 3]`. Raises AstraeaError."""
-    if latents.ndim != 5 or latents.shape[1] != 16:
+    if latents.ndim != 5 or latents.shape[1] != 16 or not latents.numel():
         raise AstraeaError(
             "Astraea Demo View shows latents of the demo model only (16 channels, video). "
             "For other models use VAE Decode."

@@ -30,8 +30,9 @@ def search_text(run: SearchRun, budgets: Sequence[float]) -> str:
 
 def _headline(run: SearchRun) -> str:
     cached = f", {run.cache_hits} of them taken from before" if run.cache_hits else ""
+    found = "1 schedule" if len(run.schedules) == 1 else f"{len(run.schedules)} schedules"
     return (
-        f"Astraea Search: {len(run.schedules)} schedules found with the work of {run.result.cost:.1f} clips "
+        f"Astraea Search: {found} found with the work of {run.result.cost:.1f} clips "
         f"({run.runs} candidate runs{cached})"
     )
 

@@ -15,7 +15,9 @@ from astraea.engine.planning.plan import Plan
 from astraea.engine.planning.resolve import RunFacts, RunSettings, resolve
 from astraea.engine.report import KINDS, CallRecord, Report
 from astraea.engine.sampler.profile import SamplerProfile
+from astraea.engine.sparse.figures import SparseFigures
 from astraea.errors import AstraeaError
+from astraea.host import folders
 from astraea.host.latents import model_space, preview_rgb
 from astraea.nodes.accelerate import AstraeaAccelerate
 from astraea.nodes.accelerate_inputs import FORMER_MODES, MODE_CHOICES, AccelerateInputs, choose_plan
@@ -138,6 +140,26 @@ def test_without_a_report_the_node_is_bypassed_and_that_is_said() -> None:
     output = AstraeaReport.execute({"samples": torch.zeros(1)})
     assert output.args[0] == output.ui["text"][0] == NO_NODE
     assert output.args[1].shape[-1] == 3
+
+
+def test_sparse_attention_of_values_that_are_not_finite_is_drawn() -> None:
+    figures = SparseFigures(layers={0}, sparse_layers={0}, steps=1, sparse_steps={0}, calls=1)
+    figures.add_error(0, 0, float("nan"))
+    report = Report(sparse=figures.as_dict(), notes=figures.notes(), finished=True)
+    assert draw_report(report).height > 100
+    assert "not finite" in report_text(report)
+
+
+@pytest.mark.parametrize("name", ["found-0.50 (1)", "süß", "日本語", "50%", "x" * 90])
+def test_a_schedule_file_can_be_chosen_whatever_its_name(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(folders, "user_schedule_folder", lambda: tmp_path)
+    saved = save(uniform("found-0.50", 0.5, flow_sigmas(8)), tmp_path)
+    (tmp_path / f"{name}.json").write_bytes(b"\xef\xbb\xbf" + saved.read_bytes())  # as some editors write it
+    (tmp_path / "auto.json").write_bytes(saved.read_bytes())
+    assert sorted(folders.schedule_names()) == sorted(["found-0.50", name])
+    assert folders.find_schedule(name).points == folders.find_schedule("found-0.50").points
 
 
 def test_legends_of_four_kinds_fit_into_the_picture() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from astraea.engine.blocks.interface import TokenLayout
 from astraea.engine.sparse import work as work_module
+from astraea.engine.sparse.figures import SparseFigures
 from astraea.engine.sparse.methods import METHODS
 from astraea.engine.sparse.plan import SparsePlan
 from astraea.engine.sparse.run import NEEDS_TOO_MUCH, SparseRun
@@ -325,3 +326,13 @@ def test_figures_of_a_run():
     assert kept["line"] == line
     assert (kept["layers"], kept["sparse_layers"], kept["steps"], kept["sparse_steps"]) == (3, 3, 4, 3)
     assert (kept["calls"], kept["worst_layer"], kept["choices"]) == (9, worst, {"tile means": 18})
+
+
+def test_errors_that_are_not_finite_are_a_remark():
+    figures = SparseFigures(layers={0, 1}, sparse_layers={0, 1}, steps=2, sparse_steps={0, 1}, calls=4)
+    figures.add_error(0, 0, 0.1)
+    figures.add_error(1, 0, float("nan"))
+    figures.add_error(1, 1, float("inf"))
+    assert figures.as_dict()["layer_errors"] == [0.1, 0.0]
+    assert figures.worst == (0, 0.1)
+    assert ["not finite" in note for note in figures.notes()] == [True]
