@@ -19,8 +19,8 @@ CONNECTIVES = ("a", "an", "the", "over", "on", "at", "under northern lights")
 GROUPS = (SUBJECTS, tuple(dict.fromkeys((*BALLOONS, *SAILS))), DIRECTIONS, PLACES, TIMES, CONNECTIVES)
 VOCABULARY = frozenset(word for group in GROUPS for phrase in group for word in phrase.split())
 PROMPTS = (
-    "a red balloon drifting left over mountains at sunset",
     "a white boat sailing right on a lake at night under northern lights",
+    "a red balloon drifting left over mountains at sunset",
     "an orange balloon drifting right over hills at dawn",
     "a red boat sailing left on the sea at sunset",
     "a blue balloon drifting right over a lake at noon",

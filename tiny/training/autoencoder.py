@@ -43,7 +43,7 @@ STATES = Path(__file__).resolve().parents[1] / ".training"
 COLOUR_GAIN = 2.0  # of the mean colours, to which the first three codes add what the encoder finds
 WINDOW = (7, 8)  # height and width of a training window, in latents
 ENCODER = Path(__file__).with_name("demo_encoder_fp16.safetensors")
-NOISE = 0.04  # on the codes
+NOISE = 0.12  # on the codes of a window, at most: a model is off by as much
 RATE, WARM_UP, COOLING = 1e-3, 100, 0.6
 
 
@@ -137,7 +137,7 @@ def loss_of(encoder: Encoder, decoder: Decoder, frames: Tensor) -> tuple[Tensor,
     """Return the loss to minimise (values, and edges in place and time), and the mean square error."""
     with torch.autocast("cpu", torch.bfloat16):
         codes = encoder(frames).float()
-        out = decoder(codes + NOISE * torch.randn_like(codes)).float()
+        out = decoder(codes + NOISE * torch.rand(len(codes), 1, 1, 1, 1) * torch.randn_like(codes)).float()
     weights = {-1: 1.5, -2: 1.5, 1: 0.5}
     edges = sum(weight * F.l1_loss(out.diff(dim=dim), frames.diff(dim=dim)) for dim, weight in weights.items())
     return F.l1_loss(out, frames) + edges + 2e-4 * codes.square().mean(), F.mse_loss(out, frames)
