@@ -18,6 +18,7 @@ from lib.results import ROOT
 
 SIDE, BAND = 600, 96  # pixels of a picture, and of the band below
 CFG = 2.5
+SEEN = "picture: the demo model"
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ LISTED = (
     Thumbnail("05 Wan 2.1 1.3B text to video", 7, 30, 0.7, "Wan 2.1 1.3B", "uni_pc"),
     Thumbnail("06 Wan 2.1 14B image to video", 5, 20, 0.7, "Wan 2.1, your picture", "uni_pc"),
     Thumbnail("07 HunyuanVideo 1.5 text to video", 6, 20, 0.7, "HunyuanVideo 1.5"),
-    Thumbnail("08 Sparse attention, LTX-2.3 in 8 steps", 3, 8, 1.0, "sparse attention, LTX-2.3", density=0.3),
-    Thumbnail("09 Sparse attention, Wan 2.2 in 4 steps", 0, 4, 1.0, "sparse attention, Wan 2.2", density=0.3, seed=5),
+    Thumbnail("08 Sparse attention, LTX-2.3 in 8 steps", 3, 8, 1.0, "LTX-2.3, 8 steps", density=0.3),
+    Thumbnail("09 Sparse attention, Wan 2.2 in 4 steps", 0, 4, 1.0, "Wan 2.2, 4 steps", density=0.3, seed=5),
     Thumbnail("10 Search (no download)", 2, 20, 0.4, "find your own schedule", seed=6),
-    Thumbnail("11 Search for Wan 2.1", 1, 20, 0.4, "find your own schedule", "uni_pc", seed=2),
+    Thumbnail("11 Search for Wan 2.1", 1, 20, 0.4, "search for Wan 2.1", "uni_pc", seed=2),
 )
 
 
@@ -82,18 +83,20 @@ def draw(picture: Any, title: str, gain: str) -> Any:
     writing = ImageDraw.Draw(picture, "RGBA")
     writing.line((SIDE / 2, 0, SIDE / 2, SIDE - BAND), (255, 255, 255, 190), 3)
     for x, anchor, words in ((SIDE / 2 - 14, "rs", "original"), (SIDE / 2 + 14, "ls", "Astraea")):
-        writing.text((x, 112), words, "white", ImageFont.load_default(28), anchor, stroke_width=1)
+        face = ImageFont.load_default(28)
+        writing.text((x, 112), words, "white", face, anchor, stroke_width=2, stroke_fill=(20, 22, 27))
     writing.rectangle((0, SIDE - BAND, SIDE, SIDE), (20, 22, 27, 255))
     writing.text((20, SIDE - BAND / 2), gain, (84, 196, 214), ImageFont.load_default(46), "lm")
     face = ImageFont.load_default(25)
-    writing.text((SIDE - 20, SIDE - BAND / 2), title, (236, 238, 242), face, "rm")
+    writing.text((SIDE - 20, SIDE - 0.64 * BAND), title, (236, 238, 242), face, "rm")
+    writing.text((SIDE - 20, SIDE - 0.26 * BAND), SEEN, (150, 155, 165), ImageFont.load_default(18), "rm")
     return picture
 
 
 def gain_of(each: Thumbnail, report: Any) -> str:
     """The words of the gain: what the steps or the density allow."""
     if each.density:
-        return f"density {each.density:g}"
+        return f"{each.density:.0%} attention"
     return f"{each.steps / report.steps_computed:.1f}x"
 
 

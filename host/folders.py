@@ -56,7 +56,7 @@ def find_schedule(name: str) -> Schedule:
     former = former_schedule(check_name(name))
     if former is not None:
         return former
-    raise ScheduleError(f"There is no schedule named '{name}'. {_names_to_choose_from(name)}")
+    raise ScheduleError(f"There is no schedule named '{name}' on this computer. {_names_to_choose_from(name)}")
 
 
 def _names_to_choose_from(name: str) -> str:
@@ -69,4 +69,7 @@ def _names_to_choose_from(name: str) -> str:
         f"Your saved ones: {', '.join(map(repr, own[:MAX_NAMES_LISTED]))}{more}." if own else "You have saved none yet."
     )
     # In a workflow of someone else's it is the schedule that is missing, not the workflow that is wrong.
-    return f"{meant}{saved} Choose 'auto', or put the file of this schedule into '{user_schedule_folder()}'."
+    return (
+        f"{meant}{saved} Choose 'auto', which needs none, or ask for the file '{name}.json', put it into "
+        f"'{user_schedule_folder()}' and press R."
+    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..engine.metrics import decibels, mean_squared_error, ssim, value_range
 from ..errors import AstraeaError
 from ..host.latents import preview_rgb
+from ..host.progress import with_bar
 from .checks import number
 from .plots.comparison import MAX_FRAMES, draw_comparison
 from .schema import field, node_schema
@@ -167,12 +166,10 @@ def _measure(a: Tensor, b: Tensor, peak: float, what: str, over: str) -> tuple[s
     """
     if text := _not_finite(a, b, what):
         return text, [math.nan] * len(a)
-    errors, similarities, bar = [], [], comfy.utils.ProgressBar(len(a))
-    for first, second in zip(a, b, strict=True):  # a frame at a time: long clips take seconds, and memory
-        comfy.model_management.throw_exception_if_processing_interrupted()
+    errors, similarities = [], []
+    for first, second in with_bar(zip(a, b, strict=True), len(a)):  # a frame at a time: long clips take seconds
         errors.append(mean_squared_error(second, first))
         similarities.append(ssim(second[None], first[None], peak))
-        bar.update(1)
     over = over.format(f"{len(a)} frame{'s' * (len(a) > 1)}")
     noise, similarity = decibels(sum(errors) / len(errors), peak), sum(similarities) / len(similarities)
     return _text(noise, similarity, over), [decibels(error, peak) for error in errors]
