@@ -97,7 +97,7 @@ def gain_of(each: Thumbnail, report: Any) -> str:
     """The words of the gain: what the steps or the density allow."""
     if each.density:
         return f"{each.density:.0%} attention"
-    return f"{each.steps / report.steps_computed:.1f}x"
+    return f"up to {each.steps / report.steps_computed:.1f}x"
 
 
 def main() -> None:

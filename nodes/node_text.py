@@ -20,11 +20,12 @@ def shows_on(hidden: Any) -> Callable[[Report], None] | None:
 
 
 def node_text(report: Report) -> str:
-    """Format what a video maker wants to know first: the gain in one line, then a line for each remark."""
+    """Format what a video maker wants to know first: the gain in two lines, then a line for each remark."""
     sparse = [str(report.sparse["line"])] if report.sparse else []
     stopped = "" if report.finished else "stopped early: "
     if report.calls:
-        return "\n".join([stopped + gain_line(report), *sparse, *report.notes])
+        gain, _, computed = gain_line(report).rpartition(" · ")  # two lines: the node may be narrow
+        return "\n".join([stopped + "\n".join(filter(None, (gain, computed))), *sparse, *report.notes])
     if sparse:
         return "\n".join([stopped + sparse[0], *report.notes])
     return "\n".join(report.notes) or "Nothing has been run yet."

@@ -38,7 +38,7 @@ def test_the_gain_is_told_after_each_run(load_tiny, shown):
         sample(fast, steps=20)
     assert [node for _, node in shown] == ["17", "17"]
     gain = r"(\d\.\d× · [\d.]+ s instead of about [\d.]+ s|no faster · [\d.]+ s, about [\d.]+ s in full)"
-    assert re.match(rf"{gain} · 10 of 20 steps computed", shown[0][0])  # on a busy machine it may be no faster
+    assert re.match(rf"{gain}\n10 of 20 steps computed", shown[0][0])  # on a busy machine it may be no faster
 
 
 def test_why_there_are_whole_steps_alone(shown):
@@ -72,14 +72,14 @@ def test_the_gain_is_told_in_times_of_the_whole_sampler():
     calls = [CallRecord(n, 1.0, 1.0, "full", 9, 9, 8.0) for n in range(12)]
     calls += [CallRecord(n, 0.5, 0.0, "reuse", 0, 9) for n in range(12, 30)]
     report = Report(steps=30, calls=calls, seconds=101.0, finished=True)
-    assert node_text(report) == "2.4× · 1:41 instead of about 4:05 · 12 of 30 steps computed"
+    assert node_text(report) == "2.4× · 1:41 instead of about 4:05\n12 of 30 steps computed"
 
 
 def test_a_run_that_was_slower_is_not_called_faster():
     calls = [CallRecord(n, 1.0, 1.0, "full", 9, 9, 1.0) for n in range(2)]
     calls += [CallRecord(n, 0.5, 0.5, "token", 4, 9, 1.5) for n in range(2, 4)]
     report = Report(steps=4, calls=calls, seconds=5.0, finished=True)
-    assert node_text(report) == "no faster · 5.0 s, about 4.0 s in full · 72% of the tokens computed"
+    assert node_text(report) == "no faster · 5.0 s, about 4.0 s in full\n72% of the tokens computed"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ STARTS = (
     ({"wan-2.1": 21, "hunyuan": 14, "wan-5b": 14}, "Wan 2.1, HunyuanVideo 1.5, Wan 2.2 5B", "0.7"),
     ({"ltx": 5, "ltx-ancestral": 5}, "LTX-2.3, LTX-2.5, 8 steps", "0.65, first pass"),
     ({"h3-turbo": 5}, "H3 turbo, 8 steps", "0.65"),
-    ({"scail": 4, "four": 3}, "4 or 6 steps (lightx2v)", "0.5"),
+    ({"scail": 4, "four": 3}, "4 or 6 steps, one sampler", "0.5"),
 )
 SMALL, UNTRIED = "small models only", "small random models only"
 
@@ -59,7 +59,7 @@ def lead_means(rows: list[Row]) -> str:
         if setting.share != "–" or setting.steps < 20:
             groups[0 if setting.steps >= 20 else 1 if setting.steps == 8 else 2].append(setting)
     lines = []
-    for key, name in (("easycache", "ComfyUI's EasyCache"), ("fewer", "as few dense steps"), ("paper", "paper's mode")):
+    for key, name in (("easycache", "ComfyUI's EasyCache"), ("fewer", "as few dense steps"), ("paper", "mode *paper*")):
         means = [statistics.fmean(_mean(rows, setting, setting.usual, key) for setting in group) for group in groups]
         lines.append([f"ahead of {name}", *(f"{mean:+.0f}" for mean in means)])
     return table(["", *header], lines)
