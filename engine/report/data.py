@@ -97,10 +97,17 @@ class Report:
 
     @property
     def original_seconds(self) -> float | None:
-        """Estimate of the seconds that the whole sampler takes without acceleration; None where there is no gain."""
+        """Estimate of the seconds that the whole sampler takes without acceleration; None where that is unknown.
+
+        What the first call took to warm up, it would have taken then, too.
+        """
         if self.speedup is None or self.dense_seconds is None:
             return None
-        return max(0.0, self.seconds - self.model_seconds) + self.dense_seconds
+        around = max(0.0, self.seconds - self.model_seconds)
+        first = self.calls[0]
+        usual = self.dense_seconds * first.tokens / max(sum(call.tokens for call in self.calls), 1)
+        warm_up = max(0.0, first.seconds - usual - self.tuning_seconds) if first.kind == FULL else 0.0
+        return around + self.dense_seconds + warm_up
 
     @property
     def steps_computed(self) -> int:

@@ -157,9 +157,8 @@ def test_a_bad_setting_of_search_is_one_error(settings: dict, message: str, the_
 
 
 def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: ComfyServer, refusal: Callable) -> None:
-    assert "You have saved none yet. Choose 'auto', which needs none, or ask for the file 'nowhere.json'" in refusal(
-        accelerated(schedule="nowhere")
-    )
+    refused = refusal(accelerated(schedule="nowhere"))
+    assert "You have saved none yet. Choose 'auto', which needs none, or ask for the file 'nowhere.json'" in refused
     folder = server.base / "user" / "astraea" / "schedules"
     folder.mkdir(parents=True, exist_ok=True)
     own = [folder / f"{name}.json" for name in ("mine", "for my model")]

@@ -75,6 +75,14 @@ def test_the_gain_is_told_in_times_of_the_whole_sampler():
     assert node_text(report) == "2.4× · 1:41 instead of about 4:05\n12 of 30 steps computed"
 
 
+def test_what_a_first_call_takes_to_warm_up_it_takes_without_acceleration_too():
+    calls = [CallRecord(0, 1.0, 1.0, "full", 9, 9, 6.0)]
+    calls += [CallRecord(n, 0.5, 1.0, "full", 9, 9, 1.0) for n in range(1, 3)]
+    calls += [CallRecord(n, 0.5, 0.0, "reuse", 0, 9) for n in range(3, 6)]
+    report = Report(steps=6, calls=calls, seconds=8.0, finished=True)
+    assert node_text(report) == "1.4× · 8.0 s instead of about 11 s\n3 of 6 steps computed"
+
+
 def test_a_run_that_was_slower_is_not_called_faster():
     calls = [CallRecord(n, 1.0, 1.0, "full", 9, 9, 1.0) for n in range(2)]
     calls += [CallRecord(n, 0.5, 0.5, "token", 4, 9, 1.5) for n in range(2, 4)]
