@@ -170,7 +170,7 @@ def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: Co
         for path in own:
             path.unlink()
     assert "Did you mean 'mine'?" in told
-    assert "Your saved ones: 'for my model', 'mine'. Choose 'auto', or put the file" in told
+    assert "Your saved ones: 'for my model', 'mine'. Choose 'auto', which needs none, or ask" in told
     assert "cfg" not in told
 
 
