@@ -68,14 +68,14 @@ def test_compare_tells_what_is_not_finite(kind: str, value: float) -> None:
     what = "image batch" if kind == "images" else "latents"
     count = f"1 of {good.numel()} values of the"
     both = f"{count} first {what} and {count} second {what}"
-    for pair, told in (
+    for pair, said in (
         ((bad, good), f"{count} first {what}"),
         ((good, bad), f"{count} second {what}"),
         ((bad, bad), both),
     ):
         inputs = [each if kind == "images" else {"samples": each} for each in pair]
         text, view = AstraeaCompare.execute(**{f"{kind}_a": inputs[0], f"{kind}_b": inputs[1]}).args
-        assert text.startswith(f"not finite: {told} are NaN or infinite")
+        assert text.startswith(f"not finite: {said} are NaN or infinite")
         assert view.isfinite().all()
         assert 0.0 <= float(view.min()) <= float(view.max()) <= 1.0
 
