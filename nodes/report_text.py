@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ..engine.report import KINDS, TOKEN, CallRecord, Report
 from ..schedules import DEFAULT_MODE, expected_from
 
+# Said instead of a gain where equal steps took unequally long.
+UNEVEN = "steps took too unequally long to compare: run it again"
+
 
 @dataclass(frozen=True)
 class StepRow:
@@ -75,12 +78,24 @@ def gain_line(report: Report) -> str:
     spent, original = report.usual_seconds, report.original_seconds
     if original is not None and report.finished and spent > 0.0:
         if original <= spent:
-            return " · ".join(["no faster", f"{clock(spent)}, about {clock(original)} in full", *parts])
+            return " · ".join([*_without_gain(report, spent, original), *parts])
         return " · ".join([f"{original / spent:.1f}×", f"{clock(spent)} instead of about {clock(original)}", *parts])
     if report.speedup is not None and report.speedup > 1.0:
         return " · ".join([f"{report.speedup:.1f}×", *parts])
     unknown = report.speedup is None and report.computed_share < 1.0  # no full step to compare with
     return " · ".join(parts if unknown else ["no faster", *parts])
+
+
+def _without_gain(report: Report, spent: float, original: float) -> list[str]:
+    """Return what is said of a run that took as long as its estimate in full, or longer."""
+    if was_disturbed(report):
+        return [f"{clock(spent)}, {UNEVEN}"]
+    return ["no faster", f"{clock(spent)}, about {clock(original)} in full"]
+
+
+def was_disturbed(report: Report) -> bool:
+    """Tell whether a run without gain has skipped whole steps alone: only steps of unequal times explain that."""
+    return report.computed_share < 1.0 and not any(call.kind == TOKEN for call in report.calls)
 
 
 def clock(seconds: float) -> str:

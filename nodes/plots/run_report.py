@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from ...engine.report import ANSWERED, FULL, REUSE, TOKEN, Report
 from ...schedules import expected_from
-from ..report_text import StepRow, clock, step_rows
+from ..report_text import UNEVEN, StepRow, clock, step_rows, was_disturbed
 from .drawing import (
     ACCENT,
     AMBER,
@@ -79,9 +79,11 @@ def _headline(page: Page, report: Report) -> None:
         page.y += 40
         return
     if original is None or original <= spent or spent <= 0 or not report.finished:
-        page.write("no faster" if report.finished else "stopped early", 34)
+        uneven = original is not None and report.finished and was_disturbed(report)
+        page.write("time not comparable" if uneven else "no faster" if report.finished else "stopped early", 34)
         page.y += 42
         about = f", about {clock(original)} in full" if original is not None and report.finished else ""
+        about = f": {UNEVEN}" if uneven else about
         words = f"{report.steps_computed} of {report.steps} steps computed, {clock(spent)}{about}"
         page.write(words, 14, FAINT)
         page.y += 28
@@ -100,7 +102,7 @@ def _headline(page: Page, report: Report) -> None:
 def _times(page: Page, report: Report) -> None:
     """Draw the seconds of the original, as estimated from the run's own full steps, and those of this run."""
     original = report.original_seconds
-    if original is None or not report.finished:
+    if original is None or not report.finished or (original <= report.usual_seconds and was_disturbed(report)):
         return
     longest, width = max(original, report.usual_seconds), WIDTH - MARGIN - BAR_LEFT
     for label, seconds, colour in (("original", original, GRID), ("this run", report.usual_seconds, ACCENT)):

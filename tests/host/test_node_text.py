@@ -14,7 +14,8 @@ from test_box import strange
 from astraea.engine.report import CallRecord, Report
 from astraea.nodes.accelerate import AstraeaAccelerate
 from astraea.nodes.node_text import node_text, shows_on
-from astraea.nodes.report_text import clock
+from astraea.nodes.plots.run_report import draw_report
+from astraea.nodes.report_text import UNEVEN, clock
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_gain_is_told_after_each_run(load_tiny, shown):
     for _ in range(2):
         sample(fast, steps=20)
     assert [node for _, node in shown] == ["17", "17"]
-    gain = r"(\d\.\d× · [\d.]+ s instead of about [\d.]+ s|no faster · [\d.]+ s, about [\d.]+ s in full)"
+    gain = rf"(\d\.\d× · [\d.]+ s instead of about [\d.]+ s|[\d.]+ s, {UNEVEN})"
     assert re.match(rf"{gain}\n10 of 20 steps computed", shown[0][0])  # on a busy machine it may be no faster
 
 
@@ -88,6 +89,14 @@ def test_a_run_that_was_slower_is_not_called_faster():
     calls += [CallRecord(n, 0.5, 0.5, "token", 4, 9, 1.5) for n in range(2, 4)]
     report = Report(steps=4, calls=calls, seconds=5.0, finished=True)
     assert node_text(report) == "no faster · 5.0 s, about 4.0 s in full\n72% of the tokens computed"
+
+
+def test_steps_that_took_unequally_long_are_not_compared():
+    calls = [CallRecord(n, 1.0, 1.0, "full", 9, 9, seconds) for n, seconds in enumerate((1.0, 1.0, 1.0, 9.0))]
+    calls += [CallRecord(n, 0.5, 0.0, "reuse", 0, 9) for n in range(4, 8)]
+    report = Report(steps=8, calls=calls, seconds=13.0, finished=True)
+    assert node_text(report).splitlines() == [f"13 s, {UNEVEN}", "4 of 8 steps computed"]
+    assert draw_report(report).height > 100
 
 
 @pytest.mark.parametrize(
