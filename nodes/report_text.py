@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engine.report import KINDS, TOKEN, CallRecord, Report
+from ..engine.report import FULL, KINDS, TOKEN, CallRecord, Report
 from ..schedules import DEFAULT_MODE, expected_from
 
 # Said instead of a gain where equal steps took unequally long.
+MAX_SKIPPING = 0.1  # of the model's seconds, spent at steps that are not computed
 UNEVEN = "steps took too unequally long to compare: run it again"
 
 
@@ -94,8 +95,10 @@ def _without_gain(report: Report, spent: float, original: float) -> list[str]:
 
 
 def was_disturbed(report: Report) -> bool:
-    """Tell whether a run without gain has skipped whole steps alone: only steps of unequal times explain that."""
-    return report.computed_share < 1.0 and not any(call.kind == TOKEN for call in report.calls)
+    """Tell whether a run without gain has skipped whole steps in no time: only unequal steps explain that."""
+    skipped = sum(call.seconds for call in report.calls if call.kind != FULL)
+    is_quick = skipped <= MAX_SKIPPING * report.model_seconds
+    return report.computed_share < 1.0 and is_quick and not any(call.kind == TOKEN for call in report.calls)
 
 
 def clock(seconds: float) -> str:

@@ -28,7 +28,7 @@ def test_a_result_is_shown_as_a_picture(kind: str, finished: Editor) -> None:
 
 def test_accelerate_shows_the_speed_up(finished: Editor) -> None:
     text = finished.wait_for_text("AstraeaAccelerate", ".")
-    assert re.search(r"\d\.\d+ ?[x×]", text.splitlines()[0])
+    assert re.search(r"\d\.\d+ ?[x×]|unequally long", text.splitlines()[0])  # where the machine is busy
 
 
 def test_with_the_node_bypassed_all_runs_and_that_is_said(editor: Editor, server: ComfyServer) -> None:

@@ -60,7 +60,8 @@ def test_the_log_names_the_gain(server: ComfyServer) -> None:
 def test_the_report_comes_back_as_text_and_picture(finished: Finished, server: ComfyServer) -> None:
     (report,) = finished.shown_by("AstraeaReport")
     (text,) = report["text"]
-    assert re.match(r"Astraea: \d\.\d× · [\d.]+ s instead of about [\d.]+ s · 10 of 20 steps computed\n", text)
+    gain = r"\d\.\d× · [\d.]+ s instead of about [\d.]+ s|[\d.]+ s, steps took too unequally long [a-z: ]+"
+    assert re.match(rf"Astraea: ({gain}) · 10 of 20 steps computed\n", text)  # other tests may keep the machine busy
     assert re.search(r"Budget +asked 50\.0%, kept 50\.0%", text)
     plot = picture(server, report)
     assert plot.width > 1000

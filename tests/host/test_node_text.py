@@ -97,6 +97,9 @@ def test_steps_that_took_unequally_long_are_not_compared():
     report = Report(steps=8, calls=calls, seconds=13.0, finished=True)
     assert node_text(report).splitlines() == [f"13 s, {UNEVEN}", "4 of 8 steps computed"]
     assert draw_report(report).height > 100
+    for call in calls[4:]:
+        call.seconds = 2.0  # a ControlNet that runs at skipped steps
+    assert node_text(report).startswith("no faster · 13 s, about ")
 
 
 @pytest.mark.parametrize(
