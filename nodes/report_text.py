@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..engine.report import FULL, KINDS, TOKEN, CallRecord, Report
 from ..schedules import DEFAULT_MODE, expected_from
 
-# Said instead of a gain where equal steps took unequally long.
 MAX_SKIPPING = 0.1  # of the model's seconds, spent at steps that are not computed
+# Said instead of a gain where equal steps took unequally long.
 UNEVEN = "steps took too unequally long to compare: run it again"
 
 
@@ -95,7 +95,10 @@ def _without_gain(report: Report, spent: float, original: float) -> list[str]:
 
 
 def was_disturbed(report: Report) -> bool:
-    """Tell whether a run without gain has skipped whole steps in no time: only unequal steps explain that."""
+    """Tell whether a run gained nothing although it skipped whole steps in no time: only unequal steps explain it."""
+    original = report.original_seconds
+    if original is None or original > report.usual_seconds or not report.finished:
+        return False
     skipped = sum(call.seconds for call in report.calls if call.kind != FULL)
     is_quick = skipped <= MAX_SKIPPING * report.model_seconds
     return report.computed_share < 1.0 and is_quick and not any(call.kind == TOKEN for call in report.calls)

@@ -79,11 +79,13 @@ def _headline(page: Page, report: Report) -> None:
         page.y += 40
         return
     if original is None or original <= spent or spent <= 0 or not report.finished:
-        uneven = original is not None and report.finished and was_disturbed(report)
-        page.write("time not comparable" if uneven else "no faster" if report.finished else "stopped early", 34)
+        title, about = "no faster" if report.finished else "stopped early", ""
+        if was_disturbed(report):
+            title, about = "time not comparable", f": {UNEVEN}"
+        elif original is not None and report.finished:
+            about = f", about {clock(original)} in full"
+        page.write(title, 34)
         page.y += 42
-        about = f", about {clock(original)} in full" if original is not None and report.finished else ""
-        about = f": {UNEVEN}" if uneven else about
         words = f"{report.steps_computed} of {report.steps} steps computed, {clock(spent)}{about}"
         page.write(words, 14, FAINT)
         page.y += 28
@@ -102,7 +104,7 @@ def _headline(page: Page, report: Report) -> None:
 def _times(page: Page, report: Report) -> None:
     """Draw the seconds of the original, as estimated from the run's own full steps, and those of this run."""
     original = report.original_seconds
-    if original is None or not report.finished or (original <= report.usual_seconds and was_disturbed(report)):
+    if original is None or not report.finished or was_disturbed(report):
         return
     longest, width = max(original, report.usual_seconds), WIDTH - MARGIN - BAR_LEFT
     for label, seconds, colour in (("original", original, GRID), ("this run", report.usual_seconds, ACCENT)):
@@ -140,12 +142,12 @@ def _strip(page: Page, rows: list[StepRow], steps: int) -> None:
     for kind in [kind for kind in COLOURS if kind in {row.kind for row in rows}]:
         number = sum(row.kind == kind for row in rows)
         label = f"{number} {MEANING[kind]}"
-        width = 35 + font(13).getlength(label) / SCALE
-        if x > MARGIN and x + width > WIDTH:
+        wide = 35 + font(13).getlength(label) / SCALE
+        if x > MARGIN and x + wide > WIDTH:
             x, page.y = float(MARGIN), page.y + 20
         page.box(x, 11, 11, COLOURS[kind], page.y + 1)
         page.write(label, 13, FAINT, x=x + 17)
-        x += width
+        x += wide
     page.y += 27
 
 

@@ -165,13 +165,13 @@ def test_an_unknown_schedule_is_answered_with_similar_and_saved_names(server: Co
     for path in own:
         path.write_text(json.dumps(GOOD), "utf-8")
     try:
-        told = refusal(accelerated(schedule="mime"))
+        refused = refusal(accelerated(schedule="mime"))
     finally:
         for path in own:
             path.unlink()
-    assert "Did you mean 'mine'?" in told
-    assert "Your saved ones: 'for my model', 'mine'. Choose 'auto', which needs none, or ask" in told
-    assert "cfg" not in told
+    assert "Did you mean 'mine'?" in refused
+    assert "Your saved ones: 'for my model', 'mine'. Choose 'auto', which needs none, or ask" in refused
+    assert "cfg" not in refused
 
 
 def test_a_schedule_that_is_not_used_is_no_error(server: ComfyServer) -> None:
