@@ -36,3 +36,7 @@ class UnsupportedBlocks(AstraeaError):
 
 class SearchError(AstraeaError):
     """A search cannot start or continue."""
+
+
+class WorkerError(AstraeaError, RuntimeError):
+    """A process on another GPU has failed, or does not answer."""

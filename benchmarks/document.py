@@ -14,6 +14,7 @@ from typing import Any
 from lib.host.tables import real_size
 from lib.quality import first_screen, tables
 from lib.results import RESULTS, ROOT, read_json
+from lib.scaling import tables as scaling
 from lib.sparse import tables as sparse
 
 TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -46,6 +47,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "search means": lambda: tables.search_means(rows_of("search")),
     "search": lambda: tables.search_gains(rows_of("search")),
     "real size": lambda: real_size(result_of("speed_gpu-0.3.64")["clips"]),
+    "scaling": lambda: scaling.summary_table(result_of("scaling_model")),
     "sparse usual": lambda: sparse.usual_table(tables.in_order(rows_of("sparse_quality"))),
     "sparse": lambda: sparse.summary_table(tables.in_order(rows_of("sparse_quality"))),
     "sparse ways": lambda: sparse.ways_table(tables.in_order(rows_of("sparse_quality"))),

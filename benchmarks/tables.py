@@ -10,7 +10,9 @@ import json
 from lib.attention.tables import attention_cpu_markdown, attention_markdown
 from lib.host.tables import samplers_markdown, speed_cpu_markdown, speed_gpu_markdown, speed_models_markdown
 from lib.quality.tables import placement_markdown, prior_markdown, quality_markdown, search_markdown
+from lib.raylight.tables import scaling_measured_markdown
 from lib.results import RESULTS
+from lib.scaling.tables import scaling_markdown
 from lib.sparse.speed_tables import WRITERS as SPARSE_SPEED
 from lib.sparse.tables import sparse_markdown
 
@@ -26,6 +28,8 @@ WRITERS = {
     "speed_gpu": speed_gpu_markdown,
     "attention": attention_markdown,
     "sparse_quality": sparse_markdown,
+    "scaling_model": scaling_markdown,
+    "scaling": scaling_measured_markdown,
     **SPARSE_SPEED,
     "attention_cpu": attention_cpu_markdown,
 }

@@ -48,6 +48,7 @@ LISTED = (
     Thumbnail("09 Sparse attention, Wan 2.2 in 4 steps", 0, 4, 1.0, "Wan 2.2, 4 steps", density=0.3, seed=5),
     Thumbnail("10 Search (no download)", 2, 20, 0.4, "find your own schedule", seed=6),
     Thumbnail("11 Search for Wan 2.1", 1, 20, 0.4, "search for Wan 2.1", "uni_pc", seed=2),
+    Thumbnail("12 Wan 2.2 14B on two GPUs", 4, 20, 0.5, "Wan 2.2 14B, two GPUs", seed=3),
 )
 
 

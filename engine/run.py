@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from .report.writer import ReportWriter
 from .sampler.call_tracker import CallPosition, CallTracker
 from .sampler.profile import SamplerProfile
 from .state.cond_state import CondStates
-from .state.residual_store import StoreSize
+from .state.residual_store import StoreSize, alone
 
 NOTHING_KEPT = "nothing had been kept for their conditioning"
 TOKENS_CHANGED = "the number of tokens changed"
@@ -53,7 +53,7 @@ class TokenCounts:
 class Run:
     """Mutable state of one sampler call; dropped when it ends. Calls may come from one thread per device."""
 
-    def __init__(self, settings: RunSettings, facts: RunFacts, *, seed: int = 0):
+    def __init__(self, settings: RunSettings, facts: RunFacts, *, seed: int = 0, agree: Callable[[int], int] = alone):
         self.settings = settings
         self.context = RunContext(
             mode=settings.mode,
@@ -61,6 +61,7 @@ class Run:
             profile=facts.profile,
             prior=PredictionPrior(settings.forecast),
             seed=seed,
+            agree=agree,
         )
         self.budgets = list(settings.budgets)
         self.states = CondStates()
@@ -84,15 +85,16 @@ class Run:
         guidance: float | None = None,
         has_runner: bool = True,
         limit: str = "",
+        agree: Callable[[int], int] = alone,
     ) -> Run:
         """Resolve a plan for these noise levels and begin its run.
 
-        sigmas: including the last one; profile: of the sampler, default one call a step with Euler's weights. The rest
-        as in `RunFacts`.
+        sigmas: including the last one; profile: of the sampler, default one call a step with Euler's weights; agree:
+        see `RunContext`. The rest as in `RunFacts`.
         """
         profile = profile or SamplerProfile.of([float(sigma) for sigma in sigmas])
         facts = RunFacts(profile, family, guidance, cost, has_runner, limit)
-        return cls(resolve(plan, facts), facts, seed=seed)
+        return cls(resolve(plan, facts), facts, seed=seed, agree=agree)
 
     @property
     def report(self) -> Report:

@@ -3,6 +3,7 @@
 `python kernels` in the pack's folder prints every backend: its error and its time, or why it cannot be used here.
 """
 
+from .autotune import TIMING
 from .backend import Backend, Constraints
 from .backends.reference import attend_reference
 from .custom_op import DISPATCHER, attend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,9 @@ MIN_HEADS = 2
 MIN_ROUNDS, MAX_ROUNDS = 4, 20
 ENOUGH_MILLISECONDS = 40.0  # of a backend's own time: short calls need more rounds on a busy machine
 MAX_RATIO_TO_BEST = 1.5  # slower backends are not run again
+# Held by whoever times or chooses, as a host may have a thread for each device: timings at the same moment would slow
+# each other. One for all: those who time call each other, and with a lock each they could wait for one another.
+TIMING = threading.RLock()
 
 
 def take_sample(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,7 +50,6 @@ class Dispatcher:
         self._choices: dict[tuple[Problem, str, str], Choice] = {}
         self._results: dict[tuple[str, torch.device, torch.dtype, int, bool, bool], selftest.SelfTestResult] = {}
         self._failed: dict[tuple[str, torch.device], str] = {}
-        self._lock = threading.RLock()
 
     def named(self, name: str) -> Backend | None:
         """Return the backend of that name, None if there is none."""
@@ -91,7 +89,7 @@ class Dispatcher:
         taken. host: the host's own attention, which is kept unless a backend is clearly faster. While a CUDA graph is
         captured nothing is tested or timed, and the choice is not kept.
         """
-        with self._lock:
+        with autotune.TIMING:
             choice = self.known(problem, preference, host)
             if choice is None:
                 preference = _apply_override(preference)
@@ -195,7 +193,7 @@ class Dispatcher:
     def disable(self, backend: Backend, problem: Problem, error: Exception) -> None:
         """Stop using a backend that failed in a run, for the rest of this process."""
         reason = f"failed in a run: {type(error).__name__}: {selftest.first_line(error)}"
-        with self._lock:
+        with autotune.TIMING:
             self._failed[backend.name, problem.device] = reason
             self._choices = {key: c for key, c in self._choices.items() if c.backend.name != backend.name}
         logging.warning(f"Astraea: attention '{backend.name}' {reason}; another takes its place.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from . import autotune_cache
-from .autotune import time_call
+from .autotune import TIMING, time_call
 from .problem import Problem
 
 Work = Callable[[], object]
@@ -44,7 +43,6 @@ class Timing:
 
 
 _known: dict[str, Timing] = {}
-_lock = threading.Lock()
 
 
 @torch.inference_mode()
@@ -65,7 +63,7 @@ def race(
     rounded = max(1, round(density / DENSITY_UNIT)) * DENSITY_UNIT
     often = "" if now_and_then is None else f", choice every {now_and_then[1]}"
     key = autotune_cache.key(problem, f"density {rounded:.2f}{often} against {name or 'dense'}")
-    with _lock:
+    with TIMING:
         if key not in _known:
             _known[key] = _saved(key) or _measured(key, problem, sparse, dense, now_and_then)
         return _known[key]

@@ -48,8 +48,8 @@ class Architecture:
     cost: of an average block, from a call's tokens and the text's.
     dim: channels of a token in the blocks; hidden_dtype: of the hidden states, from what the model computes in.
     limit: why a box has whole steps alone, or ""; options_limit: why a run with such transformer options has, as its
-    blocks could never run for selected tokens, or ""; full_reason: why a call must be computed whatever the schedule
-    says, from its conditions, or "".
+    blocks could never run for selected tokens, or ""; layout_limit: why one with calls of such tokens has, or "";
+    full_reason: why a call must be computed whatever the schedule says, from its conditions, or "".
     """
 
     family: str
@@ -61,6 +61,7 @@ class Architecture:
     hidden_dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype
     limit: str = ""
     options_limit: Callable[[Mapping[str, Any]], str] = lambda options: ""
+    layout_limit: Callable[[TokenLayout], str] = lambda layout: ""
     full_reason: Callable[[Mapping[str, Any]], str] = lambda conditions: ""
     attention_layout: Layout | None = None
 

@@ -150,25 +150,25 @@ class WanRunner(OneTensorBlocks):
     in_place = False
 
     def __init__(self, cast: Cast, code: BlockCode = BLOCK):
-        self._cast, self._code = cast, code
+        self._cast, self.code = cast, code
 
     def unsupported_reason(self, call: BlockCall) -> str:
-        if reason := self._code.foreign_arguments(call):
+        if reason := self.code.foreign_arguments(call):
             return reason
         block: Any = call.block
         if "forward" in vars(block.self_attn):
             return "another node has replaced its self-attention"
-        if self._code is HUMO_BLOCK and "forward" in vars(block.audio_cross_attn_wrapper.audio_cross_attn):
+        if self.code is HUMO_BLOCK and "forward" in vars(block.audio_cross_attn_wrapper.audio_cross_attn):
             return "another node has replaced its attention to speech"
-        options = self._code.named_arguments(call).get("transformer_options") or {}
+        options = self.code.named_arguments(call).get("transformer_options") or {}
         reasons = (talk_reason(patch, options, self.entry(call).shape[1]) for patch in _patches_after_text(options))
-        return inner_patches(options, self._code) or next(filter(None, reasons), "")
+        return inner_patches(options, self.code) or next(filter(None, reasons), "")
 
     def forward_tokens(
         self, call: BlockCall, selection: Selection, attend: Attend, need_lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         block: Any = call.block
-        arguments = self._code.named_arguments(call)
+        arguments = self.code.named_arguments(call)
         x, freqs, options = arguments["x"], arguments["freqs"], arguments.get("transformer_options") or {}
         tokens = x.shape[1]
         shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(block, arguments["e"], x)

@@ -6,16 +6,20 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..host.help_pages import serve_help_pages
 from .accelerate import AstraeaAccelerate
+from .accelerate_raylight import AstraeaAccelerateRaylight
 from .compare import AstraeaCompare
 from .demo import AstraeaDemoModel, AstraeaDemoPrompt, AstraeaDemoView
 from .report import AstraeaReport
 from .schedules import AstraeaScheduleInline, AstraeaScheduleLoad, AstraeaScheduleSave
 from .search import AstraeaSearch
 from .sparse import AstraeaSparseAttention
+from .sparse_raylight import AstraeaSparseAttentionRaylight
 
 NODES = [
     AstraeaAccelerate,
     AstraeaSparseAttention,
+    AstraeaAccelerateRaylight,
+    AstraeaSparseAttentionRaylight,
     AstraeaSearch,
     AstraeaScheduleLoad,
     AstraeaScheduleSave,

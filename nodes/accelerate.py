@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -58,13 +58,15 @@ TIPS = {
 }
 
 
-def _inputs() -> list[Any]:
-    """Return the inputs of the node. Saved workflows hold their values by name and by order: only append."""
-    schedule_tip = "\n".join([TIPS["schedule"], *schedule_tooltips(user_schedule_folder())])
+def plan_inputs(modes: Sequence[str] = MODE_CHOICES, tips: Mapping[str, str] = TIPS) -> list[Any]:
+    """Return the inputs that a plan is made from, but for the attention.
+
+    Saved workflows hold their values by name and by order: only append.
+    """
+    schedule_tip = "\n".join([tips["schedule"], *schedule_tooltips(user_schedule_folder())])
     budget = {"default": DEFAULT_BUDGET, "min": MIN_BUDGET, "max": 1.0, "step": 0.05}
     target = {"default": 0.0, "min": 0.0, "max": MAX_TARGET_SPEEDUP, "step": 0.1}
     return [
-        field(io.Model, "model", tooltip=TIPS["model"]),
         field(io.Combo, "schedule", options=[AUTO, *schedule_names()], default=AUTO, tooltip=schedule_tip),
         field(
             io.Float,
@@ -72,19 +74,34 @@ def _inputs() -> list[Any]:
             display_name="compute budget",
             display_mode=io.NumberDisplay.slider,
             **budget,
-            tooltip=TIPS["budget"],
+            tooltip=tips["budget"],
         ),
-        field(io.Float, "target_speedup", advanced=True, **target, tooltip=TIPS["target_speedup"]),
-        field(ScheduleType, "astraea_schedule", optional=True, tooltip=TIPS["astraea_schedule"]),
-        _advanced("mode", Choices(MODE_CHOICES, FORMER_MODES), AUTO),
-        _advanced("cache", list(CACHE_POLICIES), "auto"),
-        _advanced("attention", list(BACKEND_CHOICES), "auto"),
+        field(io.Float, "target_speedup", advanced=True, **target, tooltip=tips["target_speedup"]),
+        field(ScheduleType, "astraea_schedule", optional=True, tooltip=tips["astraea_schedule"]),
+        _advanced("mode", Choices(modes, FORMER_MODES), tips),
+        _advanced("cache", list(CACHE_POLICIES), tips),
     ]
 
 
-def _advanced(name: str, choices: list[str], default: str) -> Any:
-    """Return a list of choices among the advanced inputs."""
-    return field(io.Combo, name, options=choices, default=default, optional=True, advanced=True, tooltip=TIPS[name])
+def _advanced(name: str, choices: list[str], tips: Mapping[str, str]) -> Any:
+    """Return a list of choices among the advanced inputs; all begin at `auto`."""
+    return field(io.Combo, name, options=choices, default=AUTO, optional=True, advanced=True, tooltip=tips[name])
+
+
+def check_schedule(schedule: str | None, linked: Any) -> bool | str:
+    """Return the answer of `validate_inputs`: True, or why the schedule of that name cannot be used.
+
+    The host shows a message once for every input among that method's parameters. So only the schedule is checked there,
+    where no linked one replaces it; `execute` checks linked values. The host checks lists and ranges.
+    """
+    if schedule is None or schedule == AUTO or linked is not NOT_LINKED:
+        return True
+    return refusal(lambda: find_schedule(schedule))
+
+
+def stamp_of(schedule: str | None, linked: Any) -> Hashable:
+    """Return the answer of `fingerprint_inputs`; linked schedules: files must not make the sampler run again."""
+    return schedule_stamp(schedule or AUTO) if linked is NOT_LINKED else "linked"
 
 
 class AstraeaAccelerate(io.ComfyNode):
@@ -99,7 +116,11 @@ class AstraeaAccelerate(io.ComfyNode):
             "error of a forecast is corrected once the next step is computed. Place it between the model loader and "
             "the sampler; torch.compile nodes go after it.",
             search_aliases=["speed up", "faster", "teacache", "magcache", "easycache", "cachedit", "加速", "高速化"],
-            inputs=_inputs(),
+            inputs=[
+                field(io.Model, "model", tooltip=TIPS["model"]),
+                *plan_inputs(),
+                _advanced("attention", list(BACKEND_CHOICES), TIPS),
+            ],
             hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output("accelerated", display_name="model", tooltip="The accelerated model; to the sampler."),
@@ -111,16 +132,11 @@ class AstraeaAccelerate(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED) -> bool | str:
-        # The host shows a message once for every input among these parameters. So only the schedule is checked here,
-        # where no linked one replaces it; `execute` checks linked values. The host checks lists and ranges.
-        if schedule is None or schedule == AUTO or astraea_schedule is not NOT_LINKED:
-            return True
-        return refusal(lambda: find_schedule(schedule))
+        return check_schedule(schedule, astraea_schedule)
 
     @classmethod
     def fingerprint_inputs(cls, schedule: str | None = None, astraea_schedule: Any = NOT_LINKED, **_: Any) -> Hashable:
-        # With a linked schedule, changes of files must not make the sampler run again.
-        return schedule_stamp(schedule or AUTO) if astraea_schedule is NOT_LINKED else "linked"
+        return stamp_of(schedule, astraea_schedule)
 
     @classmethod
     def execute(

@@ -127,6 +127,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     facts = [
         ("Schedule", report.schedule + ("" if report.mode in ("", DEFAULT_MODE) else f" (mode {report.mode})")),
         ("Model family", report.family or "-"),
+        *([("Devices", report.devices)] if report.devices else []),
         ("Steps", f"{report.steps}, model calls: {counts or 'none'}"),
         ("Budget", f"asked {report.asked_budget:.1%}{aim}, kept {report.computed_share:.1%}"),
         ("Tokens per call", _token_counts(report)),

@@ -16,6 +16,7 @@ from ..errors import AstraeaError
 CATEGORY = "Astraea"
 ScheduleType = io.Custom("ASTRAEA_SCHEDULE")
 ReportType = io.Custom("ASTRAEA_REPORT")
+RayActorsType = io.Custom("RAY_ACTORS")  # raylight's
 LATER_ARGUMENTS = {"advanced", "search_aliases"}
 # Default of an input in `validate_inputs`: for a linked input the host passes None, for an absent input nothing.
 NOT_LINKED = object()

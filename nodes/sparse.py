@@ -47,12 +47,48 @@ TIPS = {
 }
 
 
+def sparse_inputs() -> list[Any]:
+    """Return the inputs that a plan is made from. Saved workflows hold their values by name and by order."""
+    share = {"min": 0.0, "max": 1.0, "step": 0.05}
+    return [
+        field(
+            io.Float, "density", **{**share, "default": DEFAULT_DENSITY, "min": MIN_DENSITY}, tooltip=TIPS["density"]
+        ),
+        field(io.Float, "dense_start", default=DEFAULT_DENSE_START, **share, tooltip=TIPS["dense_start"]),
+        _advanced(io.Combo, "choice", options=list(CHOICES), default=AUTO_CHOICE),
+        _advanced(io.Combo, "rest", options=list(RESTS), default=DROP),
+        _advanced(io.Float, "limit", default=DEFAULT_LIMIT, **share),
+        _advanced(io.Int, "min_tokens", default=DEFAULT_MIN_TOKENS, min=0, max=MAX_MIN_TOKENS, step=500),
+        _advanced(io.Combo, "kernel", options=list(KERNELS), default=AUTO_CHOICE),
+    ]
+
+
+def sparse_plan(
+    density: float,
+    dense_start: float = DEFAULT_DENSE_START,
+    choice: str = AUTO_CHOICE,
+    rest: str = DROP,
+    limit: float = DEFAULT_LIMIT,
+    min_tokens: int = DEFAULT_MIN_TOKENS,
+    kernel: str = AUTO_CHOICE,
+) -> SparsePlan:
+    """Make the plan of a node. Raises InputError for a value that cannot work."""
+    return SparsePlan(
+        density=number("density", density, MIN_DENSITY, 1.0, "1 changes nothing."),
+        dense_start=number("dense_start", dense_start, 0.0, 1.0, "It is a share of the steps."),
+        choice=one_of("choice", choice, CHOICES),
+        rest=one_of("rest", rest, RESTS),
+        limit=number("limit", limit, 0.0, 1.0, "0 means no limit."),
+        min_tokens=whole_number("min_tokens", min_tokens, 0, MAX_MIN_TOKENS),
+        kernel=one_of("kernel", kernel, KERNELS),
+    )
+
+
 class AstraeaSparseAttention(io.ComfyNode):
     """Puts a plan for sparse attention on a MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share = {"min": 0.0, "max": 1.0, "step": 0.05}
         return node_schema(
             node_id="AstraeaSparseAttention",
             display_name="Astraea Sparse Attention",
@@ -60,21 +96,7 @@ class AstraeaSparseAttention(io.ComfyNode):
             "most to it. For long or large videos, above all where steps are few and cannot be skipped. Place it "
             "between the model loader and the sampler, with or without Astraea Accelerate.",
             search_aliases=["sparse", "rainfusion", "svg", "speed up", "faster", "attention", "sage"],
-            inputs=[
-                field(io.Model, "model", tooltip=TIPS["model"]),
-                field(
-                    io.Float,
-                    "density",
-                    **{**share, "default": DEFAULT_DENSITY, "min": MIN_DENSITY},
-                    tooltip=TIPS["density"],
-                ),
-                field(io.Float, "dense_start", default=DEFAULT_DENSE_START, **share, tooltip=TIPS["dense_start"]),
-                _advanced(io.Combo, "choice", options=list(CHOICES), default=AUTO_CHOICE),
-                _advanced(io.Combo, "rest", options=list(RESTS), default=DROP),
-                _advanced(io.Float, "limit", default=DEFAULT_LIMIT, **share),
-                _advanced(io.Int, "min_tokens", default=DEFAULT_MIN_TOKENS, min=0, max=MAX_MIN_TOKENS, step=500),
-                _advanced(io.Combo, "kernel", options=list(KERNELS), default=AUTO_CHOICE),
-            ],
+            inputs=[field(io.Model, "model", tooltip=TIPS["model"]), *sparse_inputs()],
             hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output("sparse", display_name="model", tooltip="The model; to the sampler or the next node."),
@@ -85,28 +107,9 @@ class AstraeaSparseAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Any,
-        density: float,
-        dense_start: float = DEFAULT_DENSE_START,
-        choice: str = AUTO_CHOICE,
-        rest: str = DROP,
-        limit: float = DEFAULT_LIMIT,
-        min_tokens: int = DEFAULT_MIN_TOKENS,
-        kernel: str = AUTO_CHOICE,
-    ) -> io.NodeOutput:
-        plan = SparsePlan(
-            density=number("density", density, MIN_DENSITY, 1.0, "1 changes nothing."),
-            dense_start=number("dense_start", dense_start, 0.0, 1.0, "It is a share of the steps."),
-            choice=one_of("choice", choice, CHOICES),
-            rest=one_of("rest", rest, RESTS),
-            limit=number("limit", limit, 0.0, 1.0, "0 means no limit."),
-            min_tokens=whole_number("min_tokens", min_tokens, 0, MAX_MIN_TOKENS),
-            kernel=one_of("kernel", kernel, KERNELS),
-        )
+    def execute(cls, model: Any, density: float, **settings: Any) -> io.NodeOutput:
         handle = ReportHandle(on_report=shows_on(cls.hidden))
-        return io.NodeOutput(attend_sparsely(model, plan, handle), handle)
+        return io.NodeOutput(attend_sparsely(model, sparse_plan(density, **settings), handle), handle)
 
 
 def _advanced(kind: Any, name: str, **arguments: Any) -> Any:

@@ -16,14 +16,15 @@ from ..planning.modes import Mode
 from ..report.device_timer import Mark
 from ..sampler.profile import SamplerProfile
 from ..state.cond_state import CondState
-from ..state.residual_store import CachePolicy
+from ..state.residual_store import CachePolicy, alone
 
 
 @dataclass(frozen=True)
 class RunContext:
     """The part of a run that its calls may know.
 
-    prior: what forecasts assume of the predictions; seed: of random selections.
+    prior: what forecasts assume of the predictions; seed: of random selections; agree: returns the largest of the
+    numbers that all processes of the run give it, for what each would otherwise decide by its own memory.
     """
 
     mode: Mode
@@ -31,6 +32,7 @@ class RunContext:
     profile: SamplerProfile
     prior: PredictionPrior
     seed: int = 0
+    agree: Callable[[int], int] = alone
 
     def seed_at(self, step: int) -> int:
         """Seed of a step's random selection."""

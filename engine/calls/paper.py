@@ -39,7 +39,9 @@ class PaperFullCall(ModelCall):
         self._all_tokens = Selection(every, tokens, allocating=self.info.allocating)
         for cond in self.info.conds:
             size = StoreSize(2 * self.info.blocks, cond.group.count, tokens, dim)
-            store, reason = cond.state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
+            store, reason = cond.state.new_store(
+                size, self.context.cache, hidden.dtype, hidden.device, self.context.agree
+            )
             if store is None:
                 self.store_failure = reason
                 continue

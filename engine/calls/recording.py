@@ -33,7 +33,7 @@ class RecordingCall(ModelCall):
     def _keep_tokens(self, state: CondState, hidden: Tensor) -> None:
         mode, before = self.context.mode, state.tokens
         size = StoreSize(self.info.blocks * mode.slots, *hidden.shape)
-        store, reason = state.new_store(size, self.context.cache, hidden.dtype, hidden.device)
+        store, reason = state.new_store(size, self.context.cache, hidden.dtype, hidden.device, self.context.agree)
         if store is None:
             self.store_failure = reason
             return

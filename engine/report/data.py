@@ -33,6 +33,7 @@ class CallRecord:
 class Report:
     """The record of one run, as plain data; `ReportWriter` is the only one to write it.
 
+    devices: over which processes the run was spread, "" for one process;
     tuning_seconds: spent on timing this device's attention kernels, once; part of a call, but of no later run.
     sparse: what sparse attention did, see `engine.sparse.figures`; None where it was not asked for.
     expected: result that the schedule leads to expect, plain values as in its file; expected_note: why there is none
@@ -43,6 +44,7 @@ class Report:
     choice: str = ""
     mode: str = ""
     family: str = ""
+    devices: str = ""
     steps: int = 0
     asked_budget: float = 1.0
     target_speedup: float | None = None

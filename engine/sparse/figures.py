@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,8 @@ class SparseFigures:
     layers: all that were seen, and those with sparse calls; steps: of the run, and those with sparse calls; computed,
     pairs: of query and key tiles in sparse calls; errors: relative errors of the output on sampled rows, by layer and
     step; choices: heads by what they took; milliseconds: of each call, dense and sparse, by the comparison of times,
-    which took tuning_seconds; seconds: of model calls, dense and with sparse attention, but the first; dense: calls
-    that stayed dense, by reason; remarks: of other kinds.
+    which took tuning_seconds; seconds: of model calls, dense and with sparse attention, but each device's first; dense:
+    calls that stayed dense, by reason; remarks: of other kinds.
     """
 
     layers: set[int] = field(default_factory=set)
@@ -37,11 +37,11 @@ class SparseFigures:
     seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     dense: Counter = field(default_factory=Counter)
     remarks: set[str] = field(default_factory=set)
-    _durations: list[tuple[bool, Callable[[], float]]] = field(default_factory=list)
+    _durations: list[tuple[Hashable, bool, Callable[[], float]]] = field(default_factory=list)
 
-    def add_call(self, is_sparse: bool, duration: Callable[[], float]) -> None:
+    def add_call(self, is_sparse: bool, duration: Callable[[], float], device: Hashable) -> None:
         """Add a model call that is over; its duration is resolved at the end."""
-        self._durations.append((is_sparse, duration))
+        self._durations.append((device, is_sparse, duration))
 
     def add_error(self, layer: int, step: int, error: float) -> None:
         """Add the error of a layer's output; of one that is not finite nothing can be measured."""
@@ -51,9 +51,12 @@ class SparseFigures:
             self.remarks.add("attention was not finite: the model's own values are NaN or infinite, often in fp16")
 
     def resolve(self) -> None:
-        """Resolve the durations. A run's first call also loads and compiles: it is left out."""
-        for is_sparse, duration in self._durations[1:]:
-            self.seconds[is_sparse].append(duration())
+        """Resolve the durations. The first call on a device also loads and compiles: it is left out."""
+        begun = set()
+        for device, is_sparse, duration in self._durations:
+            if device in begun:
+                self.seconds[is_sparse].append(duration())
+            begun.add(device)
         self._durations.clear()
 
     @property

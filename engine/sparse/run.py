@@ -15,7 +15,7 @@ from torch import Tensor
 from ...kernels.race import Timing
 from ..blocks.interface import TokenLayout
 from ..report.device_timer import DeviceTimer
-from .allocation import Allocation
+from .allocation import Allocation, LayerAllocation
 from .call import TileCall
 from .candidates import ROUTING, HeadChoice
 from .figures import SparseFigures
@@ -89,7 +89,6 @@ class SparseRun:
 
     def __post_init__(self) -> None:
         self.figures.steps = self.steps
-        self._allocation = Allocation(self.plan.density)
         self._first_sparse = self.plan.dense_steps(self.steps, self.levels[0])
 
     def __deepcopy__(self, memo: dict) -> SparseRun:
@@ -130,7 +129,7 @@ class SparseRun:
                 self._calls[thread] = outer
         if call.layer and not call.is_partial and not call.is_measured:
             with self._lock:
-                self.figures.add_call(call.is_sparse, timer.between(began, timer.mark()))
+                self.figures.add_call(call.is_sparse, timer.between(began, timer.mark()), device)
 
     @property
     def is_open(self) -> bool:
@@ -157,7 +156,6 @@ class SparseRun:
             self._calls.clear()
             self._layers.clear()
             self._kept.clear()
-            self._allocation = Allocation(self.plan.density)
             self.figures.resolve()
             return self.figures
 
@@ -275,22 +273,34 @@ class SparseRun:
             state = self._layers.setdefault(key, LayerState())
         if state.choice is not None and state.chosen_at <= step < state.chosen_at + self._chosen_every:
             return state.choice, False
-        part = self._allocation.of((layer, model_call.roles, device), step) if self.plan.spreads else None
-        choice = work.choose(self.seed, part)
+        choice = work.choose(self.seed, self._part_of(layer, model_call, device))
         state.choice, state.chosen_at = choice, step
         return choice, True
+
+    def _part_of(self, layer: int, model_call: ModelCallState, device: torch.device) -> LayerAllocation | None:
+        """Return a layer's part in the density of its conditioning; None where all heads get the plan's.
+
+        Each conditioning keeps the mean by itself: what it gets does not depend on which thread was the first.
+        """
+        if not self.plan.spreads:
+            return None
+        key = "allocation", model_call.roles, device
+        allocation: Allocation = self.kept(key, lambda: Allocation(self.plan.density))
+        return allocation.of(layer, model_call.step)
 
     def _timing(self, work: SparseWork, model_call: ModelCallState) -> Timing:
         """Return how long such calls take, which the first of a kind finds out; its model call is no measure then."""
         q, k = work.call.q, work.call.k
         key = ("timing", q.shape[1:], k.shape, q.dtype, q.device, work.call.dense_name)
-        began, is_new = time.perf_counter(), key not in self._kept
-        timing: Timing = self.kept(key, lambda: work.time(self._chosen_every))
-        if is_new:
+
+        def find_out() -> Timing:  # under the lock: to wait for another device's timing is none
+            began = time.perf_counter()
+            timing = work.time(self._chosen_every)
             model_call.is_measured = True
-            with self._lock:
-                self.figures.tuning_seconds += time.perf_counter() - began
-        return timing
+            self.figures.tuning_seconds += time.perf_counter() - began
+            return timing
+
+        return self.kept(key, find_out)
 
     def _note(
         self, work: SparseWork, choice: HeadChoice, layer: int, model_call: ModelCallState, timing: Timing | None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..correction import Corrections
-from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate
+from .residual_store import CachePolicy, ResidualStore, StoreSize, allocate, alone
 
 
 @dataclass
@@ -85,14 +85,22 @@ class CondState:
         self._free_store = self.tokens = self.blocks = None
 
     def new_store(
-        self, size: StoreSize, cache: CachePolicy, dtype: torch.dtype, device: torch.device
+        self,
+        size: StoreSize,
+        cache: CachePolicy,
+        dtype: torch.dtype,
+        device: torch.device,
+        agree: Callable[[int], int] = alone,
     ) -> tuple[ResidualStore | None, str]:
-        """Return a store of this size, the free one if it fits, or None; and why its policy is not the first, or ""."""
+        """Return a store of this size, the free one if it fits, or None; and why its policy is not the first, or "".
+
+        agree: see `allocate`.
+        """
         self.invalidate()
         free, self._free_store = self._free_store, None
         if free is not None and free.size == size and free.dtype == dtype:
             return free, ""
-        return allocate(size, cache.ladder(), dtype, device)
+        return allocate(size, cache.ladder(), dtype, device, agree)
 
     def push_prediction(self, sigma: float, prediction: Tensor, step: int) -> None:
         """Add a prediction `[rows, …]` to the history; a second one of a step replaces the first.

@@ -5,7 +5,7 @@ A store knows its bytes before it allocates. Step-skipping schedules allocate no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,11 @@ FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 MIN_SCALE = torch.finfo(torch.float32).tiny
 VALUES_AT_ONCE = 2**22  # converted between fp8 and the model's dtype: 16 MiB in fp32
+
+
+def alone(level: int) -> int:
+    """Agree with nobody: the run is one process."""
+    return level
 
 
 @dataclass(frozen=True)
@@ -145,23 +150,44 @@ class ResidualStore:
 
 
 def allocate(
-    size: StoreSize, ladder: tuple[str, ...], dtype: torch.dtype, device: torch.device
+    size: StoreSize,
+    ladder: tuple[str, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    agree: Callable[[int], int] = alone,
 ) -> tuple[ResidualStore | None, str]:
     """Allocate a store by the first policy of the ladder that fits in memory; returns also why earlier ones did not.
 
     The reason is "" for the first policy. The store is None when nothing fits, or where the policy is "none".
+    agree: returns the largest of the numbers that all processes of a run give it: all of them keep a store of the same
+    policy, or none.
     """
     failed: list[str] = []
-    for policy in ladder:
-        if policy == NO_CACHE:
+    store, level, agreed = None, 0, -1
+    while True:
+        while store is None and ladder[level] != NO_CACHE:
+            store = _try_to_allocate(size, ladder[level], dtype, device)
+            if store is None:
+                failed.append(f"the {ladder[level]} store ({size.bytes(ladder[level], dtype) / 2**20:.0f} MiB)")
+                level += 1
+        largest = agree(level)
+        if largest in (0, agreed):  # the second time nobody needed a further step
             break
-        try:
-            return ResidualStore(size, policy, dtype, device), _no_memory(failed)
-        except (OUT_OF_MEMORY, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _is_memory_error(error):
-                raise
-            failed.append(f"the {policy} store ({size.bytes(policy, dtype) / 2**20:.0f} MiB)")
-    return None, _no_memory(failed) or "the cache is switched off"
+        if largest > level:
+            failed.append(f"the {ladder[level]} store, on another GPU")
+            store, level = None, largest
+        agreed = largest
+    return store, _no_memory(failed) or ("" if store is not None else "the cache is switched off")
+
+
+def _try_to_allocate(size: StoreSize, policy: str, dtype: torch.dtype, device: torch.device) -> ResidualStore | None:
+    """Return a store, or None where memory is short."""
+    try:
+        return ResidualStore(size, policy, dtype, device)
+    except (OUT_OF_MEMORY, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_memory_error(error):
+            raise
+        return None
 
 
 def _no_memory(failed: list[str]) -> str:

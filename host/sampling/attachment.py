@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -29,13 +29,37 @@ OnModelCall = Callable[[int, Tensor, Tensor, tuple[RowGroup, ...]], None]
 through the host's model, though another node may answer it, and before its correction; read only."""
 
 
+class Ranks(Protocol):
+    """The processes that sample one clip together, each on a GPU of its own, as one of them knows them.
+
+    All make the same calls in the same order, and each calls these methods at the same points: they may wait for the
+    others.
+    """
+
+    def agree(self, number: int) -> int:
+        """Return the largest of the numbers that all of them give."""
+
+    def share(self, architecture: Architecture) -> Architecture:
+        """Return the architecture for the part of the tokens that this one has."""
+
+    def throw_if_interrupted(self) -> None:
+        """Raise in all of them, if the user has interrupted the run."""
+
+    def named(self, error: Exception) -> Exception:
+        """Return the error to raise instead of one of this process, whose message names its GPU."""
+
+
 @dataclass(frozen=True)
 class PlanAttachment:
-    """The plan on a MODEL: small and immutable, so that every clone of the MODEL may share it."""
+    """The plan on a MODEL: small and immutable, so that every clone of the MODEL may share it.
+
+    ranks: None where the run is one process.
+    """
 
     plan: Plan
     handle: ReportHandle
     on_model_call: OnModelCall | None = None
+    ranks: Ranks | None = None
 
     def __deepcopy__(self, memo: dict) -> PlanAttachment:
         return self  # hosts up to 0.13 deep-copy model options
@@ -45,7 +69,7 @@ class PlanAttachment:
 class ActiveRun:
     """A run in progress, with the host's part of it: architectures, attention, noise levels, and calls by thread.
 
-    sparse: the sparse attention of the same run, if another node asked for it.
+    ranks: as in the plan's attachment; sparse: the sparse attention of the same run, if another node asked for it.
 
     Model calls come from one thread per device.
     """
@@ -55,6 +79,7 @@ class ActiveRun:
     level: Level
     announced_bytes: int = 0
     on_model_call: OnModelCall | None = None
+    ranks: Ranks | None = None
     sparse: SparseRun | None = None
     option_watch: OptionWatch = field(default_factory=OptionWatch)
     _architectures: dict[int, Architecture] = field(default_factory=dict)
@@ -69,7 +94,9 @@ class ActiveRun:
         with self._lock:
             known = self._architectures.get(id(diffusion_model))
             if known is None:
-                known = self._architectures[id(diffusion_model)] = describe(diffusion_model)
+                described = describe(diffusion_model)
+                known = described if self.ranks is None else self.ranks.share(described)
+                self._architectures[id(diffusion_model)] = known
             return known
 
     @contextmanager

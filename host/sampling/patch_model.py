@@ -14,6 +14,7 @@ from ...errors import UnsupportedModel
 from ...schedules import ANY_FAMILY
 from .architectures import architecture_of
 from .attachment import PLAN_KEY, OnModelCall, PlanAttachment
+from .put_on_model import put_on_model, take_off_model
 from .wrappers import apply_model, outer_sample, prepare_sampling
 
 WRAPPERS = (
@@ -44,17 +45,23 @@ def accelerate(model: Any, plan: Plan, handle: ReportHandle, on_model_call: OnMo
         logging.warning(f"Astraea: {note}.")
         handle.add(pass_through_report(plan.name, note))
         return accelerated
-    options = accelerated.model_options.setdefault("transformer_options", {})
-    options[PLAN_KEY] = PlanAttachment(plan, handle, on_model_call)
-    for kind, wrapper in WRAPPERS:
-        accelerated.add_wrapper_with_key(kind, PLAN_KEY, wrapper)
+    put_on(accelerated, PlanAttachment(plan, handle, on_model_call))
     return accelerated
 
 
 def without_acceleration(model: Any) -> Any:
     """Return a clone of the MODEL with any earlier Astraea plan taken off."""
     clone = model.clone()
-    clone.model_options.setdefault("transformer_options", {}).pop(PLAN_KEY, None)
-    for kind, _ in WRAPPERS:
-        clone.remove_wrappers_with_key(kind, PLAN_KEY)
+    take_off(clone)
     return clone
+
+
+def put_on(model: Any, attachment: PlanAttachment) -> None:
+    """Put a plan on the MODEL itself, which must have none."""
+    put_on_model(model, PLAN_KEY, attachment, WRAPPERS)
+
+
+def take_off(model: Any) -> PlanAttachment | None:
+    """Take the plan off the MODEL itself; returns it, or None where there was none."""
+    attachment: PlanAttachment | None = take_off_model(model, PLAN_KEY, WRAPPERS)
+    return attachment

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CellType
 from typing import Any
@@ -29,6 +29,7 @@ from ...models.token_grid import guessed_layout
 from .architectures import architecture_of, describe_on_host
 from .levels import level_of
 from .memory import lasting_memory
+from .put_on_model import put_on_model, take_off_model
 
 SPARSE_KEY = "astraea_sparse"
 SPARSE_RUN_KEY = "astraea_sparse_run"
@@ -43,10 +44,14 @@ GIVEN_FRAMES = ("denoise_mask", "guiding_frame_index", "ref_latent", "reference_
 
 @dataclass(frozen=True)
 class SparseAttachment:
-    """The plan on a MODEL: small and immutable, so that every clone of the MODEL may share it."""
+    """The plan on a MODEL: small and immutable, so that every clone of the MODEL may share it.
+
+    reach: context of a model call in which a run also gets attention that does not go through ComfyUI's.
+    """
 
     plan: SparsePlan
     handle: ReportHandle
+    reach: Callable[[SparseRun], AbstractContextManager[Any]] = nullcontext
 
     def __deepcopy__(self, memo: dict) -> SparseAttachment:
         return self  # hosts up to 0.13 deep-copy model options
@@ -181,6 +186,7 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     with (
         run.model_call(sigma, describe(tuple(x.shape), conditions), given, roles, x.device),
         _override(options, run),
+        options[SPARSE_KEY].reach(run),
     ):
         return executor(*args, **kwargs)
 
@@ -226,12 +232,9 @@ def attend_sparsely(model: Any, plan: SparsePlan, handle: ReportHandle) -> Any:
     A model whose calls cannot be described comes back as a plain clone; the log and the handle say why.
     """
     clone = model.clone()
-    options = clone.model_options.setdefault("transformer_options", {})
-    earlier = options.pop(SPARSE_KEY, None)
+    earlier = take_off(clone)
     if earlier is not None:
         earlier.handle.add(pass_through_report("", REPLACED))
-    for kind, _ in WRAPPERS:
-        clone.remove_wrappers_with_key(kind, SPARSE_KEY)
     try:
         architecture_of(clone)
     except UnsupportedModel as reason:
@@ -239,7 +242,16 @@ def attend_sparsely(model: Any, plan: SparsePlan, handle: ReportHandle) -> Any:
         logging.warning(f"Astraea Sparse Attention: {note}.")
         handle.add(pass_through_report("", note))
         return clone
-    options[SPARSE_KEY] = SparseAttachment(plan, handle)
-    for kind, wrapper in WRAPPERS:
-        clone.add_wrapper_with_key(kind, SPARSE_KEY, wrapper)
+    put_on(clone, SparseAttachment(plan, handle))
     return clone
+
+
+def put_on(model: Any, attachment: SparseAttachment) -> None:
+    """Put a plan on the MODEL itself, which must have none."""
+    put_on_model(model, SPARSE_KEY, attachment, WRAPPERS)
+
+
+def take_off(model: Any) -> SparseAttachment | None:
+    """Take the plan off the MODEL itself; returns it, or None where there was none."""
+    attachment: SparseAttachment | None = take_off_model(model, SPARSE_KEY, WRAPPERS)
+    return attachment

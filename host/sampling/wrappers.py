@@ -19,10 +19,11 @@ from ...engine.calls.context import CallRequest
 from ...engine.planning.plan import Plan
 from ...engine.run import Run
 from ...engine.sampler.profile import SamplerProfile
+from ...engine.state.residual_store import alone
 from ...errors import UnsupportedModel
 from ...models import Architecture
 from .architectures import architecture_of, describe_on_host
-from .attachment import PLAN_KEY, RUN_KEY, ActiveRun, OnModelCall
+from .attachment import PLAN_KEY, RUN_KEY, ActiveRun, OnModelCall, PlanAttachment, Ranks
 from .attention import RunAttention
 from .cond_groups import cond_groups
 from .guiders import context_length, expected_conditions, guidance_scale, second_model_note, step_cache_reason
@@ -46,10 +47,11 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     original_options = guider.model_options
     level = level_of(guider.model_patcher.get_model_object("model_sampling"))
     seed, shapes = _argument(args, kwargs, SEED, "seed"), _argument(args, kwargs, LATENT_SHAPES, "latent_shapes")
-    run, announced = _begin(guider, attachment.plan, args, seed, shapes, level)
+    ranks: Ranks | None = attachment.ranks
+    run, announced = _begin(guider, attachment, args, seed, shapes, level)
     attention = RunAttention(attachment.plan.attention, run.writer)
     on_model_call: OnModelCall | None = attachment.on_model_call
-    active = ActiveRun(run, attention, level, announced, on_model_call)
+    active = ActiveRun(run, attention, level, announced, on_model_call, ranks)
     args, kwargs = _with_step_reports(args, kwargs, run)
     finished = False
     try:
@@ -60,6 +62,11 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         output = executor(*args, **kwargs)
         finished = True
         return output
+    except Exception as error:
+        named = error if ranks is None else ranks.named(error)
+        if named is error:
+            raise
+        raise named from error
     finally:
         guider.model_options = original_options
         run.writer.note(active.option_watch.note())
@@ -91,20 +98,25 @@ def _with_step_reports(args: tuple, kwargs: dict, run: Run) -> tuple[tuple, dict
     return (*args[:CALLBACK], on_step, *args[CALLBACK + 1 :]), kwargs
 
 
-def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes: Any, level: Level) -> tuple[Run, int]:
+def _begin(
+    guider: Any, attachment: PlanAttachment, args: tuple, seed: int | None, latent_shapes: Any, level: Level
+) -> tuple[Run, int]:
     """Begin a run; returns it and the bytes to announce.
 
     args: of OUTER_SAMPLE; latent_shapes: of the streams (video, audio) that are packed into one latent, or None.
     """
     noise, sampler, sigmas = args[0], args[2], args[3]
+    plan, ranks = attachment.plan, attachment.ranks
     levels = [level(float(sigma)) for sigma in sigmas]
     try:
         architecture = architecture_of(guider.model_patcher)
+        if ranks is not None:
+            architecture = ranks.share(architecture)
     except UnsupportedModel as reason:
         return Run.of(plan, levels, profile=SamplerProfile.unknown(levels, full_reason=str(reason))), 0
     conditions = expected_conditions(guider, tuple(noise.shape), latent_shapes)
     layout = architecture.layout(tuple(noise.shape), conditions)
-    limit = architecture.limit or _options_limit(architecture, guider)
+    limit = architecture.limit or architecture.layout_limit(layout) or _options_limit(architecture, guider)
     run = Run.of(
         plan,
         levels,
@@ -115,6 +127,7 @@ def _begin(guider: Any, plan: Plan, args: tuple, seed: int | None, latent_shapes
         guidance=guidance_scale(guider),
         has_runner=architecture.runner is not None and not limit,
         limit=limit,
+        agree=alone if ranks is None else ranks.agree,
     )
     run.writer.note(second_model_note(guider, PLAN_KEY))
     announced = announced_bytes(run, architecture, guider, tuple(noise.shape), layout)
@@ -165,6 +178,8 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         if _argument(args, kwargs, CONTROL, "control") is not None:
             active.run.writer.note(CONTROLNETS_RUN)
         return active.run.end_call(call, call.estimate())
+    if active.ranks is not None:  # not at skipped steps: they send nothing between the GPUs
+        active.ranks.throw_if_interrupted()
     with active.watch_model() as model_ran, patched_forwards(architecture.blocks, call):
         prediction = executor(*args, **kwargs)
         answered = not model_ran()

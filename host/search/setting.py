@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import comfy.samplers
@@ -17,6 +15,7 @@ from torch import Tensor
 from ...engine.sampler.profile import SamplerProfile
 from ...errors import SearchError
 from ...search.problem.runner import SamplingConfig
+from ...version import VERSION
 from ..sampling.architectures import architecture_of
 from ..sampling.levels import level_of
 from ..sampling.memory import compute_dtype
@@ -25,7 +24,6 @@ from .fingerprint import digest_of, model_fingerprint
 
 MIN_STEPS = 2
 OWN_LEVELS = "it uses noise levels of its own"
-PROJECT_FILE = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def _facts(
         "cases": len(cases),
         "prompts": digest_of([(case.positive, case.negative) for case in cases])[:12],
         "seeds": [case.seed for case in cases],
-        "versions": {"astraea": _pack_version(), "comfyui": _comfyui_version(), "torch": torch.__version__},
+        "versions": {"astraea": VERSION, "comfyui": _comfyui_version(), "torch": torch.__version__},
         "device": _device_name(model.load_device),
         "dtype": str(compute_dtype(model.model)).removeprefix("torch."),
     }
@@ -156,15 +154,6 @@ def _comfyui_version() -> str:
         return str(importlib.import_module("comfyui_version").__version__)
     except (ImportError, AttributeError):
         return "unknown"
-
-
-def _pack_version() -> str:
-    """Read the version from pyproject.toml; by a regular expression, as Python 3.10 has no parser."""
-    try:
-        found = re.search(r'^version = "(.+)"$', PROJECT_FILE.read_text("utf-8"), re.MULTILINE)
-    except OSError:
-        return "unknown"
-    return found.group(1) if found else "unknown"
 
 
 def _device_name(device: torch.device) -> str:

@@ -34,6 +34,7 @@ STEPS = {
     "02 MiniMax-H3 text to video.json": [20],
     "04 Wan 2.2 14B text to video.json": [10, 10],
     "06 Wan 2.1 14B image to video.json": [20],
+    "12 Wan 2.2 14B on two GPUs.json": [10, 10],
 }
 # Steps with sparse attention, and all, of the sampler behind each Astraea Sparse Attention.
 SPARSE_STEPS = {

@@ -54,6 +54,7 @@ STANDS_FOR = {
     "ManualSigmas": ["sigmas"],
     "MiniMaxH3ImageToVideo": ["prompt", "width", "height", "length"],
     "ModelSamplingSD3": ["shift"],
+    "MultiGPU_WorkUnits": ["max_gpus"],
     "RandomNoise": ["noise_seed", None],
     "SaveAnimatedWEBP": ["filename_prefix", "fps", "lossless", "quality", "method"],
     "SaveVideo": ["filename_prefix"],

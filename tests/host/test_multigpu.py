@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import comfy.model_management
 import kit
 import pytest
 import torch
 from sampling import LONG, TOKENS, WHOLE, accelerated, conditioning, last, sample
+from sparse_kit import sparsely
 
 from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
+from astraea.engine.run import Run
+from astraea.host.sampling.attention import HOST_BACKEND, HOST_NAME, RunAttention
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.sampling.wrappers import apply_model
+from astraea.kernels import DISPATCHER, Choice
+from astraea.kernels.dispatch import Dispatcher
+from astraea.schedules import flow_sigmas, periodic
 
 multigpu = pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no MultiGPU CFG Split")
 
@@ -27,6 +35,26 @@ PLANS = {
     "mode paper": (TOKENS, {"budget": 0.5, "mode": "paper"}),
     "mode random": (TOKENS, {"budget": 0.5, "mode": "random"}),
 }
+TOKEN_STEPS = ["token steps", "mode paper"]
+# On one device, too, these make a call for each conditioning. Of Flux, partial steps become whole ones.
+MODELS = [
+    *((name, plan) for name in ("MiniMax-H3", "HunyuanVideo", "Flux") for plan in list(PLANS)[:2] + TOKEN_STEPS),
+    *(
+        (name, plan)
+        for name in ("LTXV", "Wan 2.2 image to video", "HunyuanVideo 1.5", "Kandinsky 5", "Mochi")
+        for plan in TOKEN_STEPS
+    ),
+    *(
+        (name, TOKEN_STEPS[0])
+        for name in (
+            "Wan 2.2 5B image to video",
+            "Wan 2.2 S2V",
+            "Wan 2.2 Animate",
+            "Wan 2.1 SCAIL-2",
+            "Cosmos-Predict2 image to video",
+        )
+    ),
+]
 # Prompts of different lengths: one device, too, makes a call for each conditioning then.
 RUN = {"negative": conditioning(LONG), "steps": 8, "shape": (1, 16, 3, 8, 8)}
 
@@ -82,10 +110,8 @@ def test_two_devices_give_the_bits_of_one(load_tiny, split, threads, name, order
     assert torch.equal(sample(model, **RUN), sample(load_tiny(), **RUN)), "the plain model has changed"
 
 
-@pytest.mark.parametrize("plan", ["budget 1", "whole steps at 0.5", "token steps", "mode paper"])
-@pytest.mark.parametrize("name", ["MiniMax-H3", "HunyuanVideo", "Flux"])
+@pytest.mark.parametrize(("name", "plan"), MODELS)
 def test_other_models_on_two_devices(split, threads, name, plan):
-    """Of Flux, partial steps become whole ones."""
     schedule, options = PLANS[plan]
     sampled = kit.build(name)
     sampled.model.cached_patcher_init = (lambda: kit.build(name).model, ())
@@ -97,6 +123,64 @@ def test_other_models_on_two_devices(split, threads, name, plan):
     assert sorted((call.step, call.kind, call.reason) for call in report.calls) == sorted(
         (call.step, call.kind, call.reason) for call in alone.calls
     )
+
+
+@pytest.mark.parametrize("steps", [None, "whole steps at 0.5", "token steps"])
+def test_sparse_attention_on_two_devices_gives_the_bits_of_one(load_tiny, split, threads, steps):
+    """Alone, and with Accelerate."""
+    run = RUN | {"steps": 5, "shape": (1, 16, 3, 12, 12)}
+    results, figures = [], []
+    for around in (lambda model: model, split):
+        model, handle = sparsely(load_tiny(), limit=0.0)
+        if steps is not None:
+            schedule, plan = PLANS[steps]
+            model, _ = accelerated(model, schedule, **plan)
+        results.append(sample(around(model), **run))
+        figures.append(last(handle).sparse)
+    assert torch.equal(*results)
+    one, two = figures
+    assert one["calls"] == two["calls"] > 0
+    assert one["choices"] == two["choices"]
+    assert one["error"] == pytest.approx(two["error"])
+    if steps is not None:
+        assert len(threads) == 3, "the second device was not used"
+
+
+@pytest.mark.parametrize("kinds", [("cpu", "meta"), ("cpu", "cpu")], ids=["two cards", "one card"])
+def test_a_kernel_is_chosen_once_for_each_device(monkeypatch, kinds):
+    running, at_once, chosen = [], [], []
+
+    def choose(self, q, k, v, problem, preference="auto", host=None, **_):
+        if host is None:
+            return Choice(DISPATCHER.named("reference"), "asked for")
+        running.append(1)
+        at_once.append(len(running))
+        time.sleep(0.1)
+        running.pop()
+        chosen.append(len(chosen))
+        backend = DISPATCHER.named("reference") if len(chosen) > 1 else HOST_BACKEND
+        return Choice(backend, "the fastest, timed", {HOST_NAME: 3.0, backend.name: 3.0 / len(chosen)}, measured=True)
+
+    monkeypatch.setattr(Dispatcher, "choose", choose)
+    sigmas = flow_sigmas(4)
+    run = Run.of(make_plan(periodic("few", [0.5], sigmas)), [*sigmas, 0.0])
+    attention, ready = RunAttention("auto", run.writer), threading.Barrier(2)
+    q = torch.randn(1, 64, 2, 32)
+
+    def call(kind):
+        attend = attention.for_call({"sigmas": torch.ones(1, device=kind)}, 64)
+        ready.wait()
+        return [attend(q, q, q)[0] for _ in range(3)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            list(pool.map(call, kinds))
+    assert len(chosen) == len(set(kinds))
+    assert set(at_once) == {1}
+    assert run.report.tuning_seconds == pytest.approx(0.1 * len(chosen), abs=0.05)
+    faster = f"'reference', timed 2.00x as fast as {HOST_NAME}"
+    where = sorted(run.report.attention.replace(" on cpu", "").replace(" on meta", "").split("; "))
+    assert where == ([faster, HOST_NAME] if len(chosen) == 2 else [HOST_NAME])
 
 
 @pytest.mark.parametrize("what", ["interrupt", "error"])

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import weakref
+from pathlib import Path
 from unittest.mock import Mock
 
 import comfy.model_management
@@ -21,7 +22,7 @@ from astraea.errors import SearchError
 from astraea.host.sampling.patch_model import accelerate
 from astraea.host.search import runner as runner_module
 from astraea.host.search.runner import ComfyRunner
-from astraea.host.search.setting import PROJECT_FILE, Case
+from astraea.host.search.setting import Case
 from astraea.schedules import Schedule
 from astraea.search.problem.runner import MAX_SAMPLED, Job
 
@@ -294,7 +295,8 @@ def test_facts_are_plain(load_tiny):
     assert facts["sampling"]["sampler"] == "euler"
     assert facts["sampling"]["latent"] == list(SHAPE)
     assert facts["model"]["class"] == "WanModel"
-    assert f'version = "{facts["versions"]["astraea"]}"' in PROJECT_FILE.read_text("utf-8")
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    assert f'version = "{facts["versions"]["astraea"]}"' in project.read_text("utf-8")
     assert "unknown" not in facts["versions"].values()
 
 

@@ -7,6 +7,8 @@ import logging
 import os
 import stat
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -23,6 +25,7 @@ from astraea.kernels import (
     dispatch,
     selftest,
 )
+from astraea.kernels import race as race_module
 from astraea.kernels.dispatch import ATTENTION_ENV, Dispatcher, describe_choice
 
 
@@ -76,6 +79,42 @@ def test_a_choice_is_kept_for_calls_of_the_same_kind_and_for_later_processes(mon
     longer = torch.cat([K, K], 1)
     assert dispatcher.known(Problem.of(Q, longer, longer, need_lse=True)) is None
     assert dispatcher.known(replace(PROBLEM, need_lse=False)) is None
+
+
+def test_devices_time_one_after_another(monkeypatch):
+    """Each in a thread: two choices of a backend, and a race of sparse against dense attention."""
+    running, at_once = [], []
+
+    def timing(*_, **__):
+        running.append(1)
+        at_once.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+        return 1.0
+
+    def time_backends(backends, *tensors, **options):
+        return dict.fromkeys([each.name for each in backends], timing())
+
+    monkeypatch.setattr(autotune, "time_backends", time_backends)
+    monkeypatch.setattr(race_module, "time_call", timing)
+    monkeypatch.setattr(race_module, "_known", {})
+    dispatcher, ready = Dispatcher([backend("one"), backend("two")]), threading.Barrier(3)
+    works = [
+        lambda: dispatcher.choose(Q, K, V, PROBLEM),
+        lambda: dispatcher.choose(Q, K, V, replace(PROBLEM, device=torch.device("cpu", 1))),
+        lambda: race_module.race(PROBLEM, 0.3, sparse=Q.clone, dense=Q.clone),
+    ]
+
+    def work(number):
+        ready.wait()
+        return works[number]()
+
+    with ThreadPoolExecutor(3) as pool:
+        one, other, raced = pool.map(work, range(3))
+    assert one.measured != other.measured  # equal devices: the later one finds it saved
+    assert other.milliseconds == one.milliseconds
+    assert raced == race_module.Timing(1.0, 1.0)
+    assert set(at_once) == {1}
 
 
 @pytest.mark.parametrize(

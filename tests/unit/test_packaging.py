@@ -49,7 +49,7 @@ INNER_LAYERS = {
         "run",
     ),
     "search": ("problem", "evaluation", "ranking", "proposals", "methods", "driver"),
-    "host": ("folders", "latents", "sampling", "search"),
+    "host": ("folders", "latents", "sampling", "raylight", "search"),
 }
 
 COMFY = re.compile(

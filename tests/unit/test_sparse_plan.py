@@ -73,11 +73,13 @@ def test_plans_outside_their_range_are_refused(fields, message):
 
 def test_gains_are_told_where_they_are_known():
     figures = SparseFigures(calls=1, milliseconds=[(3.0, 1.5)], steps=4)
-    for is_sparse, seconds in ((False, 99.0), (False, 4.0), (True, 1.0), (True, 2.0), (True, 9.0)):
-        figures.add_call(is_sparse, lambda seconds=seconds: seconds)
+    calls = [(False, 99.0, "one"), (False, 88.0, "other"), (False, 4.0, "one")]
+    calls += [(True, 1.0, "one"), (True, 2.0, "other"), (True, 9.0, "one")]
+    for is_sparse, seconds, device in calls:
+        figures.add_call(is_sparse, lambda seconds=seconds: seconds, device)
     assert figures.step_speedup is None
     figures.resolve()
-    assert figures.seconds == {False: [4.0], True: [1.0, 2.0, 9.0]}  # the first call also loads
+    assert figures.seconds == {False: [4.0], True: [1.0, 2.0, 9.0]}  # the first call on a device also loads
     assert figures.step_speedup == 2.0
     assert "attention 2.00x as fast, steps 2.00x as fast" in figures.line()
     assert (figures.error, figures.worst, figures.computed_share) == (None, None, 1.0)

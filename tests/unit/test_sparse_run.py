@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -197,35 +195,6 @@ def test_finish_drops_all_that_was_kept(monkeypatch):
     model_call(run, 5, calls)
     assert len(chosen) == 3
     assert copy.deepcopy({"run": run})["run"] is run
-
-
-def test_threads_do_not_mix():
-    """Threads, one for each device, count layers on their own; results are those of one thread."""
-    roles = ["a", "b", "c", "d"]
-    calls = {role: [call_of(*tensors(seed=10 * n + layer)) for layer in range(LAYERS)] for n, role in enumerate(roles)}
-    alone = make_run(4, choice="routing")
-    expected = {role: sample(alone, calls[role], roles=role) for role in roles}
-    together = make_run(4, choice="routing")
-    ready = threading.Barrier(len(roles))
-
-    def work(role):
-        ready.wait()
-        return sample(together, calls[role], roles=role)
-
-    with ThreadPoolExecutor(len(roles)) as pool:
-        found = dict(zip(roles, pool.map(work, roles), strict=True))
-    for role in roles:
-        assert are_sparse(found[role]) == are_sparse(expected[role])
-        for step in range(1, 4):
-            assert all(map(torch.equal, found[role][step], expected[role][step]))
-    one, other = alone.finish(), together.finish()
-    assert (one.calls, one.computed, one.pairs, one.choices) == (
-        other.calls,
-        other.computed,
-        other.pairs,
-        other.choices,
-    )
-    assert one.calls == 4 * 3 * LAYERS
 
 
 def test_a_layer_chooses_anew_for_a_window_that_has_other_orders():
