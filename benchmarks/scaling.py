@@ -228,6 +228,7 @@ def main() -> None:
         "rows": [],
         "dense_psnr": {},
         "left_out": left_out,
+        "finished": False,
     }
     path = result_path(args, found["gpu"], result["setting"])
 
@@ -242,12 +243,14 @@ def main() -> None:
     save()
     try:
         measure(args, (args.raylight, host.tree), setting, divisions, result, save)
+        result["finished"] = True
+        save()
     except KeyboardInterrupt:
-        print("\ninterrupted; the workers have ended")
+        print("\nInterrupted; the workers have ended.")
     print(f"\n{scaling_measured_markdown(result)}")
     if path is not None:
         print(f"written: {path} and .md")
-    if len(result["rows"]) < len(result["predictions"]):
+    if not result["finished"] or result["left_out"]:
         sys.exit(1)
 
 

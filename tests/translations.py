@@ -32,7 +32,7 @@ HELP_PAGES = LOCALES.parent / "web" / "docs"
 ENGLISH, LANGUAGES = "en", ("ja", "zh")
 # ComfyUI shows a text of these files instead of the schema's. The schema adds a line for every saved schedule here: the
 # English file leaves it alone, or nobody would see them. A translation is worth more than those lines.
-GROWING = frozenset({"AstraeaAccelerate.inputs.schedule.tooltip"})
+GROWING = frozenset(f"{node}.inputs.schedule.tooltip" for node in ("AstraeaAccelerate", "AstraeaAccelerateRaylight"))
 STARTED = "ASTRAEA_TRANSLATIONS_STARTED"
 
 # A translation keeps numbers, names of choices, and names in Latin letters that are no ordinary words.
@@ -128,7 +128,7 @@ def lost_parts(key: str, english: Mapping[str, str], texts: Mapping[str, str]) -
     text, translated = english[key], texts[key]
     parts = [*NUMBER.findall(text), *CHOICE.findall(text)]
     if not key.endswith(".name"):
-        parts += NAME.findall(text)
+        parts += [part.replace("GPUs", "GPU") for part in NAME.findall(text)]
     nodes = {english[each]: texts[each] for each in english if each.endswith(".display_name") and each in texts}
     parts += [own for name, own in nodes.items() if name in text]
     return [part for part in parts if part not in translated]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from comfy.model_management import InterruptProcessingException
+from comfy.model_management import InterruptProcessingException, throw_exception_if_processing_interrupted
 
 from ...errors import WorkerError
 
 PACK_FOLDER = Path(__file__).resolve().parents[2]
-ANSWER_SECONDS = 120.0  # twice the time-out of raylight's own communication
+ANSWER_SECONDS = 60.0  # the first time a worker also loads the pack
+POLL_SECONDS = 0.1  # between looks at the user's interrupt
 START_ANEW = "Start the workers anew: change a value of raylight's node Ray Init Actor, or restart ComfyUI"
-WAITING = "The others may wait for it until raylight's time-out, a minute. If they stay away: start the workers anew"
 MAX_REASON_LENGTH = 400
 
 
@@ -48,10 +49,13 @@ class Actors:
         until = time.monotonic() + seconds
         return [self.value(rank, handle, max(0.0, until - time.monotonic())) for rank, handle in enumerate(handles)]
 
-    def value(self, rank: int, handle: Any, seconds: float | None = None) -> Any:
+    def value(self, rank: int, handle: Any, seconds: float) -> Any:
         """Return the value behind a worker's handle. Raises WorkerError, or the host's error for an interrupt."""
+        until = time.monotonic() + seconds
+        while not self.ready([handle], POLL_SECONDS) and time.monotonic() < until:
+            throw_exception_if_processing_interrupted()
         try:
-            return self._ray.get(handle, timeout=seconds)
+            return self._ray.get(handle, timeout=0.0)
         except self._ray.exceptions.RayError as error:
             if isinstance(getattr(error, "cause", None), InterruptedError):
                 raise InterruptProcessingException from None
@@ -60,6 +64,14 @@ class Actors:
     def ready(self, handles: Sequence[Any], seconds: float) -> list[Any]:
         """Return a handle whose value is there, if there is one within these seconds."""
         return self._ray.wait(list(handles), timeout=seconds)[0]
+
+    def all_end(self, handles: Sequence[Any], seconds: float) -> bool:
+        """Tell whether all calls end within these seconds, in whatever way: then no worker hangs."""
+        ended, pending = self._ray.wait(list(handles), num_returns=len(handles), timeout=seconds)
+        for handle in ended:
+            with contextlib.suppress(self._ray.exceptions.RayError):  # Ray shows errors that nobody has asked for
+                self._ray.get(handle)
+        return not pending
 
     def _in_words(self, rank: int, error: Exception) -> str:
         """Say which worker failed, why, and what to do."""
@@ -73,7 +85,7 @@ class Actors:
             return f"{which} has no Astraea in '{PACK_FOLDER}', where ComfyUI has it."
         reason = str(cause).strip()[:MAX_REASON_LENGTH].rstrip(".") or type(cause).__name__
         named = reason if reason.startswith("GPU ") else f"{which}: {type(cause).__name__}: {reason}"
-        return f"{named}. {WAITING}."
+        return f"{named}."
 
 
 def _pack_function() -> Callable[..., Any]:

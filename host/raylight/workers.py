@@ -28,13 +28,13 @@ from ...engine.report.writer import pass_through_report
 from ...engine.sparse.plan import SparsePlan
 from ...errors import InputError, WorkerError
 from ...version import VERSION
-from .actors import START_ANEW, Actors
+from .actors import POLL_SECONDS, START_ANEW, Actors
 from .messages import ACCELERATE, SPARSE, Degrees, merged, plan_values, report_from, sparse_values
 
 SAMPLER_CALLS = {"common_ksampler", "custom_sampler", "custom_sampler_advanced"}
 PIPELINED = "raylight's PipeFusion carries results from step to step itself"
-POLL_SECONDS = 0.1  # between looks at the user's interrupt
-STOP_SECONDS = 10.0  # for the reports of a run that was interrupted
+STOP_SECONDS = 10.0  # in which all workers stop, if one has
+STILL_WAITING = "The other GPUs still wait for it."
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,15 @@ class PlannedWorkers:
         try:
             self._wait_for(results)
         except InterruptProcessingException:
-            self._add_reports(ends, STOP_SECONDS)
+            if not self._actors.all_end(results, STOP_SECONDS):
+                raise WorkerError(f"The run was interrupted. {STILL_WAITING} {START_ANEW}.") from None
+            self._add_reports(ends)
             throw_exception_if_processing_interrupted()  # also takes the host's own mark of it back
             raise
+        except WorkerError as error:
+            if self._actors.all_end(results, STOP_SECONDS):
+                raise
+            raise WorkerError(f"{error} {STILL_WAITING} {START_ANEW}.") from error
         finally:
             self._interrupt_file.unlink(missing_ok=True)
         self._add_reports(ends)
@@ -168,13 +174,13 @@ class PlannedWorkers:
         pending = list(results)
         while pending:
             for result in self._actors.ready(pending, POLL_SECONDS):
-                self._actors.value(results.index(result), result)
+                self._actors.value(results.index(result), result, 0.0)
                 pending.remove(result)
             if processing_interrupted():
                 self._interrupt_file.touch()
 
-    def _add_reports(self, ends: Sequence[Any], *seconds: float) -> None:
-        answers = self._actors.answers(ends, *seconds)
+    def _add_reports(self, ends: Sequence[Any]) -> None:
+        answers = self._actors.answers(ends)
         for kind, plan in self.plans.items():
             for of_one_run in zip(*(answer.get(kind, ()) for answer in answers), strict=False):
                 report = merged([report_from(each) for each in of_one_run], self._degrees)

@@ -230,3 +230,21 @@ def loaded(name: str) -> dict[str, Any]:
     prompt = accelerated(astraea_schedule=["load", 0])
     prompt["load"] = node("AstraeaScheduleLoad", schedule_name=name)
     return prompt
+
+
+@pytest.mark.parametrize("name", ["AstraeaAccelerateRaylight", "AstraeaSparseAttentionRaylight"])
+def test_the_raylight_nodes_need_raylights_workers(server: ComfyServer, name: str) -> None:
+    """Without raylight nothing can be connected: the host itself says so, before anything runs."""
+    prompt = accelerated()
+    settings = {"schedule": "auto", "budget": 0.5, "target_speedup": 0.0, "density": 0.3, "dense_start": 0.1}
+    prompt["ours"] = node(name, **{key: settings[key] for key in settings if key in inputs_of(server, name)})
+    prompt["report"]["inputs"]["report"] = ["ours", 1]
+    with pytest.raises((PromptFailed, ServerError), match="ray_actors"):
+        server.queue(prompt)
+    prompt["ours"]["inputs"]["ray_actors"] = prompt["accelerate"]["inputs"]["model"]
+    with pytest.raises((PromptFailed, ServerError), match=r"RAY_ACTORS"):
+        server.queue(prompt)
+
+
+def inputs_of(server: ComfyServer, name: str) -> dict[str, Any]:
+    return server.object_info()[name]["input"]["required"]

@@ -9,6 +9,8 @@ from server import PACK_FOLDER, ComfyServer
 NODES = {
     "AstraeaAccelerate",
     "AstraeaSparseAttention",
+    "AstraeaAccelerateRaylight",
+    "AstraeaSparseAttentionRaylight",
     "AstraeaSearch",
     "AstraeaScheduleLoad",
     "AstraeaScheduleSave",

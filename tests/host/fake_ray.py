@@ -96,11 +96,13 @@ def get(handle: Handle, timeout: float | None = None) -> Any:
     return handle.value
 
 
-def wait(handles: Sequence[Handle], timeout: float | None = None) -> tuple[list[Handle], list[Handle]]:
+def wait(
+    handles: Sequence[Handle], *, num_returns: int = 1, timeout: float | None = None
+) -> tuple[list[Handle], list[Handle]]:
     until = time.monotonic() + (timeout or 0.0)
-    while not any(handle.done.is_set() for handle in handles) and time.monotonic() < until:
+    while sum(handle.done.is_set() for handle in handles) < num_returns and time.monotonic() < until:
         time.sleep(0.005)
-    ready = [handle for handle in handles if handle.done.is_set()][:1]
+    ready = [handle for handle in handles if handle.done.is_set()][:num_returns]
     return ready, [handle for handle in handles if handle not in ready]
 
 

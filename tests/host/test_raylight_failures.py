@@ -44,7 +44,8 @@ def test_a_worker_that_dies_while_sampling_is_named(ray_actors):
     assert len(handle.reports) == 1
 
 
-def test_the_first_failure_is_said_though_others_still_wait(ray_actors):
+def test_the_first_failure_is_said_though_others_still_wait(ray_actors, monkeypatch):
+    monkeypatch.setattr(workers_module, "STOP_SECONDS", 0.3)
     fast, _ = accelerate(ray_actors)
     hangs, first, second = threading.Event(), *subjects(ray_actors)
     first.before = hangs.wait
@@ -53,7 +54,7 @@ def test_the_first_failure_is_said_though_others_still_wait(ray_actors):
         raise RuntimeError("CUDA out of memory")
 
     second.before = fail
-    with pytest.raises(WorkerError, match=r"GPU 2 of 2: RuntimeError: CUDA out of memory\. The others may wait"):
+    with pytest.raises(WorkerError, match=r"GPU 2 of 2: RuntimeError: CUDA out of memory\. The other GPUs still wait.* Start the workers anew"):
         run(fast)
     hangs.set()
     first.before = second.before = lambda: None
@@ -83,7 +84,7 @@ def test_an_error_inside_a_run_names_the_gpu_and_the_reason(ray_actors):
         raise ValueError("a failing block")
 
     block.forward = fail
-    with pytest.raises(WorkerError, match=r"^GPU 2 of 2: ValueError: a failing block\."):
+    with pytest.raises(WorkerError, match=r"^GPU 2 of 2: ValueError: a failing block\.$"):
         run(fast)
     del block.forward
     settle(ray_actors)

@@ -93,9 +93,9 @@ def test_a_rank_that_raises_and_one_that_is_killed(cluster, model_file, capsys):
     second = actors["workers"][1].model_function_runner_get_values
     ray.get(second.remote(fail))
     began = time.monotonic()
-    with pytest.raises(WorkerError, match=r"^GPU 2 of 2: ValueError: a failing block\. The others may wait"):
+    with pytest.raises(WorkerError, match=r"^GPU 2 of 2: ValueError: a failing block\. The other GPUs still wait.*anew"):
         run(fast)
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 20.0
     ray.get(second.remote(mend))
     assert not left_behind(cluster)  # waits for the first, whose communication times out
     assert time.monotonic() - began < 60.0
@@ -116,4 +116,4 @@ def test_a_worker_killed_while_sampling(cluster, model_file):
     began = time.monotonic()
     with pytest.raises(WorkerError, match=r"GPU [12] of 2"):
         run(fast, steps=400)
-    assert time.monotonic() - began < 12.0
+    assert time.monotonic() - began < 25.0

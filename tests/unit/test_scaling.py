@@ -141,6 +141,7 @@ def measured(lib: SimpleNamespace) -> dict[str, Any]:
         "rows": lib.rows.rows_of(runs, predictions, names),
         "dense_psnr": {"2": 41.2, "4": None},
         "left_out": [{"gpus": 1, "reason": "out of memory"}],
+        "finished": True,
     }  # fmt: skip
 
 
@@ -173,6 +174,8 @@ def test_the_page_states_what_was_measured_and_what_was_not(lib: SimpleNamespace
     assert "whole steps, 0.5: the line of whole steps" in page
     nothing = lib.tables.scaling_measured_markdown(result | {"rows": [], "machine": result["machine"] | {"gpus": []}})
     assert "Nothing was measured." in nothing
+    assert "Not finished" not in page
+    assert "Not finished" in lib.tables.scaling_measured_markdown(result | {"finished": False})
     assert "**A trial on the CPU: its seconds mean nothing.**" in nothing
 
 

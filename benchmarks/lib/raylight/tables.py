@@ -45,6 +45,8 @@ def scaling_measured_markdown(result: dict[str, Any]) -> str:
         f"cfg {setting['cfg']:g}; attention over several GPUs: {setting['attention']}.\n"
     )
     text += HOW.format(repeats=setting["repeats"])
+    if not result["finished"]:
+        text += "\n**Not finished: fewer runs were made.**\n"
     text += f"\n{speed_table(rows)}" if rows else "\nNothing was measured.\n"
     if several := [row for row in rows if row["gpus"] > 1]:
         agreements = size(max(row["agreement_bytes"] for row in several))

@@ -5,6 +5,7 @@ Imported in the workers' processes by its file name: this folder is on their PYT
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import comfy.cli_args
@@ -25,14 +26,16 @@ from raylight.distributed_worker.ray_worker import RayWorker  # noqa: E402
 
 
 class CpuWorker(RayWorker):
-    """A worker whose device is the CPU. seconds: time-out of its communication."""
+    """A worker whose device is the CPU. seconds: time-out of all communication, which torch has at half an hour."""
 
     def __init__(self, *args: Any, threads: int = 1, seconds: float = 60.0, **kwargs: Any):
         torch.set_num_threads(threads)
-        with_gloo, mesh = dist.init_process_group, dist.device_mesh.init_device_mesh
+        start, new_group, mesh = dist.init_process_group, dist.new_group, dist.device_mesh.init_device_mesh
+        timeout = timedelta(seconds=seconds)
+        dist.new_group = lambda ranks=None, **options: new_group(ranks, **{**options, "timeout": timeout})
 
         def init_process_group(backend: str, **options: Any) -> None:
-            with_gloo("gloo", **{**options, "timeout": type(options["timeout"])(seconds=seconds)})
+            start("gloo", **{**options, "timeout": timeout})
 
         torch.cuda.get_device_capability = lambda *_: (9, 0)
         dist.init_process_group = init_process_group
