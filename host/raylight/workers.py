@@ -18,8 +18,8 @@ from typing import Any
 
 from comfy.model_management import (
     InterruptProcessingException,
+    interrupt_current_processing,
     processing_interrupted,
-    throw_exception_if_processing_interrupted,
 )
 
 from ...engine.planning.plan import Plan
@@ -158,8 +158,8 @@ class PlannedWorkers:
         except InterruptProcessingException:
             if not self._actors.all_end(results, STOP_SECONDS):
                 raise WorkerError(f"The run was interrupted. {STILL_WAITING} {START_ANEW}.") from None
+            interrupt_current_processing(False)  # the host's mark of it, which would stop what follows
             self._add_reports(ends)
-            throw_exception_if_processing_interrupted()  # also takes the host's own mark of it back
             raise
         except WorkerError as error:
             if self._actors.all_end(results, STOP_SECONDS):

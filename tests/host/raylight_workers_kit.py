@@ -6,12 +6,13 @@ import os
 import sys
 from pathlib import Path
 
-import comfy.model_management
-import comfy.samplers
+import comfy.ldm.wan.model as wan
+import comfy.ops
 import comfy.sd
 import folder_paths
 import pytest
 import torch
+from safetensors.torch import save_file
 from sampling import LONG, PROMPT, WHOLE, conditioning, psnr, random_weights
 
 from astraea.engine.planning.plan import make_plan
@@ -27,8 +28,9 @@ import ray  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from lib.raylight.cluster import Cluster, Division  # noqa: E402
 from lib.raylight.cluster import sample as sample_by_raylight  # noqa: E402
+from lib.scaling.formula import ulysses_bytes  # noqa: E402
 
-MODEL = "astraea_random_wan.safetensors"
+MODEL, VACE = "astraea_random_wan.safetensors", "astraea_random_vace.safetensors"
 SIZES = {"dim": 512, "ffn_dim": 512, "num_heads": 4, "num_layers": 4, "in_dim": 16, "out_dim": 16}
 SHAPE, TOKEN_COUNT = (1, 16, 3, 16, 16), 192
 RUN = {"steps": 8, "cfg": 3.0, "positive": conditioning(PROMPT), "negative": conditioning(LONG)}
@@ -41,16 +43,18 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    """A small Wan of random weights with four heads, in one of ComfyUI's folders."""
-    import comfy.ldm.wan.model as wan
-    import comfy.ops
-    from safetensors.torch import save_file
-
+    """A small Wan of random weights with four heads, in one of ComfyUI's folders; beside it one of VACE."""
     folder = tmp_path_factory.mktemp("models")
-    module = wan.WanModel(operations=comfy.ops.disable_weight_init, dtype=torch.float32, text_dim=4096, **SIZES)
-    save_file(random_weights(module), folder / MODEL)
+    save_file(random_weights(_wan("WanModel")), folder / MODEL)
+    vace = {"model_type": "vace", "vace_layers": 2, "vace_in_dim": 96}
+    save_file(random_weights(_wan("VaceWanModel", **vace)), folder / VACE)
     folder_paths.add_model_folder_path("diffusion_models", str(folder))
     return folder / MODEL
+
+
+def _wan(kind, **others):
+    settings = {**SIZES, "dtype": torch.float32, "text_dim": 4096}
+    return getattr(wan, kind)(operations=comfy.ops.disable_weight_init, **settings, **others)
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +126,26 @@ def assert_close(result, expected):
     decibels = psnr(expected, result)
     print(f"{decibels:.1f} dB")
     assert decibels >= 120.0
+
+
+def bytes_of(report, ranks):
+    """Bytes that leave a rank in a run, by the formula."""
+    computed = [call for call in report.calls if call.kind != "reuse"]
+    return sum(
+        ulysses_bytes(
+            tokens=TOKEN_COUNT,
+            ranks=ranks,
+            dim=SIZES["dim"],
+            layers=SIZES["num_layers"],
+            rows=1,
+            itemsize=4,
+            text=TEXT[index % 2],
+            share=call.computed / call.tokens,
+        )
+        for index, call in enumerate(computed)
+    )
+
+
+def sent(traffic):
+    """Bytes that each rank sent for the model, without what ranks agree on."""
+    return [sum(each["bytes"].values()) - each["bytes"].get("all_reduce", 0) for each in traffic]

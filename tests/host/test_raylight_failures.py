@@ -54,7 +54,10 @@ def test_the_first_failure_is_said_though_others_still_wait(ray_actors, monkeypa
         raise RuntimeError("CUDA out of memory")
 
     second.before = fail
-    with pytest.raises(WorkerError, match=r"GPU 2 of 2: RuntimeError: CUDA out of memory\. The other GPUs still wait.* Start the workers anew"):
+    with pytest.raises(
+        WorkerError,
+        match=r"GPU 2 of 2: RuntimeError: CUDA out of memory\. The other GPUs still wait.* Start the workers anew",
+    ):
         run(fast)
     hangs.set()
     first.before = second.before = lambda: None
@@ -140,7 +143,6 @@ def test_an_interrupt_reaches_the_workers(ray_actors, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", lambda: None)
     pressed = threading.Event()
     monkeypatch.setattr(workers_module, "processing_interrupted", pressed.is_set)
-    monkeypatch.setattr(workers_module, "throw_exception_if_processing_interrupted", lambda: None)
     block = subjects(ray_actors)[0].model.model.diffusion_model.blocks[0]
     original, calls = block.forward, []
 

@@ -10,6 +10,7 @@ import importlib
 
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 from by_shard import select_by_shard
@@ -18,12 +19,11 @@ from raylight_workers_kit import (
     PLANS,
     RUN,
     SHAPE,
-    SIZES,
-    TEXT,
-    TOKEN_COUNT,
+    VACE,
     Division,
     accelerate,
     assert_close,
+    bytes_of,
     cluster,
     dense,
     here,
@@ -31,10 +31,10 @@ from raylight_workers_kit import (
     model_file,
     on_each,
     run,
+    sent,
     two,
-    ulysses_bytes,
 )
-from sampling import PROMPT, TOKENS, WHOLE, accelerated, conditioning, last
+from sampling import LONG, PROMPT, TOKENS, WHOLE, accelerated, conditioning, last
 from sampling import sample as sample_here
 from sparse_kit import SMALL
 
@@ -49,29 +49,6 @@ def test_dense_runs_agree(two, here, dense):
     assert torch.equal(first, second)
     assert torch.equal(first, dense)
     assert_close(dense, sample_here(here, shape=SHAPE, **RUN))
-
-
-def bytes_of(report, ranks):
-    """Bytes that leave a rank in a run, by the formula."""
-    computed = [call for call in report.calls if call.kind != "reuse"]
-    return sum(
-        ulysses_bytes(
-            tokens=TOKEN_COUNT,
-            ranks=ranks,
-            dim=SIZES["dim"],
-            layers=SIZES["num_layers"],
-            rows=1,
-            itemsize=4,
-            text=TEXT[index % 2],
-            share=call.computed / call.tokens,
-        )
-        for index, call in enumerate(computed)
-    )
-
-
-def sent(traffic):
-    """Bytes that each rank sent for the model, without what ranks agree on."""
-    return [sum(each["bytes"].values()) - each["bytes"].get("all_reduce", 0) for each in traffic]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m_sde"])
@@ -161,6 +138,24 @@ def test_sparse_attention(two, here, cluster, dense):
     assert last(report).sparse["calls"] > 0
     assert not left_behind(cluster)
     assert torch.equal(run(two), dense)
+
+
+def test_a_wan_model_with_control(cluster, two, model_file, monkeypatch):
+    """Of VACE, raylight shards its own blocks, too; their results are added between the others."""
+    vace = {"vace_frames": [torch.randn(1, 32, 3, 16, 16, generator=torch.Generator().manual_seed(1))]}
+    vace |= {"vace_mask": [torch.ones(1, 64, 3, 16, 16)], "vace_strength": [1.0]}
+    case = {"positive": conditioning(PROMPT, **vace), "negative": conditioning(LONG, **vace)}
+    actors = cluster.load(two, VACE)
+    here = comfy.sd.load_diffusion_model(str(model_file.parent / VACE))
+    assert_close(run(actors, **case), sample_here(here, shape=SHAPE, **{**RUN, **case}))
+    fast, handle = accelerate(actors, TOKENS, budget=0.5)
+    first, second = on_each(fast, **case)
+    assert torch.equal(first, second)
+    assert {call.kind for call in last(handle).calls} == {"full", "token"}
+    select_by_shard(monkeypatch, 2)
+    model, _ = accelerated(here, TOKENS, budget=0.5)
+    assert_close(first, sample_here(model, shape=SHAPE, **{**RUN, **case}))
+    cluster.load(actors, MODEL)
 
 
 @pytest.mark.parametrize("division", [Division(ulysses=4), Division(ulysses=2, cfg=2)], ids=["sequence", "with cfg"])

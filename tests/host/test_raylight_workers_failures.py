@@ -28,7 +28,7 @@ from sampling import TOKENS, WHOLE, last
 from astraea.errors import WorkerError
 
 
-def test_a_store_that_fits_on_one_rank_alone(two, cluster, here, monkeypatch):
+def test_a_store_that_fits_on_one_rank_alone(two, cluster):
     def forbid(model):
 
         stores = importlib.import_module("astraea_in_worker.engine.state.residual_store")
@@ -93,7 +93,9 @@ def test_a_rank_that_raises_and_one_that_is_killed(cluster, model_file, capsys):
     second = actors["workers"][1].model_function_runner_get_values
     ray.get(second.remote(fail))
     began = time.monotonic()
-    with pytest.raises(WorkerError, match=r"^GPU 2 of 2: ValueError: a failing block\. The other GPUs still wait.*anew"):
+    with pytest.raises(
+        WorkerError, match=r"^GPU 2 of 2: ValueError: a failing block\. The other GPUs still wait.*anew"
+    ):
         run(fast)
     assert time.monotonic() - began < 20.0
     ray.get(second.remote(mend))
