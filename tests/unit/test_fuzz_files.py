@@ -107,7 +107,7 @@ def test_schedule_texts() -> None:
             return
         check_schedule(rng, schedule)
 
-    run_cases("schedule texts", 850, check, slowest=SLOWEST)
+    run_cases("schedule texts", 400, check, slowest=SLOWEST)
 
 
 def test_schedules_made_at_random_are_read_back() -> None:
@@ -141,7 +141,7 @@ def test_schedule_files() -> None:
                 return
             assert load(saved) == schedule
 
-    run_cases("schedule files", 350, check, slowest=SLOWEST)
+    run_cases("schedule files", 180, check, slowest=SLOWEST)
 
 
 def test_picking_from_folders() -> None:
@@ -168,7 +168,7 @@ def test_picking_from_folders() -> None:
             for schedule in library:
                 check_schedule(rng, schedule)
 
-    run_cases("folders", 120, check, slowest=2 * SLOWEST)
+    run_cases("folders", 60, check, slowest=2 * SLOWEST)
 
 
 def test_promises() -> None:
