@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..engine.blocks.interface import BlockRunner, TokenLayout, unwrap
+from ..engine.blocks.interface import BlockRunner, TokenLayout, class_name, unwrap
 from ..engine.planning.cost import WHOLE_STEPS, BlockCost
 from ..errors import UnsupportedBlocks
 from ..schedules import ANY_FAMILY
@@ -86,7 +86,7 @@ def _describe(model: Any, cast: Cast) -> Architecture:
             return describe_box(reason.family or family.FAMILY, f"no token steps: {reason}")
         if found is not None:
             return found
-    name = type(model).__name__
+    name = class_name(model)
     return describe_box(family_word(name), f"token steps need an adapter for {name}")
 
 

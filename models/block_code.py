@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..engine.blocks.interface import BlockCall, unwrap
+from ..engine.blocks.interface import BlockCall, class_name, unwrap
 from ..errors import UnsupportedBlocks
 
 
@@ -19,7 +19,7 @@ def require_attributes(model: Any, *names: str) -> None:
     """Raise UnsupportedBlocks unless a model has attributes of these names."""
     for name in names:
         if not hasattr(model, name):
-            raise UnsupportedBlocks(f"this {type(model).__name__} has no {name}: its code has changed")
+            raise UnsupportedBlocks(f"this {class_name(model)} has no {name}: its code has changed")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BlockCode:
     def check(self, block: Any) -> None:
         """Raise UnsupportedBlocks, with what differs, unless a block is of this code."""
         block = unwrap(block)
-        name = type(block).__name__
+        name = class_name(block)
         if name != self.class_name:
             raise UnsupportedBlocks(f"blocks of class {name} are not known")
         missing = [part for part in self.parts if not _has(block, part)]

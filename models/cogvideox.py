@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from .architecture import Architecture, Cast
@@ -41,7 +41,7 @@ DEFAULT_TEXT = 226
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a CogVideoX model, None for others. Raises UnsupportedBlocks for changed code."""
-    name = type(model).__name__
+    name = class_name(model)
     if name != "CogVideoXTransformer3DModel":
         return None
     require_attributes(model, "blocks", "patch_size", "patch_size_t", "dim")

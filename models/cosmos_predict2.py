@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, unwrap
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name, unwrap
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
@@ -62,7 +62,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
         return None
     check(model)
     return Architecture(
-        family=FAMILIES[type(model).__name__],
+        family=FAMILIES[class_name(model)],
         blocks=model.blocks,
         runner=CosmosRunner(),
         layout=lambda shape, conditions: layout(model, shape, conditions),
@@ -74,7 +74,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
 
 def check(model: Any) -> None:
     """Raise UnsupportedBlocks unless every block is one that this file knows."""
-    name = type(model).__name__
+    name = class_name(model)
     if name not in FAMILIES:
         raise UnsupportedBlocks(f"the Cosmos-Predict2 variant {name} is not supported yet")
     require_attributes(model, "patch_spatial", "patch_temporal", "model_channels")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ..engine.blocks.interface import TokenLayout, unwrap
+from ..engine.blocks.interface import TokenLayout, class_name, unwrap
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
 from .architecture import Architecture, Cast
@@ -27,7 +27,7 @@ SUPPORTED = "HunyuanVideo 1 and 1.5"
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a HunyuanVideo, None for others. Raises UnsupportedBlocks for unknown blocks."""
-    if type(model).__name__ != "HunyuanVideo" or not hasattr(model, "double_blocks"):
+    if class_name(model) != "HunyuanVideo" or not hasattr(model, "double_blocks"):
         return None
     check(model)
     text_first = text_comes_first(model.double_blocks[0])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from .architecture import Architecture, Cast
@@ -43,7 +43,7 @@ DEFAULT_CONTEXT = 256
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a Kandinsky 5 model, None for others. Raises UnsupportedBlocks for changed code."""
-    if type(model).__name__ != "Kandinsky5":
+    if class_name(model) != "Kandinsky5":
         return None
     require_attributes(model, "visual_transformer_blocks", "patch_size", "model_dim")
     for block in model.visual_transformer_blocks:

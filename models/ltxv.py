@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
@@ -48,7 +48,7 @@ EPSILON = 1e-6
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of an LTXV model, None for others. Raises UnsupportedBlocks for one with audio."""
-    name = type(model).__name__
+    name = class_name(model)
     if name == "LTXAVModel":
         raise UnsupportedBlocks("within a block the audio attends to every video token", AUDIO_FAMILY)
     if name != "LTXVModel":

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from .architecture import Architecture, Cast
@@ -48,7 +48,7 @@ Segments = Sequence[tuple[int, int, "int | Tensor"]]
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a MiniMax-H3, None for others. Raises UnsupportedBlocks if its code has changed."""
-    if type(model).__name__ != MODEL_CLASS:
+    if class_name(model) != MODEL_CLASS:
         return None
     require_attributes(model, "blocks", "patch_size", "hidden_size")
     for block in model.blocks:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, unwrap
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name, unwrap
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from .architecture import Architecture, Cast
@@ -47,7 +47,7 @@ DEFAULT_CONTEXT = 256
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of Mochi, None for other models. Raises UnsupportedBlocks where its code has changed."""
-    if type(model).__name__ != "AsymmDiTJoint":
+    if class_name(model) != "AsymmDiTJoint":
         return None
     require_attributes(model, "patch_size", "hidden_size_x", "hidden_size_y")
     for block in model.blocks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..engine.blocks.interface import class_name
 from ..errors import UnsupportedModel
 
 # Models are the host's and known by their attributes only, hence Any.
@@ -14,7 +15,7 @@ def refuse(model: Any) -> None:
     """Raise UnsupportedModel for a model none of whose calls can be left out."""
     if hasattr(model, "init_kv_caches"):
         raise UnsupportedModel(
-            f"{type(model).__name__} makes frames one after another, and each continues from what it keeps of the last"
+            f"{class_name(model)} makes frames one after another, and each continues from what it keeps of the last"
         )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.blocks.interface import Attend, BlockCall, TokenLayout
+from ..engine.blocks.interface import Attend, BlockCall, TokenLayout, class_name
 from ..engine.blocks.selection import Selection
 from ..engine.planning.cost import BlockCost
 from ..errors import UnsupportedBlocks
@@ -70,7 +70,7 @@ DEFAULT_CONTEXT = 512
 
 def describe_model(model: Any, cast: Cast) -> Architecture | None:
     """Return the architecture of a Wan model, None for others. Raises UnsupportedBlocks for an unsupported variant."""
-    if "Wan" not in type(model).__name__ or not hasattr(model, "blocks"):
+    if "Wan" not in class_name(model) or not hasattr(model, "blocks"):
         return None
     code = check(model)
     return Architecture(
@@ -86,7 +86,7 @@ def describe_model(model: Any, cast: Cast) -> Architecture | None:
 
 def check(model: Any) -> BlockCode:
     """Return the code of the model's blocks. Raises UnsupportedBlocks unless this file knows every one of them."""
-    name = type(model).__name__
+    name = class_name(model)
     if name not in MODEL_CLASSES:
         raise UnsupportedBlocks(OWN_REASONS.get(name, f"the Wan variant {name} is not supported yet"))
     require_attributes(model, "patch_size", "dim", "ffn_dim")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..engine.blocks.interface import TokenLayout
+from ..engine.blocks.interface import TokenLayout, class_name
 
 # Models are the host's and known by their attributes only, hence Any.
 
@@ -40,7 +40,7 @@ def layout(model: Any, shape: tuple[int, ...], conditions: Conditions) -> WanLay
     frame = height * width
     appended = conditions.get("time_dim_concat")
     after = 0 if appended is None else appended.shape[2] * frame
-    before, behind = VARIANTS.get(type(model).__name__, _wan)(model, patch, conditions)
+    before, behind = VARIANTS.get(class_name(model), _wan)(model, patch, conditions)
     pictures = sum(seen.shape[-2] for seen in map(conditions.get, PICTURES) if seen is not None)
     return WanLayout(
         video=frames * frame,

@@ -106,6 +106,12 @@ class BlockRunner(Protocol):
         """Return the selected tokens' residuals `[B, M, dim]` and, if asked, log-sum-exps `[B, M]` (mean of heads)."""
 
 
+def class_name(module: Any) -> str:
+    """Return the name of a module's class as its author wrote it: torch's FSDP puts a class of its own in front."""
+    own = (each for each in type(module).__mro__ if "FSDPModule" not in {base.__name__ for base in each.__mro__})
+    return next(own).__name__
+
+
 def unwrap(module: Any) -> Any:
     """Return the module inside torch.compile's wrapper, or the module itself."""
     return getattr(module, "_orig_mod", module)

@@ -7,6 +7,7 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from comfy.model_management import InterruptProcessingException, throw_exception_if_processing_interrupted
@@ -37,8 +38,18 @@ class Actors:
 
     def send(self, rank: int, function: str, *arguments: Any) -> Any:
         """Have a worker call a function of `in_worker` with its MODEL and plain data; returns Ray's handle."""
-        method = self.all[rank].model_function_runner_get_values
-        return method.remote(self._call_pack, str(PACK_FOLDER), function, *arguments)
+        return self.call(
+            rank, "model_function_runner_get_values", self._call_pack, str(PACK_FOLDER), function, *arguments
+        )
+
+    def call(self, rank: int, method: str, *arguments: Any) -> Any:
+        """Have a worker call one of its methods; returns Ray's handle. Raises WorkerError where Ray itself is gone."""
+        if not self._ray.is_initialized():  # Ray would start anew, without any worker
+            raise WorkerError(f"Ray has been stopped. {START_ANEW}.")
+        try:
+            return getattr(self.all[rank], method).remote(*arguments)
+        except Exception as error:
+            raise WorkerError(f"The worker of {self.name(rank)} is gone. {START_ANEW}.") from error
 
     def in_all(self, function: str, *arguments: Any) -> list[Any]:
         """Call a function of `in_worker` in all workers, and return what each answers. Raises WorkerError."""
@@ -77,15 +88,15 @@ class Actors:
         """Say which worker failed, why, and what to do."""
         which, exceptions = self.name(rank), self._ray.exceptions
         if isinstance(error, exceptions.RayActorError):
-            return f"The worker of {which} has ended; most often its memory ran out. {START_ANEW}."
+            return f"The worker of {which} has ended: it was stopped, or its memory ran out. {START_ANEW}."
         if isinstance(error, exceptions.GetTimeoutError):
-            return f"The worker of {which} does not answer: it may wait for another GPU. {START_ANEW}."
+            return f"The worker of {which} does not answer: it still computes, or waits for another GPU. {START_ANEW}."
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, FileNotFoundError) and str(PACK_FOLDER) in str(cause):
             return f"{which} has no Astraea in '{PACK_FOLDER}', where ComfyUI has it."
-        reason = str(cause).strip()[:MAX_REASON_LENGTH].rstrip(".") or type(cause).__name__
-        named = reason if reason.startswith("GPU ") else f"{which}: {type(cause).__name__}: {reason}"
-        return f"{named}."
+        reason = shorten(str(cause), MAX_REASON_LENGTH, placeholder=" …").rstrip(".:")
+        named = f"{type(cause).__name__}: {reason}" if reason else type(cause).__name__
+        return f"{reason if reason.startswith('GPU ') else f'{which}: {named}'}."
 
 
 def _pack_function() -> Callable[..., Any]:

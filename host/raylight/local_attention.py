@@ -53,10 +53,10 @@ def _replaced(layer: Any, run: SparseRun, ring: int) -> Iterator[None]:
 
 def _attend(run: SparseRun, original: Any, ring: int, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
     """Attend in xFuser's stead. q `[B, M, H, D]`, k and v `[B, N, H, D]`, of this GPU's heads."""
-    if ring > 1:
-        run.stays_dense(KEYS_ELSEWHERE)
-    elif options.get("joint_tensor_key") is not None:
-        run.stays_dense(JOINED)
+    reason = KEYS_ELSEWHERE if ring > 1 else JOINED if options.get("joint_tensor_key") is not None else ""
+    if reason:
+        if q.shape[1] == k.shape[1]:  # attention to text is another matter
+            run.stays_dense(reason)
     elif run.is_open:
         scale = options.get("softmax_scale") or q.shape[-1] ** -0.5
 

@@ -51,7 +51,8 @@ class WorkerRanks:
         if isinstance(error, InterruptedError) or self._degrees.gpus == 1:
             return error
         # A class that every process has: the main process could not read one of the pack's.
-        return RuntimeError(f"GPU {self._rank + 1} of {self._degrees.gpus}: {type(error).__name__}: {error}")
+        reason = ": ".join(filter(None, (type(error).__name__, str(error))))
+        return RuntimeError(f"GPU {self._rank + 1} of {self._degrees.gpus}: {reason}")
 
 
 def groups_of(degrees: Degrees) -> list[Any]:

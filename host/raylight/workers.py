@@ -35,6 +35,10 @@ SAMPLER_CALLS = {"common_ksampler", "custom_sampler", "custom_sampler_advanced"}
 PIPELINED = "raylight's PipeFusion carries results from step to step itself"
 STOP_SECONDS = 10.0  # in which all workers stop, if one has
 STILL_WAITING = "The other GPUs still wait for it."
+OTHER_MODEL = (
+    "Another of raylight's model loaders has put its model into the same workers since: the clip would be of that one. "
+    "Change a value of the loader before this sampler, so that it loads its model again."
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ def attend_sparsely_in_workers(ray_actors: Any, plan: SparsePlan, handle: Report
 
 
 def _with_plan(ray_actors: Any, kind: str, plan: WorkerPlan) -> dict[str, Any]:
-    workers = ray_actors.get("workers") if isinstance(ray_actors, Mapping) else None
-    if not isinstance(workers, Sequence) or not workers:
+    found = ray_actors.get("workers") if isinstance(ray_actors, Mapping) else None
+    workers: Sequence[Any] = found if isinstance(found, (list, tuple)) else ()
+    if not workers or not all(hasattr(_actor_of(worker), "get_parallel_dict") for worker in workers):
         raise InputError("The input 'ray_actors' takes the output of one of raylight's model loaders.")
     earlier = workers[0].plans if isinstance(workers[0], WorkerProxy) else {}
     planned = PlannedWorkers([_actor_of(worker) for worker in workers], {**earlier, kind: plan})
@@ -71,6 +76,10 @@ def _with_plan(ray_actors: Any, kind: str, plan: WorkerPlan) -> dict[str, Any]:
         logging.warning(f"Astraea: {note}.")
         plan.handle.add(pass_through_report(plan.name, note))
     return {**ray_actors, "workers": planned.proxies}
+
+
+def _new_stop_file() -> Path:
+    return Path(tempfile.gettempdir(), f"astraea-stop-{os.getpid()}-{uuid.uuid4().hex}")
 
 
 def _actor_of(worker: Any) -> Any:
@@ -89,9 +98,10 @@ class PlannedWorkers:
     def __init__(self, actors: Sequence[Any], plans: Mapping[str, WorkerPlan]):
         self.plans = dict(plans)
         self._actors = Actors(actors)
-        settings = self._actors.answers([actors[0].get_parallel_dict.remote()])[0]
+        settings = self._actors.answers([self._actors.call(0, "get_parallel_dict")])[0]
         self._degrees = Degrees.of(len(actors), settings)
-        self._interrupt_file = Path(tempfile.gettempdir(), f"astraea-interrupt-{os.getpid()}-{uuid.uuid4().hex}")
+        self._models: list[int] = []  # numbers of the models in the workers, as the node found them
+        self._stop_file = _new_stop_file()  # of the round: once it exists, all stop
         self._results: dict[int, Any] = {}  # of the round's sampler calls, by rank
         self._ends: dict[int, Any] = {}  # the reports that follow them
         self.proxies = [WorkerProxy(self, rank, actor) for rank, actor in enumerate(actors)]
@@ -108,8 +118,12 @@ class PlannedWorkers:
                 raise WorkerError(f"{which} has Astraea {each['version']}, ComfyUI has {VERSION}. {START_ANEW}.")
             if not each["model"]:
                 raise WorkerError(f"{which} has no model: connect the output of one of raylight's model loaders.")
-            if each != described[0]:
+            if {**each, "number": 0} != {**described[0], "number": 0}:
                 raise WorkerError(f"{which} has a {each['model']}, GPU 1 a {described[0]['model']}. {START_ANEW}.")
+        models = [each["number"] for each in described]
+        self._models = self._models or models
+        if models != self._models:
+            raise WorkerError(OTHER_MODEL)
         return PIPELINED if self._degrees.pipeline else str(described[0]["reason"])
 
     def sample(self, rank: int, method: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -130,11 +144,13 @@ class PlannedWorkers:
     def _begin_round(self) -> None:
         """Put the plan on all workers, and wait: one that samples without it would leave the others waiting."""
         self._take_off()
-        self._interrupt_file.unlink(missing_ok=True)
-        if self.reason_to_pass():  # another model may have been loaded since
+        passes = bool(self.reason_to_pass())  # other models may have been loaded since
+        self._stop_file.unlink(missing_ok=True)  # all have answered: nobody looks for it any more
+        self._stop_file = _new_stop_file()
+        if passes:
             return
         plans, degrees = {kind: plan.values for kind, plan in self.plans.items()}, asdict(self._degrees)
-        ranks, file = range(len(self._actors)), str(self._interrupt_file)
+        ranks, file = range(len(self._actors)), str(self._stop_file)
         put_on = [self._actors.send(rank, "begin", plans, degrees, rank, file) for rank in ranks]
         try:
             self._actors.answers(put_on)
@@ -155,18 +171,18 @@ class PlannedWorkers:
         self._results, self._ends = {}, {}
         try:
             self._wait_for(results)
-        except InterruptProcessingException:
-            if not self._actors.all_end(results, STOP_SECONDS):
-                raise WorkerError(f"The run was interrupted. {STILL_WAITING} {START_ANEW}.") from None
-            interrupt_current_processing(False)  # the host's mark of it, which would stop what follows
-            self._add_reports(ends)
-            raise
-        except WorkerError as error:
-            if self._actors.all_end(results, STOP_SECONDS):
+        except (InterruptProcessingException, WorkerError) as error:
+            self._stop_file.touch()  # where each GPU has a clip of its own, the others go on without it
+            ended = self._actors.all_end(results, STOP_SECONDS)
+            if ended:
+                self._stop_file.unlink(missing_ok=True)
+            if isinstance(error, InterruptProcessingException):
+                interrupt_current_processing(False)  # the host's mark of it, which would stop what follows
+            if ended and isinstance(error, InterruptProcessingException):
+                self._add_reports(ends)
+            if ended or self._degrees.data == len(self._actors):
                 raise
-            raise WorkerError(f"{error} {STILL_WAITING} {START_ANEW}.") from error
-        finally:
-            self._interrupt_file.unlink(missing_ok=True)
+            raise WorkerError(f"{str(error) or 'The run was interrupted.'} {STILL_WAITING} {START_ANEW}.") from error
         self._add_reports(ends)
 
     def _wait_for(self, results: Sequence[Any]) -> None:
@@ -177,7 +193,7 @@ class PlannedWorkers:
                 self._actors.value(results.index(result), result, 0.0)
                 pending.remove(result)
             if processing_interrupted():
-                self._interrupt_file.touch()
+                self._stop_file.touch()
 
     def _add_reports(self, ends: Sequence[Any]) -> None:
         answers = self._actors.answers(ends)

@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CellType
 from typing import Any
 
@@ -46,12 +46,14 @@ GIVEN_FRAMES = ("denoise_mask", "guiding_frame_index", "ref_latent", "reference_
 class SparseAttachment:
     """The plan on a MODEL: small and immutable, so that every clone of the MODEL may share it.
 
-    reach: context of a model call in which a run also gets attention that does not go through ComfyUI's.
+    reach: context of a model call in which a run also gets attention that does not go through ComfyUI's; padded: there,
+    more rows than the model's tokens may lie behind them.
     """
 
     plan: SparsePlan
     handle: ReportHandle
     reach: Callable[[SparseRun], AbstractContextManager[Any]] = nullcontext
+    padded: bool = False
 
     def __deepcopy__(self, memo: dict) -> SparseAttachment:
         return self  # hosts up to 0.13 deep-copy model options
@@ -182,11 +184,15 @@ def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     given = concatenated is not None or any(conditions.get(name) is not None for name in GIVEN_FRAMES)
     model, x = executor.class_obj.diffusion_model, args[0]
     describe = run.kept((id(model), "layout"), lambda: _layout_of(model))
+    attachment: SparseAttachment = options[SPARSE_KEY]
+    layout = describe(tuple(x.shape), conditions)
+    if attachment.padded:
+        layout = replace(layout, joins_behind=True)
     sigma, roles = float(options["sigmas"].flatten()[0]), tuple(options.get("cond_or_uncond") or ())
     with (
-        run.model_call(sigma, describe(tuple(x.shape), conditions), given, roles, x.device),
+        run.model_call(sigma, layout, given, roles, x.device),
         _override(options, run),
-        options[SPARSE_KEY].reach(run),
+        attachment.reach(run),
     ):
         return executor(*args, **kwargs)
 

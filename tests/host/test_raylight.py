@@ -89,7 +89,9 @@ def test_full_budget_is_bit_identical(ray_actors):
     assert last(handle).computed_share == 1.0
 
 
-@pytest.mark.parametrize("value", [None, {}, {"workers": []}, "workers", 3])
+@pytest.mark.parametrize(
+    "value", [None, {}, {"workers": []}, "workers", 3, {"workers": "abc"}, {"workers": [None]}, {"workers": (1,)}]
+)
 def test_what_is_no_ray_actors_is_refused(value):
     with pytest.raises(InputError, match="'ray_actors' takes the output of one of raylight's model loaders"):
         accelerate(value)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import os
 import sys
+import tempfile
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import comfy.model_management
 import fake_ray
@@ -11,10 +17,14 @@ import pytest
 import torch
 from raylight_kit import accelerate, left_behind, log, ray_actors, run, settle, subjects
 from sampling import last
+from sparse_kit import SMALL
 
 import astraea.host.raylight.actors as actors_module
+from astraea.engine.report import ReportHandle
+from astraea.engine.sparse.plan import SparsePlan
 from astraea.errors import WorkerError
 from astraea.host.raylight import workers as workers_module
+from astraea.host.raylight.workers import attend_sparsely_in_workers
 
 
 def test_a_dead_worker_is_named(ray_actors):
@@ -44,9 +54,15 @@ def test_a_worker_that_dies_while_sampling_is_named(ray_actors):
     assert len(handle.reports) == 1
 
 
-def test_the_first_failure_is_said_though_others_still_wait(ray_actors, monkeypatch):
+@pytest.mark.parametrize("together", [True, False], ids=["one clip", "a clip each"])
+def test_the_first_failure_is_said_though_another_goes_on(ray_actors, monkeypatch, together):
     monkeypatch.setattr(workers_module, "STOP_SECONDS", 0.3)
     fast, _ = accelerate(ray_actors)
+    if together:  # what raylight's settings say of them
+        planned = fast["workers"][0]._workers
+        planned._degrees = replace(planned._degrees, data=1, sequence=2)
+        monkeypatch.setattr(in_worker(), "groups_of", lambda degrees: [])
+        monkeypatch.setattr(in_worker().WorkerRanks, "share", lambda ranks, architecture: architecture)
     hangs, first, second = threading.Event(), *subjects(ray_actors)
     first.before = hangs.wait
 
@@ -54,15 +70,46 @@ def test_the_first_failure_is_said_though_others_still_wait(ray_actors, monkeypa
         raise RuntimeError("CUDA out of memory")
 
     second.before = fail
-    with pytest.raises(
-        WorkerError,
-        match=r"GPU 2 of 2: RuntimeError: CUDA out of memory\. The other GPUs still wait.* Start the workers anew",
-    ):
+    hint = r" The other GPUs still wait.* Start the workers anew: .*\.$" if together else "$"
+    with pytest.raises(WorkerError, match=r"^GPU 2 of 2: RuntimeError: CUDA out of memory\." + hint):
         run(fast)
+    calls = counted_calls(first)
     hangs.set()
-    first.before = second.before = lambda: None
     settle(ray_actors)
+    assert calls == [], "it stops at its next model call"
     assert not left_behind(ray_actors)
+    first.before = second.before = lambda: None
+    run(fast)
+    assert not list(Path(tempfile.gettempdir()).glob(f"astraea-stop-{os.getpid()}-*"))
+
+
+def in_worker():
+    return importlib.import_module("astraea_in_worker.host.raylight.in_worker")
+
+
+def counted_calls(worker):
+    """A list that gets an entry for each of a worker's model calls from now on."""
+    block, calls = worker.model.model.diffusion_model.blocks[0], []
+    original = type(block).forward
+    block.forward = lambda *args, **kwargs: calls.append(1) or original(block, *args, **kwargs)
+    return calls
+
+
+def test_stop_reaches_a_gpu_that_is_slow(ray_actors, monkeypatch):
+    """Of GPUs with a clip each, one may be in a long step when the other has stopped already."""
+    monkeypatch.setattr(workers_module, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", lambda: None)
+    fast, _ = accelerate(ray_actors)
+    hangs = threading.Event()
+    subjects(ray_actors)[1].before = hangs.wait
+    monkeypatch.setattr(workers_module, "processing_interrupted", lambda: True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(fast, steps=20)
+    monkeypatch.setattr(workers_module, "processing_interrupted", lambda: False)
+    calls = counted_calls(subjects(ray_actors)[1])
+    hangs.set()
+    settle(ray_actors)
+    assert calls == []
 
 
 def test_a_worker_that_does_not_answer_is_named(ray_actors, monkeypatch):
@@ -164,3 +211,67 @@ def test_an_interrupt_reaches_the_workers(ray_actors, monkeypatch):
     pressed.clear()
     run(fast)
     assert last(handle).finished, "an interrupt is over with its run"
+
+
+def test_stop_with_sparse_attention_alone(ray_actors, monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", lambda: None)
+    fast = attend_sparsely_in_workers(ray_actors, SparsePlan(density=0.4, **SMALL), ReportHandle())
+    monkeypatch.setattr(workers_module, "processing_interrupted", lambda: True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(fast, steps=200)
+    settle(ray_actors)
+    assert not left_behind(ray_actors)
+
+
+def test_an_error_with_sparse_attention_alone_is_in_words(ray_actors):
+    fast = attend_sparsely_in_workers(ray_actors, SparsePlan(density=0.4, **SMALL), ReportHandle())
+    block = subjects(ray_actors)[0].model.model.diffusion_model.blocks[2]
+
+    def fail(*args, **kwargs):
+        raise AssertionError
+
+    block.forward = fail
+    with pytest.raises(WorkerError, match=r"^GPU 1 of 2: AssertionError\.$"):
+        run(fast)
+    del block.forward
+
+
+def test_another_loaders_model_is_noticed(ray_actors, load_tiny):
+    """raylight's two loaders on one set of workers: at the second prompt both are in ComfyUI's cache."""
+    fast, _ = accelerate(ray_actors)
+    first = run(fast)[0]
+    for worker in subjects(ray_actors):
+        worker.model = worker.model.clone()  # as raylight's own nodes leave it
+    assert torch.equal(run(fast)[0], first)
+    kept = [worker.model for worker in subjects(ray_actors)]
+    for worker in subjects(ray_actors):
+        worker.model = load_tiny()
+        worker.model.model = copy.copy(worker.model.model)  # another object, wherever the test's models come from
+    with pytest.raises(WorkerError, match="Another of raylight's model loaders has put its model"):
+        run(fast)
+    other, _ = accelerate(ray_actors)
+    run(other)
+    for worker, model in zip(subjects(ray_actors), kept, strict=True):
+        worker.model = model
+    assert torch.equal(run(fast)[0], first)
+
+
+def test_ray_that_was_stopped(ray_actors, monkeypatch):
+    fast, _ = accelerate(ray_actors)
+    monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    with pytest.raises(WorkerError, match=r"^Ray has been stopped\. Start the workers anew"):
+        run(fast)
+    with pytest.raises(WorkerError, match=r"^Ray has been stopped"):
+        accelerate(ray_actors)
+
+
+def test_long_reasons_are_cut_at_a_word(ray_actors):
+    fast, _ = accelerate(ray_actors)
+
+    def fail():
+        raise RuntimeError("une erreur très\nlongue " * 100_000)
+
+    subjects(ray_actors)[0].before = fail
+    with pytest.raises(WorkerError, match=r"^GPU 1 of 2: RuntimeError: une erreur très longue une .* …\.$") as raised:
+        run(fast)
+    assert len(str(raised.value)) < 500
