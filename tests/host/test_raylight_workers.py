@@ -140,6 +140,18 @@ def test_sparse_attention(two, here, cluster, dense):
     assert torch.equal(run(two), dense)
 
 
+def test_sparse_attention_of_tokens_that_do_not_divide(two, here, cluster):
+    """raylight fills the last part up; the video keeps its grid all the same."""
+    plan, handle, alone = SparsePlan(density=0.5, choice="routing", limit=0.0, **SMALL), ReportHandle(), ReportHandle()
+    case = {"latent": torch.zeros(1, 16, 3, 6, 10)}  # 45 tokens
+    first, second = on_each(attend_sparsely_in_workers(two, plan, handle), **case)
+    assert torch.equal(first, second)
+    sample_here(attend_sparsely(here, plan, alone), **{**RUN, **case})
+    sparse, one = last(handle).sparse, last(alone).sparse
+    assert sparse["calls"] == one["calls"] > 0
+    assert sparse["computed_share"] == pytest.approx(one["computed_share"], abs=0.06)
+
+
 def test_a_wan_model_with_control(cluster, two, model_file, monkeypatch):
     """Of VACE, raylight shards its own blocks, too; their results are added between the others."""
     vace = {"vace_frames": [torch.randn(1, 32, 3, 16, 16, generator=torch.Generator().manual_seed(1))]}
