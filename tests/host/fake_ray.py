@@ -71,9 +71,13 @@ class Actor:
         self._calls.put((handle, function, args, kwargs))
         return handle
 
+    def close(self) -> None:
+        """End its thread, which would keep the object alive."""
+        self._calls.put(None)
+
     def _work(self) -> None:
-        while True:
-            handle, function, args, kwargs = self._calls.get()
+        while (call := self._calls.get()) is not None:
+            handle, function, args, kwargs = call
             what = args[2] if function.__name__ == "model_function_runner_get_values" else function.__name__
             self.log.append((self.name, what))
             try:
@@ -86,6 +90,7 @@ class Actor:
             except Exception as error:
                 handle.error = RayTaskError(error)
             handle.done.set()
+            del call, handle, function, args, kwargs
 
 
 def get(handle: Handle, timeout: float | None = None) -> Any:

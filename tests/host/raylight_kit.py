@@ -47,7 +47,10 @@ def ray_actors(load_tiny, log, monkeypatch):
     """RAY_ACTORS of two workers with the tiny model."""
     monkeypatch.setitem(sys.modules, "ray", fake_ray.module())
     workers = [Worker(load_tiny(), dict(ONE_BY_ONE)) for _ in range(2)]
-    return {"workers": [fake_ray.Actor(f"GPU {number}", worker, log) for number, worker in enumerate(workers, start=1)]}
+    actors = [fake_ray.Actor(f"GPU {number}", worker, log) for number, worker in enumerate(workers, start=1)]
+    yield {"workers": actors}
+    for actor in actors:
+        actor.close()
 
 
 def accelerate(ray_actors, schedule=WHOLE, **plan):
