@@ -9,13 +9,19 @@ import fake_ray
 import pytest
 from sampling import WHOLE, sample
 
+import astraea.host.raylight.actors as actors_module
 from astraea.engine.planning.plan import make_plan
 from astraea.engine.report import ReportHandle
+from astraea.host.raylight import in_worker
 from astraea.host.raylight.workers import accelerate_workers
 
 RUN = {"steps": 8, "shape": (1, 16, 3, 8, 8)}
 ONE_AT_A_TIME = threading.Lock()  # they share this process, with its random numbers and its memory management
 ONE_BY_ONE = {"is_xdit": False, "is_fsdp": False}  # raylight's settings: each GPU samples a clip of its own
+
+
+def call_pack(model, folder, function, *arguments):
+    return getattr(in_worker, function)(model, *arguments)
 
 
 class Worker:
@@ -46,6 +52,8 @@ def log():
 def ray_actors(load_tiny, log, monkeypatch):
     """RAY_ACTORS of two workers with the tiny model."""
     monkeypatch.setitem(sys.modules, "ray", fake_ray.module())
+    # A worker loads the pack for itself; here it has it, and a second one would register its operators again.
+    monkeypatch.setattr(actors_module, "_pack_function", lambda: call_pack)
     workers = [Worker(load_tiny(), dict(ONE_BY_ONE)) for _ in range(2)]
     actors = [fake_ray.Actor(f"GPU {number}", worker, log) for number, worker in enumerate(workers, start=1)]
     yield {"workers": actors}

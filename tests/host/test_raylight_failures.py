@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import os
 import sys
 import tempfile
@@ -23,8 +22,22 @@ import astraea.host.raylight.actors as actors_module
 from astraea.engine.report import ReportHandle
 from astraea.engine.sparse.plan import SparsePlan
 from astraea.errors import WorkerError
+from astraea.host.raylight import in_worker
 from astraea.host.raylight import workers as workers_module
 from astraea.host.raylight.workers import attend_sparsely_in_workers
+
+PACK_FUNCTION = actors_module._pack_function
+# In place of the pack's: it loads a pack that counts how often it was loaded.
+BOOTSTRAP = """
+import sys, types
+loaded = []
+def load_pack(name):
+    loaded.append(name)
+    for part in ("", ".host", ".host.raylight", ".host.raylight.in_worker"):
+        module = sys.modules[name + part] = types.ModuleType(name + part)
+        module.__path__ = []
+    module.describe = lambda model, number: (model, number, len(loaded))
+"""
 
 
 def test_a_dead_worker_is_named(ray_actors):
@@ -61,8 +74,8 @@ def test_the_first_failure_is_said_though_another_goes_on(ray_actors, monkeypatc
     if together:  # what raylight's settings say of them
         planned = fast["workers"][0]._workers
         planned._degrees = replace(planned._degrees, data=1, sequence=2)
-        monkeypatch.setattr(in_worker(), "groups_of", lambda degrees: [])
-        monkeypatch.setattr(in_worker().WorkerRanks, "share", lambda ranks, architecture: architecture)
+        monkeypatch.setattr(in_worker, "groups_of", lambda degrees: [])
+        monkeypatch.setattr(in_worker.WorkerRanks, "share", lambda ranks, architecture: architecture)
     hangs, first, second = threading.Event(), *subjects(ray_actors)
     first.before = hangs.wait
 
@@ -81,10 +94,6 @@ def test_the_first_failure_is_said_though_another_goes_on(ray_actors, monkeypatc
     first.before = second.before = lambda: None
     run(fast)
     assert not list(Path(tempfile.gettempdir()).glob(f"astraea-stop-{os.getpid()}-*"))
-
-
-def in_worker():
-    return importlib.import_module("astraea_in_worker.host.raylight.in_worker")
 
 
 def counted_calls(worker):
@@ -164,10 +173,21 @@ def test_another_version_of_the_pack_is_refused(ray_actors, monkeypatch):
 
 
 def test_a_worker_without_the_pack_is_named(ray_actors, monkeypatch, tmp_path):
+    monkeypatch.setattr(actors_module, "_pack_function", PACK_FUNCTION)
     monkeypatch.setattr(actors_module, "PACK_FOLDER", tmp_path)
-    monkeypatch.delitem(sys.modules, "astraea_in_worker", raising=False)
     with pytest.raises(WorkerError, match=r"GPU 1 of 2 has no Astraea in .*, where ComfyUI has it"):
         accelerate(ray_actors)
+
+
+def test_a_worker_loads_the_pack_once_from_its_folder(monkeypatch, tmp_path):
+    (tmp_path / "bootstrap.py").write_text(BOOTSTRAP)
+    names = ("", ".host", ".host.raylight", ".host.raylight.in_worker")
+    for name in names:
+        monkeypatch.setitem(sys.modules, f"astraea_in_worker{name}", None)  # to be taken off afterwards
+        del sys.modules[f"astraea_in_worker{name}"]
+    call = PACK_FUNCTION()
+    assert call("a model", str(tmp_path), "describe", 1) == ("a model", 1, 1)
+    assert call("a model", str(tmp_path), "describe", 2) == ("a model", 2, 1)
 
 
 def test_workers_without_a_model(ray_actors):
