@@ -47,12 +47,12 @@ class WorkerRanks:
         if self.agree(int(os.path.exists(self._interrupt_file))):
             raise InterruptedError("the run was interrupted")
 
-    def named(self, error: Exception) -> Exception:
+    def raise_named(self, error: Exception) -> None:
         if isinstance(error, InterruptedError) or self._degrees.gpus == 1:
-            return error
-        # A class that every process has: the main process could not read one of the pack's.
+            return
         reason = ": ".join(filter(None, (type(error).__name__, str(error))))
-        return RuntimeError(f"GPU {self._rank + 1} of {self._degrees.gpus}: {reason}")
+        # A class that every process has: the main process could not read one of the pack's.
+        raise RuntimeError(f"GPU {self._rank + 1} of {self._degrees.gpus}: {reason}") from error
 
 
 def groups_of(degrees: Degrees) -> list[Any]:

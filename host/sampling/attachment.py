@@ -45,8 +45,8 @@ class Ranks(Protocol):
     def throw_if_interrupted(self) -> None:
         """Raise in all of them, if the user has interrupted the run."""
 
-    def named(self, error: Exception) -> Exception:
-        """Return the error to raise instead of one of this process, whose message names its GPU."""
+    def raise_named(self, error: Exception) -> None:
+        """Raise an error that names this process's GPU in place of one of its own; returns where it needs no name."""
 
 
 @dataclass(frozen=True)

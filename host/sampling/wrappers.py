@@ -63,10 +63,9 @@ def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         finished = True
         return output
     except Exception as error:
-        named = error if ranks is None else ranks.named(error)
-        if named is error:
-            raise
-        raise named from error
+        if ranks is not None:  # no name is given to another error here: it would hold this frame, and what is in it
+            ranks.raise_named(error)
+        raise
     finally:
         guider.model_options = original_options
         run.writer.note(active.option_watch.note())

@@ -223,11 +223,10 @@ def alone(tmp_path: Path, gpus: int = 1) -> WorkerRanks:
 
 def test_an_error_names_its_gpu_and_an_interrupt_stays_as_it_is(tmp_path: Path) -> None:
     error, interrupt = ValueError("no such layer"), InterruptedError("by the user")
-    named = alone(tmp_path, 3).named(error)
-    assert type(named) is RuntimeError
-    assert str(named) == "GPU 3 of 3: ValueError: no such layer"
-    assert alone(tmp_path, 3).named(interrupt) is interrupt
-    assert alone(tmp_path, 1).named(error) is error
+    with pytest.raises(RuntimeError, match=r"^GPU 3 of 3: ValueError: no such layer$"):
+        alone(tmp_path, 3).raise_named(error)
+    alone(tmp_path, 3).raise_named(interrupt)  # the caller raises these again as they are
+    alone(tmp_path, 1).raise_named(error)
 
 
 def test_a_file_is_the_users_interrupt(tmp_path: Path) -> None:
