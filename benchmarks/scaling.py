@@ -94,7 +94,7 @@ def start(args: argparse.Namespace) -> Any:
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """What is measured. Exits for a file of another model."""
+    """Setting of the measurement. Exits for a file of another model."""
     name = "small" if args.small else args.size
     network = weights.network_of(weights.size_named(name), f"{weights.SIZE_NAMES[name]}, random weights")
     if args.model is not None:
@@ -141,7 +141,7 @@ def setting_values(args: argparse.Namespace, setting: Setting, divisions: Sequen
 
 
 def result_path(args: argparse.Namespace, gpu: str | None, setting: dict[str, Any]) -> Path | None:
-    """Where the result goes; results of other settings are kept. None: a trial that only prints."""
+    """Path of the result; results of other settings are kept. None: a trial that only prints."""
     folder = args.out or (None if args.small else RESULTS)
     if folder is None:
         return None

@@ -25,7 +25,7 @@ def call_pack(model, folder, function, *arguments):
 
 
 class Worker:
-    """What the pack uses of raylight's worker, as raylight has it."""
+    """The methods of raylight's worker that the pack calls, as raylight has them."""
 
     def __init__(self, model, settings):
         self.model, self.settings = model, settings

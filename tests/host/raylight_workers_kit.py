@@ -91,7 +91,7 @@ def on_each(actors, **changes):
 
 
 def left_behind(cluster):
-    """What of the pack is in the workers: a plan on the model, patched blocks, objects of runs."""
+    """Parts of the pack in the workers: a plan on the model, patched blocks, objects of runs."""
 
     def look(model):
         import gc

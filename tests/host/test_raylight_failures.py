@@ -1,4 +1,4 @@
-"""What goes wrong in raylight's workers is said in words, and leaves nothing behind. With a stand-in for Ray."""
+"""Failures in raylight's workers are said in words, and leave nothing behind. With a stand-in for Ray."""
 
 from __future__ import annotations
 

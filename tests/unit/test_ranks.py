@@ -42,7 +42,7 @@ OTHER_GPU = "no memory for the full store, on another GPU"
 
 @dataclass(frozen=True)
 class Ranks:
-    """What each of so many processes made."""
+    """The results of each process of a set."""
 
     count: int
     results: list[dict[str, dict[str, Any]]]

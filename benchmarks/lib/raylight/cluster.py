@@ -21,7 +21,7 @@ ATTENTION_ON_CPU = "TORCH_MATH"
 
 @dataclass(frozen=True)
 class Division:
-    """How raylight divides the work, by the names of its initializer. attention: of xFuser's kinds."""
+    """Division of the work by raylight, in the names of its initializer. attention: one of xFuser's kinds."""
 
     ulysses: int = 1
     ring: int = 1

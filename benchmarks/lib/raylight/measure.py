@@ -33,7 +33,7 @@ WARM_UP_STEPS = 4  # weights move to the GPUs and connections are made; with tok
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of raylight. model: its name in ComfyUI's folders; dtype: as raylight's loader names it."""
+    """Request to raylight. model: its name in ComfyUI's folders; dtype: as raylight's loader names it."""
 
     setting: Setting
     model: str

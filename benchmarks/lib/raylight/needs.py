@@ -1,4 +1,4 @@
-"""What the measurement needs besides ComfyUI: packages, raylight, GPUs. What is missing ends it with a sentence."""
+"""Requirements of the measurement besides ComfyUI: packages, raylight, GPUs. A missing one ends it with a sentence."""
 
 from __future__ import annotations
 

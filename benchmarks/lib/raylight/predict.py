@@ -1,4 +1,4 @@
-"""What a run on several GPUs should take and send, said before it is measured. Standard library only."""
+"""Predicted seconds and bytes of a run on several GPUs, made before it is measured. Standard library only."""
 
 from __future__ import annotations
 

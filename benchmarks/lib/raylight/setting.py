@@ -1,4 +1,4 @@
-"""What is measured: a clip's sampling, the ways to accelerate it, and how its GPUs divide it. Standard library only."""
+"""Setting of a measurement: a clip's sampling, the ways to accelerate it, and how its GPUs divide it. Standard library only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Way:
     by_tokens: bool = False
 
     def steps(self, steps: int) -> Steps:
-        """Return the steps that the budget pays for, of so many."""
+        """Return how many of these steps the budget pays for."""
         if self.by_tokens:
             between = max(steps - 2, 1)
             return Steps(2, token=between, share=max(0.0, self.budget * steps - 2.0) / between)

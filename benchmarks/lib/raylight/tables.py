@@ -106,7 +106,7 @@ def _both(row: dict[str, Any]) -> tuple[list[int], list[int]]:
 
 
 def prediction_table(predictions: Sequence[dict[str, Any]]) -> str:
-    """What is said before anything is measured."""
+    """Text of the predictions, printed before anything is measured."""
     lines = []
     for each in predictions:
         factor = None if each["way"] == DENSE.name else f"{each['over_dense']:.2f}"
@@ -127,7 +127,7 @@ def left_out(reasons: Sequence[dict[str, Any]]) -> str:
 
 
 def close_runs(psnr: dict[str, float | None]) -> str:
-    """How close the dense runs of several GPUs are to that of one."""
+    """PSNR of the dense runs of several GPUs against that of one."""
     found = [f"{gpus} GPUs {'equal' if value is None else f'{value:.0f} dB'}" for gpus, value in psnr.items()]
     return f"\nDense latents against those of one GPU: {', '.join(found)}.\n" if found else ""
 

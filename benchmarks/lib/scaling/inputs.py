@@ -1,4 +1,4 @@
-"""What the model of scaling assumes, each figure with its source, and what others have published.
+"""Assumptions of the model of scaling, each figure with its source, and runs that others have published.
 
 Figures of this project are read from its own results. Standard library only.
 """

@@ -70,7 +70,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Layout:
-    """How GPUs share the work: `cfg` groups with conditionings of their own, of `ulysses` GPUs each."""
+    """Layout of the work on GPUs: `cfg` groups with conditionings of their own, of `ulysses` GPUs each."""
 
     cfg: int = 1
     ulysses: int = 1
@@ -142,7 +142,7 @@ def kept_bytes(network: Network, clip: Clip, layout: Layout, rows: int) -> int:
 
 @dataclass(frozen=True)
 class Steps:
-    """How many steps of a run are full, token and skipped steps; share: selected tokens over all in a token step."""
+    """Counts of a run's full, token and skipped steps; share: selected tokens over all in a token step."""
 
     full: int
     token: int = 0
