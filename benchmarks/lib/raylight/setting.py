@@ -1,4 +1,4 @@
-"""Setting of a measurement: a clip's sampling, the ways to accelerate it, and how its GPUs divide it. Standard library only."""
+"""Setting of a measurement: a clip, the ways to accelerate it, and its division among GPUs. Standard library only."""
 
 from __future__ import annotations
 
